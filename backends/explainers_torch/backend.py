@@ -1,0 +1,114 @@
+"""What the core sees of torch. torch is imported at the first use that needs it."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from explainers.backend import Kernel, Program, Traced
+from explainers.graph import Value
+from explainers.spec import Numpy, Signature
+
+
+class TorchBackend:
+    name = "torch"
+    engines: Mapping[str, bool] = {"torchscript": False, "inductor": True, "cudagraphs": True, "eager": False}
+    default_engine = "torchscript"
+    forward_only = False
+
+    @cached_property
+    def torch(self) -> Any:
+        import torch
+
+        return torch
+
+    def installed(self) -> bool:
+        return "torch" in sys.modules or importlib.util.find_spec("torch") is not None
+
+    def accepts(self, model: Any) -> bool:
+        torch = sys.modules.get("torch")
+        if torch is None:
+            return False
+        export = sys.modules.get("torch.export")
+        return isinstance(model, torch.nn.Module) or (export is not None and isinstance(model, export.ExportedProgram))
+
+    def owns(self, array: Any) -> bool:
+        torch = sys.modules.get("torch")
+        return torch is not None and isinstance(array, torch.Tensor)
+
+    def signature(self, model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Signature | None:
+        from . import trace
+
+        return trace.signature(model, args, kwargs)
+
+    def trace(self, model: Any, signature: Signature, *, device: Any, dtype: str | None) -> Traced:
+        from . import trace
+
+        return trace.trace(model, signature, device, dtype)
+
+    def refresh(self, model: Any, traced: Traced) -> dict[Value, Any]:
+        from . import trace
+
+        return trace.bind_weights(model, traced)
+
+    def compile(self, program: Program, traced: Traced, *, engine: str, rows: int | None) -> Kernel:
+        from . import kernel
+
+        return kernel.compile(program, traced, engine, rows)
+
+    def stage(self, array: Any, dtype: str, device: Any) -> Any:
+        torch = self.torch
+        if not isinstance(array, torch.Tensor):
+            if not (array.flags.c_contiguous and array.flags.writeable):
+                array = np.array(array, order="C")
+            array = torch.from_numpy(array)
+        elif array.requires_grad:
+            array = array.detach()
+        kind = getattr(torch, dtype)
+        if array.dtype is not kind or array.device != device:
+            array = array.to(device=device, dtype=kind)
+        return array
+
+    def pad(self, array: Any, count: int) -> Any:
+        missing = count - array.shape[0]
+        if missing <= 0:
+            return array
+        return self.torch.cat([array, array[:1].expand(missing, *array.shape[1:])])
+
+    def expand(self, array: Any, count: int) -> Any:
+        return array.expand(count, *array.shape[1:])
+
+    def numpy(self, array: Any) -> Numpy:
+        array = array.detach()
+        if array.dtype is self.torch.bfloat16:
+            array = array.float()
+        result: Numpy = array.cpu().numpy()
+        return result
+
+    def like(self, array: Any, given: Any) -> Any:
+        torch = self.torch
+        if not isinstance(array, torch.Tensor):
+            array = torch.from_numpy(np.ascontiguousarray(array))
+        kind = given.dtype if given.dtype.is_floating_point else array.dtype
+        return array.to(device=given.device, dtype=kind)
+
+    def finite(self, array: Any) -> bool:
+        return bool(self.torch.isfinite(array).all())
+
+    def free_bytes(self, device: Any) -> int:
+        if device is not None and device.type == "cuda":
+            return int(self.torch.cuda.mem_get_info(device)[0])
+        import psutil
+
+        return int(psutil.virtual_memory().available)
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        return isinstance(error, self.torch.OutOfMemoryError)
+
+
+BACKEND = TorchBackend()

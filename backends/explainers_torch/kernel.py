@@ -1,0 +1,241 @@
+"""Programs as compiled torch functions.
+
+The program runs once over fake tensors whose leading axes are symbols; make_fx writes down every
+ATen operation, backward ones included. That flat graph is scripted, handed to Inductor, captured
+as a CUDA graph, or run as it is.
+"""
+
+from __future__ import annotations
+
+import operator
+import threading
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+from torch._dynamo.source import ConstantSource
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from torch.utils import _pytree as pytree
+
+from explainers.backend import Program, Traced
+from explainers.errors import ExplainersError, InputError
+from explainers.graph import Value
+
+from . import ops
+from .trace import _TRACING, _trace_error
+
+_HINTS = {"samples": 5, "baselines": 3, "rows": 7, "": 0}
+
+
+class TorchKernel:
+    """A compiled program with its weights bound."""
+
+    def __init__(self, native: Any, graph: fx.GraphModule, names: Mapping[Value, str]) -> None:
+        self.native = native
+        self.graph = graph
+        self.names = names
+
+    def __call__(self, *arguments: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        with torch.no_grad():
+            result: tuple[torch.Tensor, ...] = self.native(*arguments)
+        return result
+
+    def bind(self, weights: Mapping[Value, torch.Tensor]) -> None:
+        for value, name in self.names.items():
+            setattr(self.native, name, weights[value])
+
+
+class StaticKernel(TorchKernel):
+    """Inductor or a CUDA graph: weights are arguments, shapes are fixed, one call at a time."""
+
+    def __init__(self, native: Any, graph: fx.GraphModule, weights: Mapping[Value, torch.Tensor]) -> None:
+        super().__init__(native, graph, {})
+        self.order = list(weights)
+        self.weights = list(weights.values())
+        self.lock = threading.Lock()
+
+    def __call__(self, *arguments: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        with torch.no_grad(), self.lock:
+            return tuple(self.native(*self.weights, *arguments))
+
+    def bind(self, weights: Mapping[Value, torch.Tensor]) -> None:
+        self.weights = [weights[value] for value in self.order]
+
+
+def compile(program: Program, traced: Traced, engine: str, rows: int | None) -> TorchKernel:
+    """Trace ``program`` and compile it for ``engine``; ``rows`` fixes every leading axis."""
+    device = traced.device
+    if engine == "cudagraphs" and device.type != "cuda":
+        raise InputError(f"engine 'cudagraphs' needs a GPU; the model is on {device}. Use torchscript or inductor.")
+    with _TRACING, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        graph = flatten(program, traced, rows)
+        if engine in ("inductor", "cudagraphs"):
+            return _static(graph, program, traced, engine, rows or 1)
+        names = _own_weights(graph, traced)
+        native = _script(graph) if engine == "torchscript" else graph
+    return TorchKernel(native, graph, names)
+
+
+# --- one flat graph --------------------------------------------------------------------------
+
+
+def flatten(program: Program, traced: Traced, rows: int | None) -> fx.GraphModule:
+    """The program as one functional ATen graph: weights, then arguments, in; results out."""
+    keys = list(traced.weights)
+
+    def run(weights: Sequence[Any], arguments: Sequence[Any]) -> tuple[Any, ...]:
+        return program(ops, dict(zip(keys, weights, strict=True)), *arguments)
+
+    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    weights = [mode.from_tensor(w, static_shapes=True) for w in traced.weights.values()]
+    arguments = [_fake(mode, p, rows, traced.device) for p in program.placeholders]
+    flat, spec = pytree.tree_flatten((weights, arguments))
+
+    def flat_run(*leaves: Any) -> tuple[Any, ...]:
+        return run(*pytree.tree_unflatten(list(leaves), spec))
+
+    try:
+        with mode, torch.no_grad():
+            graph = make_fx(flat_run, tracing_mode="real")(*flat)
+    except ExplainersError:
+        raise
+    except Exception as error:
+        raise _trace_error(error) from error
+    simplify(graph)
+    return graph
+
+
+def _fake(mode: FakeTensorMode, holder: Any, rows: int | None, device: torch.device) -> torch.Tensor:
+    lead = ((rows or _HINTS[holder.axis]),) if holder.axis else ()
+    real = torch.empty((*lead, *holder.shape), dtype=getattr(torch, holder.dtype), device=device)
+    if rows or not holder.axis:
+        return mode.from_tensor(real, static_shapes=True)
+    sizes = [DimDynamic.DUCK] + [DimDynamic.STATIC] * len(holder.shape)
+    context = StatelessSymbolicContext(dynamic_sizes=sizes)
+    return mode.from_tensor(real, symbolic_context=context, source=ConstantSource(holder.name))
+
+
+_NO_OPS = {torch.ops.aten.detach.default, torch.ops.aten.alias.default, torch.ops.aten.lift_fresh_copy.default}
+
+
+def simplify(graph: fx.GraphModule) -> None:
+    """Drop what does nothing, join what is computed twice, in place."""
+    for node in graph.graph.nodes:
+        if node.target in _NO_OPS or (node.target is torch.ops.aten._to_copy.default and _same_kind(node)):
+            node.replace_all_uses_with(node.args[0])
+    _join_equal(graph.graph)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+
+
+def _same_kind(node: fx.Node) -> bool:
+    before, after = node.args[0].meta["val"], node.meta["val"]
+    return bool(before.dtype == after.dtype and before.device == after.device and "memory_format" not in node.kwargs)
+
+
+def _join_equal(graph: fx.Graph) -> None:
+    seen: dict[Any, fx.Node] = {}
+    for node in graph.nodes:
+        if node.op != "call_function":
+            continue
+        leaves, spec = pytree.tree_flatten((node.args, dict(node.kwargs)))
+        key = (node.target, tuple((type(leaf), leaf) for leaf in leaves), str(spec))
+        try:
+            first = seen.setdefault(key, node)
+        except TypeError:  # an unhashable constant
+            continue
+        if first is not node:
+            node.replace_all_uses_with(first)
+
+
+def _own_weights(graph: fx.GraphModule, traced: Traced) -> dict[Value, str]:
+    """Turn the leading placeholders into attributes that share storage with the model's weights."""
+    names = {}
+    holders = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    for index, (holder, (value, tensor)) in enumerate(zip(holders, traced.weights.items(), strict=False)):
+        if not holder.users:
+            graph.graph.erase_node(holder)
+            continue
+        name = f"weight_{index}"
+        graph.register_buffer(name, tensor)
+        with graph.graph.inserting_before(holder):
+            holder.replace_all_uses_with(graph.graph.get_attr(name))
+        graph.graph.erase_node(holder)
+        names[value] = name
+    graph.recompile()
+    return names
+
+
+# --- TorchScript -----------------------------------------------------------------------------
+
+
+def _script(graph: fx.GraphModule) -> torch.jit.ScriptModule:
+    """Script a copy of the graph: operator packets for overloads, ``size`` for ``sym_size``."""
+    module = fx.GraphModule(graph, _copied(graph.graph))
+    for node in module.graph.nodes:
+        if node.op != "call_function":
+            continue
+        if node.target is torch.ops.aten.convolution_backward.default:
+            node.args = (*node.args[:3], None, *node.args[4:])
+        if isinstance(node.target, torch._ops.OpOverload):
+            packet = node.target.overloadpacket
+            node.target = torch.ops.aten.size if packet is torch.ops.aten.sym_size else packet
+    module.recompile()
+    return torch.jit.script(module)
+
+
+def _copied(graph: fx.Graph) -> fx.Graph:
+    copied = fx.Graph()
+    result = copied.graph_copy(graph, {})
+    copied.output(result)
+    return copied
+
+
+# --- static engines --------------------------------------------------------------------------
+
+
+def _static(graph: fx.GraphModule, program: Program, traced: Traced, engine: str, rows: int) -> StaticKernel:
+    examples = list(traced.weights.values())
+    for holder in program.placeholders:
+        lead = (rows,) if holder.axis else ()
+        kind = getattr(torch, holder.dtype)
+        examples.append(torch.zeros((*lead, *holder.shape), dtype=kind, device=traced.device))
+    native = _inductor(graph, examples) if engine == "inductor" else _capture(graph, examples)
+    return StaticKernel(native, graph, traced.weights)
+
+
+def _inductor(graph: fx.GraphModule, examples: list[torch.Tensor]) -> Any:
+    from torch._inductor import compile as inductor
+
+    return inductor(graph, examples)
+
+
+def _capture(graph: fx.GraphModule, examples: list[torch.Tensor]) -> Any:
+    """The graph as a CUDA graph over static buffers."""
+    buffers = [example.clone() for example in examples]
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.no_grad(), torch.cuda.stream(stream):
+        for _ in range(3):
+            graph(*buffers)
+    torch.cuda.current_stream().wait_stream(stream)
+    captured = torch.cuda.CUDAGraph()
+    with torch.no_grad(), torch.cuda.graph(captured):
+        results = graph(*buffers)
+
+    def replay(*arguments: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        for buffer, argument in zip(buffers, arguments, strict=True):
+            if buffer.data_ptr() != argument.data_ptr():
+                buffer.copy_(argument)
+        captured.replay()
+        return tuple(result.clone() for result in results)
+
+    return replay
+
+
+_ = operator

@@ -1,0 +1,428 @@
+"""A torch model as a Graph: torch.export with a dynamic batch, made functional, read node by node."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import operator
+import os
+import re
+import sys
+import sysconfig
+import threading
+import traceback
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+from torch.utils import _pytree as pytree
+
+from explainers.backend import Traced
+from explainers.errors import InputError, TraceError
+from explainers.graph import Graph, Node, Output, Role, Value
+from explainers.spec import Signature, TensorSpec
+
+from . import roles
+from .ops import Operand
+
+_TRACING = threading.RLock()  # torch.export keeps state of its own while it runs
+_EXAMPLE_ROWS = 3
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+# --- signature -------------------------------------------------------------------------------
+
+
+def signature(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Signature | None:
+    """Specs from examples; with none, from an ExportedProgram or a Keras model, which carry theirs."""
+    if not args and not kwargs:
+        return _own_signature(model)
+    own = _own_signature(model)
+    floating = _model_dtype(model)
+    if own is not None:
+        given = own.bind(args, dict(kwargs))
+        specs = [_spec(a, s.name, floating) for a, s in zip(given, own.inputs, strict=True)]
+        return Signature(tuple(specs), own.positional)
+    names, values = _names(model, args, kwargs)
+    specs = [_spec(value, name, floating) for name, value in zip(names, values, strict=True)]
+    return Signature(tuple(specs), len(args))
+
+
+def _own_signature(model: Any) -> Signature | None:
+    if isinstance(model, ExportedProgram):
+        holders = {n.name: n.meta["val"] for n in model.graph.nodes if n.op == "placeholder"}
+        user = [s.arg.name for s in model.graph_signature.input_specs if s.kind is InputKind.USER_INPUT]
+        specs = tuple(_spec(holders[name], name, None) for name in user)
+        return Signature(specs, len(pytree.tree_leaves(model.example_inputs[0])) if model.example_inputs else len(specs))
+    keras = sys.modules.get("keras")
+    if keras is not None and isinstance(model, keras.Model) and getattr(model, "inputs", None):
+        specs = tuple(TensorSpec(tuple(i.shape), str(i.dtype), i.name) for i in model.inputs)
+        return Signature(specs, len(specs))
+    return None
+
+
+def _names(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[str], list[Any]]:
+    try:
+        bound = inspect.signature(model.forward).bind(*args, **kwargs)
+    except TypeError as error:
+        raise InputError(f"{type(model).__name__}.forward{inspect.signature(model.forward)}: {error}") from error
+    names: list[str] = []
+    values: list[Any] = []
+    kinds = bound.signature.parameters
+    for name, value in bound.arguments.items():
+        if kinds[name].kind is inspect.Parameter.VAR_POSITIONAL:
+            names += [f"{name}_{i}" for i in range(len(value))]
+            values += value
+        elif kinds[name].kind is inspect.Parameter.VAR_KEYWORD:
+            names += value
+            values += value.values()
+        else:
+            names.append(name)
+            values.append(value)
+    positional = set(map(id, args))
+    order = sorted(range(len(names)), key=lambda i: id(values[i]) not in positional)
+    return [names[i] for i in order], [values[i] for i in order]
+
+
+def _spec(value: Any, name: str, floating: str | None) -> TensorSpec:
+    if isinstance(value, TensorSpec):
+        return TensorSpec(value.shape, value.dtype, value.name or name)
+    if isinstance(value, torch.Tensor):
+        dtype, shape = dtype_name(value.dtype), tuple(value.shape)
+    else:
+        array = np.asarray(value)
+        if array.dtype.kind not in "fiub":
+            raise InputError(f"input {name!r} of type {type(value).__name__} is not an array of numbers")
+        dtype, shape = str(array.dtype), array.shape
+    if not shape:
+        raise InputError(f"input {name!r} is a single number; inputs have the batch as their first axis")
+    is_floating = dtype.startswith(("float", "bfloat"))
+    return TensorSpec((None, *shape[1:]), floating if is_floating and floating else dtype, name)
+
+
+def _model_dtype(model: Any) -> str | None:
+    """The dtype of the model's floating parameters, which its floating inputs share."""
+    if not isinstance(model, torch.nn.Module):
+        return None
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.dtype.is_floating_point:
+            return dtype_name(tensor.dtype)
+    return None
+
+
+# --- tracing ---------------------------------------------------------------------------------
+
+
+def trace(model: Any, sig: Signature, device: Any, dtype: str | None) -> Traced:
+    """Export the model in inference mode and read it into a Graph."""
+    if dtype is not None:
+        specs = (TensorSpec(s.shape, dtype, s.name) if s.floating else s for s in sig.inputs)
+        sig = Signature(tuple(specs), sig.positional)
+    home = _home(model)
+    place = torch.device(device) if device is not None else home
+    if place.type == "cuda" and place.index is None:
+        place = torch.device("cuda", torch.cuda.current_device())
+    with _TRACING, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = _inference_copy(model, dtype, place if place != home else None)
+        program = _export(module, sig, place)
+    graph, memory = _read(program, sig)
+    traced = Traced(graph, sig, {}, device=place, memory=(memory, program, dtype))
+    traced.weights = bind_weights(model, traced)
+    return traced
+
+
+def _home(model: Any) -> torch.device:
+    if isinstance(model, ExportedProgram):
+        tensors = list(model.state_dict.values())
+    else:
+        tensors = [*model.parameters(), *model.buffers()]
+    return tensors[0].device if tensors else torch.device("cpu")
+
+
+def _inference_copy(model: Any, dtype: str | None, device: torch.device | None) -> torch.nn.Module:
+    """The same modules over the same tensors, in inference mode: the user's own are never touched."""
+    if isinstance(model, ExportedProgram):
+        return model.module()
+    shared = {
+        id(value): value
+        for module in model.modules()
+        for value in (*module.__dict__.values(), *module._parameters.values(), *module._buffers.values())
+        if isinstance(value, torch.Tensor)
+    }
+    if dtype is not None or device is not None:
+        shared = {}
+    if _is_keras(model):
+        return _KerasCall(model)
+    clone: torch.nn.Module = copy.deepcopy(model, shared)
+    for module in clone.modules():
+        module.training = False
+    if dtype is not None or device is not None:
+        clone = clone.to(device=device, dtype=getattr(torch, dtype) if dtype else None)
+    return clone
+
+
+def _is_keras(model: Any) -> bool:
+    keras = sys.modules.get("keras")
+    return keras is not None and isinstance(model, keras.layers.Layer)
+
+
+class _KerasCall(torch.nn.Module):
+    """A Keras model on the torch backend, taking its inputs flat, as in inference."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        struct = getattr(self.model, "_inputs_struct", None)
+        packed = pytree.tree_unflatten(list(inputs), pytree.tree_structure(struct)) if struct is not None else inputs
+        if struct is None and len(inputs) == 1:
+            packed = inputs[0]
+        return self.model(packed, training=False)
+
+
+def _export(module: torch.nn.Module, sig: Signature, device: torch.device) -> ExportedProgram:
+    examples = [
+        torch.zeros((_EXAMPLE_ROWS, *s.sample_shape), dtype=getattr(torch, s.dtype), device=device) for s in sig.inputs
+    ]
+    args = tuple(examples[: sig.positional])
+    kwargs = dict(zip(sig.names[sig.positional :], examples[sig.positional :], strict=True))
+    batch = {0: Dim("batch", min=1, max=2**31 - 1)}
+    shapes: Any = {**dict.fromkeys(range(len(args)), batch), **dict.fromkeys(kwargs, batch)}
+    if not kwargs:
+        shapes = tuple(batch for _ in args)
+    elif args:
+        names = list(inspect.signature(module.forward).parameters)
+        shapes = {**dict.fromkeys(names[: len(args)], batch), **dict.fromkeys(kwargs, batch)}
+    if isinstance(module, _KerasCall):
+        shapes = (tuple(batch for _ in args),)
+    try:
+        return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False).run_decompositions({})
+    except Exception as error:
+        raise _trace_error(error) from error
+
+
+def _trace_error(error: Exception) -> TraceError:
+    where = user_line(error)
+    text = str(error)
+    lines = [line for line in text.splitlines() if line.strip()]
+    kind = type(error).__name__
+    if "GuardOnDataDependent" in kind or "data-dependent" in text.lower():
+        what = "its control flow depends on the values of a tensor"
+        advice = (
+            "A compiled explanation runs the same operations on every batch. Write the choice with torch.where, "
+            "or give a model without this branch (fix the flag, or wrap the part that is explained)."
+        )
+    elif "specialized" in text or "Constraints violated" in text or "ConstraintViolation" in kind:
+        what = "it works for one batch size only"
+        advice = "Use x.shape[0] (or -1) where the code has a number in place of the batch size."
+    else:
+        what = f"torch.export raised {kind}: {lines[0] if lines else ''}"
+        advice = "Simplify this line, or explain the model as a plain callable with backend='numpy'."
+    detail = f"\n(torch.export: {lines[0][:300]})" if lines else ""
+    return TraceError(f"the model cannot be traced{f' at {where}' if where else ''}: {what}. {advice}{detail}")
+
+
+_NOT_USERS = (
+    os.path.dirname(torch.__file__),
+    os.path.dirname(os.path.abspath(__file__)),
+    sysconfig.get_paths()["stdlib"] + os.sep + "contextlib",
+    sysconfig.get_paths()["stdlib"] + os.sep + "copyreg",
+)
+
+
+def user_line(error: BaseException) -> str:
+    """``file:line (code)`` of the last frame that is the user's own."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith((*_NOT_USERS, "<")):
+            return f"{frame.filename}:{frame.lineno} ({(frame.line or '').strip()})"
+    found = re.findall(r'File "([^"]+)", line (\d+), in \S+\n\s*(.+)', str(error))
+    own = [f for f in found if not f[0].startswith(_NOT_USERS)]
+    return "{}:{} ({})".format(*own[-1]) if own else ""
+
+
+# --- reading the exported graph --------------------------------------------------------------
+
+_ASSERTIONS = ("_assert", "sym_constrain", "_guards")
+
+
+def _read(program: ExportedProgram, sig: Signature) -> tuple[Graph, dict[Value, tuple[str, str]]]:
+    specs = {s.arg.name: s for s in program.graph_signature.input_specs if hasattr(s.arg, "name")}
+    nodes: list[Node] = []
+    inputs: list[Value] = []
+    memory: dict[Value, tuple[str, str]] = {}
+    values: dict[torch.fx.Node, Value] = {}
+    dependent: set[Value] = set()
+    for fx in program.graph.nodes:
+        if fx.op == "placeholder":
+            spec = specs[fx.name]
+            user = spec.kind is InputKind.USER_INPUT
+            node = Node(fx.name, "placeholder", Role.INPUT if user else Role.WEIGHT, outputs=_outputs(fx))
+            value = values[fx] = Value(fx.name)
+            if user:
+                inputs.append(value)
+                dependent.add(value)
+            else:
+                memory[value] = ("constant" if spec.kind is InputKind.CONSTANT_TENSOR else "state", str(spec.target))
+            nodes.append(node)
+        elif fx.op == "call_function" and fx.target is operator.getitem and fx.args[0] in values:
+            values[fx] = Value(values[fx.args[0]].node, fx.args[1])
+        elif fx.op == "call_function":
+            if getattr(fx.target, "__name__", "").startswith(_ASSERTIONS) or "_assert" in str(fx.target):
+                continue
+            node = _node(fx, values, dependent)
+            values[fx] = Value(fx.name)
+            nodes.append(node)
+        elif fx.op != "output":
+            raise TraceError(f"the model has an operation that cannot be traced: {fx.op} {fx.target} at {_source(fx)}")
+    if len(inputs) != len(sig.inputs):
+        raise TraceError(f"the traced model has {len(inputs)} inputs where {len(sig.inputs)} were given")
+    return Graph(tuple(nodes), tuple(inputs), _results(program, values)), memory
+
+
+def _node(fx: torch.fx.Node, values: Mapping[torch.fx.Node, Value], dependent: set[Value]) -> Node:
+    if not isinstance(fx.target, torch._ops.OpOverload) and not _is_scalar(fx):
+        raise TraceError(
+            f"the model uses {fx.target} at {_source(fx)}, which cannot be followed. Write it with plain tensor operations."
+        )
+    leaves, template = pytree.tree_flatten((fx.args, dict(fx.kwargs)))
+    operands: list[Value] = []
+    for place, leaf in enumerate(leaves):
+        if isinstance(leaf, torch.fx.Node):
+            operands.append(values[leaf])
+            leaves[place] = Operand(len(operands) - 1)
+    name = _op_name(fx.target)
+    if name in roles.RANDOM:
+        raise TraceError(
+            f"the model draws random numbers in inference: {fx.target} at {_source(fx)}. An explanation must be "
+            "repeatable: switch it off in eval mode (F.dropout needs training=self.training)."
+        )
+    outputs = _outputs(fx)
+    moving = sum(v in dependent for v in dict.fromkeys(operands) if _floating(fx, values, v))
+    if any(value in dependent for value in operands):
+        dependent.update(Value(fx.name, i) for i in range(len(outputs)))
+    if moving and any(out.floating for out in outputs):
+        role, function = roles.role(name, moving, _function(name, fx))
+    else:
+        role, function = Role.CONSTANT if not _moves(name, operands, dependent, outputs) else Role.GATHER, ""
+    return Node(
+        fx.name, str(fx.target), role, tuple(operands), outputs, _scope(fx), function, _source(fx),
+        (fx.target, template, leaves),
+    )  # fmt: skip
+
+
+def _moves(name: str, operands: Sequence[Value], dependent: set[Value], outputs: Sequence[Output]) -> bool:
+    """Whether integers that depend on an input pick floating entries here (an embedding)."""
+    return roles.TABLE.get(name) is Role.GATHER and outputs[0].floating and any(v in dependent for v in operands)
+
+
+def _floating(fx: torch.fx.Node, values: Mapping[torch.fx.Node, Value], value: Value) -> bool:
+    for operand in fx.all_input_nodes:
+        if values[operand] == value:
+            kind = operand.meta.get("val")
+            return isinstance(kind, torch.Tensor) and kind.dtype.is_floating_point
+    return False
+
+
+def _is_scalar(fx: torch.fx.Node) -> bool:
+    return isinstance(fx.meta.get("val"), (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool))
+
+
+def _op_name(target: Any) -> str:
+    name = str(getattr(target, "__name__", target)).partition(".")[0]
+    return name.removesuffix("_") if not name.startswith("_") else name
+
+
+def _function(name: str, fx: torch.fx.Node) -> str:
+    """``relu`` for the other ways to write it."""
+    bounds = (*fx.args[1:], *fx.kwargs.values())
+    if name in ("clamp", "clamp_min") and bounds and bounds[0] == 0 and all(b is None for b in bounds[1:]):
+        return "relu"
+    return "relu" if name == "threshold" and bounds == (0, 0) else ""
+
+
+def _outputs(fx: torch.fx.Node) -> tuple[Output, ...]:
+    val = fx.meta.get("val")
+    parts = val if isinstance(val, (tuple, list)) else (val,)
+    return tuple(_output(part) for part in parts)
+
+
+def _output(val: Any) -> Output:
+    if not isinstance(val, torch.Tensor):
+        return Output((), "int64")
+    shape = tuple(size if isinstance(size, int) else None for size in val.shape)
+    return Output(shape, dtype_name(val.dtype))
+
+
+def _scope(fx: torch.fx.Node) -> str:
+    stack = fx.meta.get("nn_module_stack") or {}
+    if not stack:
+        return ""
+    key, (path, _) = list(stack.items())[-1]
+    calls = re.search(r"@\d+$", key)
+    path = path.removeprefix("model.") if path.startswith("model.") and "_KerasCall" in str(stack) else path
+    return path + (calls.group() if calls and "@" not in path else "")
+
+
+def _source(fx: torch.fx.Node) -> str:
+    found = re.findall(r'File "([^"]+)", line (\d+), in \S+', fx.meta.get("stack_trace") or "")
+    own = [f for f in found if not f[0].startswith(_NOT_USERS)]
+    return "{}:{}".format(*own[-1]) if own else ""
+
+
+def _results(program: ExportedProgram, values: Mapping[torch.fx.Node, Value]) -> tuple[tuple[str, Value], ...]:
+    by_name = {fx.name: value for fx, value in values.items()}
+    user = [s.arg for s in program.graph_signature.output_specs if s.kind is OutputKind.USER_OUTPUT]
+    names = [getattr(arg, "name", None) for arg in user]
+    tree = pytree.tree_unflatten(list(range(len(names))), program.call_spec.out_spec)
+    results = []
+    for path, place in pytree.tree_flatten_with_path(tree)[0]:
+        name = names[place]
+        if name in by_name:
+            results.append((".".join(_key(part) for part in path) or "0", by_name[name]))
+    if not results:
+        raise TraceError("the model returns no tensor")
+    return tuple(results)
+
+
+def _key(part: Any) -> str:
+    for attribute in ("key", "idx", "name"):
+        if hasattr(part, attribute):
+            return str(getattr(part, attribute))
+    return str(part)
+
+
+# --- weights ---------------------------------------------------------------------------------
+
+
+def bind_weights(model: Any, traced: Traced) -> dict[Value, torch.Tensor]:
+    """The model's weights as they are now: the same storage, without gradient."""
+    memory, program, dtype = traced.memory
+    weights = {}
+    for value, (kind, path) in memory.items():
+        tensor = program.constants[path] if path in program.constants else program.state_dict.get(path)
+        if kind == "state" and not isinstance(model, ExportedProgram):
+            tensor = _attribute(model, path, tensor)
+        kind_now = getattr(torch, dtype) if dtype and tensor.dtype.is_floating_point else tensor.dtype
+        weights[value] = tensor.detach().to(device=traced.device, dtype=kind_now)
+    return weights
+
+
+def _attribute(model: Any, path: str, default: torch.Tensor) -> torch.Tensor:
+    parts = path.split(".")
+    if isinstance(parts, list) and parts[0] == "model" and _is_keras(model):
+        parts = parts[1:]
+    here = model
+    for part in parts:
+        here = getattr(here, part, None)
+        if here is None:
+            return default
+    return here if isinstance(here, torch.Tensor) else default

@@ -1,0 +1,1 @@
+"""Compile an explanation once, call it for ever."""

@@ -1,0 +1,144 @@
+"""The Backend protocol, and how backends are found.
+
+A backend is a package with an entry point in the group ``explainers.backends`` that names an
+object of this protocol. Nothing else is needed: methods and rules are written once, over ``ops``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import entry_points
+from typing import Any, Protocol
+
+from .errors import BackendMissing, InputError, UnknownNameError
+from .graph import Graph, Value
+from .spec import Array, Numpy, Signature
+
+GROUP = "explainers.backends"
+
+
+class Program(Protocol):
+    """What a backend compiles: see :class:`explainers.program.Program`."""
+
+    @property
+    def placeholders(self) -> Sequence[Any]: ...
+
+    def __call__(self, ops: Any, weights: Mapping[Value, Array], *arguments: Array) -> tuple[Array, ...]: ...
+
+
+@dataclass
+class Traced:
+    """A model as a graph, with its weights (shared with the model) and what the backend must remember."""
+
+    graph: Graph
+    signature: Signature
+    weights: dict[Value, Array]
+    device: Any = None
+    memory: Any = None
+
+
+class Kernel(Protocol):
+    """A compiled program. ``native`` is the framework's own callable. ``rows``: its fixed size, or None."""
+
+    native: Any
+
+    def __call__(self, *arguments: Array) -> tuple[Array, ...]: ...
+
+
+class Backend(Protocol):
+    """What a framework must bring."""
+
+    name: str
+    engines: Mapping[str, bool]  # engine → whether its shapes are static
+    default_engine: str
+    forward_only: bool
+
+    def installed(self) -> bool:
+        """Whether the framework can be imported; does not import it."""
+
+    def accepts(self, model: Any) -> bool:
+        """Whether ``model`` is of this framework; does not import it."""
+
+    def owns(self, array: Any) -> bool:
+        """Whether ``array`` is of this framework; does not import it."""
+
+    def signature(self, model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Signature | None:
+        """The model's inputs: from example arrays or specs, or, with none given, from the model if it knows."""
+
+    def trace(self, model: Any, signature: Signature, *, device: Any, dtype: str | None) -> Traced:
+        """The model in inference as a graph. Leaves the model as it was."""
+
+    def refresh(self, model: Any, traced: Traced) -> dict[Value, Array]:
+        """The model's weights as they are now."""
+
+    def compile(self, program: Program, traced: Traced, *, engine: str, rows: int | None) -> Kernel:
+        """One kernel: for any number of rows, or for exactly ``rows`` (every leading axis) on a static engine."""
+
+    def stage(self, array: Any, dtype: str, device: Any) -> Array:
+        """A numpy array, or one that ``owns`` said yes to, as the kernel's own, on the device."""
+
+    def pad(self, array: Array, count: int) -> Array:
+        """``array`` with its first row repeated at the end until it has ``count`` rows."""
+
+    def expand(self, array: Array, count: int) -> Array:
+        """The only row of ``array`` as ``count`` rows."""
+
+    def numpy(self, array: Array) -> Numpy:
+        """An array of this framework as numpy."""
+
+    def like(self, array: Any, given: Any) -> Any:
+        """``array`` (numpy or this framework's own) with the type, dtype and device of ``given``, which it owns."""
+
+    def finite(self, array: Array) -> bool:
+        """Whether every entry is finite."""
+
+    def free_bytes(self, device: Any) -> int:
+        """Memory that is free on the device."""
+
+    def is_out_of_memory(self, error: BaseException) -> bool: ...
+
+
+@lru_cache(maxsize=1)
+def backends() -> dict[str, Backend]:
+    """Every installed backend by name, forward-only ones last; imports no framework."""
+    found: list[Backend] = [point.load() for point in entry_points(group=GROUP)]
+    return {backend.name: backend for backend in sorted(found, key=lambda b: (b.forward_only, b.name))}
+
+
+def named(name: str) -> Backend:
+    known = backends()
+    if name not in known:
+        raise UnknownNameError.among("backend", name, known)
+    if not known[name].installed():
+        raise BackendMissing(f"backend {name!r} needs {name}, which is not installed: pip install 'explainers[{name}]'")
+    return known[name]
+
+
+def find(model: Any, name: str | None) -> Backend:
+    """The backend for ``model``: by name, or the first that accepts it."""
+    if name is not None:
+        return named(name)
+    for backend in backends().values():
+        if backend.accepts(model):
+            return named(backend.name)
+    advice = ""
+    for method in ("predict_proba", "predict", "decision_function"):
+        if hasattr(model, method):
+            advice = f" Give the function that maps inputs to outputs, e.g. model.{method}."
+            break
+    raise InputError(
+        f"no backend takes a model of type {type(model).__module__}.{type(model).__qualname__}. Give a "
+        "torch.nn.Module, torch.export.ExportedProgram, Keras model, tf.Module, tf.function, the folder of a "
+        f"SavedModel, or any callable from arrays to an array.{advice}"
+    )
+
+
+def owner(array: Any) -> Backend | None:
+    """The backend whose framework made ``array``; None for numpy and everything else."""
+    module = type(array).__module__.partition(".")[0]
+    if module in ("numpy", "builtins") or module not in sys.modules:
+        return None
+    return next((backend for backend in backends().values() if backend.owns(array)), None)

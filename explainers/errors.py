@@ -1,0 +1,76 @@
+"""The exceptions.
+
+::
+
+    ExplainersError
+    ├── InputError          (ValueError)       an input, its shape, dtype, number or name
+    │   ├── NonFiniteError                     NaN or infinity, given or computed
+    │   ├── TargetError                        a target that the output has no place for
+    │   └── BaselineError                      a baseline that does not fit its input
+    ├── UnknownNameError    (ValueError)       a method, engine, layer, output … that is not there
+    ├── TraceError          (RuntimeError)     the model cannot be turned into a graph
+    ├── UnsupportedOperation (RuntimeError)    an operation that a rule set has no rule for
+    ├── NotConverged        (RuntimeError)     a tolerance was not reached
+    └── BackendMissing      (ImportError)      the framework is not installed
+
+Each message says what was given, what was expected, and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ExplainersError(Exception):
+    """Base of every error that this library raises on purpose."""
+
+
+class InputError(ExplainersError, ValueError):
+    """An input does not fit the signature."""
+
+
+class NonFiniteError(InputError):
+    """NaN or infinity in an input, or in what the model made of it."""
+
+
+class TargetError(InputError):
+    """A target does not fit the model's output."""
+
+
+class BaselineError(InputError):
+    """A baseline does not fit the input that it stands for."""
+
+
+class UnknownNameError(ExplainersError, ValueError):
+    """A name that nothing goes by."""
+
+    @classmethod
+    def among(cls, kind: str, given: object, known: Iterable[str], advice: str = "") -> UnknownNameError:
+        """An error that lists the names nearest to ``given``, or all of a few."""
+        names = sorted(known)
+        near = difflib.get_close_matches(str(given), names, n=5, cutoff=0.4)
+        if near and len(names) > 12:
+            listed = f"Near to it: {', '.join(near)}."
+        else:
+            shown = names[:40]
+            listed = f"Known: {', '.join(shown)}{' …' if len(names) > len(shown) else ''}."
+            if near:
+                listed = f"Did you mean {near[0]!r}? {listed}"
+        return cls(f"unknown {kind} {given!r}. {listed}{' ' + advice if advice else ''}")
+
+
+class TraceError(ExplainersError, RuntimeError):
+    """The model cannot be traced into a graph."""
+
+
+class UnsupportedOperation(ExplainersError, RuntimeError):
+    """A rule set has no rule for an operation of the model."""
+
+
+class NotConverged(ExplainersError, RuntimeError):
+    """The tolerance asked for was not reached within the allowed number of steps."""
+
+
+class BackendMissing(ExplainersError, ImportError):
+    """A framework is needed that is not installed."""

@@ -1,0 +1,242 @@
+"""The model as a flat list of nodes in topological order.
+
+A :class:`Node` is one operation of the framework; a :class:`Value` names one of its outputs.
+The graph knows no method and no framework: what an operation *is* to an attribution rule is
+its :class:`Role`, and how to run it stays with the backend, behind ``Node.payload``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from .errors import TraceError, UnknownNameError
+
+
+class Role(enum.Enum):
+    """What an operation is to an attribution rule, whatever framework wrote it."""
+
+    INPUT = "input"  # a placeholder of the model
+    WEIGHT = "weight"  # a parameter or a buffer, shared with the model
+    CONSTANT = "constant"  # no floating input reaches its output with a derivative
+    LINEAR = "linear"  # conv, matmul by a constant, add, mean, reshape, pad, batch norm …
+    UNIVARIATE = "univariate"  # elementwise in one active input: relu, gelu, exp …
+    PRODUCT = "product"  # mul or div of two active tensors
+    BILINEAR = "bilinear"  # matmul or convolution of two active tensors
+    MAX_POOL = "max_pool"  # a maximum over windows
+    REDUCE_MAX = "reduce_max"  # a maximum or minimum over axes or between tensors
+    GATHER = "gather"  # picks entries by integers: embedding, index, take
+    COMPOSITE = "composite"  # several of these in one fused op: norms, softmax, attention, LSTM
+    OPAQUE = "opaque"  # nothing is known of it but, perhaps, its derivative
+
+
+class Value(NamedTuple):
+    """Output ``index`` of the node called ``node``."""
+
+    node: str
+    index: int = 0
+
+    def __str__(self) -> str:
+        return self.node if self.index == 0 else f"{self.node}:{self.index}"
+
+
+@dataclass(frozen=True)
+class Output:
+    """Shape and dtype of one value. A dimension that depends on the batch size is ``None``."""
+
+    shape: tuple[int | None, ...]
+    dtype: str
+
+    @property
+    def floating(self) -> bool:
+        return self.dtype in FLOATING
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{', '.join('batch' if d is None else str(d) for d in self.shape)}]"
+
+
+FLOATING = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation.
+
+    ``function`` is the framework-independent name of what it computes where rules care
+    (``relu``, ``stop_gradient``), else empty. ``scope`` is the path of the module that it
+    came from, ``source`` the user's own line, ``payload`` the backend's handle.
+    """
+
+    name: str
+    op: str
+    role: Role
+    inputs: tuple[Value, ...] = ()
+    outputs: tuple[Output, ...] = ()
+    scope: str = ""
+    function: str = ""
+    source: str = ""
+    payload: Any = field(default=None, compare=False, repr=False)
+
+    @property
+    def values(self) -> tuple[Value, ...]:
+        return tuple(Value(self.name, index) for index in range(len(self.outputs)))
+
+    def __str__(self) -> str:
+        operands = ", ".join(map(str, self.inputs))
+        kinds = ", ".join(map(str, self.outputs))
+        where = f"  # {self.scope}" if self.scope else ""
+        return f"%{self.name}: {kinds} = {self.op}({operands}) <{self.role.value}>{where}"
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes in topological order, with the values that go in and come out.
+
+    ``outputs`` maps the key of each of the model's outputs (``"0"``, ``"logits"`` …) to its value.
+    """
+
+    nodes: tuple[Node, ...]
+    inputs: tuple[Value, ...]
+    outputs: tuple[tuple[str, Value], ...]
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    @cached_property
+    def by_name(self) -> dict[str, Node]:
+        return {node.name: node for node in self.nodes}
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
+    def output(self, value: Value) -> Output:
+        """Shape and dtype of ``value``."""
+        return self.by_name[value.node].outputs[value.index]
+
+    def check(self) -> None:
+        """Every name once, every operand defined before its use. Run after each build and rewrite."""
+        defined: set[Value] = set()
+        names: set[str] = set()
+        for node in self.nodes:
+            if node.name in names:
+                raise TraceError(f"the graph has two nodes called {node.name!r}")
+            names.add(node.name)
+            for value in node.inputs:
+                if value not in defined:
+                    raise TraceError(f"node {node.name!r} uses {value} before it is defined")
+            defined.update(node.values)
+        for value in (*self.inputs, *(value for _, value in self.outputs)):
+            if value not in defined:
+                raise TraceError(f"the graph names {value}, which no node defines")
+
+    def active(self, wrt: Iterable[Value]) -> set[Value]:
+        """The floating values through which ``wrt`` can move an output."""
+        active = set(wrt)
+        for node in self.nodes:
+            if any(value in active for value in node.inputs):
+                active.update(v for v, out in zip(node.values, node.outputs, strict=True) if out.floating)
+        return active
+
+    def needed(self, targets: Iterable[Value], given: Iterable[Value] = ()) -> set[str]:
+        """Names of the nodes that ``targets`` are computed from, when ``given`` are known."""
+        known = set(given)
+        stack = [value for value in targets if value not in known]
+        names: set[str] = set()
+        while stack:
+            node = self.by_name[stack.pop().node]
+            if node.name not in names:
+                names.add(node.name)
+                stack.extend(value for value in node.inputs if value not in known)
+        return names
+
+    def restrict(self, targets: Iterable[tuple[str, Value]]) -> Graph:
+        """The part that computes ``targets``; the inputs all stay, used or not."""
+        wanted = tuple(targets)
+        keep = self.needed(value for _, value in wanted) | {value.node for value in self.inputs}
+        return Graph(tuple(n for n in self.nodes if n.name in keep), self.inputs, wanted)
+
+    def cut(self, at: tuple[Value, ...]) -> Graph:
+        """The graph with the values ``at`` as its first inputs, in place of what computed them.
+
+        The original inputs follow: whatever does not pass through the cut (masks, a skip
+        connection around it) is computed from them as before.
+        """
+        replaced = {value: Value(f"cut_{index}") for index, value in enumerate(at)}
+        heads = tuple(
+            Node(replaced[value].node, "cut", Role.INPUT, outputs=(self.output(value),),
+                 scope=self.by_name[value.node].scope)
+            for value in at
+        )
+        keep = self.needed((value for _, value in self.outputs), at)
+        keep |= {value.node for value in self.inputs}
+        body = tuple(
+            dataclasses.replace(n, inputs=tuple(replaced.get(v, v) for v in n.inputs))
+            for n in self.nodes
+            if n.name in keep
+        )
+        outputs = tuple((key, replaced.get(value, value)) for key, value in self.outputs)
+        return Graph(heads + body, (*replaced.values(), *self.inputs), outputs)
+
+    def scopes(self) -> list[str]:
+        """Paths of all modules that computed something, in order of first use."""
+        paths: dict[str, None] = {}
+        for node in self.nodes:
+            parts = node.scope.split(".") if node.scope else []
+            for depth in range(1, len(parts) + 1):
+                paths[".".join(parts[:depth])] = None
+        return list(paths)
+
+    def layer(self, path: str) -> tuple[Value, ...]:
+        """The values that leave the layer at ``path``, in order."""
+        inside = {n.name for n in self.nodes if n.scope == path or n.scope.startswith(path + ".")}
+        if not inside:
+            raise UnknownNameError.among("layer", path, self.scopes())
+        leaving: dict[Value, None] = {}
+        users = [(node.name, value) for node in self.nodes for value in node.inputs]
+        users += [("", value) for _, value in self.outputs]
+        for user, value in users:
+            if value.node in inside and user not in inside:
+                leaving[value] = None
+        values = tuple(value for value in leaving if self.output(value).floating)
+        values = tuple(sorted(values, key=lambda v: self._order[v.node]))
+        for value in values:
+            shape = self.output(value).shape
+            if not shape or shape[0] is not None:
+                raise TraceError(
+                    f"the output of layer {path!r} ({self.output(value)}) does not have the batch as its "
+                    "first axis, so its rows cannot be told apart. Pick a layer around it."
+                )
+        if not values:
+            raise UnknownNameError(f"layer {path!r} has no floating-point output that the model uses")
+        return values
+
+    @cached_property
+    def _order(self) -> dict[str, int]:
+        return {node.name: place for place, node in enumerate(self.nodes)}
+
+    def row_bytes(self) -> int:
+        """Bytes of activations that one row makes, over all nodes."""
+        total = 0
+        for node in self.nodes:
+            for out in node.outputs:
+                if None in out.shape:
+                    count = 1
+                    for size in out.shape:
+                        count *= size or 1
+                    total += count * FLOATING.get(out.dtype, 8)
+        return total
+
+    def ops(self) -> Counter[tuple[str, Role]]:
+        """How often each operation occurs, with its role."""
+        skip = (Role.INPUT, Role.WEIGHT)
+        return Counter((node.op, node.role) for node in self.nodes if node.role not in skip)
+
+    def __str__(self) -> str:
+        lines = [str(node) for node in self.nodes]
+        lines += [f"return {key}: %{value}" for key, value in self.outputs]
+        return "\n".join(lines)

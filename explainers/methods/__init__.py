@@ -1,0 +1,54 @@
+"""Methods as values.
+
+>>> from explainers import methods
+>>> methods.resolve("integrated_gradients")
+IntegratedGradients(steps=50, quadrature='gauss_legendre', tolerance=None, max_steps=4096)
+"""
+
+from __future__ import annotations
+
+from ..errors import UnknownNameError
+from .base import Method
+from .gradient import (
+    Deconvnet,
+    Gradient,
+    GradientShap,
+    GuidedBackprop,
+    InputXGradient,
+    IntegratedGradients,
+    Saliency,
+    SmoothGrad,
+    Zero,
+)
+from .occlusion import FeatureAblation
+
+METHODS: dict[str, Method] = {
+    kind.name: kind()
+    for kind in (
+        Gradient, Saliency, InputXGradient, IntegratedGradients, SmoothGrad, GradientShap,
+        GuidedBackprop, Deconvnet, Zero, FeatureAblation,
+    )
+}  # fmt: skip
+
+DEEPEXPLAIN: dict[str, Method] = {
+    "grad*input": InputXGradient(),
+    "intgrad": IntegratedGradients(steps=100, quadrature="right"),
+}
+
+
+def resolve(method: str | Method) -> Method:
+    """The method that a name stands for; a value is taken as it is."""
+    if isinstance(method, Method):
+        return method
+    if isinstance(method, type) and issubclass(method, Method):
+        return method()
+    known = {**METHODS, **DEEPEXPLAIN}
+    if not isinstance(method, str) or method not in known:
+        raise UnknownNameError.among("method", method, known)
+    return known[method]
+
+
+__all__ = [
+    "Deconvnet", "FeatureAblation", "Gradient", "GradientShap", "GuidedBackprop", "InputXGradient",
+    "IntegratedGradients", "Method", "Saliency", "SmoothGrad", "Zero", "resolve",
+]  # fmt: skip

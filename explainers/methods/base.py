@@ -1,0 +1,105 @@
+"""What every method is: a frozen value that says which rows a sample expands to and how they reduce."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ..counter import UInt64
+from ..errors import InputError
+
+Array = Any
+Numpy = npt.NDArray[Any]
+Shapes = Sequence[tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Method:
+    """The defaults: one row a sample, the derivative's walk, no baseline.
+
+    Class attributes
+    ----------------
+    name: as registered. rules: the rule set of the reverse walk, or ``None`` (forward only).
+    baseline: ``"none"``, ``"point"`` (one for a sample) or ``"references"`` (a distribution).
+    single: exactly one unperturbed row a sample. complete: Σ attribution = f(x) − f(baseline).
+    sampled: an estimate from random draws, with a standard error. accumulators: sums kept per
+    attributed value.
+
+    In ``expand`` and ``contribute`` the arrays have the rows leading, ``args`` are the kernel's
+    placeholders by name.
+    """
+
+    name: ClassVar[str] = "forward"
+    rules: ClassVar[str | None] = "gradient"
+    baseline: ClassVar[str] = "none"
+    single: ClassVar[bool] = True
+    complete: ClassVar[bool] = False
+    sampled: ClassVar[bool] = False
+    accumulators: ClassVar[int] = 1
+
+    def count(self, shapes: Shapes) -> int:
+        """Rows per sample."""
+        return 1
+
+    def placeholders(self, shapes: Shapes) -> dict[str, tuple[str, tuple[int, ...], str]]:
+        """Further kernel arguments: name → (leading axis, shape, "float" or an integer dtype)."""
+        return {}
+
+    def constants(self, shapes: Shapes) -> dict[str, Numpy]:
+        """Values of the placeholders without a leading axis."""
+        return {}
+
+    def rows(self, steps: Numpy, seeds: UInt64) -> dict[str, Numpy]:
+        """Values of the placeholders whose leading axis is the rows, for the given steps (R,)."""
+        return {}
+
+    def endpoint(self, which: str) -> dict[str, float | int]:
+        """Row values at which the expansion is the input itself, or the ``"baseline"``."""
+        raise NotImplementedError(f"{self.name} has no endpoint {which}")
+
+    def references(self, steps: Numpy, seeds: UInt64, count: int) -> Numpy:
+        """Which of ``count`` references each row uses."""
+        return np.zeros(len(steps), np.int64)
+
+    def expand(self, ops: Any, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
+        return x
+
+    def contribute(
+        self, ops: Any, message: list[Array], x: list[Array], b: list[Array], args: Mapping[str, Array]
+    ) -> list[Array]:
+        """What each row adds to its sample's sums: ``accumulators`` arrays for each attributed value."""
+        return message
+
+    def finish(self, sums: list[Numpy], count: int) -> tuple[Numpy, Numpy | None]:
+        """From the ``accumulators`` sums over ``count`` rows to (attribution, standard error or None)."""
+        return sums[0], None
+
+    def attribute(self, values: Numpy, shapes: Shapes) -> list[Numpy]:
+        """Forward-only methods: from values (N, S, …) of the rows to attributions, one per shape.
+
+        Trailing axes of ``values`` (the outputs, under ``target="all"``) lead in the result.
+        """
+        raise NotImplementedError(f"{self.name} is not a forward-only method")
+
+
+def at_least(name: str, value: Any, least: int) -> None:
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
+        raise InputError(f"{name} must be a whole number ≥ {least}; got {value!r}")
+
+
+def one_of(name: str, value: Any, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise InputError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}")
+
+
+def mean_and_error(total: Numpy, squares: Numpy, count: int) -> tuple[Numpy, Numpy | None]:
+    """Mean and its standard error from Σc and Σc² over ``count`` draws."""
+    mean = total / count
+    if count < 2:
+        return mean, None
+    variance = np.maximum(squares / count - mean * mean, 0.0) * count / (count - 1)
+    return mean, np.sqrt(variance / count)

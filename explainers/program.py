@@ -1,0 +1,257 @@
+"""Graph + method → one pure function of placeholders over an ``ops`` namespace.
+
+A :class:`Program` knows no framework. A backend calls it once with its own traced arrays and
+keeps what comes out, compiled, as a kernel. Per package it does, all on the device::
+
+    take the rows' samples and baselines → expand → forward → reverse walk → contribute → sum per sample
+
+Leading axes of the placeholders: ``samples`` (U, those that the package touches), ``baselines``
+(B, a table), ``rows`` (R), or none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from .errors import UnsupportedOperation
+from .graph import Graph, Node, Role, Value
+from .methods.base import Method
+from .rules import RULE_SETS, RuleSet, Site
+from .rules.base import unsupported
+
+Array = Any
+ACCUMULATE = {"bfloat16": "float32", "float16": "float32", "float32": "float32", "float64": "float64"}
+
+
+@dataclass(frozen=True)
+class Placeholder:
+    """One argument of a kernel: its leading axis (``samples``, ``baselines``, ``rows`` or "") and the rest."""
+
+    name: str
+    axis: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Program:
+    """The function a kernel computes: ``program(ops, weights, *arguments) → (output, *results)``.
+
+    ``output``: f of each row, (R, …). ``results``: for a walk, the sums of each sample's
+    contributions, (U, …), one per attributed value and accumulator; none for forward-only methods.
+    """
+
+    graph: Graph
+    method: Method
+    wrt: tuple[Value, ...]
+
+    @property
+    def output(self) -> Value:
+        return self.graph.outputs[0][1]
+
+    @property
+    def single(self) -> bool:
+        """One row a sample, in order: no index, no expansion."""
+        return self.method.single
+
+    @property
+    def rules(self) -> RuleSet | None:
+        return RULE_SETS[self.method.rules] if self.method.rules else None
+
+    @cached_property
+    def path(self) -> frozenset[str]:
+        """Names of the nodes that the walk visits: between ``wrt`` and the output."""
+        active = self.graph.active(self.wrt)
+        needed = self.graph.needed([self.output], self.wrt)
+        return frozenset(n.name for n in self.graph if n.name in needed and any(v in active for v in n.values))
+
+    def dtype(self, value: Value) -> str:
+        return self.graph.output(value).dtype
+
+    def sample_shape(self, value: Value) -> tuple[int, ...]:
+        return tuple(size for size in self.graph.output(value).shape[1:] if size is not None)
+
+    @cached_property
+    def placeholders(self) -> tuple[Placeholder, ...]:
+        """The kernel's arguments, in order."""
+        result = list(input_placeholders(self.graph))
+        if self.method.rules:
+            shape, dtype = self.sample_shape(self.output), self.dtype(self.output)
+            result.append(Placeholder("mask", "samples", shape, dtype))
+            if self.single:
+                result.append(Placeholder("choose", "samples", (), dtype))
+        if self.method.baseline != "none":
+            result += [
+                Placeholder(f"baseline_{i}", "baselines", self.sample_shape(v), self.dtype(v))
+                for i, v in enumerate(self.wrt)
+            ]
+        if not self.single:
+            result.append(Placeholder("sample", "rows", (), "int64"))
+            if self.method.baseline != "none":
+                result.append(Placeholder("baseline", "rows", (), "int64"))
+            shapes = [self.sample_shape(value) for value in self.wrt]
+            for name, (axis, shape, kind) in self.method.placeholders(shapes).items():
+                dtype = ACCUMULATE[self.dtype(self.wrt[0])] if kind == "float" else kind
+                result.append(Placeholder(name, axis, shape, dtype))
+        return tuple(result)
+
+    def __call__(self, ops: Any, weights: Mapping[Value, Array], *arguments: Array) -> tuple[Array, ...]:
+        args = dict(zip((p.name for p in self.placeholders), arguments, strict=True))
+        inputs = [args[f"input_{value.node}"] for value in self.graph.inputs]
+        return self._single(ops, weights, inputs, args) if self.single else self._rows(ops, weights, inputs, args)
+
+    def _single(self, ops: Any, weights: Mapping[Value, Array], inputs: list[Array], args: Mapping[str, Array]) -> Any:
+        values, pullbacks = self.forward(ops, weights, inputs)
+        y = values[self.output]
+        mask = args["mask"] + ops.scale_rows(ops.one_hot_max(y), args["choose"])
+        x = [values[value] for value in self.wrt]
+        message = self.walk(ops, values, pullbacks, mask)
+        contributions = self.method.contribute(ops, message, x, x, {})
+        results = [ops.cast(c, ACCUMULATE[self.dtype(v)]) for c, v in zip(contributions, self.wrt, strict=True)]
+        return (ops.cast(y, ACCUMULATE[self.dtype(self.output)]), *results)
+
+    def _rows(self, ops: Any, weights: Mapping[Value, Array], inputs: list[Array], args: Mapping[str, Array]) -> Any:
+        sample = args["sample"]
+        rows = [ops.take(array, sample) for array in inputs]
+        places = [self.graph.inputs.index(value) for value in self.wrt]
+        x = [rows[place] for place in places]
+        b = x
+        if self.method.baseline != "none":
+            b = [ops.take(args[f"baseline_{i}"], args["baseline"]) for i in range(len(x))]
+        for place, point in zip(places, self.method.expand(ops, x, b, args), strict=True):
+            rows[place] = point
+        values, pullbacks = self.forward(ops, weights, rows)
+        y = values[self.output]
+        result = ops.cast(y, ACCUMULATE[self.dtype(self.output)])
+        if not self.method.rules:
+            return (result,)
+        message = self.walk(ops, values, pullbacks, ops.take(args["mask"], sample))
+        sums = []
+        for contribution in self.method.contribute(ops, message, x, b, args):
+            wide = "float64" if self.method.sampled else ACCUMULATE[self.dtype(self.wrt[0])]
+            sums.append(ops.segment_sum(ops.cast(contribution, wide), sample, args["mask"]))
+        return (result, *sums)
+
+    def forward(
+        self, ops: Any, weights: Mapping[Value, Array], inputs: Sequence[Array]
+    ) -> tuple[dict[Value, Array], dict[str, Any]]:
+        """Evaluate the graph. Nodes on the path also keep their vector–Jacobian product."""
+        walked = {node.name for node in self.graph if self.rules and self._walked(node)}
+        return evaluate(ops, self.graph, weights, inputs, (self.output, *self.wrt), walked, self.wrt)
+
+    def _walked(self, node: Node) -> bool:
+        return node.name in self.path and node.role is not Role.INPUT and not set(node.values) & set(self.wrt)
+
+    def walk(
+        self, ops: Any, values: Mapping[Value, Array], pullbacks: Mapping[str, Any], mask: Array
+    ) -> list[Array]:
+        """Carry ``mask``, the message at the output, back to ``wrt`` by the rules."""
+        assert self.rules is not None
+        active = self.graph.active(self.wrt)
+        messages: dict[Value, Array] = {self.output: mask}
+        for node in reversed(self.graph.nodes):
+            arrived = tuple(messages.get(value) for value in node.values)
+            if not self._walked(node) or all(m is None for m in arrived):
+                continue
+            places = _active_places(node, active)
+            x = tuple(values[node.inputs[place]] for place in places)
+            y = tuple(values[value] for value in node.values)
+            site = Site(node, x, y, arrived, pullbacks[node.name])
+            try:
+                passed = self.rules.rule(node)(ops, site)
+            except ops.no_derivative as error:
+                raise unsupported(node, self.rules.name, f"it has no derivative ({error})") from error
+            for place, message in zip(places, passed, strict=True):
+                if message is not None:
+                    value = node.inputs[place]
+                    messages[value] = messages[value] + message if value in messages else message
+        return [
+            messages[value] if value in messages else ops.zeros_like(values[value]) for value in self.wrt
+        ]
+
+    def check_rules(self) -> None:
+        """Raise UnsupportedOperation now if any visited node has no rule."""
+        if self.rules is None:
+            return
+        for node in self.graph:
+            if self._walked(node):
+                self.rules.rule(node)
+
+    def coverage(self) -> list[dict[str, Any]]:
+        """One row per (op, role): how often, and by which rule the walk passes it."""
+        rows: dict[tuple[str, str, str], dict[str, Any]] = {}
+        for node in self.graph:
+            if node.role in (Role.INPUT, Role.WEIGHT):
+                continue
+            rule = "forward only" if self.rules is None else "not on the path"
+            if self.rules and self._walked(node):
+                try:
+                    rule = self.rules.rule(node).__name__
+                except UnsupportedOperation:
+                    rule = "unsupported"
+            key = (node.op, node.role.value, rule)
+            row = rows.setdefault(key, {"op": node.op, "role": node.role.value, "rule": rule, "count": 0})
+            row["count"] += 1
+        return list(rows.values())
+
+
+@dataclass(frozen=True)
+class Forward:
+    """The graph's outputs as a program: inputs in, values out, one row a sample."""
+
+    graph: Graph
+
+    @property
+    def placeholders(self) -> tuple[Placeholder, ...]:
+        return input_placeholders(self.graph)
+
+    def __call__(self, ops: Any, weights: Mapping[Value, Array], *arguments: Array) -> tuple[Array, ...]:
+        targets = [value for _, value in self.graph.outputs]
+        values, _ = evaluate(ops, self.graph, weights, arguments, targets)
+        return tuple(values[value] for value in targets)
+
+
+def input_placeholders(graph: Graph) -> tuple[Placeholder, ...]:
+    """One argument for each of the graph's inputs."""
+    result = []
+    for value in graph.inputs:
+        kind = graph.output(value)
+        shape = tuple(size for size in kind.shape[1:] if size is not None)
+        result.append(Placeholder(f"input_{value.node}", "samples", shape, kind.dtype))
+    return tuple(result)
+
+
+def evaluate(
+    ops: Any,
+    graph: Graph,
+    weights: Mapping[Value, Array],
+    inputs: Sequence[Array],
+    targets: Sequence[Value],
+    walked: Container[str] = (),
+    wrt: Iterable[Value] = (),
+) -> tuple[dict[Value, Array], dict[str, Any]]:
+    """Compute ``targets``. Also the vector–Jacobian products, towards ``wrt``, of the ``walked`` nodes."""
+    values: dict[Value, Array] = dict(zip(graph.inputs, inputs, strict=True))
+    pullbacks: dict[str, Any] = {}
+    active = graph.active(wrt)
+    needed = graph.needed(targets)
+    for node in graph:
+        if node.name not in needed or node.role is Role.INPUT:
+            continue
+        if node.role is Role.WEIGHT:
+            values[node.values[0]] = weights[node.values[0]]
+            continue
+        arrays = [values[value] for value in node.inputs]
+        if node.name in walked:
+            results, pullbacks[node.name] = ops.vjp(node, arrays, _active_places(node, active))
+        else:
+            results = ops.evaluate(node, arrays)
+        values.update(zip(node.values, results, strict=True))
+    return values, pullbacks
+
+
+def _active_places(node: Node, active: Container[Value]) -> tuple[int, ...]:
+    return tuple(place for place, value in enumerate(node.inputs) if value in active)

@@ -1,0 +1,8 @@
+"""Rule sets: tables from what an operation is to how a message passes through it."""
+
+from .base import RuleSet, Site
+from .gradient import DECONVNET, GRADIENT, GUIDED_BACKPROP, ZERO
+
+RULE_SETS = {rules.name: rules for rules in (GRADIENT, GUIDED_BACKPROP, DECONVNET, ZERO)}
+
+__all__ = ["RULE_SETS", "RuleSet", "Site"]

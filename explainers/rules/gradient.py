@@ -1,0 +1,43 @@
+"""Derivatives, and their variants that bend the backward pass of ReLU.
+
+gradient: chain rule. guided_backprop: m·[x>0]·[m>0] (Springenberg et al. 2015, section 3).
+deconvnet: m·[m>0] (Zeiler and Fergus 2014, section 2.1). zero: every activation's derivative is 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..graph import Role
+from .base import Array, RuleSet, Site
+
+
+def vjp(ops: Any, at: Site) -> Sequence[Array | None]:
+    return at.pullback(at.message)
+
+
+def stop(ops: Any, at: Site) -> Sequence[Array | None]:
+    return [None] * len(at.x)
+
+
+def guided_relu(ops: Any, at: Site) -> Sequence[Array | None]:
+    m = at.message[0]
+    return [ops.where((at.x[0] > 0) & (m > 0), m, ops.zeros_like(m))]
+
+
+def deconv_relu(ops: Any, at: Site) -> Sequence[Array | None]:
+    m = at.message[0]
+    return [ops.where(m > 0, m, ops.zeros_like(m))]
+
+
+_CHAIN = {
+    role: vjp
+    for role in (Role.LINEAR, Role.UNIVARIATE, Role.PRODUCT, Role.BILINEAR, Role.MAX_POOL, Role.REDUCE_MAX,
+                 Role.GATHER, Role.COMPOSITE, Role.OPAQUE)
+}  # fmt: skip
+
+GRADIENT = RuleSet("gradient", _CHAIN, {"stop_gradient": stop})
+GUIDED_BACKPROP = RuleSet("guided_backprop", _CHAIN, {"stop_gradient": stop, "relu": guided_relu})
+DECONVNET = RuleSet("deconvnet", _CHAIN, {"stop_gradient": stop, "relu": deconv_relu})
+ZERO = RuleSet("zero", {**_CHAIN, Role.UNIVARIATE: stop}, {"stop_gradient": stop})

@@ -1,0 +1,317 @@
+"""What goes in: tensor specifications, signatures, targets and baselines as placeholders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import BaselineError, InputError, NonFiniteError, TargetError
+from .graph import FLOATING
+
+Array = Any
+Numpy = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Shape and dtype of one input. The first axis is the batch and is written ``None``.
+
+    >>> TensorSpec((None, 1, 28, 28), "float32", "image").sample_shape
+    (1, 28, 28)
+    """
+
+    shape: tuple[int | None, ...]
+    dtype: str = "float32"
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.shape)
+        if not shape:
+            raise InputError("a TensorSpec needs the batch as its first axis; got the shape ()")
+        if any(size is None for size in shape[1:]):
+            raise InputError(
+                f"TensorSpec{shape}: only the first axis, the batch, may be None. Give the other sizes; "
+                "for several sizes, compile one explainer for each."
+            )
+        object.__setattr__(self, "shape", (None, *shape[1:]))
+        object.__setattr__(self, "dtype", str(np.dtype(self.dtype)) if self.dtype != "bfloat16" else "bfloat16")
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """The shape of one sample, without the batch axis."""
+        return tuple(size for size in self.shape[1:] if size is not None)
+
+    @property
+    def floating(self) -> bool:
+        return self.dtype in FLOATING
+
+    def __str__(self) -> str:
+        inner = ", ".join(["batch", *map(str, self.sample_shape)])
+        return f"{self.name or 'input'}: {self.dtype}[{inner}]"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The model's inputs in order. Those from ``positional`` on are passed by keyword."""
+
+    inputs: tuple[TensorSpec, ...]
+    positional: int
+
+    def __post_init__(self) -> None:
+        names = [spec.name for spec in self.inputs]
+        if len(set(names)) != len(names):
+            raise InputError(f"input names must differ; got {names}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(spec.name for spec in self.inputs)
+
+    def bind(self, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Any]:
+        """The given arrays in the order of the signature."""
+        if not kwargs and len(args) == len(self.inputs):
+            return list(args)
+        given = dict(zip(self.names, args, strict=False))
+        clash = sorted(given.keys() & kwargs.keys())
+        unknown = sorted(kwargs.keys() - set(self.names))
+        missing = [name for name in self.names if name not in given and name not in kwargs]
+        if len(args) > len(self.inputs) or clash or unknown or missing:
+            problem = (
+                f"{len(args)} positional inputs" if len(args) > len(self.inputs)
+                else f"{clash} twice" if clash
+                else f"unknown inputs {unknown}" if unknown
+                else f"no value for {missing}"
+            )
+            raise InputError(f"got {problem}; the model takes ({self}).")
+        given.update(kwargs)
+        return [given[name] for name in self.names]
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.inputs))
+
+
+@dataclass(frozen=True, eq=False)
+class References:
+    """A set of B baselines: for methods that average over a distribution.
+
+    ``array``: shape (B, \\*sample shape); for several inputs a tuple or dict of these.
+    """
+
+    array: Any
+
+
+def row_name(position: int, count: int) -> str:
+    return f"sample {position} of {count}"
+
+
+def check_finite(array: Numpy, what: str) -> None:
+    """Raise NonFiniteError, naming the first sample of ``array`` that has NaN or infinity."""
+    if array.dtype.kind != "f" or np.isfinite(array).all():
+        return
+    rows = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))
+    kind = "NaN" if np.isnan(array[rows[0]]).any() else "infinity"
+    raise NonFiniteError(
+        f"{what}: {kind} in {row_name(int(rows[0]), len(array))}"
+        f"{f' and {len(rows) - 1} more' if len(rows) > 1 else ''}. "
+        "Clean it, or pass allow_nonfinite=True to let it through."
+    )
+
+
+# --- targets ---------------------------------------------------------------------------------
+
+
+def _target_forms(shape: tuple[int, ...], count: int) -> str:
+    index = "an int" if len(shape) == 1 else f"a tuple of {len(shape)} ints"
+    return (
+        f"The output has shape {shape} for each of {count} samples. Give {index} (the same for all), "
+        f"a list of {count} of them (one a sample), a mask of shape {shape} or {(count, *shape)}, or 'max'."
+    )
+
+
+def target_mask(target: Any, shape: tuple[int, ...], count: int, dtype: str = "float32") -> Numpy:
+    """The weights w of the scalar s = Σ w·f(x) that is explained, as a mask.
+
+    Parameters
+    ----------
+    target: ``None`` (an output of one scalar), an int or tuple of ints, one of these per sample,
+        or a dense mask of real weights with or without the batch axis.
+    shape: of one sample's output, without the batch axis.
+    count: N, the number of samples.
+
+    Returns
+    -------
+    Array of shape (N, \\*shape).
+
+    Raises
+    ------
+    TargetError: with the position, what was given, and the forms that fit.
+    """
+    size = int(np.prod(shape))
+    if target is None:
+        if size != 1:
+            raise TargetError(f"no target given. {_target_forms(shape, count)}")
+        return np.ones((count, *shape), dtype)
+    if isinstance(target, str):
+        raise TargetError(f"unknown target {target!r}. {_target_forms(shape, count)}")
+    if isinstance(target, (int, np.integer)) and not isinstance(target, (bool, np.bool_)):
+        mask = np.zeros((count, *shape), dtype)
+        if len(shape) == 1 and 0 <= target < shape[0]:
+            mask[:, target] = 1
+            return mask
+    try:
+        given = np.asarray(target)
+    except ValueError as error:
+        raise TargetError(f"target {target!r} is ragged. {_target_forms(shape, count)}") from error
+    if given.dtype.kind in "fb" and given.shape in (shape, (count, *shape)):
+        return _dense_mask(given, shape, count, dtype)
+    if given.dtype.kind in "iu" and len(shape) > 1 and given.shape in (shape, (count, *shape)):
+        return _dense_mask(given, shape, count, dtype)
+    return _index_mask(_indices(target, given, shape, count), shape, count, dtype)
+
+
+def _dense_mask(given: Numpy, shape: tuple[int, ...], count: int, dtype: str) -> Numpy:
+    if not np.isfinite(given).all():
+        place = tuple(int(i) for i in np.argwhere(~np.isfinite(given))[0])
+        raise TargetError(f"the target mask is not finite at {place}")
+    return np.array(np.broadcast_to(given, (count, *shape)), dtype)
+
+
+def _indices(target: Any, given: Numpy, shape: tuple[int, ...], count: int) -> Numpy:
+    """Integer indices of shape (N, output axes)."""
+    if given.dtype.kind not in "iu":
+        detail = ""
+        if given.dtype.kind == "f" and given.ndim and given.size:
+            bad = np.argwhere(~np.isfinite(given) | (given != np.round(given)))
+            if len(bad):
+                place = tuple(int(i) for i in bad[0])
+                detail = f" (position {place[0] if len(place) == 1 else place}: {given[place]})"
+        raise TargetError(
+            f"target of dtype {given.dtype} and shape {given.shape} is neither integers nor a mask "
+            f"of the output's shape{detail}. {_target_forms(shape, count)}"
+        )
+    one_for_all = given.ndim == 0 or (isinstance(target, tuple) and given.ndim == 1)
+    if one_for_all:
+        given = np.broadcast_to(given.reshape(1, -1), (count, max(given.size, 1)))
+    elif given.ndim == 1 and len(shape) == 1:
+        given = given.reshape(-1, 1)
+    if given.ndim != 2 or given.shape[1] != len(shape):
+        raise TargetError(
+            f"target of shape {np.shape(target)} does not index an output of {len(shape)} axes. "
+            f"{_target_forms(shape, count)}"
+        )
+    if len(given) != count:
+        raise TargetError(f"{len(given)} targets for {count} samples. {_target_forms(shape, count)}")
+    return given
+
+
+def _index_mask(indices: Numpy, shape: tuple[int, ...], count: int, dtype: str) -> Numpy:
+    bad = ((indices < 0) | (indices >= np.array(shape))).any(axis=1)
+    if bad.any():
+        position = int(np.argmax(bad))
+        index = tuple(int(i) for i in indices[position])
+        raise TargetError(
+            f"target {index[0] if len(index) == 1 else index} at position {position} is out of range. "
+            f"{_target_forms(shape, count)}"
+        )
+    mask = np.zeros((count, *shape), dtype)
+    mask[(np.arange(count), *indices.T)] = 1
+    return mask
+
+
+# --- baselines -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Baselines as a table and the row of it that each sample starts from.
+
+    ``tables``: one array (B, \\*sample shape) per attributed input.
+    ``per_sample``: sample i uses row i (B = N); otherwise all use row 0, or, for
+    ``distribution``, any of the B rows.
+    """
+
+    tables: tuple[Array, ...]
+    per_sample: bool = False
+    distribution: bool = False
+
+    def __len__(self) -> int:
+        return int(self.tables[0].shape[0])
+
+
+def resolve_baseline(
+    baseline: Any,
+    specs: Sequence[TensorSpec],
+    count: int,
+    batch: Callable[[], Any],
+    convert: Callable[[Any], Numpy] = np.asarray,
+) -> Baseline:
+    """Bring any form of baseline to a table of rows for each attributed input.
+
+    ``specs``: of the attributed inputs. ``batch()``: the call's inputs, for a callable baseline.
+    ``convert``: to numpy, from whatever array type was given.
+    """
+    if callable(baseline) and not isinstance(baseline, References) and not hasattr(baseline, "shape"):
+        baseline = baseline(batch())
+    distribution = isinstance(baseline, References)
+    parts = _per_input(baseline.array if distribution else baseline, specs)
+    tables = [
+        _baseline_table(part, spec, count, distribution, convert) for part, spec in zip(parts, specs, strict=True)
+    ]
+    sizes = {len(table) for table in tables}
+    if distribution:
+        if len(sizes) != 1:
+            raise BaselineError(f"the inputs have different numbers of references: {sorted(sizes)}")
+        return Baseline(tuple(tables), distribution=True)
+    per_sample = any(len(table) == count and count != 1 for table in tables)
+    if per_sample:
+        tables = [np.broadcast_to(t, (count, *t.shape[1:])) if len(t) != count else t for t in tables]
+    return Baseline(tuple(tables), per_sample)
+
+
+def _per_input(given: Any, specs: Sequence[TensorSpec]) -> list[Any]:
+    if isinstance(given, dict):
+        names = [spec.name for spec in specs]
+        if set(given) != set(names):
+            raise BaselineError(f"baselines for {sorted(given)}; the attributed inputs are {names}")
+        return [given[name] for name in names]
+    if isinstance(given, tuple):
+        if len(given) != len(specs):
+            raise BaselineError(f"{len(given)} baselines for {len(specs)} attributed inputs")
+        return list(given)
+    if len(specs) > 1 and np.ndim(given) > 0:
+        raise BaselineError(
+            f"one baseline array for {len(specs)} attributed inputs: give a tuple or a dict, one for each of "
+            f"{[spec.name for spec in specs]}"
+        )
+    return [given] * len(specs)
+
+
+def _baseline_table(
+    given: Any, spec: TensorSpec, count: int, distribution: bool, convert: Callable[[Any], Numpy]
+) -> Numpy:
+    shape = spec.sample_shape
+    dtype = "float64" if spec.dtype == "float64" else "float32"
+    try:
+        array = convert(given)
+    except (TypeError, ValueError) as error:
+        raise BaselineError(f"baseline for {spec} is not an array: {given!r}") from error
+    if array.dtype.kind not in "fiub":
+        raise BaselineError(f"baseline for {spec} has dtype {array.dtype}; numbers are needed")
+    array = array.astype(dtype, copy=False)
+    if not np.isfinite(array).all():
+        raise BaselineError(f"baseline for {spec} has NaN or infinity")
+    if distribution:
+        if array.ndim != len(shape) + 1 or array.shape[1:] != shape or not len(array):
+            raise BaselineError(f"References of shape {array.shape} for {spec}: expected {('B', *shape)} with B ≥ 1")
+        return array
+    if array.ndim == 0 or array.shape == shape:
+        return np.ascontiguousarray(np.broadcast_to(array, (1, *shape)))
+    if array.shape in ((count, *shape), (1, *shape)):
+        return array
+    raise BaselineError(
+        f"baseline of shape {array.shape} for {spec}: give a number, one sample {shape}, "
+        f"one per sample {(count, *shape)}, or References of shape {('B', *shape)}"
+    )
