@@ -1,1 +1,14 @@
-"""Compile an explanation once, call it for ever."""
+"""Compile an explanation of a trained network once; call it with new inputs and targets.
+
+>>> from explainers import Explainer
+>>> explain = Explainer.compile(model, "integrated_gradients")  # doctest: +SKIP
+>>> scores = explain(x, target=3)  # doctest: +SKIP
+"""
+
+from . import errors, methods
+from .api import Explainer
+from .explanation import Explanation
+from .spec import References, Signature, TensorSpec
+
+__version__ = "0.1.0"
+__all__ = ["Explainer", "Explanation", "References", "Signature", "TensorSpec", "errors", "methods"]

@@ -41,11 +41,14 @@ class Traced:
 
 
 class Kernel(Protocol):
-    """A compiled program. ``native`` is the framework's own callable. ``rows``: its fixed size, or None."""
+    """A compiled program. ``native`` is the framework's own callable."""
 
     native: Any
 
     def __call__(self, *arguments: Array) -> tuple[Array, ...]: ...
+
+    def bind(self, weights: dict[Value, Array]) -> None:
+        """Use these weights from now on."""
 
 
 class Backend(Protocol):
@@ -68,8 +71,10 @@ class Backend(Protocol):
     def signature(self, model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Signature | None:
         """The model's inputs: from example arrays or specs, or, with none given, from the model if it knows."""
 
-    def trace(self, model: Any, signature: Signature, *, device: Any, dtype: str | None) -> Traced:
-        """The model in inference as a graph. Leaves the model as it was."""
+    def trace(
+        self, model: Any, signature: Signature, *, device: Any, dtype: str | None, examples: Sequence[Any] = ()
+    ) -> Traced:
+        """The model in inference as a graph. Leaves the model as it was. ``examples``: inputs at hand, if any."""
 
     def refresh(self, model: Any, traced: Traced) -> dict[Value, Array]:
         """The model's weights as they are now."""
@@ -79,6 +84,9 @@ class Backend(Protocol):
 
     def stage(self, array: Any, dtype: str, device: Any) -> Array:
         """A numpy array, or one that ``owns`` said yes to, as the kernel's own, on the device."""
+
+    def take(self, array: Array, index: Numpy) -> Array:
+        """The rows ``index`` of ``array``."""
 
     def pad(self, array: Array, count: int) -> Array:
         """``array`` with its first row repeated at the end until it has ``count`` rows."""

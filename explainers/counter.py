@@ -60,7 +60,7 @@ def halves(keys: UInt64) -> npt.NDArray[np.int64]:
     return np.stack([keys >> np.uint64(32), low], axis=-1).astype(np.int64)
 
 
-def uniform(ops: Any, keys: Any, shape: tuple[int, ...], dtype: str) -> Any:
+def uniform(ops: Any, keys: Any, shape: tuple[int, ...], dtype: str, first: int = 0) -> Any:
     """Uniform numbers in (0, 1), one per element of a sample, inside the kernel.
 
     ``keys``: int64 (R, 2) from :func:`halves`. Returns (R, \\*shape).
@@ -69,7 +69,7 @@ def uniform(ops: Any, keys: Any, shape: tuple[int, ...], dtype: str) -> Any:
     2³¹ so that no product overflows; 23 bits reach the result, which float32 holds exactly.
     """
     size = int(np.prod(shape))
-    element = ops.bits_and(ops.arange(size, keys) * 0x9E3779B1, _MASK32)
+    element = ops.bits_and((ops.arange(size, keys) + first) * 0x9E3779B1, _MASK32)
     h = ops.bits_and(element + keys[:, 0:1], _MASK32)
     h = _mix32(ops, h)
     h = _mix32(ops, ops.bits_and(h + keys[:, 1:2], _MASK32))

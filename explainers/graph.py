@@ -36,13 +36,13 @@ class Role(enum.Enum):
 
 
 class Value(NamedTuple):
-    """Output ``index`` of the node called ``node``."""
+    """Output number ``place`` of the node called ``node``."""
 
     node: str
-    index: int = 0
+    place: int = 0
 
     def __str__(self) -> str:
-        return self.node if self.index == 0 else f"{self.node}:{self.index}"
+        return self.node if self.place == 0 else f"{self.node}:{self.place}"
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Graph:
 
     def output(self, value: Value) -> Output:
         """Shape and dtype of ``value``."""
-        return self.by_name[value.node].outputs[value.index]
+        return self.by_name[value.node].outputs[value.place]
 
     def check(self) -> None:
         """Every name once, every operand defined before its use. Run after each build and rewrite."""
@@ -168,8 +168,13 @@ class Graph:
         """
         replaced = {value: Value(f"cut_{index}") for index, value in enumerate(at)}
         heads = tuple(
-            Node(replaced[value].node, "cut", Role.INPUT, outputs=(self.output(value),),
-                 scope=self.by_name[value.node].scope)
+            Node(
+                replaced[value].node,
+                "cut",
+                Role.INPUT,
+                outputs=(self.output(value),),
+                scope=self.by_name[value.node].scope,
+            )
             for value in at
         )
         keep = self.needed((value for _, value in self.outputs), at)

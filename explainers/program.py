@@ -23,6 +23,7 @@ from .rules import RULE_SETS, RuleSet, Site
 from .rules.base import unsupported
 
 Array = Any
+Results = tuple[Array, ...]
 ACCUMULATE = {"bfloat16": "float32", "float16": "float32", "float32": "float32", "float64": "float64"}
 
 
@@ -103,7 +104,9 @@ class Program:
         inputs = [args[f"input_{value.node}"] for value in self.graph.inputs]
         return self._single(ops, weights, inputs, args) if self.single else self._rows(ops, weights, inputs, args)
 
-    def _single(self, ops: Any, weights: Mapping[Value, Array], inputs: list[Array], args: Mapping[str, Array]) -> Any:
+    def _single(
+        self, ops: Any, weights: Mapping[Value, Array], inputs: list[Array], args: Mapping[str, Array]
+    ) -> Results:
         values, pullbacks = self.forward(ops, weights, inputs)
         y = values[self.output]
         mask = args["mask"] + ops.scale_rows(ops.one_hot_max(y), args["choose"])
@@ -113,7 +116,9 @@ class Program:
         results = [ops.cast(c, ACCUMULATE[self.dtype(v)]) for c, v in zip(contributions, self.wrt, strict=True)]
         return (ops.cast(y, ACCUMULATE[self.dtype(self.output)]), *results)
 
-    def _rows(self, ops: Any, weights: Mapping[Value, Array], inputs: list[Array], args: Mapping[str, Array]) -> Any:
+    def _rows(
+        self, ops: Any, weights: Mapping[Value, Array], inputs: list[Array], args: Mapping[str, Array]
+    ) -> Results:
         sample = args["sample"]
         rows = [ops.take(array, sample) for array in inputs]
         places = [self.graph.inputs.index(value) for value in self.wrt]
@@ -145,9 +150,7 @@ class Program:
     def _walked(self, node: Node) -> bool:
         return node.name in self.path and node.role is not Role.INPUT and not set(node.values) & set(self.wrt)
 
-    def walk(
-        self, ops: Any, values: Mapping[Value, Array], pullbacks: Mapping[str, Any], mask: Array
-    ) -> list[Array]:
+    def walk(self, ops: Any, values: Mapping[Value, Array], pullbacks: Mapping[str, Any], mask: Array) -> list[Array]:
         """Carry ``mask``, the message at the output, back to ``wrt`` by the rules."""
         assert self.rules is not None
         active = self.graph.active(self.wrt)
@@ -168,9 +171,7 @@ class Program:
                 if message is not None:
                     value = node.inputs[place]
                     messages[value] = messages[value] + message if value in messages else message
-        return [
-            messages[value] if value in messages else ops.zeros_like(values[value]) for value in self.wrt
-        ]
+        return [messages[value] if value in messages else ops.zeros_like(values[value]) for value in self.wrt]
 
     def check_rules(self) -> None:
         """Raise UnsupportedOperation now if any visited node has no rule."""

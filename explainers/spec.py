@@ -80,9 +80,12 @@ class Signature:
         missing = [name for name in self.names if name not in given and name not in kwargs]
         if len(args) > len(self.inputs) or clash or unknown or missing:
             problem = (
-                f"{len(args)} positional inputs" if len(args) > len(self.inputs)
-                else f"{clash} twice" if clash
-                else f"unknown inputs {unknown}" if unknown
+                f"{len(args)} positional inputs"
+                if len(args) > len(self.inputs)
+                else f"{clash} twice"
+                if clash
+                else f"unknown inputs {unknown}"
+                if unknown
                 else f"no value for {missing}"
             )
             raise InputError(f"got {problem}; the model takes ({self}).")
@@ -131,52 +134,80 @@ def _target_forms(shape: tuple[int, ...], count: int) -> str:
     )
 
 
-def target_mask(target: Any, shape: tuple[int, ...], count: int, dtype: str = "float32") -> Numpy:
-    """The weights w of the scalar s = Σ w·f(x) that is explained, as a mask.
+@dataclass(frozen=True)
+class Target:
+    """A target, checked against the output's shape, ready to become masks of any run of samples.
+
+    ``kind``: ``"index"`` (``data``: (1 or N, output axes) integers), ``"mask"`` (``data``: (1 or N,
+    \\*shape) weights), ``"max"`` or ``"all"``.
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    data: Numpy | None = None
+
+    def mask(self, start: int, stop: int, dtype: str) -> Numpy:
+        """The weights w of s = Σ w·f(x) for samples start … stop−1, shape (stop−start, \\*shape)."""
+        if self.kind == "max":
+            return np.zeros((stop - start, *self.shape), dtype)
+        assert self.data is not None
+        rows = self.data if len(self.data) == 1 else self.data[start:stop]
+        if self.kind == "mask":
+            return np.array(np.broadcast_to(rows, (stop - start, *self.shape)), dtype)
+        mask = np.zeros((stop - start, *self.shape), dtype)
+        if len(rows) == 1:
+            mask[(slice(None), *rows[0])] = 1
+        else:
+            mask[(np.arange(stop - start), *rows.T)] = 1
+        return mask
+
+
+def largest(outputs: Numpy) -> Target:
+    """The target ``"max"``, given the samples' outputs."""
+    shape = outputs.shape[1:]
+    flat = outputs.reshape(len(outputs), -1).argmax(axis=1)
+    return Target("index", shape, np.stack(np.unravel_index(flat, shape), axis=1) if shape else flat[:, None][:, :0])
+
+
+def resolve_target(target: Any, shape: tuple[int, ...], count: int, forward_only: bool = False) -> Target:
+    """Check any form of target.
 
     Parameters
     ----------
     target: ``None`` (an output of one scalar), an int or tuple of ints, one of these per sample,
-        or a dense mask of real weights with or without the batch axis.
+        a dense mask of real weights with or without the batch axis, ``"max"``, or ``"all"``
+        (forward-only methods).
     shape: of one sample's output, without the batch axis.
     count: N, the number of samples.
-
-    Returns
-    -------
-    Array of shape (N, \\*shape).
 
     Raises
     ------
     TargetError: with the position, what was given, and the forms that fit.
     """
-    size = int(np.prod(shape))
     if target is None:
-        if size != 1:
+        if int(np.prod(shape)) != 1:
             raise TargetError(f"no target given. {_target_forms(shape, count)}")
-        return np.ones((count, *shape), dtype)
+        return Target("mask", shape, np.ones((1, *shape), np.float32))
     if isinstance(target, str):
-        raise TargetError(f"unknown target {target!r}. {_target_forms(shape, count)}")
-    if isinstance(target, (int, np.integer)) and not isinstance(target, (bool, np.bool_)):
-        mask = np.zeros((count, *shape), dtype)
-        if len(shape) == 1 and 0 <= target < shape[0]:
-            mask[:, target] = 1
-            return mask
+        if target == "all" and not forward_only:
+            raise TargetError(
+                "target='all' needs a forward-only method: a gradient method explains one scalar at a time. "
+                + _target_forms(shape, count)
+            )
+        if target not in ("max", "all"):
+            raise TargetError(f"unknown target {target!r}. {_target_forms(shape, count)}")
+        return Target(target, shape)
     try:
         given = np.asarray(target)
     except ValueError as error:
         raise TargetError(f"target {target!r} is ragged. {_target_forms(shape, count)}") from error
-    if given.dtype.kind in "fb" and given.shape in (shape, (count, *shape)):
-        return _dense_mask(given, shape, count, dtype)
-    if given.dtype.kind in "iu" and len(shape) > 1 and given.shape in (shape, (count, *shape)):
-        return _dense_mask(given, shape, count, dtype)
-    return _index_mask(_indices(target, given, shape, count), shape, count, dtype)
-
-
-def _dense_mask(given: Numpy, shape: tuple[int, ...], count: int, dtype: str) -> Numpy:
-    if not np.isfinite(given).all():
-        place = tuple(int(i) for i in np.argwhere(~np.isfinite(given))[0])
-        raise TargetError(f"the target mask is not finite at {place}")
-    return np.array(np.broadcast_to(given, (count, *shape)), dtype)
+    kinds = "fb" if len(shape) <= 1 else "fbiu"
+    if given.dtype.kind in kinds and shape and given.shape in (shape, (count, *shape)):
+        if not np.isfinite(given).all():
+            place = tuple(int(i) for i in np.argwhere(~np.isfinite(given))[0])
+            raise TargetError(f"the target mask is not finite at {place}")
+        return Target("mask", shape, given if given.ndim > len(shape) else given[None])
+    return Target("index", shape, _indices(target, given, shape, count))
 
 
 def _indices(target: Any, given: Numpy, shape: tuple[int, ...], count: int) -> Numpy:
@@ -184,9 +215,9 @@ def _indices(target: Any, given: Numpy, shape: tuple[int, ...], count: int) -> N
     if given.dtype.kind not in "iu":
         detail = ""
         if given.dtype.kind == "f" and given.ndim and given.size:
-            bad = np.argwhere(~np.isfinite(given) | (given != np.round(given)))
-            if len(bad):
-                place = tuple(int(i) for i in bad[0])
+            broken = np.argwhere(~np.isfinite(given) | (given != np.round(given)))
+            if len(broken):
+                place = tuple(int(i) for i in broken[0])
                 detail = f" (position {place[0] if len(place) == 1 else place}: {given[place]})"
         raise TargetError(
             f"target of dtype {given.dtype} and shape {given.shape} is neither integers nor a mask "
@@ -194,7 +225,7 @@ def _indices(target: Any, given: Numpy, shape: tuple[int, ...], count: int) -> N
         )
     one_for_all = given.ndim == 0 or (isinstance(target, tuple) and given.ndim == 1)
     if one_for_all:
-        given = np.broadcast_to(given.reshape(1, -1), (count, max(given.size, 1)))
+        given = given.reshape(1, -1)
     elif given.ndim == 1 and len(shape) == 1:
         given = given.reshape(-1, 1)
     if given.ndim != 2 or given.shape[1] != len(shape):
@@ -202,23 +233,17 @@ def _indices(target: Any, given: Numpy, shape: tuple[int, ...], count: int) -> N
             f"target of shape {np.shape(target)} does not index an output of {len(shape)} axes. "
             f"{_target_forms(shape, count)}"
         )
-    if len(given) != count:
+    if not one_for_all and len(given) != count:
         raise TargetError(f"{len(given)} targets for {count} samples. {_target_forms(shape, count)}")
-    return given
-
-
-def _index_mask(indices: Numpy, shape: tuple[int, ...], count: int, dtype: str) -> Numpy:
-    bad = ((indices < 0) | (indices >= np.array(shape))).any(axis=1)
+    bad: Numpy = np.any((given < 0) | (given >= np.array(shape)), axis=1)
     if bad.any():
         position = int(np.argmax(bad))
-        index = tuple(int(i) for i in indices[position])
+        index = tuple(int(i) for i in given[position])
         raise TargetError(
             f"target {index[0] if len(index) == 1 else index} at position {position} is out of range. "
             f"{_target_forms(shape, count)}"
         )
-    mask = np.zeros((count, *shape), dtype)
-    mask[(np.arange(count), *indices.T)] = 1
-    return mask
+    return given
 
 
 # --- baselines -------------------------------------------------------------------------------

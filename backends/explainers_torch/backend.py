@@ -46,7 +46,9 @@ class TorchBackend:
 
         return trace.signature(model, args, kwargs)
 
-    def trace(self, model: Any, signature: Signature, *, device: Any, dtype: str | None) -> Traced:
+    def trace(
+        self, model: Any, signature: Signature, *, device: Any, dtype: str | None, examples: Sequence[Any] = ()
+    ) -> Traced:
         from . import trace
 
         return trace.trace(model, signature, device, dtype)
@@ -73,6 +75,9 @@ class TorchBackend:
         if array.dtype is not kind or array.device != device:
             array = array.to(device=device, dtype=kind)
         return array
+
+    def take(self, array: Any, index: Numpy) -> Any:
+        return array[self.torch.from_numpy(index).to(array.device)]
 
     def pad(self, array: Any, count: int) -> Any:
         missing = count - array.shape[0]

@@ -60,7 +60,9 @@ def _own_signature(model: Any) -> Signature | None:
         holders = {n.name: n.meta["val"] for n in model.graph.nodes if n.op == "placeholder"}
         user = [s.arg.name for s in model.graph_signature.input_specs if s.kind is InputKind.USER_INPUT]
         specs = tuple(_spec(holders[name], name, None) for name in user)
-        return Signature(specs, len(pytree.tree_leaves(model.example_inputs[0])) if model.example_inputs else len(specs))
+        return Signature(
+            specs, len(pytree.tree_leaves(model.example_inputs[0])) if model.example_inputs else len(specs)
+        )
     keras = sys.modules.get("keras")
     if keras is not None and isinstance(model, keras.Model) and getattr(model, "inputs", None):
         specs = tuple(TensorSpec(tuple(i.shape), str(i.dtype), i.name) for i in model.inputs)

@@ -41,6 +41,15 @@ class Method:
     sampled: ClassVar[bool] = False
     accumulators: ClassVar[int] = 1
 
+    @property
+    def refines_to(self) -> float | None:
+        """The relative completeness gap that each sample is refined to; None for a fixed number of rows."""
+        return None
+
+    def refined(self) -> Method | None:
+        """The same method with more rows a sample, or None where it gives up."""
+        return None
+
     def count(self, shapes: Shapes) -> int:
         """Rows per sample."""
         return 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -75,9 +75,7 @@ QUADRATURES = ("gauss_legendre", "midpoint", "trapezoid", "right", "left")
 
 
 @lru_cache(maxsize=64)
-def quadrature_rule(
-    quadrature: str, steps: int
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def quadrature_rule(quadrature: str, steps: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Nodes α and weights w on [0, 1], each of shape (steps,); Σw = 1."""
     k = np.arange(steps)
     if quadrature == "gauss_legendre":
@@ -121,6 +119,14 @@ class IntegratedGradients(Method):
         at_least("max_steps", self.max_steps, self.steps)
         if self.tolerance is not None and not self.tolerance > 0:
             raise InputError(f"tolerance must be above 0, or None; got {self.tolerance!r}")
+
+    @property
+    def refines_to(self) -> float | None:
+        return self.tolerance
+
+    def refined(self) -> Method | None:
+        more = self.steps * 2
+        return replace(self, steps=more) if more <= self.max_steps else None
 
     def count(self, shapes: Shapes) -> int:
         return self.steps
@@ -181,22 +187,25 @@ class SmoothGrad(Method):
         return self.samples
 
     def placeholders(self, shapes: Shapes) -> dict[str, tuple[str, tuple[int, ...], str]]:
-        keys = {f"key_{i}": ("rows", (2,), "int64") for i in range(len(shapes))}
-        return {"scale": ("rows", (), "float"), **keys}
+        return {"scale": ("rows", (), "float"), "key": ("rows", (2,), "int64")}
 
     def rows(self, steps: Numpy, seeds: UInt64) -> dict[str, Numpy]:
-        streams = range(_MAX_INPUTS)
-        keys = {f"key_{i}": counter.halves(counter.draw_keys(seeds, steps, i)) for i in streams}
-        return {"scale": np.full(len(steps), float(self.noise)), **keys}
+        return {
+            "scale": np.full(len(steps), float(self.noise)),
+            "key": counter.halves(counter.draw_keys(seeds, steps)),
+        }
 
     def endpoint(self, which: str) -> dict[str, float | int]:
-        return {"scale": 0.0, **{f"key_{i}": 0 for i in range(_MAX_INPUTS)}}
+        return {"scale": 0.0, "key": 0}
 
     def expand(self, ops: Any, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
         points = []
-        for i, value in enumerate(x):
+        first = 0
+        for value in x:
+            shape = ops.sample_shape(value)
             spread = ops.row_max(value) - ops.row_min(value)
-            noise = ops.normal(counter.uniform(ops, args[f"key_{i}"], ops.sample_shape(value), ops.wide(value)))
+            noise = ops.normal(counter.uniform(ops, args["key"], shape, ops.wide(value), first))
+            first += int(np.prod(shape))
             points.append(ops.cast_like(value + ops.scale_rows(noise, spread * args["scale"]), value))
         return points
 
@@ -212,9 +221,6 @@ class SmoothGrad(Method):
         if self.kind == "variance":
             return np.maximum(sums[1] / count - mean * mean, 0.0), None
         return mean, error
-
-
-_MAX_INPUTS = 16
 
 
 @dataclass(frozen=True)

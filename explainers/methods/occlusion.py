@@ -46,7 +46,9 @@ class FeatureAblation(Method):
             try:
                 maps.append(np.broadcast_to(group, shape))
             except ValueError:
-                raise InputError(f"groups of shape {group.shape} do not broadcast to a sample of shape {shape}") from None
+                raise InputError(
+                    f"groups of shape {group.shape} do not broadcast to a sample of shape {shape}"
+                ) from None
         flat = np.concatenate([m.ravel() for m in maps])
         numbers = np.unique(flat, return_inverse=True)[1]
         splits = np.split(numbers, np.cumsum([m.size for m in maps])[:-1])

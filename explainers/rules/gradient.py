@@ -22,20 +22,16 @@ def stop(ops: Any, at: Site) -> Sequence[Array | None]:
 
 
 def guided_relu(ops: Any, at: Site) -> Sequence[Array | None]:
-    m = at.message[0]
+    m: Array = at.message[0]
     return [ops.where((at.x[0] > 0) & (m > 0), m, ops.zeros_like(m))]
 
 
 def deconv_relu(ops: Any, at: Site) -> Sequence[Array | None]:
-    m = at.message[0]
+    m: Array = at.message[0]
     return [ops.where(m > 0, m, ops.zeros_like(m))]
 
 
-_CHAIN = {
-    role: vjp
-    for role in (Role.LINEAR, Role.UNIVARIATE, Role.PRODUCT, Role.BILINEAR, Role.MAX_POOL, Role.REDUCE_MAX,
-                 Role.GATHER, Role.COMPOSITE, Role.OPAQUE)
-}  # fmt: skip
+_CHAIN = dict.fromkeys(set(Role) - {Role.INPUT, Role.WEIGHT, Role.CONSTANT}, vjp)
 
 GRADIENT = RuleSet("gradient", _CHAIN, {"stop_gradient": stop})
 GUIDED_BACKPROP = RuleSet("guided_backprop", _CHAIN, {"stop_gradient": stop, "relu": guided_relu})

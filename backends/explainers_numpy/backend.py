@@ -1,0 +1,72 @@
+"""What the core sees of plain callables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import psutil
+
+from explainers.backend import Kernel, Program, Traced
+from explainers.graph import Value
+from explainers.spec import Numpy, Signature
+
+from . import kernel, trace
+
+
+class NumpyBackend:
+    name = "numpy"
+    engines: Mapping[str, bool] = {"eager": False}
+    default_engine = "eager"
+    forward_only = True
+
+    def installed(self) -> bool:
+        return True
+
+    def accepts(self, model: Any) -> bool:
+        return callable(model)
+
+    def owns(self, array: Any) -> bool:
+        return isinstance(array, np.ndarray)
+
+    def signature(self, model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Signature | None:
+        return trace.signature(model, args, kwargs)
+
+    def trace(
+        self, model: Any, signature: Signature, *, device: Any, dtype: str | None, examples: Sequence[Any] = ()
+    ) -> Traced:
+        return trace.trace(model, signature, examples)
+
+    def refresh(self, model: Any, traced: Traced) -> dict[Value, Any]:
+        return {}
+
+    def compile(self, program: Program, traced: Traced, *, engine: str, rows: int | None) -> Kernel:
+        return kernel.compile(program, traced)
+
+    def stage(self, array: Any, dtype: str, device: Any) -> Any:
+        return np.ascontiguousarray(array, dtype)
+
+    def take(self, array: Any, index: Numpy) -> Any:
+        return array[index]
+
+    def pad(self, array: Any, count: int) -> Any:
+        return array
+
+    def numpy(self, array: Any) -> Numpy:
+        return np.asarray(array)
+
+    def like(self, array: Any, given: Any) -> Any:
+        return np.asarray(array)
+
+    def finite(self, array: Any) -> bool:
+        return bool(np.isfinite(array).all())
+
+    def free_bytes(self, device: Any) -> int:
+        return int(psutil.virtual_memory().available)
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        return False
+
+
+BACKEND = NumpyBackend()

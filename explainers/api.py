@@ -1,0 +1,627 @@
+"""The Explainer: compile once, call for ever."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import counter, methods
+from .backend import Backend, Traced, find, owner
+from .errors import BaselineError, InputError, NonFiniteError, TargetError, UnknownNameError, UnsupportedOperation
+from .explanation import Explanation
+from .graph import Graph, Value
+from .methods import Method
+from .spec import (
+    Array,
+    Baseline,
+    Numpy,
+    References,
+    Signature,
+    TensorSpec,
+    check_finite,
+    resolve_baseline,
+    resolve_target,
+)
+from .work import Call, Chunk, Packages, Stats
+
+Progress = bool | Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What was asked of ``compile``."""
+
+    wrt: Any
+    output: Any
+    baseline: Any
+    engine: str
+    device: Any
+    dtype: str | None
+    batch_size: int | None
+    per_token: bool
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A traced model with the program that explains it. Immutable, but for a cached baseline."""
+
+    traced: Traced
+    packages: Packages
+    graph: Graph
+    wrt: tuple[Value, ...]
+    specs: tuple[TensorSpec, ...]  # of the attributed values
+    places: tuple[int | None, ...]  # of the attributed values among the inputs; None for a layer
+    fixed: dict[int, Baseline]
+
+
+class Explainer:
+    """A compiled explanation of one model by one method: a function of inputs, target, baseline and seed.
+
+    Made by :meth:`compile`. Calls are re-entrant: any number of threads may share one Explainer.
+    """
+
+    def __init__(self, model: Any, method: Method, backend: Backend, options: _Options) -> None:
+        self.method = method
+        self.stats = Stats()
+        self._model = model
+        self._backend = backend
+        self._options = options
+        self._plan: _Plan | None = None
+        self._lock = threading.RLock()
+
+    # --- compiling ---------------------------------------------------------------------------
+
+    @classmethod
+    def compile(
+        cls,
+        model: Any,
+        method: str | Method,
+        *,
+        inputs: Any = None,
+        wrt: Any = None,
+        output: int | str | None = None,
+        baseline: Any = 0.0,
+        backend: str | None = None,
+        engine: str = "auto",
+        device: Any = None,
+        dtype: Any = None,
+        batch_size: int | None = None,
+        per_token: bool = False,
+    ) -> Explainer:
+        """Trace ``model`` once, with inputs, target mask, baseline and seed as placeholders.
+
+        Parameters
+        ----------
+        model: a torch.nn.Module, torch.export.ExportedProgram, Keras model, tf.Module, tf.function,
+            the folder of a SavedModel, or any callable from arrays to an array.
+        method: a name or a value of :mod:`explainers.methods`.
+        inputs: example arrays or TensorSpecs (one, a tuple, or a dict by name), to trace a model now
+            that does not carry its signature; otherwise it is traced at the first call.
+        wrt: what is attributed: input names or positions, or the path of a layer, whose output is
+            then attributed. Default: every floating-point input.
+        output: which of several outputs, by key or position.
+        baseline: the default baseline: a number, one sample, one per sample, References, a callable.
+        backend: ``"torch"``, ``"tensorflow"`` or ``"numpy"``; by default from the model's type.
+        engine: one of the backend's engines; ``"auto"`` takes its default.
+        device: where to run; by default where the model is.
+        dtype: ``"float32"``, ``"float64"`` or, on torch, ``"bfloat16"``; by default the model's.
+        batch_size: rows in a work package; by default from the model's activations and free memory.
+            Never changes results.
+        per_token: sum attributions over their last axis: for an embedding layer, one number a token.
+
+        Raises
+        ------
+        UnknownNameError, InputError, TraceError, UnsupportedOperation, BackendMissing
+        """
+        value = methods.resolve(method)
+        found = find(model, backend)
+        if engine == "auto":
+            engine = found.default_engine
+        elif engine not in found.engines:
+            raise UnknownNameError.among(f"engine of backend {found.name!r}", engine, found.engines)
+        if batch_size is not None and (not isinstance(batch_size, (int, np.integer)) or batch_size < 1):
+            raise InputError(f"batch_size must be a whole number ≥ 1, or None; got {batch_size!r}")
+        if value.rules and found.forward_only:
+            raise UnsupportedOperation(
+                f"method {value.name!r} needs the derivative of the model (rule set {value.rules!r}), and "
+                f"backend {found.name!r} only calls it (operation {getattr(model, '__qualname__', type(model))!s}). "
+                "Use a forward-only method such as 'feature_ablation', or give the torch or TensorFlow model."
+            )
+        kind = None if dtype is None else _dtype_name(dtype)
+        if kind not in (None, "float32", "float64", "bfloat16"):
+            raise InputError(f"dtype must be 'float32', 'float64' or 'bfloat16'; got {dtype!r}")
+        options = _Options(wrt, output, baseline, engine, device, kind, batch_size, per_token)
+        self = cls(model, value, found, options)
+        args, kwargs = _as_arguments(inputs)
+        signature = found.signature(model, args, kwargs)
+        if signature is not None:
+            self._prepare(signature, [*args, *kwargs.values()])
+        return self
+
+    def _prepare(self, signature: Signature, examples: Sequence[Any]) -> _Plan:
+        """Trace the model and compile the first kernel, once."""
+        with self._lock:
+            if self._plan is None:
+                self._plan = self._trace(signature, examples)
+            return self._plan
+
+    def _trace(self, signature: Signature, examples: Sequence[Any]) -> _Plan:
+        options, backend = self._options, self._backend
+        began = time.perf_counter()
+        traced = backend.trace(self._model, signature, device=options.device, dtype=options.dtype, examples=examples)
+        key, result = _pick_output(traced.graph, options.output)
+        graph = traced.graph.restrict([(key, result)])
+        kind = graph.output(result)
+        if not kind.floating or not kind.shape or kind.shape[0] is not None:
+            raise InputError(
+                f"output {key!r} ({kind}) cannot be explained: it must be floating-point with the batch as its "
+                f"first axis. Pick another with output=; there are {_outputs(traced.graph)}."
+            )
+        wrt, places = _pick_wrt(graph, traced.signature, options.wrt)
+        specs = tuple(
+            traced.signature.inputs[place] if place is not None
+            else TensorSpec((None, *(d or 1 for d in graph.output(v).shape[1:])), graph.output(v).dtype, str(v))
+            for v, place in zip(wrt, places, strict=True)
+        )  # fmt: skip
+        self.stats.add(seconds_tracing=time.perf_counter() - began)
+        packages = Packages(
+            backend, traced, self.method, wrt, graph,
+            engine=options.engine, batch_size=options.batch_size, stats=self.stats,
+        )  # fmt: skip
+        if not backend.engines[options.engine]:
+            packages.compile(1)
+        elif options.batch_size is not None:
+            packages.compile(packages.limit(options.batch_size))
+        return _Plan(traced, packages, graph, wrt, specs, places, {})
+
+    def _bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[_Plan, list[Any]]:
+        """The plan and the inputs in the signature's order; traces at the first call."""
+        if len(args) == 1 and not kwargs and isinstance(args[0], (dict, tuple)):
+            args, kwargs = _as_arguments(args[0])
+        plan = self._plan
+        if plan is None:
+            if not args and not kwargs:
+                raise InputError("no inputs given")
+            signature = self._backend.signature(self._model, args, kwargs)
+            assert signature is not None
+            plan = self._prepare(signature, signature.bind(args, dict(kwargs)))
+        return plan, plan.traced.signature.bind(args, dict(kwargs))
+
+    # --- calling -----------------------------------------------------------------------------
+
+    def __call__(
+        self,
+        *inputs: Any,
+        target: Any = None,
+        baseline: Any = None,
+        seed: Any = None,
+        batch_size: int | None = None,
+        progress: Progress = False,
+        allow_nonfinite: bool = False,
+        **named: Any,
+    ) -> Any:
+        """Attributions of ``target`` to the inputs.
+
+        Parameters
+        ----------
+        inputs, named: arrays (numpy, torch, TensorFlow, dlpack) of shape (N, …), as the model takes
+            them: one, several, a tuple, or by name (keywords or one dict).
+        target: an int or index tuple into the output, one per sample, a dense mask, ``"max"``, or, for
+            forward-only methods, ``"all"`` (output axes then lead in the result).
+        baseline: in place of the default given to ``compile``.
+        seed: for sampled methods: an int, or one per sample. Default 0.
+        batch_size: rows in a package, for this call.
+        progress: True for a bar over rows, or a function of (rows done, rows in total).
+        allow_nonfinite: let NaN and infinity through, in inputs and results.
+
+        Returns
+        -------
+        Arrays of the shape, type, dtype and device of the attributed inputs: one for one, a tuple for
+        several, a dict where inputs were given by name. For a layer: the shape of its output.
+
+        Raises
+        ------
+        InputError, NonFiniteError, TargetError, BaselineError, NotConverged
+        """
+        plan, bound, call = self._call(inputs, named, target, baseline, seed, batch_size, progress, allow_nonfinite)
+        if not len(call):
+            return self._structured(plan, inputs, named, bound, self._empty(plan, call))
+        chunks = list(plan.packages.run(call))
+        results = self._joined(plan, bound, chunks, call)
+        return self._structured(plan, inputs, named, bound, results)
+
+    def explanation(
+        self,
+        *inputs: Any,
+        target: Any = None,
+        baseline: Any = None,
+        seed: Any = None,
+        batch_size: int | None = None,
+        progress: Progress = False,
+        allow_nonfinite: bool = False,
+        **named: Any,
+    ) -> Explanation:
+        """The attributions with the outputs, baseline outputs, completeness gap and standard error.
+
+        Parameters and errors as for calling; see :class:`Explanation` for what it holds.
+        """
+        plan, bound, call = self._call(
+            inputs, named, target, baseline, seed, batch_size, progress, allow_nonfinite, details=True
+        )
+        chunks = list(plan.packages.run(call)) if len(call) else []
+        results = self._joined(plan, bound, chunks, call) if chunks else self._empty(plan, call)
+        shape = plan.packages.output_shape
+        outputs = _concatenated([c.outputs for c in chunks], shape)
+        baselines = None
+        if chunks and chunks[0].baseline_outputs is not None:
+            baselines = _concatenated([c.baseline_outputs for c in chunks], shape)
+        mask: Numpy | str = "all" if call.target.kind == "all" else _mask(call, chunks)
+        gap = None
+        if self.method.complete and baselines is not None and not isinstance(mask, str):
+            change = _scalar(outputs, mask) - _scalar(baselines, mask)
+            parts = [np.concatenate([self._host(c.attributions[i]) for c in chunks]) for i in range(len(plan.wrt))]
+            gap = sum(p.reshape(len(p), -1).sum(axis=1, dtype=np.float64) for p in parts) - change
+        errors = None
+        if chunks and chunks[0].standard_errors[0] is not None:
+            joined = [np.concatenate([_present(c.standard_errors[i]) for c in chunks]) for i in range(len(plan.wrt))]
+            errors = self._structured(
+                plan, inputs, named, bound, [self._finished(plan, bound, i, e) for i, e in enumerate(joined)]
+            )
+        rows = np.full(len(call), plan.packages.count)
+        if chunks and chunks[0].evaluations is not None:
+            rows = np.concatenate([_present(c.evaluations) for c in chunks])
+        return Explanation(
+            self._structured(plan, inputs, named, bound, results),
+            outputs,
+            baselines,
+            mask,
+            gap,
+            errors,
+            rows,
+            self.method,
+        )
+
+    def _call(
+        self, inputs: Sequence[Any], named: Mapping[str, Any], target: Any, baseline: Any, seed: Any,
+        batch_size: int | None, progress: Progress, allow_nonfinite: bool, details: bool = False,
+    ) -> tuple[_Plan, list[Any], Call]:  # fmt: skip
+        plan, bound = self._bound(inputs, named)
+        arrays = [self._array(value, spec) for value, spec in zip(bound, plan.traced.signature.inputs, strict=True)]
+        count = int(arrays[0].shape[0])
+        for array, spec in zip(arrays, plan.traced.signature.inputs, strict=True):
+            if array.shape[0] != count:
+                raise InputError(f"input {spec.name!r} has {array.shape[0]} samples, the first input {count}")
+        if batch_size is not None and (not isinstance(batch_size, (int, np.integer)) or batch_size < 1):
+            raise InputError(f"batch_size must be a whole number ≥ 1; got {batch_size!r}")
+        method = self.method
+        resolved = resolve_target(self._plain(target), plan.packages.output_shape, count, method.rules is None)
+        chosen = None
+        if method.baseline != "none":
+            chosen = self._baseline(plan, baseline, count, bound)
+        elif baseline is not None:
+            raise BaselineError(f"method {method.name!r} has no baseline; got one of type {type(baseline).__name__}")
+        seeds = counter.sample_seeds(seed, count) if method.sampled else None
+        report = _reporter(progress, count * plan.packages.count) if progress and count else None
+        self.stats.add(calls=1)
+        size = int(batch_size or plan.packages.batch_size)
+        call = Call(arrays, resolved, chosen, seeds, size, not allow_nonfinite, details, report)
+        return plan, bound, call
+
+    def _array(self, value: Any, spec: TensorSpec) -> Array:
+        """An input as numpy or as the backend's own array, its kind and shape checked."""
+        if isinstance(value, np.ndarray) or self._backend.owns(value):
+            array = value
+        else:
+            array = self._to_numpy(value, f"input {spec.name!r}")
+        dtype = _dtype_name(array.dtype)
+        floating = dtype.startswith(("float", "bfloat"))
+        if floating != spec.floating or not (floating or dtype.startswith(("int", "uint", "bool"))):
+            advice = f"convert it with .astype({spec.dtype!r})" if spec.floating else f"give {spec.dtype}"
+            raise InputError(f"input {spec.name!r} has dtype {dtype}, the model takes {spec.dtype}: {advice}")
+        shape = tuple(array.shape)
+        if shape[1:] != spec.sample_shape or not shape:
+            hint = " A batch axis is missing: x[None]." if shape == spec.sample_shape else ""
+            raise InputError(
+                f"input {spec.name!r} has shape {shape}, the model takes {('N', *spec.sample_shape)}.{hint}"
+            )
+        return array
+
+    def _to_numpy(self, value: Any, what: str) -> Numpy:
+        home = owner(value)
+        if home is not None:
+            return home.numpy(value)
+        try:
+            if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
+                return np.from_dlpack(value)
+            array = np.asarray(value)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{what} of type {type(value).__name__} is not an array: {error}") from error
+        if array.dtype.kind not in "fiub":
+            raise InputError(f"{what} of type {type(value).__name__} is not an array of numbers (dtype {array.dtype})")
+        return array
+
+    def _plain(self, target: Any) -> Any:
+        home = None if target is None or isinstance(target, (int, str)) else owner(target)
+        return home.numpy(target) if home else target
+
+    def _baseline(self, plan: _Plan, given: Any, count: int, bound: list[Any]) -> Baseline:
+        fixed = given is None
+        if fixed:
+            if 0 in plan.fixed:
+                return plan.fixed[0]
+            given = self._options.baseline
+        if isinstance(given, References) and self.method.baseline != "references":
+            raise BaselineError(
+                f"method {self.method.name!r} takes one baseline for each sample, not References; "
+                "'gradient_shap' averages over references"
+            )
+
+        def batch() -> Any:
+            parts = [bound[place] for place in plan.places if place is not None] or bound
+            return parts[0] if len(parts) == 1 else tuple(parts)
+
+        resolved = resolve_baseline(given, plan.specs, count, batch, lambda a: self._to_numpy(a, "baseline"))
+        if fixed and not callable(given) and not resolved.per_sample:
+            plan.fixed[0] = resolved  # the same for every later call
+        if self.method.baseline == "references" and not resolved.distribution and not resolved.per_sample:
+            resolved = Baseline(resolved.tables, distribution=True)
+        return resolved
+
+    # --- results -----------------------------------------------------------------------------
+
+    def _joined(self, plan: _Plan, bound: list[Any], chunks: list[Chunk], call: Call) -> list[Any]:
+        """One array for each attributed value, of the type that was given."""
+        results = []
+        for i in range(len(plan.wrt)):
+            if len(chunks) == 1:
+                array = chunks[0].attributions[i]
+            else:
+                axis = chunks[0].attributions[i].ndim - 1 - len(plan.specs[i].sample_shape)
+                parts = [self._host(chunk.attributions[i]) for chunk in chunks]
+                array = np.concatenate(parts, axis=axis)
+            if call.check:
+                self._check_result(array, call)
+            results.append(self._finished(plan, bound, i, array))
+        return results
+
+    def _check_result(self, array: Array, call: Call) -> None:
+        if isinstance(array, np.ndarray):
+            finite = bool(np.isfinite(array).all())
+        else:
+            finite = self._backend.finite(array)
+        if finite:
+            return
+        host = self._host(array)
+        if call.target.kind != "all":
+            check_finite(host, "the attribution (the model's derivative or output is not finite there)")
+        raise NonFiniteError("an attribution is not finite; pass allow_nonfinite=True to let it through")
+
+    def _finished(self, plan: _Plan, bound: list[Any], index: int, array: Any) -> Any:
+        """``array`` with the type, dtype and device of the input that it belongs to."""
+        if self._options.per_token:
+            array = self._host(array).sum(-1)
+        place = plan.places[index]
+        given = bound[place if place is not None else 0]
+        if isinstance(given, np.ndarray):
+            host = self._host(array)
+            return host.astype(given.dtype, copy=False) if given.dtype.kind == "f" else host
+        home = self._backend if self._backend.owns(given) else owner(given)
+        if home is None:
+            return self._host(array)
+        return home.like(array if home is self._backend else self._host(array), given)
+
+    def _host(self, array: Array) -> Numpy:
+        return array if isinstance(array, np.ndarray) else self._backend.numpy(array)
+
+    def _structured(
+        self, plan: _Plan, inputs: Sequence[Any], named: Mapping[str, Any], bound: list[Any], results: list[Any]
+    ) -> Any:
+        """The results in the structure that the inputs came in."""
+        by_name = bool(named) or (len(inputs) == 1 and isinstance(inputs[0], dict))
+        if by_name and all(place is not None for place in plan.places):
+            return {spec.name: result for spec, result in zip(plan.specs, results, strict=True)}
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def _empty(self, plan: _Plan, call: Call) -> list[Any]:
+        lead = plan.packages.output_shape if call.target.kind == "all" else ()
+        bound = call.inputs
+        shapes = [(*lead, 0, *spec.sample_shape) for spec in plan.specs]
+        dtypes = ["float32" if spec.dtype == "bfloat16" else spec.dtype for spec in plan.specs]
+        arrays = [np.zeros(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
+        return [self._finished(plan, bound, i, array) for i, array in enumerate(arrays)]
+
+    # --- looking inside ----------------------------------------------------------------------
+
+    def warmup(self, batch_sizes: Sequence[int] | int = (1,)) -> Explainer:
+        """Compile and run the kernels that calls of these sizes need, on zeros. Returns itself."""
+        plan = self._ready("warmup")
+        sizes = [batch_sizes] if isinstance(batch_sizes, int) else list(batch_sizes)
+        for size in sizes:
+            if size < 1:
+                raise InputError(f"batch sizes must be ≥ 1; got {size}")
+            rows = min(size * plan.packages.count, plan.packages.batch_size)
+            plan.packages.compile(rows)
+            if not self._backend.forward_only:
+                self._run_on_zeros(plan, size)
+        return self
+
+    def _run_on_zeros(self, plan: _Plan, size: int) -> None:
+        signature = plan.traced.signature
+        zeros = {
+            s.name: np.zeros((size, *s.sample_shape), "float32" if s.floating else s.dtype) for s in signature.inputs
+        }
+        mask = np.zeros(plan.packages.output_shape, np.float32)
+        for _ in range(3):  # TorchScript specializes in its first runs
+            self(zeros, target=mask if mask.ndim else None, allow_nonfinite=True)
+
+    def _ready(self, what: str) -> _Plan:
+        if self._plan is None:
+            raise InputError(
+                f"{what} needs a traced model, and this one is traced at its first call. Give inputs= (example "
+                "arrays or TensorSpecs) to Explainer.compile, or call the explainer first."
+            )
+        return self._plan
+
+    @property
+    def signature(self) -> Signature:
+        """The model's inputs."""
+        return self._ready("signature").traced.signature
+
+    @property
+    def graph(self) -> Graph:
+        """The traced graph; ``print`` shows it as text."""
+        return self._ready("graph").graph
+
+    @property
+    def coverage(self) -> Coverage:
+        """Every operation of the graph: count, role, and the rule by which the method passes it."""
+        return Coverage(self._ready("coverage").packages.program.coverage())
+
+    @property
+    def native(self) -> Any:
+        """The framework's own compiled function of the placeholders, in the order of ``placeholders``."""
+        packages = self._ready("native").packages
+        return packages.kernel(packages.bucket(packages.limit(packages.batch_size))).native
+
+    @property
+    def placeholders(self) -> tuple[str, ...]:
+        """Names of the arguments of ``native``, in order."""
+        return tuple(p.name for p in self._ready("placeholders").packages.program.placeholders)
+
+    def refresh(self) -> Explainer:
+        """Take over the model's weights as they are now. Does not retrace. Returns itself."""
+        plan = self._ready("refresh")
+        plan.packages.refresh(self._backend.refresh(self._model, plan.traced))
+        return self
+
+    def __repr__(self) -> str:
+        where = f"{self._backend.name}/{self._options.engine}"
+        inputs = f"({self._plan.traced.signature})" if self._plan else "(traced at the first call)"
+        return f"Explainer({self.method}, {where}, {inputs})"
+
+
+class Coverage(list[dict[str, Any]]):
+    """Rows of op, role, rule and count; prints as a table."""
+
+    def __str__(self) -> str:
+        rows = [("op", "role", "rule", "count"), *((r["op"], r["role"], r["rule"], str(r["count"])) for r in self)]
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+
+
+def _as_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if inputs is None:
+        return (), {}
+    if isinstance(inputs, dict):
+        return (), dict(inputs)
+    return (tuple(inputs) if isinstance(inputs, tuple) else (inputs,)), {}
+
+
+def _dtype_name(dtype: Any) -> str:
+    """``float32`` for numpy's, torch's or TensorFlow's."""
+    name = getattr(dtype, "name", None) or getattr(dtype, "__name__", None) or str(dtype)
+    return str(name).removeprefix("torch.")
+
+
+def _outputs(graph: Graph) -> str:
+    return ", ".join(f"{key!r}: {graph.output(value)}" for key, value in graph.outputs)
+
+
+def _pick_output(graph: Graph, output: int | str | None) -> tuple[str, Value]:
+    if output is None:
+        if len(graph.outputs) > 1:
+            raise TargetError(f"the model has several outputs; pick one with output=: {_outputs(graph)}")
+        return graph.outputs[0]
+    known = dict(graph.outputs)
+    if isinstance(output, int) and not isinstance(output, bool) and str(output) not in known:
+        if -len(graph.outputs) <= output < len(graph.outputs):
+            return graph.outputs[output]
+    elif str(output) in known:
+        return str(output), known[str(output)]
+    raise UnknownNameError.among("output", output, known)
+
+
+def _pick_wrt(graph: Graph, signature: Signature, wrt: Any) -> tuple[tuple[Value, ...], tuple[int | None, ...]]:
+    """The attributed values, with their places among the inputs (None for a layer's)."""
+    if wrt is None:
+        places = [i for i, spec in enumerate(signature.inputs) if spec.floating]
+        if not places:
+            layers = [path for path in graph.scopes() if "embed" in path.lower()] or graph.scopes()
+            raise InputError(
+                f"no input is floating-point ({signature}), so none can be attributed. Give wrt= a layer, such as "
+                f"an embedding: {', '.join(layers[:8])}"
+            )
+        return tuple(graph.inputs[i] for i in places), tuple(places)
+    wanted = list(wrt) if isinstance(wrt, (list, tuple)) else [wrt]
+    if len(wanted) == 1 and isinstance(wanted[0], str) and wanted[0] not in signature.names:
+        if wanted[0] in graph.scopes():
+            values = graph.layer(wanted[0])
+            return values, tuple(None for _ in values)
+        raise UnknownNameError.among("input or layer", wanted[0], [*signature.names, *graph.scopes()])
+    places = []
+    for item in wanted:
+        if isinstance(item, str) and item in signature.names:
+            places.append(signature.names.index(item))
+        elif isinstance(item, int) and not isinstance(item, bool) and 0 <= item < len(signature.inputs):
+            places.append(item)
+        else:
+            raise UnknownNameError.among(
+                "input", item, signature.names, "Give names or positions of inputs, or one layer."
+            )
+    for place in places:
+        if not signature.inputs[place].floating:
+            raise InputError(
+                f"input {signature.inputs[place]} is not floating-point; attribute a layer behind it with wrt="
+            )
+    return tuple(graph.inputs[i] for i in places), tuple(places)
+
+
+def _reporter(progress: Progress, total: int) -> Callable[[int], None]:
+    """Adds up the rows of packages and shows them."""
+    done = 0
+    if progress is True:
+        from tqdm.auto import tqdm
+
+        bar = tqdm(total=total, unit="row", unit_scale=True)
+
+        def show(rows: int) -> None:
+            bar.update(rows)
+            if bar.n >= total:
+                bar.close()
+
+        return show
+    assert callable(progress)
+
+    def report(rows: int) -> None:
+        nonlocal done
+        done += rows
+        progress(done, total)
+
+    return report
+
+
+def _concatenated(parts: Sequence[Numpy | None], shape: tuple[int, ...]) -> Numpy:
+    return np.concatenate([_present(p) for p in parts]) if parts else np.zeros((0, *shape), np.float32)
+
+
+def _present(array: Numpy | None) -> Numpy:
+    assert array is not None
+    return array
+
+
+def _scalar(outputs: Numpy, mask: Numpy) -> Numpy:
+    """s = Σ w·f for each sample."""
+    result: Numpy = (outputs * mask).sum(axis=tuple(range(1, outputs.ndim)), dtype=np.float64)
+    return result
+
+
+def _mask(call: Call, chunks: list[Chunk]) -> Numpy:
+    if call.target.kind != "max":
+        return call.target.mask(0, len(call), "float32")
+    masks = [c.target.mask(0, c.stop - c.start, "float32") for c in chunks if c.target]
+    return np.concatenate(masks) if masks else call.target.mask(0, 0, "float32")

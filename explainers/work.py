@@ -1,0 +1,512 @@
+"""Rows → work packages → kernel → per-sample results.
+
+A row is one (sample, step). Samples are staged in chunks of at most ``batch_size``; the chunk's
+rows, sample after sample, are cut into packages of ``batch_size`` rows, so that several samples
+share a package and one sample may span many. A chunk of ``batch_size`` samples fills its packages
+exactly. Expansion, model and reduction happen in the kernel; only samples, row descriptors and
+results cross to the device.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .backend import Backend, Kernel, Traced
+from .counter import UInt64
+from .errors import NotConverged
+from .graph import Graph, Value
+from .methods.base import Method
+from .program import Forward, Placeholder, Program
+from .spec import Array, Baseline, Numpy, Target, check_finite, largest, row_name
+
+Progress = Callable[[int], None]
+
+
+@dataclass
+class Stats:
+    """What an explainer has done so far. Counts are exact under threads; times are wall seconds."""
+
+    traces: int = 0
+    compiled_shapes: list[str] = field(default_factory=list)
+    calls: int = 0
+    rows: int = 0
+    padded_rows: int = 0
+    out_of_memory: int = 0
+    batch_size: int = 0
+    seconds_tracing: float = 0.0
+    seconds_compiling: float = 0.0
+    seconds_running: float = 0.0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    def add(self, **amounts: float) -> None:
+        with self._lock:
+            for name, amount in amounts.items():
+                setattr(self, name, getattr(self, name) + amount)
+
+    def traced(self, shape: str, seconds: float) -> None:
+        with self._lock:
+            self.traces += 1
+            self.compiled_shapes.append(shape)
+            self.seconds_compiling += seconds
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call, bound and checked. ``inputs``: in the signature's order, numpy or the backend's own."""
+
+    inputs: list[Array]
+    target: Target
+    baseline: Baseline | None
+    seeds: UInt64 | None
+    batch_size: int
+    check: bool
+    details: bool = False
+    progress: Progress | None = None
+
+    def __len__(self) -> int:
+        return int(self.inputs[0].shape[0])
+
+
+@dataclass
+class Chunk:
+    """Results of a run of samples: one entry per attributed value; numpy or the backend's own arrays."""
+
+    start: int
+    stop: int
+    attributions: list[Array]
+    standard_errors: list[Numpy | None]
+    outputs: Numpy | None = None
+    baseline_outputs: Numpy | None = None
+    target: Target | None = None
+    evaluations: Numpy | None = None
+
+
+@dataclass(frozen=True)
+class _Staged:
+    """A chunk on the device: what packages take slices of."""
+
+    count: int
+    inputs: list[Array]
+    mask: Array
+    choose: Array
+    tables: list[Array]
+    baseline: Baseline | None
+    seeds: UInt64 | None
+
+
+class Packages:
+    """Runs one program over samples in packages, with a kernel for each shape that the engine needs."""
+
+    def __init__(
+        self, backend: Backend, traced: Traced, method: Method, wrt: tuple[Value, ...], graph: Graph,
+        *, engine: str, batch_size: int | None, stats: Stats,
+    ) -> None:  # fmt: skip
+        self.backend, self.traced, self.engine, self.stats = backend, traced, engine, stats
+        self.static = backend.engines[engine]
+        self.prefix: Forward | None = None
+        if not method.single and not set(wrt) <= set(graph.inputs):  # rows start behind a layer: compute it once
+            self.prefix = Forward(graph.restrict((str(i), value) for i, value in enumerate(wrt)))
+            graph = graph.cut(wrt)
+            wrt = graph.inputs[: len(wrt)]
+        self.program = Program(graph, method, wrt)
+        self.program.check_rules()
+        self.method = method
+        self.shapes = [self.program.sample_shape(value) for value in wrt]
+        self.count = method.count(self.shapes)
+        self.output_shape = self.program.sample_shape(self.program.output)
+        self.mask_dtype = self.program.dtype(self.program.output)
+        self.constants = {
+            name: backend.stage(array, str(array.dtype), traced.device)
+            for name, array in method.constants(self.shapes).items()
+        }
+        self.batch_size = batch_size or self._memory_batch()
+        stats.batch_size = self.batch_size
+        self._kernels: dict[tuple[bool, int | None], Kernel] = {}
+        self._lock = threading.Lock()
+        self._row_holders = [
+            p for p in self.program.placeholders if p.axis == "rows" and p.name not in ("sample", "baseline")
+        ]
+
+    # --- kernels -----------------------------------------------------------------------------
+
+    def _memory_batch(self) -> int:
+        """A package whose activations take a small part of the device's free memory."""
+        per_row = max(1, self.program.graph.row_bytes()) * (2 if self.method.rules else 1)
+        budget = min(self.backend.free_bytes(self.traced.device) // 4, 2**29)
+        return 1 << max(0, min(budget // per_row, 1024).bit_length() - 1)
+
+    def bucket(self, rows: int) -> int | None:
+        """The static size that ``rows`` rows are padded to; None where the engine takes any."""
+        return 1 << (rows - 1).bit_length() if self.static else None
+
+    def limit(self, batch_size: int) -> int:
+        """Rows in a package: a power of two where shapes are static."""
+        size = min(batch_size, self.batch_size) if self.stats.out_of_memory else batch_size
+        return 1 << (size.bit_length() - 1) if self.static else size
+
+    def kernel(self, rows: int | None, prefix: bool = False) -> Kernel:
+        """The kernel for a static size, or the one for any; compiled at its first use."""
+        key = (prefix, rows)
+        kernel = self._kernels.get(key)
+        if kernel is None:
+            with self._lock:
+                if key not in self._kernels:
+                    began = time.perf_counter()
+                    program: Any = self.prefix if prefix else self.program
+                    self._kernels[key] = self.backend.compile(program, self.traced, engine=self.engine, rows=rows)
+                    shape = f"{'layer prefix, ' if prefix else ''}{'any' if rows is None else rows} rows"
+                    self.stats.traced(shape, time.perf_counter() - began)
+                kernel = self._kernels[key]
+        return kernel
+
+    def compile(self, rows: int) -> None:
+        """Compile what packages of ``rows`` rows need."""
+        size = self.bucket(rows)
+        if self.prefix:
+            self.kernel(size, prefix=True)
+        self.kernel(size)
+
+    def refresh(self, weights: dict[Value, Array]) -> None:
+        with self._lock:
+            self.traced.weights = weights
+            for kernel in self._kernels.values():
+                kernel.bind(weights)
+
+    # --- running -----------------------------------------------------------------------------
+
+    def run(self, call: Call) -> Iterator[Chunk]:
+        """Results chunk by chunk, in order."""
+        start = 0
+        while start < len(call):
+            size = self.limit(call.batch_size)
+            stop = min(start + size, len(call))
+            try:
+                chunk = self._chunk(call, start, stop, size)
+            except Exception as error:
+                if size == 1 or not self.backend.is_out_of_memory(error):
+                    raise
+                self.stats.add(out_of_memory=1)
+                self.batch_size = self.stats.batch_size = max(1, size // 2)
+                continue
+            yield chunk
+            start = stop
+
+    def _chunk(self, call: Call, start: int, stop: int, size: int) -> Chunk:
+        staged = self._stage(call, start, stop)
+        if self.method.rules is None:
+            return self._forward_chunk(call, staged, start, stop, size)
+        if self.method.single:
+            y, *results = self._call(staged, 0, staged.count, None)
+            if call.progress:
+                call.progress(staged.count)
+            errors: list[Numpy | None] = [None] * len(results)
+            chunk = Chunk(start, stop, results, errors)
+            if call.details:
+                chunk.outputs = self.backend.numpy(y)
+        else:
+            chunk = self._rows_chunk(call, staged, start, stop, size)
+        if call.details:
+            chunk.target = largest(chunk.outputs) if call.target.kind == "max" and chunk.outputs is not None else None
+        return chunk
+
+    def _rows_chunk(self, call: Call, staged: _Staged, start: int, stop: int, size: int) -> Chunk:
+        """Sums over each sample's rows; endpoints where the call needs them."""
+        adaptive = self.method.refines_to is not None
+        chunk = Chunk(start, stop, [], [])
+        target = call.target
+        if call.details or adaptive or target.kind == "max":
+            chunk.outputs = self._endpoint(staged, "input", size)
+        if target.kind == "max" and chunk.outputs is not None:
+            target = largest(chunk.outputs)
+            mask = self._to_device(target.mask(0, staged.count, _host(self.mask_dtype)), self.mask_dtype)
+            staged = dataclasses.replace(staged, mask=mask)
+        if (call.details or adaptive) and self.method.baseline != "none":
+            chunk.baseline_outputs = self._baseline_outputs(staged, size)
+        if adaptive:
+            self._until_tolerance(call, staged, chunk, size)
+            return chunk
+        sums = self._sum_rows(staged, self.method, np.arange(staged.count), size, call.progress)
+        per = self.method.accumulators
+        pairs = [self.method.finish(sums[i : i + per], self.count) for i in range(0, len(sums), per)]
+        chunk.attributions = [attribution for attribution, _ in pairs]
+        chunk.standard_errors = [error for _, error in pairs]
+        return chunk
+
+    def _sum_rows(
+        self, staged: _Staged, method: Method, samples: Numpy, size: int, progress: Progress | None
+    ) -> list[Numpy]:
+        """The accumulators of ``samples`` (ascending, of the chunk), each (len(samples), …)."""
+        count = method.count(self.shapes)
+        sums: list[Numpy] | None = None
+        waiting: tuple[int, int, list[Array]] | None = None
+        total = len(samples) * count
+        for first in range(0, total, size):
+            row = np.arange(first, min(first + size, total))
+            local, step = row // count, row % count
+            result = self._package(staged, method, samples, local, step)
+            if sums is None and len(row) == total:
+                sums = [self.backend.numpy(array) for array in result[1:]]
+                sums = [array[: len(samples)] for array in sums]
+            else:
+                if waiting:
+                    sums = self._add(sums, waiting, len(samples))
+                waiting = (int(local[0]), int(local[-1]) + 1, list(result[1:]))
+            if progress:
+                progress(len(row))
+        if waiting:
+            sums = self._add(sums, waiting, len(samples))
+        assert sums is not None
+        return sums
+
+    def _add(self, sums: list[Numpy] | None, part: tuple[int, int, list[Array]], count: int) -> list[Numpy]:
+        first, last, arrays = part
+        host = [self.backend.numpy(array)[: last - first] for array in arrays]
+        if sums is None:
+            sums = [np.zeros((count, *array.shape[1:]), array.dtype) for array in host]
+        for total, array in zip(sums, host, strict=True):
+            total[first:last] += array
+        return sums
+
+    def _package(self, staged: _Staged, method: Method, samples: Numpy, local: Numpy, step: Numpy) -> tuple[Array, ...]:
+        """Run the rows (samples[local], step); ``local`` ascends."""
+        chosen = samples[local]
+        seeds = staged.seeds[chosen] if staged.seeds is not None else np.zeros(len(step), np.uint64)
+        values = method.rows(step, seeds)
+        baseline = np.zeros(len(step), np.int64)
+        if staged.baseline is not None and staged.baseline.distribution:
+            baseline = method.references(step, seeds, len(staged.baseline))
+        touched = samples[local[0] : local[-1] + 1]
+        contiguous = int(touched[-1]) - int(touched[0]) + 1 == len(touched)
+        if not contiguous:
+            inputs = [self.backend.take(array, touched) for array in staged.inputs]
+            tables = staged.tables
+            if staged.baseline is not None and staged.baseline.per_sample:
+                tables = [self.backend.take(table, touched) for table in tables]
+            staged = dataclasses.replace(
+                staged, inputs=inputs, mask=self.backend.take(staged.mask, touched), tables=tables
+            )
+            first, last = 0, len(touched)
+        else:
+            first, last = int(touched[0]), int(touched[-1]) + 1
+        return self._call(staged, first, last, (local - local[0], baseline, values))
+
+    def _endpoint(self, staged: _Staged, which: str, size: int) -> Numpy:
+        """f at each sample, or at its baseline: (n, …)."""
+        count = staged.count
+        values = self._endpoint_rows(which)
+        parts = []
+        for first in range(0, count, size):
+            last = min(first + size, count)
+            rows = np.arange(last - first)
+            row_values = {name: np.broadcast_to(value, (last - first, *value.shape)) for name, value in values.items()}
+            index = np.zeros(last - first, np.int64)
+            result = self._call(staged, first, last, (rows, index, row_values))
+            parts.append(self.backend.numpy(result[0])[: last - first])
+        return np.concatenate(parts)
+
+    def _endpoint_rows(self, which: str) -> dict[str, Numpy]:
+        given = self.method.endpoint(which)
+        return {p.name: np.full(p.shape, given[p.name]) for p in self._row_holders}
+
+    def _baseline_outputs(self, staged: _Staged, size: int) -> Numpy:
+        """f(baseline) for each sample, (n, …); for a distribution the mean over its references."""
+        if staged.baseline is None or not staged.baseline.distribution:
+            return self._endpoint(staged, "baseline", size)
+        values = self._endpoint_rows("baseline")
+        total: Any = 0.0
+        count = len(staged.baseline)
+        for first in range(0, count, size):
+            index = np.arange(first, min(first + size, count))
+            row_values = {name: np.broadcast_to(value, (len(index), *value.shape)) for name, value in values.items()}
+            result = self._call(staged, 0, 1, (np.zeros(len(index), np.int64), index, row_values))
+            total = total + self.backend.numpy(result[0])[: len(index)].sum(axis=0, dtype=np.float64)
+        return np.broadcast_to(total / count, (staged.count, *self.output_shape))
+
+    def _until_tolerance(self, call: Call, staged: _Staged, chunk: Chunk, size: int) -> None:
+        """Refine the method until each sample is complete; the finished leave the packages."""
+        method: Method = self.method
+        tolerance = method.refines_to or 0.0
+        assert chunk.outputs is not None
+        assert chunk.baseline_outputs is not None
+        mask = self.backend.numpy(staged.mask)
+        axes = tuple(range(1, mask.ndim))
+        high = (chunk.outputs * mask).sum(axis=axes, dtype=np.float64)
+        low = (chunk.baseline_outputs * mask).sum(axis=axes, dtype=np.float64)
+        rounding = 8 * np.finfo(chunk.outputs.dtype).eps * np.maximum(np.maximum(abs(high), abs(low)), 1e-30)
+        allowed = np.maximum(tolerance * abs(high - low), rounding)
+        results = [np.zeros((staged.count, *shape), chunk.outputs.dtype) for shape in self.shapes]
+        chunk.evaluations = np.zeros(staged.count, np.int64)
+        left = np.arange(staged.count)
+        while True:
+            sums = self._sum_rows(staged, method, left, size, call.progress)
+            chunk.evaluations[left] += method.count(self.shapes)
+            reached = sum(a.reshape(len(left), -1).sum(axis=1, dtype=np.float64) for a in sums)
+            gap = abs(reached - (high - low)[left])
+            done = gap <= allowed[left]
+            for result, array in zip(results, sums, strict=True):
+                result[left[done]] = array[done]
+            left = left[~done]
+            if not len(left):
+                break
+            finer = method.refined()
+            if finer is None:
+                worst = int(left[0])
+                raise NotConverged(
+                    f"{method.name} of {row_name(chunk.start + worst, len(call))} is off by {gap[~done][0]:.3g} "
+                    f"after {method.count(self.shapes)} steps; tolerance={tolerance} allows "
+                    f"{allowed[worst]:.3g} ({len(left)} samples). Raise max_steps or tolerance."
+                )
+            method = finer
+        chunk.attributions = list(results)
+        chunk.standard_errors = [None] * len(results)
+
+    def _forward_chunk(self, call: Call, staged: _Staged, start: int, stop: int, size: int) -> Chunk:
+        """Forward-only: every row's output, explained scalar by scalar or, for ``"all"``, whole."""
+        count, n = self.count, staged.count
+        target = call.target
+        outputs = None
+        if call.details or target.kind == "max":
+            outputs = self._endpoint(staged, "input", size)
+            target = largest(outputs) if target.kind == "max" else target
+        mask = None if target.kind == "all" else _chunk_mask(target, call.target, start, stop)
+        parts = []
+        for first in range(0, n * count, size):
+            row = np.arange(first, min(first + size, n * count))
+            local, step = row // count, row % count
+            result = self._package(staged, self.method, np.arange(n), local, step)
+            y = self.backend.numpy(result[0])[: len(row)].astype(np.float64, copy=False)
+            if call.check:
+                check_finite(y, f"the model's output for perturbations of {row_name(start + int(local[0]), len(call))}")
+            parts.append(y if mask is None else (y * mask[local]).sum(axis=tuple(range(1, y.ndim))))
+            if call.progress:
+                call.progress(len(row))
+        values = np.concatenate(parts)
+        attributions = self.method.attribute(values.reshape(n, count, *values.shape[1:]), self.shapes)
+        dtype = _host(self.program.dtype(self.program.wrt[0]))
+        chunk = Chunk(start, stop, [a.astype(dtype) for a in attributions], [None] * len(attributions), outputs)
+        chunk.target = target if call.target.kind == "max" else None
+        return chunk
+
+    # --- one package -------------------------------------------------------------------------
+
+    def _to_device(self, array: Array, dtype: str) -> Array:
+        return self.backend.stage(array, dtype, self.traced.device)
+
+    def _stage(self, call: Call, start: int, stop: int) -> _Staged:
+        """Bring samples start … stop−1, their masks and baselines to the device."""
+        whole = start == 0 and stop == len(call)
+        inputs = []
+        for array, spec in zip(call.inputs, self.traced.signature.inputs, strict=True):
+            part = array if whole else array[start:stop]
+            if call.check and spec.floating:
+                self._check_input(part, f"input {spec.name!r}", start, len(call))
+            inputs.append(self._to_device(part, spec.dtype))
+        count = stop - start
+        if self.prefix is not None:
+            size = self.bucket(count)
+            padded = [self.backend.pad(array, size) for array in inputs] if size else inputs
+            cut = self.kernel(size, prefix=True)(*padded)
+            inputs = [*(array[:count] for array in cut), *inputs]
+        mask: Array = None
+        choose: Array = None
+        if self.method.rules:
+            mask = self._to_device(call.target.mask(start, stop, _host(self.mask_dtype)), self.mask_dtype)
+            if self.method.single:
+                flags = np.full(count, float(call.target.kind == "max"), np.float32)
+                choose = self._to_device(flags, self.mask_dtype)
+        tables = []
+        if call.baseline is not None:
+            for table, value in zip(call.baseline.tables, self.program.wrt, strict=True):
+                part = table[start:stop] if call.baseline.per_sample else table
+                tables.append(self._to_device(part, self.program.dtype(value)))
+        seeds = call.seeds[start:stop] if call.seeds is not None else None
+        return _Staged(count, inputs, mask, choose, tables, call.baseline, seeds)
+
+    def _check_input(self, array: Array, what: str, start: int, count: int) -> None:
+        if isinstance(array, np.ndarray):
+            if not np.isfinite(array).all():
+                check_finite(array, what if not start else f"{what}, counting from sample {start}")
+        elif not self.backend.finite(array):
+            check_finite(self.backend.numpy(array), what if not start else f"{what}, counting from sample {start}")
+
+    def _call(
+        self, staged: _Staged, first: int, last: int, rows: tuple[Numpy, Numpy, dict[str, Numpy]] | None
+    ) -> tuple[Array, ...]:
+        """One kernel call on samples first … last−1 of the chunk, for ``rows`` (sample, baseline, values)."""
+        count = last - first if rows is None else len(rows[0])
+        bucket = self.bucket(count)
+        whole = first == 0 and last == staged.count
+        arguments = []
+        tables = iter(staged.tables)
+        inputs = iter(staged.inputs)
+        for holder in self.program.placeholders:
+            if holder.axis == "samples":
+                if holder.name.startswith("input_"):
+                    array = next(inputs)
+                else:
+                    array = staged.mask if holder.name == "mask" else staged.choose
+                argument = array if whole else array[first:last]
+            elif holder.axis == "baselines":
+                argument = self._table(next(tables), staged, first, last, rows, bucket)
+            elif holder.axis == "rows":
+                assert rows is not None
+                argument = self._row_values(holder, staged, rows, bucket)
+            else:
+                argument = self.constants[holder.name]
+            if bucket is not None and holder.axis in ("samples", "baselines"):
+                argument = self.backend.pad(argument, bucket)
+            arguments.append(argument)
+        began = time.perf_counter()
+        result = self.kernel(bucket)(*arguments)
+        padded = (bucket or count) - count
+        self.stats.add(rows=count, padded_rows=padded, seconds_running=time.perf_counter() - began)
+        return tuple(array[:count] for array in result) if rows is None and padded else result
+
+    def _table(
+        self, table: Array, staged: _Staged, first: int, last: int,
+        rows: tuple[Numpy, Numpy, dict[str, Numpy]] | None, bucket: int | None,
+    ) -> Array:  # fmt: skip
+        """The baselines that a package's rows point into."""
+        assert staged.baseline is not None
+        assert rows is not None
+        if staged.baseline.per_sample:
+            return table[first:last]
+        if bucket is not None and staged.baseline.distribution:  # a static shape: bring the rows' own
+            return self.backend.take(table, rows[1])
+        return table
+
+    def _row_values(
+        self, holder: Placeholder, staged: _Staged, rows: tuple[Numpy, Numpy, dict[str, Numpy]], bucket: int | None
+    ) -> Array:
+        sample, baseline, values = rows
+        if holder.name == "sample":
+            array = sample
+        elif holder.name == "baseline":
+            assert staged.baseline is not None
+            array = sample if staged.baseline.per_sample else baseline
+            if bucket is not None and staged.baseline.distribution:
+                array = np.arange(len(sample))
+        else:
+            array = values[holder.name]
+        if bucket is not None and bucket > len(array):
+            filler = array[:1] if holder.name != "sample" else np.array([bucket - 1])
+            array = np.concatenate([array, np.repeat(filler, bucket - len(array), axis=0)])
+        return self._to_device(np.ascontiguousarray(array, _host(holder.dtype)), holder.dtype)
+
+
+def _host(dtype: str) -> str:
+    """The numpy dtype that carries ``dtype``."""
+    return "float32" if dtype in ("bfloat16", "float16") else dtype
+
+
+def _chunk_mask(target: Target, asked: Target, start: int, stop: int) -> Numpy:
+    if asked.kind == "max":  # found for this chunk
+        return target.mask(0, stop - start, "float64")
+    return target.mask(start, stop, "float64")
