@@ -390,11 +390,7 @@ class Explainer:
         return results
 
     def _check_result(self, array: Array, call: Call) -> None:
-        if isinstance(array, np.ndarray):
-            finite = bool(np.isfinite(array).all())
-        else:
-            finite = self._backend.finite(array)
-        if finite:
+        if np.isfinite(array).all() if isinstance(array, np.ndarray) else self._backend.finite(array):
             return
         host = self._host(array)
         if call.target.kind != "all":
@@ -559,7 +555,7 @@ def _pick_wrt(graph: Graph, signature: Signature, wrt: Any) -> tuple[tuple[Value
         return tuple(graph.inputs[i] for i in places), tuple(places)
     wanted = list(wrt) if isinstance(wrt, (list, tuple)) else [wrt]
     if len(wanted) == 1 and isinstance(wanted[0], str) and wanted[0] not in signature.names:
-        if wanted[0] in graph.scopes():
+        if wanted[0].removesuffix("@0") in graph.scopes():
             values = graph.layer(wanted[0])
             return values, tuple(None for _ in values)
         raise UnknownNameError.among("input or layer", wanted[0], [*signature.names, *graph.scopes()])

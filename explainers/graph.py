@@ -78,6 +78,7 @@ class Node:
     inputs: tuple[Value, ...] = ()
     outputs: tuple[Output, ...] = ()
     scope: str = ""
+    modules: tuple[str, ...] = ()
     function: str = ""
     source: str = ""
     payload: Any = field(default=None, compare=False, repr=False)
@@ -188,19 +189,19 @@ class Graph:
         return Graph(heads + body, (*replaced.values(), *self.inputs), outputs)
 
     def scopes(self) -> list[str]:
-        """Paths of all modules that computed something, in order of first use."""
-        paths: dict[str, None] = {}
-        for node in self.nodes:
-            parts = node.scope.split(".") if node.scope else []
-            for depth in range(1, len(parts) + 1):
-                paths[".".join(parts[:depth])] = None
-        return list(paths)
+        """All modules that computed something, in order of first use."""
+        return list(dict.fromkeys(module for node in self.nodes for module in node.modules))
 
     def layer(self, path: str) -> tuple[Value, ...]:
-        """The values that leave the layer at ``path``, in order."""
-        inside = {n.name for n in self.nodes if n.scope == path or n.scope.startswith(path + ".")}
+        """The values that leave the layer at ``path``, in order; ``path@n`` is the n-th of several calls."""
+        known = self.scopes()
+        calls = [f"{path}@0", *(m for m in known if m.rpartition("@")[0] == path)]
+        if len(calls) > 1 and path in known:
+            raise UnknownNameError(f"layer {path!r} runs {len(calls)} times; name one call: {', '.join(calls)}")
+        path = path.removesuffix("@0")
+        inside = {n.name for n in self.nodes if path in n.modules}
         if not inside:
-            raise UnknownNameError.among("layer", path, self.scopes())
+            raise UnknownNameError.among("layer", path, known)
         leaving: dict[Value, None] = {}
         users = [(node.name, value) for node in self.nodes for value in node.inputs]
         users += [("", value) for _, value in self.outputs]

@@ -7,7 +7,6 @@ as a CUDA graph, or run as it is.
 
 from __future__ import annotations
 
-import operator
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -22,7 +22,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from torch.utils import _pytree as pytree
 
 from explainers.backend import Program, Traced
-from explainers.errors import ExplainersError, InputError
+from explainers.errors import ExplainersError, InputError, TraceError
 from explainers.graph import Value
 
 from . import ops
@@ -100,14 +100,29 @@ def flatten(program: Program, traced: Traced, rows: int | None) -> fx.GraphModul
         return run(*pytree.tree_unflatten(list(leaves), spec))
 
     try:
-        with mode, torch.no_grad():
+        with mode, torch.no_grad(), enable_python_dispatcher():
             graph = make_fx(flat_run, tracing_mode="real")(*flat)
     except ExplainersError:
         raise
     except Exception as error:
         raise _trace_error(error) from error
+    _check(graph, arguments)
     simplify(graph)
     return graph
+
+
+def _check(graph: fx.GraphModule, arguments: Sequence[torch.Tensor]) -> None:
+    """The graph must hold for every batch size and write over nothing."""
+    for argument in arguments:
+        size = argument.shape[0] if argument.ndim else 1
+        if isinstance(size, torch.SymInt) and size.node.maybe_as_int() is not None:
+            raise TraceError(
+                "an operation of the model fixed the batch size while it was traced. Explain it with "
+                "backend='numpy', or give an engine with static shapes, such as 'inductor'."
+            )
+    for node in graph.graph.nodes:
+        if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
+            raise TraceError(f"operation {node.target} writes in place inside the compiled program; please report this")
 
 
 def _fake(mode: FakeTensorMode, holder: Any, rows: int | None, device: torch.device) -> torch.Tensor:
@@ -236,6 +251,3 @@ def _capture(graph: fx.GraphModule, examples: list[torch.Tensor]) -> Any:
         return tuple(result.clone() for result in results)
 
     return replay
-
-
-_ = operator

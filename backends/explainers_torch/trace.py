@@ -293,7 +293,8 @@ def _read(program: ExportedProgram, sig: Signature) -> tuple[Graph, dict[Value, 
 def _node(fx: torch.fx.Node, values: Mapping[torch.fx.Node, Value], dependent: set[Value]) -> Node:
     if not isinstance(fx.target, torch._ops.OpOverload) and not _is_scalar(fx):
         raise TraceError(
-            f"the model uses {fx.target} at {_source(fx)}, which cannot be followed. Write it with plain tensor operations."
+            f"the model uses {fx.target} at {_source(fx)}, which cannot be followed. "
+            "Write it with plain tensor operations."
         )
     leaves, template = pytree.tree_flatten((fx.args, dict(fx.kwargs)))
     operands: list[Value] = []
@@ -315,9 +316,10 @@ def _node(fx: torch.fx.Node, values: Mapping[torch.fx.Node, Value], dependent: s
         role, function = roles.role(name, moving, _function(name, fx))
     else:
         role, function = Role.CONSTANT if not _moves(name, operands, dependent, outputs) else Role.GATHER, ""
+    modules = _modules(fx)
     return Node(
-        fx.name, str(fx.target), role, tuple(operands), outputs, _scope(fx), function, _source(fx),
-        (fx.target, template, leaves),
+        fx.name, str(fx.target), role, tuple(operands), outputs, scope=modules[-1] if modules else "",
+        modules=modules, function=function, source=_source(fx), payload=(fx.target, template, leaves),
     )  # fmt: skip
 
 
@@ -364,14 +366,14 @@ def _output(val: Any) -> Output:
     return Output(shape, dtype_name(val.dtype))
 
 
-def _scope(fx: torch.fx.Node) -> str:
-    stack = fx.meta.get("nn_module_stack") or {}
-    if not stack:
-        return ""
-    key, (path, _) = list(stack.items())[-1]
-    calls = re.search(r"@\d+$", key)
-    path = path.removeprefix("model.") if path.startswith("model.") and "_KerasCall" in str(stack) else path
-    return path + (calls.group() if calls and "@" not in path else "")
+def _modules(fx: torch.fx.Node) -> tuple[str, ...]:
+    """The modules around a node, outermost first; ``@n`` marks the n-th further call of the same module."""
+    found = []
+    for key, (path, _) in (fx.meta.get("nn_module_stack") or {}).items():
+        path = path.removeprefix("model").removeprefix(".") if "_KerasCall" in str(key) else path
+        if path and not path.startswith("_empty_nn_module_stack"):
+            found.append(path.partition("@")[0] + "".join(re.findall(r"@\d+$", str(key))))
+    return tuple(found)
 
 
 def _source(fx: torch.fx.Node) -> str:
