@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -518,6 +519,7 @@ def _as_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (tuple(inputs) if isinstance(inputs, tuple) else (inputs,)), {}
 
 
+@lru_cache(maxsize=256)
 def _dtype_name(dtype: Any) -> str:
     """``float32`` for numpy's, torch's or TensorFlow's."""
     name = getattr(dtype, "name", None) or getattr(dtype, "__name__", None) or str(dtype)

@@ -83,7 +83,7 @@ class Program:
             shape, dtype = self.sample_shape(self.output), self.dtype(self.output)
             result.append(Placeholder("mask", "samples", shape, dtype))
             if self.single:
-                result.append(Placeholder("choose", "samples", (), dtype))
+                result.append(Placeholder("choose", "", (), dtype))
         if self.method.baseline != "none":
             result += [
                 Placeholder(f"baseline_{i}", "baselines", self.sample_shape(v), self.dtype(v))
@@ -109,7 +109,7 @@ class Program:
     ) -> Results:
         values, pullbacks = self.forward(ops, weights, inputs)
         y = values[self.output]
-        mask = args["mask"] + ops.scale_rows(ops.one_hot_max(y), args["choose"])
+        mask = args["mask"] + ops.one_hot_max(y) * args["choose"]
         x = [values[value] for value in self.wrt]
         message = self.walk(ops, values, pullbacks, mask)
         contributions = self.method.contribute(ops, message, x, x, {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -188,6 +189,8 @@ def resolve_target(target: Any, shape: tuple[int, ...], count: int, forward_only
         if int(np.prod(shape)) != 1:
             raise TargetError(f"no target given. {_target_forms(shape, count)}")
         return Target("mask", shape, np.ones((1, *shape), np.float32))
+    if type(target) is int and len(shape) == 1 and 0 <= target < shape[0]:
+        return _one_index(target, shape)
     if isinstance(target, str):
         if target == "all" and not forward_only:
             raise TargetError(
@@ -208,6 +211,11 @@ def resolve_target(target: Any, shape: tuple[int, ...], count: int, forward_only
             raise TargetError(f"the target mask is not finite at {place}")
         return Target("mask", shape, given if given.ndim > len(shape) else given[None])
     return Target("index", shape, _indices(target, given, shape, count))
+
+
+@lru_cache(maxsize=4096)
+def _one_index(target: int, shape: tuple[int, ...]) -> Target:
+    return Target("index", shape, np.array([[target]]))
 
 
 def _indices(target: Any, given: Numpy, shape: tuple[int, ...], count: int) -> Numpy:

@@ -126,6 +126,7 @@ class Packages:
             name: backend.stage(array, str(array.dtype), traced.device)
             for name, array in method.constants(self.shapes).items()
         }
+        self._choose = [backend.stage(np.array(flag), self.mask_dtype, traced.device) for flag in (0.0, 1.0)]
         self.batch_size = batch_size or self._memory_batch()
         stats.batch_size = self.batch_size
         self._kernels: dict[tuple[bool, int | None], Kernel] = {}
@@ -414,13 +415,10 @@ class Packages:
             padded = [self.backend.pad(array, size) for array in inputs] if size else inputs
             cut = self.kernel(size, prefix=True)(*padded)
             inputs = [*(array[:count] for array in cut), *inputs]
-        mask: Array = None
-        choose: Array = None
+        mask = choose = None
         if self.method.rules:
             mask = self._to_device(call.target.mask(start, stop, _host(self.mask_dtype)), self.mask_dtype)
-            if self.method.single:
-                flags = np.full(count, float(call.target.kind == "max"), np.float32)
-                choose = self._to_device(flags, self.mask_dtype)
+            choose = self._choose[call.target.kind == "max"]
         tables = []
         if call.baseline is not None:
             for table, value in zip(call.baseline.tables, self.program.wrt, strict=True):
@@ -451,7 +449,7 @@ class Packages:
                 if holder.name.startswith("input_"):
                     array = next(inputs)
                 else:
-                    array = staged.mask if holder.name == "mask" else staged.choose
+                    array = staged.mask
                 argument = array if whole else array[first:last]
             elif holder.axis == "baselines":
                 argument = self._table(next(tables), staged, first, last, rows, bucket)
@@ -459,7 +457,7 @@ class Packages:
                 assert rows is not None
                 argument = self._row_values(holder, staged, rows, bucket)
             else:
-                argument = self.constants[holder.name]
+                argument = staged.choose if holder.name == "choose" else self.constants[holder.name]
             if bucket is not None and holder.axis in ("samples", "baselines"):
                 argument = self.backend.pad(argument, bucket)
             arguments.append(argument)

@@ -1,1 +1,5 @@
-"""The tensorflow backend."""
+"""The tensorflow backend. Importing this package imports neither tensorflow nor keras."""
+
+from .backend import BACKEND
+
+__all__ = ["BACKEND"]

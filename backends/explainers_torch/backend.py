@@ -27,6 +27,11 @@ class TorchBackend:
 
         return torch
 
+    @cached_property
+    def kinds(self) -> dict[str, Any]:
+        names = ("float32", "float64", "bfloat16", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
+        return {name: getattr(self.torch, name) for name in names}
+
     def installed(self) -> bool:
         return "torch" in sys.modules or importlib.util.find_spec("torch") is not None
 
@@ -71,7 +76,7 @@ class TorchBackend:
             array = torch.from_numpy(array)
         elif array.requires_grad:
             array = array.detach()
-        kind = getattr(torch, dtype)
+        kind = self.kinds[dtype]
         if array.dtype is not kind or array.device != device:
             array = array.to(device=device, dtype=kind)
         return array

@@ -38,10 +38,10 @@ class TorchKernel:
         self.native = native
         self.graph = graph
         self.names = names
+        self.forward = getattr(native, "forward", native)  # past the module's hooks
 
     def __call__(self, *arguments: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        with torch.no_grad():
-            result: tuple[torch.Tensor, ...] = self.native(*arguments)
+        result: tuple[torch.Tensor, ...] = self.forward(*arguments)  # neither weights nor arguments require grad
         return result
 
     def bind(self, weights: Mapping[Value, torch.Tensor]) -> None:
@@ -59,7 +59,7 @@ class StaticKernel(TorchKernel):
         self.lock = threading.Lock()
 
     def __call__(self, *arguments: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        with torch.no_grad(), self.lock:
+        with self.lock:
             return tuple(self.native(*self.weights, *arguments))
 
     def bind(self, weights: Mapping[Value, torch.Tensor]) -> None:

@@ -1,0 +1,136 @@
+"""What the core sees of TensorFlow and Keras. They are imported at the first use that needs them."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from explainers.backend import Kernel, Program, Traced
+from explainers.graph import Value
+from explainers.spec import Numpy, Signature
+
+
+class TensorFlowBackend:
+    name = "tensorflow"
+    engines: Mapping[str, bool] = {"graph": False, "xla": True, "eager": False}
+    default_engine = "graph"
+    forward_only = False
+
+    @cached_property
+    def tensorflow(self) -> Any:
+        import tensorflow
+
+        return tensorflow
+
+    def installed(self) -> bool:
+        return "tensorflow" in sys.modules or importlib.util.find_spec("tensorflow") is not None
+
+    def accepts(self, model: Any) -> bool:
+        if isinstance(model, (str, os.PathLike)):
+            return os.path.isfile(os.path.join(model, "saved_model.pb"))
+        keras = sys.modules.get("keras")
+        if keras is not None and hasattr(keras, "layers") and isinstance(model, keras.layers.Layer):
+            return bool(keras.backend.backend() == "tensorflow")
+        tf = sys.modules.get("tensorflow")
+        if tf is None or not hasattr(tf, "Module"):
+            return False
+        from . import models
+
+        return models.kind(model) is not None
+
+    def owns(self, array: Any) -> bool:
+        tf = sys.modules.get("tensorflow")
+        return tf is not None and isinstance(array, (tf.Tensor, tf.Variable))
+
+    def signature(self, model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Signature | None:
+        from . import models
+
+        return models.signature(model, args, kwargs)
+
+    def trace(
+        self, model: Any, signature: Signature, *, device: Any, dtype: str | None, examples: Sequence[Any] = ()
+    ) -> Traced:
+        from . import trace
+
+        return trace.trace(model, signature, device, dtype)
+
+    def refresh(self, model: Any, traced: Traced) -> dict[Value, Any]:
+        """The variables themselves: kernels read them at every call."""
+        return dict(traced.weights)
+
+    def compile(self, program: Program, traced: Traced, *, engine: str, rows: int | None) -> Kernel:
+        from . import kernel
+
+        return kernel.compile(program, traced, engine, rows)
+
+    def stage(self, array: Any, dtype: str, device: Any) -> Any:
+        tf = self.tensorflow
+        if isinstance(array, tf.Variable):
+            array = array.read_value()
+        if isinstance(array, tf.Tensor):
+            array = array if array.dtype.name == dtype else tf.cast(array, dtype)
+            return array if device is None else self._placed(array, device)
+        kind = tf.as_dtype(dtype).as_numpy_dtype
+        if array.dtype != kind:
+            array = array.astype(kind)
+        if device is None:
+            return tf.convert_to_tensor(array)
+        with tf.device(device):
+            return tf.convert_to_tensor(array)
+
+    def _placed(self, array: Any, device: str) -> Any:
+        with self.tensorflow.device(device):
+            return self.tensorflow.identity(array)
+
+    def take(self, array: Any, index: Numpy) -> Any:
+        return self.tensorflow.gather(array, index)
+
+    def pad(self, array: Any, count: int) -> Any:
+        missing = count - array.shape[0]
+        if missing <= 0:
+            return array
+        return self.tensorflow.concat([array, self.expand(array[:1], missing)], 0)
+
+    def expand(self, array: Any, count: int) -> Any:
+        return self.tensorflow.broadcast_to(array, (count, *array.shape[1:]))
+
+    def numpy(self, array: Any) -> Numpy:
+        result: Numpy = array.numpy()
+        return result.astype(np.float32) if array.dtype.name == "bfloat16" else result
+
+    def like(self, array: Any, given: Any) -> Any:
+        tf = self.tensorflow
+        kind = given.dtype if given.dtype.is_floating else tf.as_dtype(array.dtype)
+        with tf.device(given.device):
+            return tf.cast(tf.convert_to_tensor(array), kind)
+
+    def finite(self, array: Any) -> bool:
+        tf = self.tensorflow
+        return not array.dtype.is_floating or bool(tf.reduce_all(tf.math.is_finite(array)))
+
+    def free_bytes(self, device: Any) -> int:
+        if device is not None and "GPU" in device:
+            return self._free_on_gpu(device)
+        import psutil
+
+        return int(psutil.virtual_memory().available)
+
+    def _free_on_gpu(self, device: str) -> int:
+        from tensorflow.python.client import device_lib
+
+        limits = {d.name: d.memory_limit for d in device_lib.list_local_devices()}
+        name = "/device:" + device.rpartition("device:")[2]
+        used = self.tensorflow.config.experimental.get_memory_info(device.rpartition("device:")[2])["current"]
+        return int(limits[name] - used)
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        return isinstance(error, self.tensorflow.errors.ResourceExhaustedError)
+
+
+BACKEND = TensorFlowBackend()

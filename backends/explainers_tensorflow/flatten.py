@@ -1,0 +1,394 @@
+"""A traced function as one flat graph: calls inlined, loops of known length unrolled, variables as placeholders.
+
+Each operation is made again in a new graph, so TensorFlow infers its shapes anew from the inputs'.
+TensorList values (the TensorArray of loops) become Python tuples of plain tensors on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.framework import tensor_util
+
+from explainers.errors import TraceError
+
+LONGEST_LOOP = 10_000
+CALLS = ("PartitionedCall", "StatefulPartitionedCall", "TPUPartitionedCall")
+RANDOM = ("Random", "Multinomial", "TruncatedNormal", "Bernoulli", "Dropout")
+WRITES = ("AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp", "ResourceScatter", "ResourceApply")
+
+
+Modules = tuple[str, ...]  # paths of the layers around an operation, outermost first
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A variable's handle, or another tensor that the function took from around it."""
+
+    tensor: Any
+
+
+@dataclass(frozen=True)
+class ListValue:
+    """A TensorList whose length is known; ``None`` where nothing was written yet."""
+
+    items: tuple[Any, ...]
+    dtype: tf.DType
+
+
+class _OwnedGraph(tf.Graph):
+    """Remembers for each operation the one that it is ``made_for``, and the layers around it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made_for: tuple[tf.Operation | None, Modules] = (None, ())
+        self.origin: dict[str, tuple[tf.Operation | None, Modules]] = {}
+
+    def _create_op_internal(self, *args: Any, **kwargs: Any) -> Any:
+        op = super()._create_op_internal(*args, **kwargs)
+        self.origin[op.name] = self.made_for
+        return op
+
+
+@dataclass
+class Flat:
+    """The flat graph with its ends. ``weights``: the variable behind each placeholder that stands for one."""
+
+    graph: _OwnedGraph
+    inputs: list[Any] = field(default_factory=list)
+    outputs: list[Any] = field(default_factory=list)
+    weights: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a function is inlined: in which layers, by which operation, at which turn of a loop."""
+
+    modules: Modules = ()
+    caller: str = ""
+    turn: int = 0
+
+
+Locate = Callable[[tf.Operation, Site], Modules]
+
+
+def flatten(
+    concrete: Any, variables: Iterable[Any], specs: Sequence[tf.TensorSpec], locate: Locate, where: Callable[[Any], str]
+) -> Flat:
+    """The concrete function, which uses ``variables``, for inputs of ``specs``, flat.
+
+    ``locate(op, site)``: the paths of the layers around an operation.
+    ``where(op)``: the user's line for error messages, or "".
+    """
+    flat = Flat(_OwnedGraph())
+    with flat.graph.as_default():
+        flat.inputs = [tf.compat.v1.placeholder(s.dtype, s.shape, name=s.name) for s in specs]
+        flattener = _Flattener(flat, locate, where, {id(v.handle): v for v in variables})
+        captured = [Captured(outer) for outer, _ in concrete.graph.captures]
+        results = flattener.inline(concrete.graph, [*flat.inputs, *captured], Site())
+        flat.outputs = [flattener.tensor(result) for result in results]
+    flattener.check_writes()
+    return flat
+
+
+class _Flattener:
+    def __init__(self, flat: Flat, locate: Locate, where: Callable[[Any], str], variables: dict[int, Any]) -> None:
+        self.flat = flat
+        self.locate = locate
+        self.where = where
+        self.variables = variables
+        self.read: dict[int, Any] = {}
+        self.written: dict[int, tf.Operation] = {}
+        self.orders: dict[int, list[tf.Operation]] = {}
+
+    # --- functions ---------------------------------------------------------------------------
+
+    def inline(self, graph: Any, arguments: Sequence[Any], site: Site) -> list[Any]:
+        """The outputs of the function ``graph`` on ``arguments``, its operations made in the flat graph."""
+        values = {inner.name: value for inner, value in zip(graph.inputs, arguments, strict=True)}
+        if id(graph) not in self.orders:
+            self.orders[id(graph)] = _needed(graph)
+        self._note_writes(graph, values)
+        for op in self.orders[id(graph)]:
+            if all(out.name in values for out in op.outputs):
+                continue
+            inputs = [values[tensor.name] for tensor in op.inputs]
+            results = self.make(op, inputs, self.locate(op, site))
+            values.update((out.name, result) for out, result in zip(op.outputs, results, strict=True))
+        return [values[out.name] for out in graph.outputs]
+
+    def make(self, op: tf.Operation, inputs: list[Any], modules: Modules) -> Sequence[Any]:
+        handler = getattr(self, "_" + op.type, None)
+        if op.type in CALLS:
+            return self.inline(_function(op, "f"), inputs, Site(modules, op.name))
+        if op.type in ("While", "StatelessWhile"):
+            return self._loop(op, inputs, modules)
+        if op.type in ("If", "StatelessIf", "Case", "StatelessCase"):
+            return self._branch(op, inputs, modules)
+        self.flat.graph.made_for = (op, modules)
+        if handler is None:
+            return self._again(op, inputs)
+        with tf.name_scope(op.name + "/"):
+            results: Sequence[Any] = handler(op, inputs)
+        return results
+
+    def _again(self, op: tf.Operation, inputs: list[Any]) -> Sequence[Any]:
+        self._check(op)
+        tensors = [self.tensor(value) for value in inputs]
+        names = {attr.name for attr in op.op_def.attr}
+        attributes = {key: value for key, value in op.node_def.attr.items() if key in names}
+        kinds = [out.dtype for out in op.outputs]
+        try:
+            made = self.flat.graph.create_op(op.type, tensors, kinds, attrs=attributes, op_def=op.op_def, name=op.name)
+        except (ValueError, TypeError) as error:
+            lines = str(error).splitlines()
+            raise self._error(
+                op,
+                f"does not work with a batch of any size ({lines[0] if lines else error})",
+                "Use tf.shape(x)[0] (or -1) where the code has a number in place of the batch size.",
+            ) from error
+        return list(made.outputs)
+
+    def _check(self, op: tf.Operation) -> None:
+        if any(part in op.type for part in RANDOM):
+            raise self._error(op, "draws random numbers in inference",
+                              "An explanation must be repeatable: draw only if training.")  # fmt: skip
+        if "PyFunc" in op.type:
+            raise self._error(op, "runs Python code that no graph holds",
+                              "Write it with TensorFlow operations, or explain the model as a callable with "
+                              "backend='numpy'.")  # fmt: skip
+        functional = any(value.WhichOneof("value") == "func" for value in op.node_def.attr.values())
+        if functional or op.op_def.is_stateful or op.type in ("Switch", "Merge", "Enter", "Exit", "RefSwitch"):
+            raise self._error(op, "cannot be made again outside the model", "Write it with plain tensor operations.")
+
+    def _error(self, op: tf.Operation, what: str, advice: str) -> TraceError:
+        line = self.where(op)
+        return TraceError(f"operation {op.type!r} ({op.name}){f' at {line}' if line else ''} {what}. {advice}")
+
+    # --- captures ----------------------------------------------------------------------------
+
+    def tensor(self, value: Any) -> Any:
+        """``value`` as a tensor of the flat graph."""
+        if isinstance(value, Captured):
+            return self._weight(value.tensor)
+        if isinstance(value, ListValue):
+            raise TraceError(
+                "the model keeps a TensorArray in a way that cannot be followed. Stack it before using it."
+            )
+        return value
+
+    def _weight(self, outer: Any) -> Any:
+        """One placeholder for each captured variable or tensor; small integers as constants."""
+        if id(outer) not in self.read:
+            with tf.init_scope():
+                whole = not outer.dtype.is_floating and outer.dtype != tf.resource
+                number = outer.numpy() if whole and hasattr(outer, "numpy") else None
+            if number is not None:
+                self.read[id(outer)] = tf.constant(number)
+            else:
+                self.read[id(outer)] = self._placeholder(outer)
+        return self.read[id(outer)]
+
+    def _placeholder(self, outer: Any) -> Any:
+        source = self.variables.get(id(outer), outer)
+        if outer.dtype == tf.resource and source is outer:
+            raise TraceError(
+                f"the model uses a resource that is no variable ({outer!r:.200}); only variables can be followed"
+            )
+        label = getattr(source, "name", "") if source is not outer else "constant"
+        clean = "".join(c if c.isalnum() or c in "_/" else "_" for c in label.partition(":")[0]).strip("_/")
+        with tf.name_scope("weights/"):
+            made = tf.compat.v1.placeholder(source.dtype, source.shape, name=clean or "variable")
+        self.flat.weights[made.op.name] = source
+        return made
+
+    def _note_writes(self, graph: Any, values: dict[str, Any]) -> None:
+        for op in graph.get_operations():
+            if op.type.startswith(WRITES) and op.inputs[0].name in values:
+                target = values[op.inputs[0].name]
+                if isinstance(target, Captured):
+                    self.written[id(target.tensor)] = op
+
+    def check_writes(self) -> None:
+        """A variable that the model both reads and writes in inference makes calls depend on each other."""
+        for key, op in self.written.items():
+            if key in self.read:
+                name = getattr(self.variables.get(key), "name", "a variable")
+                raise self._error(op, f"writes to {name!r}, which the model reads, in inference",
+                                  "An explanation must leave the model as it is: use stateful=False, training=False.")  # fmt: skip
+
+    def _ReadVariableOp(self, op: tf.Operation, inputs: list[Any]) -> list[Any]:
+        return [self.tensor(inputs[0])]
+
+    def _ResourceGather(self, op: tf.Operation, inputs: list[Any]) -> list[Any]:
+        batch = op.get_attr("batch_dims")
+        return [tf.gather(self.tensor(inputs[0]), self.tensor(inputs[1]), axis=batch, batch_dims=batch)]
+
+    def _ResourceGatherNd(self, op: tf.Operation, inputs: list[Any]) -> list[Any]:
+        return [tf.gather_nd(self.tensor(inputs[0]), self.tensor(inputs[1]))]
+
+    # --- identities --------------------------------------------------------------------------
+
+    def _IdentityN(self, op: tf.Operation, inputs: list[Any]) -> list[Any]:
+        return inputs
+
+    def _Identity(self, op: tf.Operation, inputs: list[Any]) -> Sequence[Any]:
+        return inputs
+
+    def _PlaceholderWithDefault(self, op: tf.Operation, inputs: list[Any]) -> list[Any]:
+        return inputs
+
+    # --- control flow ------------------------------------------------------------------------
+
+    def static(self, value: Any) -> Any:
+        """The number that a tensor always has, as numpy; None if it depends on the input."""
+        if isinstance(value, Captured):
+            value = self.tensor(value)
+        if isinstance(value, ListValue):
+            return None
+        known = tensor_util.constant_value(value)
+        return tensor_util.try_evaluate_constant(value) if known is None else known
+
+    def _loop(self, op: tf.Operation, inputs: list[Any], modules: Modules) -> list[Any]:
+        condition, body = _function(op, "cond"), _function(op, "body")
+        for turn in range(LONGEST_LOOP):
+            site = Site(modules, op.name, turn)
+            go = self.static(self.inline(condition, inputs, site)[0])
+            if go is None:
+                raise self._error(
+                    op,
+                    "is a loop whose length depends on the input",
+                    "A compiled explanation runs the same operations on every batch: build the layer with "
+                    "unroll=True, loop over a fixed number of steps, or write it without a loop.",
+                )
+            if not go:
+                return inputs
+            inputs = [self._folded(value) for value in self.inline(body, inputs, site)]
+        raise self._error(
+            op, f"is a loop of more than {LONGEST_LOOP} steps", "Explain the model as a callable with backend='numpy'."
+        )
+
+    def _folded(self, value: Any) -> Any:
+        """Loop counters as constants, so that the next step's condition is known at once."""
+        if not isinstance(value, tf.Tensor) or value.dtype.is_floating or value.op.type == "Const":
+            return value
+        known = self.static(value) if value.shape.rank == 0 else None
+        return value if known is None else tf.constant(known, value.dtype)
+
+    def _branch(self, op: tf.Operation, inputs: list[Any], modules: Modules) -> list[Any]:
+        choice = self.static(inputs[0])
+        if choice is None:
+            raise self._error(
+                op,
+                "chooses between branches by the values of a tensor",
+                "A compiled explanation runs the same operations on every batch: write the choice with tf.where.",
+            )
+        if op.type.endswith("If"):
+            branch = _function(op, "then_branch" if choice else "else_branch")
+        else:
+            names = op.get_attr("branches")
+            branch = _graph_of(op, names[int(choice) if 0 <= choice < len(names) else -1].name)
+        return self.inline(branch, inputs[1:], Site(modules, op.name))
+
+    # --- tensor lists ------------------------------------------------------------------------
+
+    def _number(self, op: tf.Operation, value: Any) -> int:
+        number = self.static(value)
+        if number is None:
+            raise self._error(op, "uses a TensorArray with an index or size that depends on the input",
+                              "Build the layer with unroll=True, or use fixed sizes.")  # fmt: skip
+        return int(number)
+
+    def _item(self, op: tf.Operation, values: ListValue, index: int, shape: Any) -> Any:
+        if values.items[index] is not None:
+            return values.items[index]
+        written = next((item for item in values.items if item is not None), None)
+        if written is not None:
+            return tf.zeros_like(written)
+        known = self.static(shape)
+        if known is None or (np.asarray(known) < 0).any():
+            raise self._error(op, "reads a TensorArray entry before it is written", "Write every entry first.")
+        return tf.zeros(known, values.dtype)
+
+    def _TensorListReserve(self, op: tf.Operation, inputs: list[Any]) -> list[Any]:
+        return [ListValue((None,) * self._number(op, inputs[1]), op.get_attr("element_dtype"))]
+
+    def _EmptyTensorList(self, op: tf.Operation, inputs: list[Any]) -> list[Any]:
+        return [ListValue((), op.get_attr("element_dtype"))]
+
+    def _TensorListFromTensor(self, op: tf.Operation, inputs: list[Any]) -> list[Any]:
+        whole = self.tensor(inputs[0])
+        if whole.shape.rank is None or whole.shape[0] is None:
+            raise self._error(op, "splits a tensor whose first size is unknown", "Give the inputs fixed sizes.")
+        parts = tf.unstack(whole, axis=0)
+        return [ListValue(tuple(parts), whole.dtype)]
+
+    def _TensorListGetItem(self, op: tf.Operation, inputs: list[Any]) -> list[Any]:
+        return [self._item(op, inputs[0], self._number(op, inputs[1]), inputs[2])]
+
+    def _TensorListSetItem(self, op: tf.Operation, inputs: list[Any]) -> list[Any]:
+        index = self._number(op, inputs[1])
+        items = [*inputs[0].items, *[None] * (index + 1 - len(inputs[0].items))]
+        items[index] = self.tensor(inputs[2])
+        return [ListValue(tuple(items), inputs[0].dtype)]
+
+    def _TensorListStack(self, op: tf.Operation, inputs: list[Any]) -> list[Any]:
+        values = inputs[0]
+        if not values.items:
+            raise self._error(op, "stacks an empty TensorArray", "Give the inputs at least one step.")
+        return [tf.stack([self._item(op, values, i, inputs[1]) for i in range(len(values.items))])]
+
+    def _TensorListConcatV2(self, op: tf.Operation, inputs: list[Any]) -> list[Any]:
+        items = [self._item(op, inputs[0], i, inputs[1]) for i in range(len(inputs[0].items))]
+        lengths = tf.cast(tf.stack([tf.shape(item)[0] for item in items]), tf.int64)
+        return [tf.concat(items, 0), lengths]
+
+    def _TensorListPushBack(self, op: tf.Operation, inputs: list[Any]) -> list[Any]:
+        return [ListValue((*inputs[0].items, self.tensor(inputs[1])), inputs[0].dtype)]
+
+    def _TensorListPopBack(self, op: tf.Operation, inputs: list[Any]) -> list[Any]:
+        values = inputs[0]
+        return [ListValue(values.items[:-1], values.dtype), self._item(op, values, -1, inputs[1])]
+
+    def _TensorListLength(self, op: tf.Operation, inputs: list[Any]) -> list[Any]:
+        return [tf.constant(len(inputs[0].items))]
+
+    def _TensorListGather(self, op: tf.Operation, inputs: list[Any]) -> list[Any]:
+        places = self.static(inputs[1])
+        if places is None:
+            raise self._error(op, "gathers from a TensorArray by the input's values", "Use fixed indices.")
+        return [tf.stack([self._item(op, inputs[0], int(i), inputs[2]) for i in places])]
+
+
+def _needed(graph: Any) -> list[tf.Operation]:
+    """The operations that the outputs are computed from, each after its inputs."""
+    done: dict[tf.Operation, None] = {}
+    stack = [(out.op, False) for out in reversed(graph.outputs)]
+    while stack:
+        op, ready = stack.pop()
+        if op in done:
+            continue
+        if ready:
+            done[op] = None
+        else:
+            stack.append((op, True))
+            stack += [(tensor.op, False) for tensor in reversed(op.inputs) if tensor.op not in done]
+    return list(done)
+
+
+def _function(op: tf.Operation, attribute: str) -> Any:
+    return _graph_of(op, op.get_attr(attribute).name)
+
+
+def _graph_of(op: tf.Operation, name: str) -> Any:
+    graph = op.graph
+    while graph is not None:
+        function = graph._get_function(name)
+        if function is not None:
+            return function.graph
+        graph = getattr(graph, "outer_graph", None)
+    raise TraceError(f"operation {op.type!r} ({op.name}) calls the function {name!r}, which is not in the graph")

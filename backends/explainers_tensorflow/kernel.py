@@ -1,0 +1,80 @@
+"""Programs as compiled TensorFlow functions.
+
+The program runs once inside one ``tf.function`` whose leading axes are unknown sizes (or, for XLA,
+the given one). It reads the model's variables at every call, so nothing has to be bound again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from explainers.backend import Program, Traced
+from explainers.errors import ExplainersError
+from explainers.graph import Value
+
+from . import ops
+from .trace import _TRACING, node_names, trace_error
+
+
+class TensorFlowKernel:
+    """A compiled program. ``graph``: its ``tf.Graph``; None when it runs eagerly."""
+
+    def __init__(self, native: Any, run: Callable[..., Any], graph: Any) -> None:
+        self.native = native
+        self.graph = graph
+        self.run = run
+
+    def __call__(self, *arguments: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        return tuple(self.run(*arguments))
+
+    def bind(self, weights: Mapping[Value, Any]) -> None:
+        """Nothing to do: the kernel reads the variables themselves."""
+
+
+class _Weights(Mapping[Value, Any]):
+    """The variables, each read when it is first asked for."""
+
+    def __init__(self, variables: Mapping[Value, Any]) -> None:
+        self.variables = variables
+        self.read: dict[Value, Any] = {}
+
+    def __getitem__(self, value: Value) -> Any:
+        if value not in self.read:
+            self.read[value] = tf.convert_to_tensor(self.variables[value])
+        return self.read[value]
+
+    def __iter__(self) -> Iterator[Value]:
+        return iter(self.variables)
+
+    def __len__(self) -> int:
+        return len(self.variables)
+
+
+def compile(program: Program, traced: Traced, engine: str, rows: int | None) -> TensorFlowKernel:
+    """Trace ``program`` for ``engine``; ``rows`` fixes every leading axis."""
+
+    def run(*arguments: Any) -> tuple[Any, ...]:
+        with tf.device(traced.device) if traced.device else contextlib.nullcontext():
+            return program(ops, _Weights(traced.weights), *arguments)
+
+    if engine == "eager":
+        return TensorFlowKernel(run, run, None)
+    specs = []
+    for holder, name in zip(program.placeholders, node_names(p.name for p in program.placeholders), strict=True):
+        lead = (rows,) if holder.axis else ()
+        specs.append(tf.TensorSpec((*lead, *holder.shape), holder.dtype, name))
+    function = tf.function(run, input_signature=specs, autograph=False, jit_compile=engine == "xla")
+    with _TRACING, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            native = function.get_concrete_function()
+        except ExplainersError:
+            raise
+        except Exception as error:
+            raise trace_error(error) from error
+    return TensorFlowKernel(native, native, native.graph)

@@ -1,0 +1,221 @@
+"""The array namespace that programs are written in, for TensorFlow.
+
+Every function works inside a ``tf.function`` and eagerly alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.eager import context, execute
+from tensorflow.python.framework.ops import get_gradient_function
+
+from explainers.graph import Node
+
+no_derivative = LookupError
+where = tf.where
+zeros_like = tf.zeros_like
+cast = tf.cast
+
+
+# --- operations of the model -----------------------------------------------------------------
+
+
+class Recipe:
+    """What it takes to make an operation again: its type, the dtypes of its outputs, its attributes."""
+
+    def __init__(self, op: tf.Operation) -> None:
+        self.type = op.type
+        self.dtypes = [out.dtype for out in op.outputs]
+        self.definition = op.op_def
+        names = {attr.name for attr in op.op_def.attr}
+        self.attributes = {name: value for name, value in op.node_def.attr.items() if name in names}
+
+    def make(self, name: str, arrays: Sequence[Any]) -> Any:
+        """The operation on ``arrays``: a ``tf.Operation`` in a graph, an :class:`EagerOperation` else."""
+        if tf.executing_eagerly():
+            return EagerOperation(self, list(arrays))
+        return tf.compat.v1.get_default_graph().create_op(
+            self.type, list(arrays), self.dtypes, attrs=self.attributes, op_def=self.definition, name=name
+        )
+
+    @cached_property
+    def plain(self) -> dict[str, Any]:
+        """The attributes as ``tf.Operation.get_attr`` gives them."""
+        return {name: _plain(value) for name, value in self.attributes.items()}
+
+    @cached_property
+    def flat(self) -> tuple[Any, ...]:
+        """The attributes as the eager runtime takes them: name, value, name, value …"""
+        return tuple(part for name, value in self.plain.items() for part in (name, _eager(value)))
+
+
+class EagerOperation:
+    """An operation that ran at once, with as much of ``tf.Operation`` as gradient functions look at."""
+
+    _gradient_function = None
+    name = ""
+
+    def __init__(self, recipe: Recipe, inputs: list[Any]) -> None:
+        self.type = recipe.type
+        self.recipe = recipe
+        self.inputs = inputs
+        if recipe.type == "Const":
+            self.outputs = [tf.constant(tf.make_ndarray(recipe.attributes["value"].tensor))]
+        else:
+            count = len(recipe.dtypes)
+            self.outputs = execute.execute(recipe.type, count, inputs, recipe.flat, context.context())
+
+    def get_attr(self, name: str) -> Any:
+        if name not in self.recipe.plain:
+            raise ValueError(f"operation {self.type} has no attribute {name}")
+        return self.recipe.plain[name]
+
+
+def _plain(value: Any) -> Any:
+    kind = value.WhichOneof("value")
+    if kind == "list":
+        for field in ("s", "i", "f", "b", "type", "shape", "tensor"):
+            entries = getattr(value.list, field)
+            if entries:
+                return [tf.as_dtype(e) for e in entries] if field == "type" else list(entries)
+        return []
+    plain = getattr(value, kind)
+    return tf.as_dtype(plain) if kind == "type" else plain
+
+
+def _eager(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_eager(entry) for entry in value]
+    if isinstance(value, tf.DType):
+        return value.as_datatype_enum
+    if hasattr(value, "unknown_rank"):
+        return None if value.unknown_rank else [dim.size for dim in value.dim]
+    return value
+
+
+def evaluate(node: Node, arrays: Sequence[Any]) -> tuple[Any, ...]:
+    """Run the node's operation on the values of its inputs."""
+    return tuple(node.payload.make(node.name, arrays).outputs)
+
+
+def vjp(
+    node: Node, arrays: Sequence[Any], places: Sequence[int]
+) -> tuple[tuple[Any, ...], Callable[[Sequence[Any]], Sequence[Any]]]:
+    """Run the node and return its outputs with its vector–Jacobian product towards ``places``.
+
+    It is the gradient function that TensorFlow has registered for the operation, called for this
+    one operation alone, so that no path through another node counts.
+    """
+    op = node.payload.make(node.name, arrays)
+
+    def pullback(messages: Sequence[Any]) -> Sequence[Any]:
+        function = get_gradient_function(op)
+        if function is None:
+            return [None] * len(places)
+        cotangents = [
+            tf.zeros_like(out) if m is None and out.dtype.is_floating else m
+            for out, m in zip(op.outputs, messages, strict=True)
+        ]
+        with tf.name_scope("walk"):
+            gradients = function(op, *cotangents)
+        gradients = gradients if isinstance(gradients, (list, tuple)) else [gradients]
+        return [_dense(gradients[place], arrays[place]) for place in places]
+
+    return tuple(op.outputs), pullback
+
+
+def _dense(gradient: Any, array: Any) -> Any:
+    if isinstance(gradient, tf.IndexedSlices):
+        size = array.shape[0] if array.shape[0] is not None else tf.shape(array)[0]
+        gradient = tf.math.unsorted_segment_sum(gradient.values, gradient.indices, size)
+    if gradient is not None and not tf.executing_eagerly():
+        gradient.set_shape(array.shape)
+    return gradient
+
+
+# --- arrays ----------------------------------------------------------------------------------
+
+
+def bits_and(array: tf.Tensor, other: Any) -> tf.Tensor:
+    return tf.bitwise.bitwise_and(array, tf.convert_to_tensor(other, array.dtype))
+
+
+def bits_xor(array: tf.Tensor, other: Any) -> tf.Tensor:
+    return tf.bitwise.bitwise_xor(array, tf.convert_to_tensor(other, array.dtype))
+
+
+def shift_right(array: tf.Tensor, count: Any) -> tf.Tensor:
+    return tf.bitwise.right_shift(array, tf.convert_to_tensor(count, array.dtype))
+
+
+def arange(size: int, like: tf.Tensor) -> tf.Tensor:
+    """0 … size−1 as int64."""
+    return tf.range(size, dtype=tf.int64)
+
+
+def take(array: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+    return tf.gather(array, index)
+
+
+def segment_sum(array: tf.Tensor, index: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    """Sum the rows of ``array`` that share an index; as many segments as ``like`` has rows."""
+    count = like.shape[0] if like.shape[0] is not None else tf.shape(like)[0]
+    return tf.math.unsorted_segment_sum(array, index, count)
+
+
+def cast_like(array: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    return tf.cast(array, like.dtype)
+
+
+def wide(array: tf.Tensor) -> str:
+    """The dtype to compute in beside ``array``."""
+    return "float64" if array.dtype == tf.float64 else "float32"
+
+
+def sample_shape(array: tf.Tensor) -> tuple[int, ...]:
+    return tuple(array.shape[1:])
+
+
+def reshape_rows(array: tf.Tensor, shape: tuple[int, ...]) -> tf.Tensor:
+    return tf.reshape(array, (-1, *shape)) if 0 not in shape else tf.zeros((tf.shape(array)[0], *shape), array.dtype)
+
+
+def _column(row: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    return tf.reshape(row, [-1] + [1] * (like.shape.rank - 1))
+
+
+def scale_rows(array: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+    """Multiply each row by its own number."""
+    return array * tf.cast(_column(factor, array), array.dtype)
+
+
+def rows_equal(row: tf.Tensor, array: tf.Tensor) -> tf.Tensor:
+    """(R, …): whether each row's number equals each entry of ``array``, which has no row axis."""
+    return tf.equal(tf.reshape(row, [-1] + [1] * array.shape.rank), array)
+
+
+def row_max(array: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_max(array, list(range(1, array.shape.rank)))
+
+
+def row_min(array: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_min(array, list(range(1, array.shape.rank)))
+
+
+def one_hot_max(array: tf.Tensor) -> tf.Tensor:
+    """1 at each row's first largest entry, else 0."""
+    if array.shape.rank == 1:
+        return tf.ones_like(array)
+    flat = tf.reshape(array, (-1, math.prod(array.shape[1:])))
+    first = tf.one_hot(tf.argmax(flat, 1), flat.shape[1], dtype=array.dtype)
+    return tf.reshape(first, tf.shape(array))
+
+
+def normal(uniform: tf.Tensor) -> tf.Tensor:
+    """Standard normal numbers from uniform ones, by the inverse distribution function."""
+    return tf.math.erfinv(uniform * 2 - 1) * math.sqrt(2)

@@ -1,0 +1,372 @@
+"""A TensorFlow model as a Graph: a concrete function with a batch of any size, flattened, read operation by operation."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import sysconfig
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import tensorflow as tf
+
+from explainers.backend import Traced
+from explainers.errors import ExplainersError, InputError, TraceError
+from explainers.graph import Graph, Node, Output, Role, Value
+from explainers.spec import Signature
+
+from . import models, roles
+from .flatten import Flat, Modules, Site, flatten
+from .ops import Recipe
+
+_TRACING = threading.RLock()  # Keras keeps state of its own on its layers while they are called
+_SIZES = (3, 5)  # two batch sizes; what differs between them depends on the batch
+
+
+def trace(model: Any, sig: Signature, device: Any, dtype: str | None) -> Traced:
+    """The model in inference as a Graph over its own variables."""
+    place = device_name(device)
+    target = models.opened(model)
+    _check_dtype(target, sig, dtype)
+    with _TRACING, warnings.catch_warnings(), _as_it_was(target):
+        warnings.simplefilter("ignore")
+        concrete, keys, paths = _concrete(target, sig)
+        variables = _variables(target, concrete)
+        locate = _Locate(target, paths)
+
+        def flat(batch: int | None) -> Flat:
+            return flatten(concrete, variables, _specs(sig, batch), locate, user_line_of)
+
+        graph, weights = _read(flat, keys)
+    return Traced(graph, sig, weights, device=place, memory=target)
+
+
+def device_name(device: Any) -> str | None:
+    """``device`` as TensorFlow writes it in full; None leaves the place to TensorFlow."""
+    if device is None:
+        return None
+    try:
+        parsed = tf.DeviceSpec.from_string(re.sub(r"^cuda", "gpu", str(device)) if "/" in str(device) else
+                                           "/device:" + _kind_and_number(str(device)))  # fmt: skip
+    except ValueError as error:
+        raise InputError(f"device {device!r} is not one of TensorFlow's: give 'cpu', 'gpu' or 'gpu:0'") from error
+    kinds = {d.device_type for d in tf.config.list_logical_devices()}
+    if parsed.device_type not in kinds:
+        raise InputError(f"device {device!r}: TensorFlow sees {', '.join(sorted(kinds))} here")
+    return str(parsed.to_string())
+
+
+def _kind_and_number(device: str) -> str:
+    kind, _, number = device.partition(":")
+    return f"{kind.upper().replace('CUDA', 'GPU')}:{number or 0}"
+
+
+def _check_dtype(model: Any, sig: Signature, dtype: str | None) -> None:
+    """A TensorFlow graph has its dtypes written into it; it cannot be cast."""
+    floating = {spec.dtype for spec in sig.inputs if spec.floating}
+    own = models._model_dtype(model)
+    if own is not None:
+        floating.add(own.name)
+    if dtype is not None and floating - {dtype}:
+        raise InputError(
+            f"dtype={dtype!r}: the model computes in {', '.join(sorted(floating))}, and a TensorFlow model cannot be "
+            f"cast once built. Build it in {dtype} (keras.config.set_floatx({dtype!r}) before its layers are made, "
+            "then set_weights), or leave dtype out."
+        )
+
+
+@contextmanager
+def _as_it_was(model: Any) -> Iterator[None]:
+    """Keras layers gather losses while they are called: put back what they had."""
+    layers = list(model._flatten_layers()) if models.kind(model) == "keras" else []
+    before = [list(layer._losses) for layer in layers]
+    try:
+        yield
+    finally:
+        for layer, losses in zip(layers, before, strict=True):
+            layer._losses[:] = losses
+
+
+def _specs(sig: Signature, batch: int | None) -> list[tf.TensorSpec]:
+    names = node_names(sig.names)
+    return [tf.TensorSpec((batch, *s.sample_shape), s.dtype, name) for s, name in zip(sig.inputs, names, strict=True)]
+
+
+def node_names(names: Iterable[str]) -> list[str]:
+    """``names`` as TensorFlow allows them for operations and arguments, each once."""
+    result: list[str] = []
+    for name in names:
+        clean = re.sub(r"\W", "_", name) or "input"
+        clean = clean if clean[0].isalpha() else f"input_{clean.strip('_')}"
+        while clean.lower() in (other.lower() for other in result):
+            clean += "_"
+        result.append(clean)
+    return result
+
+
+def _variables(model: Any, concrete: Any) -> list[Any]:
+    found = [*concrete.graph.variables]
+    if models.kind(model) == "saved":
+        found += models.endpoint(model).graph.variables if hasattr(models.endpoint(model), "graph") else ()
+    found += getattr(model, "variables", ())
+    plain = (getattr(v, "value", v) if not isinstance(v, tf.Variable) else v for v in found)
+    return [v for v in plain if isinstance(v, tf.Variable)]
+
+
+# --- the concrete function -------------------------------------------------------------------
+
+
+def _concrete(model: Any, sig: Signature) -> tuple[Any, list[str], dict[str, Modules]]:
+    """The model as a concrete function, its outputs' keys, and the layer of each operation as Keras called it."""
+    call = models.caller(model, sig)
+    keys: list[str] = []
+    paths: dict[str, Modules] = {}
+
+    def run(*tensors: Any) -> list[Any]:
+        _record_layers(tf.compat.v1.get_default_graph(), model, paths)
+        pairs = models.output_tensors(call(*tensors))
+        keys[:] = [key for key, _ in pairs]
+        return [tensor for _, tensor in pairs]
+
+    try:
+        function = tf.function(run, input_signature=_specs(sig, None), autograph=False)
+        return function.get_concrete_function(), keys, paths
+    except ExplainersError:
+        raise
+    except Exception as error:
+        raise trace_error(error) from error
+
+
+def _record_layers(graph: Any, model: Any, paths: dict[str, Modules]) -> None:
+    """Write down, for each operation made in ``graph``, the layers whose calls it was made in.
+
+    TensorFlow renames scopes that repeat; Keras' own stack of callers tells exactly who made what.
+    """
+    if models.kind(model) != "keras":
+        return
+    from keras.src.backend.common import global_state
+
+    make = graph._create_op_internal
+    calls: dict[str, list[Any]] = {}
+
+    def recorded(*args: Any, **kwargs: Any) -> Any:
+        op = make(*args, **kwargs)
+        stack = global_state.get_global_attribute("name_scope_stack") or ()
+        paths[op.name] = _modules([s for s in stack if s.caller is not None and s.caller is not model], calls)
+        return op
+
+    graph._create_op_internal = recorded
+
+
+def _modules(stack: Sequence[Any], calls: dict[str, list[Any]]) -> Modules:
+    """``block``, ``block.attention``; in a layer's second call ``block@1``, ``block.attention@1``."""
+    modules = []
+    for depth, scope in enumerate(stack):
+        path = ".".join(outer.name for outer in stack[: depth + 1])
+        known = calls.setdefault(path, [])
+        if scope not in known:
+            known.append(scope)
+        modules.append(_numbered(path, known.index(scope)))
+    return tuple(modules)
+
+
+def _numbered(path: str, call: int) -> str:
+    return f"{path}@{call}" if call else path
+
+
+class _Locate:
+    """The layers around an operation: as recorded, else from TensorFlow's names."""
+
+    def __init__(self, model: Any, paths: dict[str, Modules]) -> None:
+        self.paths = paths
+        layers = model._flatten_layers() if models.kind(model) == "keras" else ()
+        self.layers = {layer.name for layer in layers}
+
+    def __call__(self, op: tf.Operation, site: Site) -> Modules:
+        if not site.caller and op.name in self.paths:
+            return self.paths[op.name]
+        inside = op.name.removeprefix(f"{site.caller}/").split("/")[:-1]
+        if self.layers:
+            inside = [name for name in map(self._layer, inside) if name]
+        modules = list(site.modules)
+        path = modules[-1].partition("@")[0] if modules else ""
+        for part in inside:
+            path = f"{path}.{part}" if path else part
+            modules.append(_numbered(path, site.turn))
+        return tuple(modules)
+
+    def _layer(self, part: str) -> str:
+        bare = re.sub(r"_\d+$", "", part)
+        return part if part in self.layers else bare if bare in self.layers else ""
+
+
+def trace_error(error: Exception) -> TraceError:
+    """Any exception of tracing, with the user's own line and what to do."""
+    where = user_line(error.__traceback__)
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    name = type(error).__name__
+    if "OperatorNotAllowedInGraph" in name or "symbolic" in str(error) and "Python" in str(error):
+        what = "its control flow depends on the values of a tensor"
+        advice = (
+            "A compiled explanation runs the same operations on every batch. Write the choice with tf.where, "
+            "or give a model without this branch (fix the flag, or wrap the part that is explained)."
+        )
+    elif name == "NotImplementedError" and "numpy" in str(error):
+        what = "it turns a tensor into numpy, which stops the graph"
+        advice = "Write it with TensorFlow operations, or explain the model as a callable with backend='numpy'."
+    else:
+        what = f"TensorFlow raised {name}"
+        advice = "Simplify this line, or explain the model as a plain callable with backend='numpy'."
+    detail = f"\n(TensorFlow: {lines[0][:300]})" if lines else ""
+    return TraceError(f"the model cannot be traced{f' at {where}' if where else ''}: {what}. {advice}{detail}")
+
+
+_HERE = os.path.dirname(os.path.abspath(__file__))
+_NOT_USERS = (os.path.dirname(tf.__file__), sysconfig.get_paths()["stdlib"] + os.sep + "contextlib")
+
+
+def _foreign(filename: str) -> bool:
+    keras = sys.modules.get("keras")
+    own = (os.path.dirname(keras.__file__),) if keras is not None and keras.__file__ else ()
+    return filename.startswith((*_NOT_USERS, *own, "<"))
+
+
+def user_line(where: Any) -> str:
+    """``file:line (code)`` of the last frame that is the model's own, below this package's."""
+    found = ""
+    for frame in traceback.extract_tb(where):
+        if not frame.filename.startswith(_HERE) and not _foreign(frame.filename):
+            found = f"{frame.filename}:{frame.lineno} ({(frame.line or '').strip()})"
+    return found
+
+
+def user_line_of(op: tf.Operation | None) -> str:
+    """``file:line`` in the user's model that made ``op``, or ""."""
+    frames = list(op.traceback or ()) if op is not None else []
+    for frame in reversed(frames):
+        if frame.filename.startswith(_HERE):
+            return ""
+        if not _foreign(frame.filename):
+            return f"{frame.filename}:{frame.lineno}"
+    return ""
+
+
+# --- reading the flat graph ------------------------------------------------------------------
+
+
+def _read(flat: Callable[[int | None], Flat], keys: Sequence[str]) -> tuple[Graph, dict[Value, Any]]:
+    """The Graph of ``flat(None)``, and the variable behind each of its weights."""
+    found = flat(None)
+    needed = _needed(found)
+    shapes = _Shapes(needed, flat)
+    nodes: list[Node] = []
+    dependent: set[Value] = set()
+    inputs = [_value(tensor) for tensor in found.inputs]
+    heads = {value.node for value in inputs}
+    for op in needed:
+        nodes.append(_node(op, found, dependent, shapes, op.name in heads))
+    outputs = tuple((key, _value(tensor)) for key, tensor in zip(keys, found.outputs, strict=True))
+    graph = Graph(tuple(nodes), tuple(inputs), outputs)
+    weights = {Value(name): variable for name, variable in found.weights.items() if name in graph.by_name}
+    _check_outputs(graph)
+    return graph, weights
+
+
+def _needed(flat: Flat) -> list[tf.Operation]:
+    """Operations of the flat graph that the outputs are computed from, and the inputs, in order."""
+    keep = {tensor.op for tensor in flat.inputs}
+    stack = [tensor.op for tensor in flat.outputs]
+    while stack:
+        op = stack.pop()
+        if op not in keep:
+            keep.add(op)
+            stack += [tensor.op for tensor in op.inputs]
+    return [op for op in flat.graph.get_operations() if op in keep]
+
+
+def _value(tensor: Any) -> Value:
+    return Value(tensor.op.name, tensor.value_index)
+
+
+def _node(op: tf.Operation, flat: Flat, dependent: set[Value], shapes: _Shapes, is_input: bool) -> Node:
+    outputs = tuple(Output(shapes.of(out), out.dtype.name) for out in op.outputs)
+    values = [Value(op.name, index) for index in range(len(outputs))]
+    origin, modules = flat.graph.origin[op.name]
+    if is_input:
+        dependent.update(values)
+        return Node(op.name, "placeholder", Role.INPUT, outputs=outputs)
+    if op.name in flat.weights:
+        return Node(op.name, "variable", Role.WEIGHT, outputs=outputs)
+    operands = tuple(_value(tensor) for tensor in op.inputs)
+    role, function = _role(op, operands, dependent)
+    if any(value in dependent for value in operands):
+        dependent.update(values)
+    return Node(
+        op.name, op.type, role, operands, outputs, scope=modules[-1] if modules else "", modules=modules,
+        function=function, source=user_line_of(origin), payload=Recipe(op),
+    )  # fmt: skip
+
+
+def _role(op: tf.Operation, operands: Sequence[Value], dependent: set[Value]) -> tuple[Role, str]:
+    floating = any(out.dtype.is_floating for out in op.outputs)
+    moving = [i for i, t in enumerate(op.inputs) if t.dtype.is_floating and operands[i] in dependent]
+    if not floating or not moving:
+        picks = floating and roles.TABLE.get(op.type) is Role.GATHER and any(v in dependent for v in operands)
+        return (Role.GATHER if picks else Role.CONSTANT), ""
+    if op.type in roles.NORMS:
+        return (Role.COMPOSITE if op.get_attr("is_training") or moving != [0] else Role.LINEAR), ""
+    return roles.role(op.type, moving, len({operands[i] for i in moving})), _function(op, moving)
+
+
+def _function(op: tf.Operation, moving: Sequence[int]) -> str:
+    """``relu`` for the ways to write it."""
+    if op.type == "Relu":
+        return "relu"
+    if op.type == "StopGradient":
+        return "stop_gradient"
+    if op.type == "Maximum" and len(moving) == 1:
+        bound = tf.get_static_value(op.inputs[1 - moving[0]])
+        return "relu" if bound is not None and not bound.any() else ""
+    return ""
+
+
+class _Shapes:
+    """Shapes in which ``None`` stands for what depends on the batch size, and for nothing else."""
+
+    def __init__(self, needed: Sequence[tf.Operation], flat: Callable[[int | None], Flat]) -> None:
+        self.sized: list[tf.Graph] = []
+        if any(_unsure(out) for op in needed for out in op.outputs):
+            self.sized = [flat(size).graph for size in _SIZES]
+
+    def of(self, tensor: Any) -> tuple[int | None, ...]:
+        if not _unsure(tensor):
+            return tuple(tensor.shape)
+        small, large = (graph.get_tensor_by_name(tensor.name).shape for graph in self.sized)
+        if small.rank is None or None in (*small, *large):
+            raise TraceError(
+                f"operation {tensor.op.type!r} ({tensor.op.name}) makes a tensor whose shape {small} depends on the "
+                "values of the input. A compiled explanation needs the same shapes for every sample: use a mask "
+                "(tf.where) in place of picking entries."
+            )
+        return tuple(a if a == b else None for a, b in zip(small, large, strict=True))
+
+
+def _unsure(tensor: Any) -> bool:
+    if tensor.dtype in (tf.resource, tf.variant):
+        return False
+    return tensor.shape.rank is None or any(size is None for size in tensor.shape[1:])
+
+
+def _check_outputs(graph: Graph) -> None:
+    for key, value in graph.outputs:
+        shape = graph.output(value).shape
+        if None in shape[1:]:
+            raise TraceError(
+                f"output {key!r} of the model has shape {shape}: an axis behind the first depends on the batch size. "
+                "Return a tensor with the batch as its first axis only."
+            )

@@ -1,0 +1,155 @@
+"""The subjects of the contract: cases by label, built once; and every method with its naive twin.
+
+Labels are strings, so that collecting the tests of one framework imports no other.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from explainers import Explainer, References, methods
+
+from .cases import Case
+from .naive import Arrays, Naive, mask_of, one_row, sample_seed
+
+CASE_NAMES = {
+    "torch": """mlp cnn residual reused two_inputs float_and_mask tokens bert vit lstm mixture spatial scalar dict
+                tuple namedtuple""".split(),
+    "tensorflow": "sequential cnn functional subclassed two_inputs attention tokens lstm unrolled_lstm dict".split(),
+    "numpy": "mlp two_inputs spatial".split(),
+}
+ENGINES = {
+    "torch": ("torchscript", "inductor", "eager"),
+    "tensorflow": ("graph", "xla", "eager"),
+    "numpy": ("eager",),
+}
+SMALLEST = {"torch": "torch-mlp", "tensorflow": "tensorflow-sequential", "numpy": "numpy-mlp"}
+QUADRATURES = ("gauss_legendre", "midpoint", "trapezoid", "right", "left")
+KINDS = ("mean", "squared", "variance")
+STEPS, SAMPLES, NOISE, SEED, REFERENCES = 7, 4, 0.2, 13, 3
+
+METHODS: dict[str, Any] = {
+    "gradient": methods.Gradient(),
+    "saliency": methods.Saliency(),
+    "input_x_gradient": methods.InputXGradient(),
+    "guided_backprop": methods.GuidedBackprop(),
+    "deconvnet": methods.Deconvnet(),
+    **{f"integrated_gradients-{q}": methods.IntegratedGradients(steps=STEPS, quadrature=q) for q in QUADRATURES},
+    **{f"smoothgrad-{k}": methods.SmoothGrad(samples=SAMPLES, noise=NOISE, kind=k) for k in KINDS},
+    "gradient_shap": methods.GradientShap(samples=SAMPLES),
+    "feature_ablation": methods.FeatureAblation(),
+}
+ONE_OF_EACH = [
+    "gradient", "saliency", "input_x_gradient", "guided_backprop", "deconvnet", "integrated_gradients-gauss_legendre",
+    "smoothgrad-mean", "gradient_shap", "feature_ablation",
+]  # fmt: skip
+
+
+def methods_of(backend: str, names: Any = METHODS) -> list[str]:
+    return [name for name in names if backend != "numpy" or name == "feature_ablation"]
+
+
+@functools.cache
+def case(label: str) -> Case:
+    backend, _, name = label.partition("-")
+    module = {"torch": "models_torch", "tensorflow": "models_keras", "numpy": "models_numpy"}[backend]
+    found = importlib.import_module(f".{module}", __package__).CASES
+    return next(c for c in found if c.name == name)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A case with its model and its reference."""
+
+    case: Case
+    model: Any
+    reference: Any
+    dtype: str
+
+    def compile(self, method: str, count: int = 3, **options: Any) -> Explainer:
+        inputs = self.case.given(self.case.draw(count, self.dtype))
+        return Explainer.compile(self.model, METHODS[method], inputs=inputs, **{**self.case.options(), **options})
+
+    def target(self, outputs: np.ndarray) -> Any:
+        """A target for each sample, none equal to its neighbour's where the output allows it."""
+        shape = outputs.shape[1:]
+        if not shape:
+            return None
+        indices = [np.unravel_index((2 * i + 1) % int(np.prod(shape)), shape) for i in range(len(outputs))]
+        return [int(i[0]) if len(shape) == 1 else tuple(map(int, i)) for i in indices]
+
+    def baselines(self, method: str, x: Arrays, seed: int = 1) -> tuple[Any, Arrays]:
+        """The argument ``baseline`` for the method, and the arrays behind it: one per sample, or references."""
+        kind = METHODS[method].baseline
+        generator = np.random.default_rng(seed)
+        count = REFERENCES if kind == "references" else len(x[0])
+        arrays = [generator.normal(size=(count, *a.shape[1:])).astype(a.dtype) for a in x]
+        if kind == "none":
+            return None, x
+        given = arrays[0] if len(arrays) == 1 else tuple(arrays)
+        return (References(given) if kind == "references" else given), arrays
+
+
+@functools.cache
+def subject(label: str, dtype: str) -> Subject:
+    found = case(label)
+    model = found.build(dtype)
+    return Subject(found, model, _reference(found, model), dtype)
+
+
+def _reference(found: Case, model: Any) -> Any:
+    if found.backend == "torch":
+        from .reference_torch import TorchReference
+
+        return TorchReference(found, model)
+    if found.backend == "tensorflow":
+        from .reference_tensorflow import TensorFlowReference
+
+        return TensorFlowReference(found, model)
+    from .models_numpy import NumpyReference
+
+    return NumpyReference(found, model)
+
+
+def expected(
+    subject: Subject, method: str, arrays: Arrays, target: Any, baselines: Arrays, seed: Any = SEED
+) -> Arrays:
+    """What the method gives, sample by sample, naively."""
+    x = subject.reference.points(arrays)
+    mask = mask_of(target, subject.reference.output(x, arrays))
+    rows = []
+    for i in range(len(arrays[0])):
+        b = one_row(baselines, min(i, len(baselines[0]) - 1))
+        naive = Naive(subject.reference, one_row(arrays, i), one_row(x, i), b, mask[i : i + 1])
+        rows.append(_one(naive, method, baselines, sample_seed(seed, i)))
+    return [np.concatenate(parts) for parts in zip(*rows, strict=True)]
+
+
+def _one(naive: Naive, method: str, baselines: Arrays, seed: int) -> Arrays:
+    name, _, variant = method.partition("-")
+    if name == "integrated_gradients":
+        return naive.integrated_gradients(STEPS, variant)
+    if name == "smoothgrad":
+        return naive.smoothgrad(SAMPLES, NOISE, variant, seed)
+    if name == "gradient_shap":
+        return naive.gradient_shap(SAMPLES, baselines, seed)
+    if name == "feature_ablation":
+        return naive.feature_ablation(None)
+    return getattr(naive, name)()
+
+
+TOLERANCE = {"float64": 1e-9, "float32": 1e-4}
+
+
+def assert_close(got: Arrays, want: Arrays, relative: float) -> None:
+    """Equal up to ``relative`` of the largest entry of what is wanted."""
+    assert [g.shape for g in got] == [w.shape for w in want]
+    scale = max(float(abs(w).max(initial=0.0)) for w in want)
+    for g, w in zip(got, want, strict=True):
+        off = float(abs(g.astype(np.float64) - w).max(initial=0.0))
+        assert off <= relative * scale, f"off by {off:.3g} where the largest entry is {scale:.3g}"
