@@ -169,7 +169,7 @@ class Explainer:
             else TensorSpec((None, *(d or 1 for d in graph.output(v).shape[1:])), graph.output(v).dtype, str(v))
             for v, place in zip(wrt, places, strict=True)
         )  # fmt: skip
-        self.stats.add(seconds_tracing=time.perf_counter() - began)
+        self.stats.seconds_tracing += time.perf_counter() - began
         packages = Packages(
             backend, traced, self.method, wrt, graph,
             engine=options.engine, batch_size=options.batch_size, stats=self.stats,
@@ -308,7 +308,7 @@ class Explainer:
             raise BaselineError(f"method {method.name!r} has no baseline; got one of type {type(baseline).__name__}")
         seeds = counter.sample_seeds(seed, count) if method.sampled else None
         report = _reporter(progress, count * plan.packages.count) if progress and count else None
-        self.stats.add(calls=1)
+        self.stats.called()
         size = int(batch_size or plan.packages.batch_size)
         call = Call(arrays, resolved, chosen, seeds, size, not allow_nonfinite, details, report)
         return plan, bound, call
@@ -385,6 +385,9 @@ class Explainer:
                 axis = chunks[0].attributions[i].ndim - 1 - len(plan.specs[i].sample_shape)
                 parts = [self._host(chunk.attributions[i]) for chunk in chunks]
                 array = np.concatenate(parts, axis=axis)
+            place = plan.places[i]
+            if isinstance(bound[place or 0], np.ndarray):
+                array = self._host(array)
             if call.check:
                 self._check_result(array, call)
             results.append(self._finished(plan, bound, i, array))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -41,12 +41,12 @@ class TensorSpec:
         object.__setattr__(self, "shape", (None, *shape[1:]))
         object.__setattr__(self, "dtype", str(np.dtype(self.dtype)) if self.dtype != "bfloat16" else "bfloat16")
 
-    @property
+    @cached_property
     def sample_shape(self) -> tuple[int, ...]:
         """The shape of one sample, without the batch axis."""
         return tuple(size for size in self.shape[1:] if size is not None)
 
-    @property
+    @cached_property
     def floating(self) -> bool:
         return self.dtype in FLOATING
 
@@ -67,7 +67,7 @@ class Signature:
         if len(set(names)) != len(names):
             raise InputError(f"input names must differ; got {names}")
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         return tuple(spec.name for spec in self.inputs)
 
@@ -157,7 +157,7 @@ class Target:
             return np.array(np.broadcast_to(rows, (stop - start, *self.shape)), dtype)
         mask = np.zeros((stop - start, *self.shape), dtype)
         if len(rows) == 1:
-            mask[(slice(None), *rows[0])] = 1
+            mask[(slice(None), *rows[0].tolist())] = 1
         else:
             mask[(np.arange(stop - start), *rows.T)] = 1
         return mask

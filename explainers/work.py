@@ -45,10 +45,15 @@ class Stats:
     seconds_running: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
-    def add(self, **amounts: float) -> None:
+    def called(self) -> None:
         with self._lock:
-            for name, amount in amounts.items():
-                setattr(self, name, getattr(self, name) + amount)
+            self.calls += 1
+
+    def ran(self, rows: int, padded: int, seconds: float) -> None:
+        with self._lock:
+            self.rows += rows
+            self.padded_rows += padded
+            self.seconds_running += seconds
 
     def traced(self, shape: str, seconds: float) -> None:
         with self._lock:
@@ -57,7 +62,7 @@ class Stats:
             self.seconds_compiling += seconds
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Call:
     """One call, bound and checked. ``inputs``: in the signature's order, numpy or the backend's own."""
 
@@ -74,7 +79,7 @@ class Call:
         return int(self.inputs[0].shape[0])
 
 
-@dataclass
+@dataclass(slots=True)
 class Chunk:
     """Results of a run of samples: one entry per attributed value; numpy or the backend's own arrays."""
 
@@ -88,7 +93,7 @@ class Chunk:
     evaluations: Numpy | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class _Staged:
     """A chunk on the device: what packages take slices of."""
 
@@ -140,7 +145,7 @@ class Packages:
     def _memory_batch(self) -> int:
         """A package whose activations take a small part of the device's free memory."""
         per_row = max(1, self.program.graph.row_bytes()) * (2 if self.method.rules else 1)
-        budget = min(self.backend.free_bytes(self.traced.device) // 4, 2**29)
+        budget = min(self.backend.free_bytes(self.traced.device) // 4, 2**31)
         return 1 << max(0, min(budget // per_row, 1024).bit_length() - 1)
 
     def bucket(self, rows: int) -> int | None:
@@ -193,7 +198,7 @@ class Packages:
             except Exception as error:
                 if size == 1 or not self.backend.is_out_of_memory(error):
                     raise
-                self.stats.add(out_of_memory=1)
+                self.stats.out_of_memory += 1
                 self.batch_size = self.stats.batch_size = max(1, size // 2)
                 continue
             yield chunk
@@ -204,7 +209,7 @@ class Packages:
         if self.method.rules is None:
             return self._forward_chunk(call, staged, start, stop, size)
         if self.method.single:
-            y, *results = self._call(staged, 0, staged.count, None)
+            y, *results = self._run_samples(staged)
             if call.progress:
                 call.progress(staged.count)
             errors: list[Numpy | None] = [None] * len(results)
@@ -236,7 +241,8 @@ class Packages:
         sums = self._sum_rows(staged, self.method, np.arange(staged.count), size, call.progress)
         per = self.method.accumulators
         pairs = [self.method.finish(sums[i : i + per], self.count) for i in range(0, len(sums), per)]
-        chunk.attributions = [attribution for attribution, _ in pairs]
+        kinds = [_host(self.program.dtype(value)) for value in self.program.wrt]
+        chunk.attributions = [a.astype(kind, copy=False) for (a, _), kind in zip(pairs, kinds, strict=True)]
         chunk.standard_errors = [error for _, error in pairs]
         return chunk
 
@@ -395,6 +401,18 @@ class Packages:
         chunk.target = target if call.target.kind == "max" else None
         return chunk
 
+    def _run_samples(self, staged: _Staged) -> tuple[Array, ...]:
+        """One kernel call for methods of one row a sample."""
+        arguments = [*staged.inputs, staged.mask, staged.choose]
+        bucket = self.bucket(staged.count)
+        if bucket is not None:
+            arguments[:-1] = [self.backend.pad(array, bucket) for array in arguments[:-1]]
+        began = time.perf_counter()
+        result = self.kernel(bucket)(*arguments)
+        padded = (bucket or staged.count) - staged.count
+        self.stats.ran(staged.count, padded, time.perf_counter() - began)
+        return tuple(array[: staged.count] for array in result) if padded else result
+
     # --- one package -------------------------------------------------------------------------
 
     def _to_device(self, array: Array, dtype: str) -> Array:
@@ -435,45 +453,39 @@ class Packages:
             check_finite(self.backend.numpy(array), what if not start else f"{what}, counting from sample {start}")
 
     def _call(
-        self, staged: _Staged, first: int, last: int, rows: tuple[Numpy, Numpy, dict[str, Numpy]] | None
+        self, staged: _Staged, first: int, last: int, rows: tuple[Numpy, Numpy, dict[str, Numpy]]
     ) -> tuple[Array, ...]:
         """One kernel call on samples first … last−1 of the chunk, for ``rows`` (sample, baseline, values)."""
-        count = last - first if rows is None else len(rows[0])
+        count = len(rows[0])
         bucket = self.bucket(count)
         whole = first == 0 and last == staged.count
-        arguments = []
         tables = iter(staged.tables)
-        inputs = iter(staged.inputs)
+        samples = iter([*staged.inputs, staged.mask])
+        arguments = []
         for holder in self.program.placeholders:
             if holder.axis == "samples":
-                if holder.name.startswith("input_"):
-                    array = next(inputs)
-                else:
-                    array = staged.mask
+                array = next(samples)
                 argument = array if whole else array[first:last]
             elif holder.axis == "baselines":
                 argument = self._table(next(tables), staged, first, last, rows, bucket)
             elif holder.axis == "rows":
-                assert rows is not None
                 argument = self._row_values(holder, staged, rows, bucket)
             else:
-                argument = staged.choose if holder.name == "choose" else self.constants[holder.name]
+                argument = self.constants[holder.name]
             if bucket is not None and holder.axis in ("samples", "baselines"):
                 argument = self.backend.pad(argument, bucket)
             arguments.append(argument)
         began = time.perf_counter()
         result = self.kernel(bucket)(*arguments)
-        padded = (bucket or count) - count
-        self.stats.add(rows=count, padded_rows=padded, seconds_running=time.perf_counter() - began)
-        return tuple(array[:count] for array in result) if rows is None and padded else result
+        self.stats.ran(count, (bucket or count) - count, time.perf_counter() - began)
+        return result
 
     def _table(
         self, table: Array, staged: _Staged, first: int, last: int,
-        rows: tuple[Numpy, Numpy, dict[str, Numpy]] | None, bucket: int | None,
+        rows: tuple[Numpy, Numpy, dict[str, Numpy]], bucket: int | None,
     ) -> Array:  # fmt: skip
         """The baselines that a package's rows point into."""
         assert staged.baseline is not None
-        assert rows is not None
         if staged.baseline.per_sample:
             return table[first:last]
         if bucket is not None and staged.baseline.distribution:  # a static shape: bring the rows' own

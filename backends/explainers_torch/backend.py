@@ -108,6 +108,8 @@ class TorchBackend:
         return array.to(device=given.device, dtype=kind)
 
     def finite(self, array: Any) -> bool:
+        if array.device.type == "cpu" and array.numel() < 2**16 and array.dtype is not self.torch.bfloat16:
+            return bool(np.isfinite(array.detach().numpy()).all())  # a fifth of torch's overhead
         return bool(self.torch.isfinite(array).all())
 
     def free_bytes(self, device: Any) -> int:

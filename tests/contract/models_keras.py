@@ -17,15 +17,17 @@ def seeded(make: Callable[[], Any], *example: tuple[int, ...]) -> Callable[[str]
 
     def build(dtype: str) -> Any:
         keras.utils.set_random_seed(5)
-        before = keras.config.dtype_policy()
+        before = keras.config.dtype_policy(), keras.config.floatx()
         keras.config.set_dtype_policy(dtype)
+        keras.config.set_floatx(dtype)  # what keras.Input takes
         try:
             model = make()
             if example:
                 arrays = [np.zeros((2, *shape), dtype) for shape in example]
                 model(arrays[0] if len(arrays) == 1 else arrays)
         finally:
-            keras.config.set_dtype_policy(before)
+            keras.config.set_dtype_policy(before[0])
+            keras.config.set_floatx(before[1])
         spread(model)
         return model
 
