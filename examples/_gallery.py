@@ -12,17 +12,6 @@ import numpy.typing as npt
 
 Numpy = npt.NDArray[Any]
 COLOURS = "RdBu_r"
-LABELS = {
-    "gradient": "gradient",
-    "saliency": "saliency",
-    "input_x_gradient": "input × gradient",
-    "integrated_gradients": "integrated gradients",
-    "smoothgrad": "SmoothGrad",
-    "gradient_shap": "gradient SHAP",
-    "guided_backprop": "guided backprop",
-    "deconvnet": "deconvnet",
-    "feature_ablation": "feature ablation",
-}
 TITLES = {
     "torch": "PyTorch, residual network",
     "tensorflow": "Keras on TensorFlow, residual network",
@@ -51,15 +40,15 @@ def draw(images: Numpy, panels: Sequence[Panel], path: Path) -> Path:
     wide = [b for b in backends if sum(p.backend == b for p in panels) > 1]
     narrow = [b for b in backends if b not in wide]
     size, digits = 0.56, len(images)
-    figure = Figure(figsize=(1.9 + len(wide) * (digits * size + 0.4), (len(names) + 3.6) * size + 1.0), dpi=120)
+    figure = Figure(figsize=(1.9 + len(wide) * (digits * size + 0.4), (len(names) + 4.0) * size + 0.9), dpi=120)
     grid = _Grid(figure, size, digits)
     for place, backend in enumerate(wide):
         chosen = {p.method: p.scores for p in panels if p.backend == backend}
         grid.block(place, 0, backend, images, [(name, chosen.get(name)) for name in names])
     for place, backend in enumerate(narrow):
         chosen_panels = [(p.method, p.scores) for p in panels if p.backend == backend]
-        grid.block(place, len(names) + 1.6, backend, images, chosen_panels)
-    grid.colour_bar(len(wide) - 1, len(names) + 2.6)
+        grid.block(place, len(names) + 2.0, backend, images, chosen_panels)
+    grid.colour_bar(len(wide) - 1, len(names) + 3.0)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     return path
@@ -84,7 +73,7 @@ class _Grid:
         for column, image in enumerate(images):
             self._cell(place, row, column).imshow(image, cmap="gray_r", vmin=0, vmax=1)
         for band, (name, scores) in enumerate(bands, start=1):
-            self._label(place, row + band, LABELS.get(name, name))
+            self._label(place, row + band, name)
             for column in range(self.digits if scores is not None else 0):
                 largest = float(np.abs(scores[column]).max()) or 1.0
                 axes = self._cell(place, row + band, column)
@@ -97,12 +86,12 @@ class _Grid:
         x, y = self._corner(place, row)
         axes = self.figure.add_axes(self._box(x, y, self.digits * self.size, 0.16))
         bar = self.figure.colorbar(ScalarMappable(Normalize(-1, 1), COLOURS), cax=axes, orientation="horizontal")
-        bar.set_ticks([-1, 0, 1], labels=["−max |a|", "0", "max |a|"])
+        bar.set_ticks([-1, 0, 1], labels=["−max", "0", "max"])
         bar.outline.set_visible(False)
         axes.tick_params(labelsize=9, length=2)
         axes.set_title(
-            "attribution a for the digit's own class; each panel has its own scale,\nred speaks for the class, "
-            "blue against it", fontsize=9, loc="left",
+            "attribution of the digit's own class: red positive, blue negative,\n"
+            "each panel scaled to its own largest |attribution|", fontsize=9, loc="left",
         )  # fmt: skip
 
     def _corner(self, place: int, row: float) -> tuple[float, float]:

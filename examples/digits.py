@@ -24,8 +24,15 @@ from _models import CLASSES, Digits, load_digits, train_forest, train_keras, tra
 
 from explainers import Explainer, References, TensorSpec, methods
 
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+SETTINGS = {
+    "KERAS_BACKEND": "tensorflow",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "TF_ENABLE_ONEDNN_OPTS": "0",
+    "OMP_NUM_THREADS": "1",  # images of 64 pixels: more threads wait for each other longer than they work
+    "TF_NUM_INTRAOP_THREADS": "1",
+}
+for name, value in SETTINGS.items():  # before any framework is imported
+    os.environ.setdefault(name, value)
 
 Numpy = npt.NDArray[Any]
 LEAST_ACCURACY = 0.97

@@ -79,7 +79,18 @@ class TorchBackend:
         kind = self.kinds[dtype]
         if array.dtype is not kind or array.device != device:
             array = array.to(device=device, dtype=kind)
+        if array.stride() != self._strides(tuple(array.shape)):
+            # Kernels are traced over plain strides. contiguous() keeps odd ones on axes of size 1.
+            array = array.contiguous().as_strided(array.shape, self._strides(tuple(array.shape)))
         return array
+
+    @staticmethod
+    def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+        strides, step = [], 1
+        for size in reversed(shape):
+            strides.append(step)
+            step *= max(size, 1)
+        return tuple(reversed(strides))
 
     def take(self, array: Any, index: Numpy) -> Any:
         return array[self.torch.from_numpy(index).to(array.device)]

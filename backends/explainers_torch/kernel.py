@@ -141,6 +141,8 @@ _NO_OPS = {torch.ops.aten.detach.default, torch.ops.aten.alias.default, torch.op
 def simplify(graph: fx.GraphModule) -> None:
     """Drop what does nothing, join what is computed twice, in place."""
     for node in graph.graph.nodes:
+        if node.target is torch.ops.aten.view.default:  # strides at run time may differ from the trace's
+            node.target = torch.ops.aten.reshape.default
         if node.target in _NO_OPS or (node.target is torch.ops.aten._to_copy.default and _same_kind(node)):
             node.replace_all_uses_with(node.args[0])
     _join_equal(graph.graph)

@@ -31,7 +31,7 @@ ENGINES = {
 SMALLEST = {"torch": "torch-mlp", "tensorflow": "tensorflow-sequential", "numpy": "numpy-mlp"}
 QUADRATURES = ("gauss_legendre", "midpoint", "trapezoid", "right", "left")
 KINDS = ("mean", "squared", "variance")
-STEPS, SAMPLES, NOISE, SEED, REFERENCES = 7, 4, 0.2, 13, 3
+STEPS, SAMPLES, NOISE, SEED, REFERENCES = 7, 5, 0.2, 13, 3
 
 METHODS: dict[str, Any] = {
     "gradient": methods.Gradient(),
