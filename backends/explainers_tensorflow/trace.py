@@ -210,7 +210,7 @@ def trace_error(error: Exception) -> TraceError:
     where = user_line(error.__traceback__)
     lines = [line for line in str(error).splitlines() if line.strip()]
     name = type(error).__name__
-    if "OperatorNotAllowedInGraph" in name or "symbolic" in str(error) and "Python" in str(error):
+    if "OperatorNotAllowedInGraph" in name or ("symbolic" in str(error) and "Python" in str(error)):
         what = "its control flow depends on the values of a tensor"
         advice = (
             "A compiled explanation runs the same operations on every batch. Write the choice with tf.where, "

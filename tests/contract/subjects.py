@@ -18,10 +18,9 @@ from .cases import Case
 from .naive import Arrays, Naive, mask_of, one_row, sample_seed
 
 CASE_NAMES = {
-    "torch": """mlp cnn residual reused two_inputs float_and_mask tokens bert vit lstm mixture spatial scalar dict
-                tuple namedtuple""".split(),
-    "tensorflow": "sequential cnn functional subclassed two_inputs attention tokens lstm unrolled_lstm dict".split(),
-    "numpy": "mlp two_inputs spatial".split(),
+    "torch": ["mlp", "cnn", "residual", "reused", "two_inputs", "float_and_mask", "tokens", "bert", "vit", "lstm", "mixture", "spatial", "scalar", "dict", "tuple", "namedtuple"],
+    "tensorflow": ["sequential", "cnn", "functional", "subclassed", "two_inputs", "attention", "tokens", "lstm", "unrolled_lstm", "dict"],
+    "numpy": ["mlp", "two_inputs", "spatial"],
 }
 ENGINES = {
     "torch": ("torchscript", "inductor", "eager"),

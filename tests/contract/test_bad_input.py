@@ -387,7 +387,7 @@ def test_data_dependent_control_flow_names_the_line(make: Callable[[], tuple[Any
 
 def test_a_callable_that_loses_the_batch() -> None:
     model, _ = numpy_raising()
-    with pytest.raises(errors.TraceError, match=r"returned shape \(\) for 2 samples; .*one row for each sample"):
+    with pytest.raises(errors.TraceError, match=r"returned shape \(\) for \d+ samples?; .*one row for each sample"):
         Explainer.compile(model, "feature_ablation")(np.ones((2, 3)))
 
 
@@ -428,7 +428,7 @@ def test_a_batch_size_written_into_the_model() -> None:
 def test_an_operation_without_derivative_names_itself() -> None:
     import torch
 
-    @torch.library.custom_op("tests_contract::cube", mutates_args=())
+    @torch.library.custom_op("tests_contract::cube", mutates_args=(), schema="(Tensor x) -> Tensor")
     def cube(x: torch.Tensor) -> torch.Tensor:
         return x**3
 
@@ -452,17 +452,17 @@ def test_an_operation_of_tensorflow_without_derivative_names_itself() -> None:
     import keras
     import tensorflow as tf
 
-    @keras.saving.register_keras_serializable(package="tests")
-    class Bits(keras.layers.Layer):
+    class Hue(keras.layers.Layer):
         def call(self, x: Any) -> Any:
-            return tf.math.igammac(x, x + 1)  # has no derivative towards its first argument
+            return tf.raw_ops.AdjustHue(images=x, delta=0.1)
 
-    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3, activation="softplus"), Bits(name="bits")])
-    x = np.ones((2, 3), "float32")
+    model = keras.Sequential([keras.Input((2, 2, 3)), Hue(name="shifted"), keras.layers.Flatten()])
+    x = np.ones((2, 2, 2, 3), "float32")
     with pytest.raises(errors.UnsupportedOperation) as caught:
-        Explainer.compile(model, "gradient", inputs=x)(x, target=0)
-    for part in ("Igammac", "bits", "rule set 'gradient'"):
+        Explainer.compile(model, "guided_backprop", inputs=x)(x, target=0)
+    for part in ("operation 'AdjustHue'", "shifted/AdjustHue'", "module 'shifted'", "rule set 'guided_backprop'"):
         assert part in str(caught.value)
+    Explainer.compile(model, "feature_ablation", inputs=x)(x, target=0)  # needs no derivative
 
 
 # --- an empty batch --------------------------------------------------------------------------

@@ -1,0 +1,66 @@
+"""Methods as values; quadratures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import explainers
+from explainers import methods
+from explainers.errors import InputError, UnknownNameError
+from explainers.methods.gradient import QUADRATURES, quadrature_rule
+
+
+def test_public_names() -> None:
+    assert explainers.__all__ == [
+        "Explainer", "Explanation", "References", "Signature", "TensorSpec", "errors", "methods",
+    ]  # fmt: skip
+    assert methods.__all__ == [
+        "Deconvnet", "FeatureAblation", "Gradient", "GradientShap", "GuidedBackprop", "InputXGradient",
+        "IntegratedGradients", "Method", "Saliency", "SmoothGrad", "Zero", "resolve",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("quadrature", QUADRATURES)
+def test_quadratures_integrate(quadrature: str) -> None:
+    nodes, weights = quadrature_rule(quadrature, 20)
+    assert weights.sum() == pytest.approx(1)
+    assert (weights * nodes).sum() == pytest.approx(0.5, abs=0.03)
+    degree = 39 if quadrature == "gauss_legendre" else 0
+    assert (weights * nodes**degree).sum() == pytest.approx(1 / (degree + 1), abs=1e-12)
+
+
+def test_right_is_deepexplains() -> None:
+    nodes, _ = quadrature_rule("right", 4)
+    assert nodes.tolist() == [0.25, 0.5, 0.75, 1.0]
+    assert methods.resolve("intgrad") == methods.IntegratedGradients(100, "right")
+    assert methods.resolve("grad*input") == methods.InputXGradient()
+
+
+def test_an_unknown_name_lists_the_near_ones() -> None:
+    with pytest.raises(UnknownNameError, match="unknown method 'integrated_gradient'.*integrated_gradients"):
+        methods.resolve("integrated_gradient")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: methods.IntegratedGradients(0), lambda: methods.IntegratedGradients(quadrature="simpson"),
+        lambda: methods.IntegratedGradients(tolerance=0.0), lambda: methods.IntegratedGradients(1, "trapezoid"),
+        lambda: methods.SmoothGrad(noise=-1.0), lambda: methods.SmoothGrad(kind="median"),
+        lambda: methods.GradientShap(True),
+    ],
+)  # fmt: skip
+def test_bad_parameters(make: object) -> None:
+    with pytest.raises(InputError, match=r"must be|above 0"):
+        make()  # type: ignore[operator]
+
+
+def test_groups_may_have_gaps_and_span_inputs() -> None:
+    method = methods.FeatureAblation((np.array([3, 3, 9]), np.array([9, -1])))
+    shapes = [(3,), (2,)]
+    assert method.count(shapes) == 4
+    values = np.array([[10.0, 9.0, 7.0, 4.0]])  # x, then without −1, 3, 9
+    first, second = method.attribute(values, shapes)
+    assert first.tolist() == [[3, 3, 6]]
+    assert second.tolist() == [[6, 1]]
