@@ -111,14 +111,17 @@ def row_name(position: int, count: int) -> str:
     return f"sample {position} of {count}"
 
 
-def check_finite(array: Numpy, what: str) -> None:
-    """Raise NonFiniteError, naming the first sample of ``array`` that has NaN or infinity."""
+def check_finite(array: Numpy, what: str, first: int = 0, count: int | None = None) -> None:
+    """Raise NonFiniteError, naming the first sample of ``array`` that has NaN or infinity.
+
+    ``first``: the number of its first sample among the call's ``count``.
+    """
     if array.dtype.kind != "f" or np.isfinite(array).all():
         return
     rows = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))
     kind = "NaN" if np.isnan(array[rows[0]]).any() else "infinity"
     raise NonFiniteError(
-        f"{what}: {kind} in {row_name(int(rows[0]), len(array))}"
+        f"{what}: {kind} in {row_name(first + int(rows[0]), count or len(array))}"
         f"{f' and {len(rows) - 1} more' if len(rows) > 1 else ''}. "
         "Clean it, or pass allow_nonfinite=True to let it through."
     )
@@ -204,6 +207,8 @@ def resolve_target(target: Any, shape: tuple[int, ...], count: int, forward_only
         given = np.asarray(target)
     except ValueError as error:
         raise TargetError(f"target {target!r} is ragged. {_target_forms(shape, count)}") from error
+    if count == 0 and given.size == 0 and given.ndim:
+        return Target("index", shape, np.zeros((0, len(shape)), np.int64))
     kinds = "fb" if len(shape) <= 1 else "fbiu"
     if given.dtype.kind in kinds and shape and given.shape in (shape, (count, *shape)):
         if not np.isfinite(given).all():

@@ -447,10 +447,9 @@ class Packages:
 
     def _check_input(self, array: Array, what: str, start: int, count: int) -> None:
         if isinstance(array, np.ndarray):
-            if not np.isfinite(array).all():
-                check_finite(array, what if not start else f"{what}, counting from sample {start}")
+            check_finite(array, what, start, count)
         elif not self.backend.finite(array):
-            check_finite(self.backend.numpy(array), what if not start else f"{what}, counting from sample {start}")
+            check_finite(self.backend.numpy(array), what, start, count)
 
     def _call(
         self, staged: _Staged, first: int, last: int, rows: tuple[Numpy, Numpy, dict[str, Numpy]]

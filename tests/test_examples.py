@@ -1,4 +1,4 @@
-"""The examples run and end in a picture."""
+"""The demo runs, keeps its promises, and ends in a picture."""
 
 from __future__ import annotations
 
@@ -8,19 +8,67 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 ROOT = Path(__file__).parent.parent
+LINE = re.compile(
+    r"^(?P<backend>torch|tensorflow|numpy) +(?P<method>\w+) +(?P<compile>[\d.]+) s +(?P<first>[\d.]+) ms"
+    r" +(?P<request>[\d.]+) ms +(?P<rows>[\d,]+) +(?P<before>\d+) → (?P<after>\d+) +(?P<gap>\S+)$",
+    re.MULTILINE,
+)
+METHODS = [
+    "gradient", "saliency", "input_x_gradient", "integrated_gradients", "smoothgrad", "gradient_shap",
+    "guided_backprop", "deconvnet", "feature_ablation",
+]  # fmt: skip
 
 
-def test_digits(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """What ``digits.py --quick`` printed, and the folder that it ran in."""
+    folder = tmp_path_factory.mktemp("demo")
     done = subprocess.run(
         [sys.executable, str(ROOT / "examples" / "digits.py"), "--quick"],
-        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}, timeout=550,
+        capture_output=True, text=True, encoding="utf-8", cwd=folder, timeout=550,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    accuracies = re.findall(r"held-out accuracy ([\d.]+)%", done.stdout)
-    assert len(accuracies) == 3
-    assert all(float(a) >= 97 for a in accuracies)
-    traces = re.findall(r"(\d+) → (\d+)", done.stdout)
-    assert len(traces) == 19
-    assert all(before == after for before, after in traces)
-    assert (tmp_path / "out" / "digits.png").stat().st_size > 50_000
+    return done.stdout, folder
+
+
+def test_the_models_have_learned(demo: tuple[str, Path]) -> None:
+    accuracies = dict(re.findall(r"^(\w+): held-out accuracy ([\d.]+)%", demo[0], re.MULTILINE))
+    assert set(accuracies) == {"torch", "tensorflow", "numpy"}
+    assert all(float(accuracy) >= 97 for accuracy in accuracies.values())
+
+
+def test_every_method_ran_on_every_backend(demo: tuple[str, Path]) -> None:
+    lines = [(found["backend"], found["method"]) for found in LINE.finditer(demo[0])]
+    expected = [(backend, method) for backend in ("torch", "tensorflow") for method in METHODS]
+    assert lines == [*expected, ("numpy", "feature_ablation")]
+
+
+def test_nothing_was_traced_again(demo: tuple[str, Path]) -> None:
+    assert all((found["before"], found["after"]) == ("1", "1") for found in LINE.finditer(demo[0]))
+
+
+def test_integrated_gradients_are_complete(demo: tuple[str, Path]) -> None:
+    gaps = {(found["backend"], found["method"]): found["gap"] for found in LINE.finditer(demo[0])}
+    for (_, method), gap in gaps.items():
+        assert float(gap) < 0.1 if method == "integrated_gradients" else gap == "–"
+
+
+def test_the_gallery_is_a_picture(demo: tuple[str, Path]) -> None:
+    from matplotlib.image import imread
+
+    stdout, folder = demo
+    printed = re.search(r"^gallery: (.+)$", stdout, re.MULTILINE)
+    assert printed is not None
+    path = folder / printed[1]
+    assert path == folder / "out" / "digits.png"
+    pixels = np.round(imread(path)[..., :3] * 255).astype(int)
+    assert pixels.shape[0] > 800
+    assert pixels.shape[1] > 1200
+    red, _, blue = np.moveaxis(pixels, -1, 0)
+    assert (red - blue > 60).mean() > 0.01  # both signs are there
+    assert (blue - red > 60).mean() > 0.01

@@ -1,4 +1,4 @@
-"""Every Python block of the README and the docs runs, each in a process of its own."""
+"""Every Python block of the README and the docs runs, each in a process of its own; the tables are complete."""
 
 from __future__ import annotations
 
@@ -10,25 +10,73 @@ from pathlib import Path
 
 import pytest
 
+from explainers import methods
+from explainers.backend import backends
+
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCKS = [
-    pytest.param(block, id=f"{page.stem}-{number}")
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def blocks(page: Path) -> list[str]:
+    """The page's Python blocks, each behind as many empty lines as stand before it, so that line numbers match."""
+    text = page.read_text(encoding="utf-8")
+    return ["\n" * text.count("\n", 0, found.start(1)) + found[1] for found in FENCE.finditer(text)]
+
+
+PARAMETERS = [
+    pytest.param(page, block, id=f"{page.stem}-line-{len(block) - len(block.lstrip()) + 1}")
     for page in PAGES
-    for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
+    for block in blocks(page)
 ]
 
 
-@pytest.mark.parametrize("block", BLOCKS)
-def test_block_runs(block: str, tmp_path: Path) -> None:
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
+@pytest.mark.parametrize(("page", "block"), PARAMETERS)
+def test_block_runs(page: Path, block: str, tmp_path: Path) -> None:
+    script = tmp_path / f"{page.stem}.py"
+    script.write_text(block, encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-c", block], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+        [sys.executable, str(script)], capture_output=True, text=True, cwd=tmp_path, timeout=300,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"},
+    )  # fmt: skip
+    assert done.returncode == 0, f"{page.name}:\n{done.stderr[-3000:]}"
+
+
+def test_no_block_is_overlooked() -> None:
+    for page in PAGES:
+        assert len(blocks(page)) == page.read_text(encoding="utf-8").count("```python"), page.name
 
 
 def test_the_readme_shows_both_frameworks_in_ten_lines() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", PAGES[0].read_text(), re.DOTALL)
-    assert ["torch" in block for block in blocks[:2]] == [True, False]
-    assert all(len([line for line in block.splitlines() if line.strip()]) <= 10 for block in blocks[:2])
+    first = blocks(README)[:2]
+    assert ["import torch" in block for block in first] == [True, False]
+    assert ["import keras" in block for block in first] == [False, True]
+    assert all(len([line for line in block.splitlines() if line.strip()]) <= 10 for block in first)
+
+
+def test_the_table_of_methods_is_complete() -> None:
+    table = README.read_text(encoding="utf-8").partition("| method |")[2].partition("\n\n")[0]
+    ticks = {}
+    for line in table.splitlines()[2:]:
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        ticks.update({name: [cell == "✓" for cell in cells[2:]] for name in re.findall(r"`(\w+)`", cells[0])})
+    known = {name: [True, True, method.rules is None] for name, method in methods.METHODS.items()}
+    assert {name: ticks[name] for name in known} == known
+    options = set(ticks) - set(known)
+    assert options <= {"tolerance", "References", "groups"}
+
+
+def test_the_table_of_engines_is_complete() -> None:
+    text = README.read_text(encoding="utf-8")
+    lines = dict(re.findall(r"^\| (torch|tensorflow|numpy) \|(.*)$", text, re.MULTILINE))
+    for name, backend in backends().items():
+        named = re.findall(r"`(\w+)`", lines[name].split("|")[1])
+        assert set(named) == set(backend.engines)
+        assert named[0] == backend.default_engine
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), f"{page.name} → {link}"

@@ -218,8 +218,8 @@ class _Flattener:
         for key, op in self.written.items():
             if key in self.read:
                 name = getattr(self.variables.get(key), "name", "a variable")
-                raise self._error(op, f"writes to {name!r}, which the model reads, in inference",
-                                  "An explanation must leave the model as it is: use stateful=False, training=False.")  # fmt: skip
+                advice = "An explanation leaves the model as it is: use stateful=False, training=False."
+                raise self._error(op, f"writes to {name!r}, which the model reads, in inference", advice)
 
     def _ReadVariableOp(self, op: tf.Operation, inputs: list[Any]) -> list[Any]:
         return [self.tensor(inputs[0])]

@@ -71,6 +71,12 @@ def signature(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sig
             return Signature(tuple(specs), positional)
         given = _matched(names, args, kwargs)
         specs = [_spec(a, n, s.dtype) for a, n, (_, s) in zip(given, names, leaves, strict=True)]
+        for spec, (_, known) in zip(specs, leaves, strict=True):
+            if not known.shape.is_compatible_with(spec.shape):
+                expected = ("N", *known.shape[1:])
+                raise InputError(
+                    f"input {spec.name!r} has shape {('N', *spec.sample_shape)}, the model takes {expected}"
+                )
         return Signature(tuple(specs), positional)
     if not args and not kwargs:
         return None
@@ -91,7 +97,7 @@ def template(model: Any) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     if what == "concrete":
         args, named = model.structured_input_signature
         return args, dict(named)
-    function = model if what == "function" else getattr(model, "__call__", None)
+    function = model if what == "function" else getattr(model, "__call__", None)  # noqa: B004 - the tf.function itself
     specs = getattr(function, "input_signature", None)
     if specs is None:
         return None

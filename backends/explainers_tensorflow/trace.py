@@ -1,4 +1,4 @@
-"""A TensorFlow model as a Graph: a concrete function with a batch of any size, flattened, read operation by operation."""
+"""A TensorFlow model as a Graph: its concrete function, flattened, read operation by operation."""
 
 from __future__ import annotations
 

@@ -18,8 +18,36 @@ from .cases import Case
 from .naive import Arrays, Naive, mask_of, one_row, sample_seed
 
 CASE_NAMES = {
-    "torch": ["mlp", "cnn", "residual", "reused", "two_inputs", "float_and_mask", "tokens", "bert", "vit", "lstm", "mixture", "spatial", "scalar", "dict", "tuple", "namedtuple"],
-    "tensorflow": ["sequential", "cnn", "functional", "subclassed", "two_inputs", "attention", "tokens", "lstm", "unrolled_lstm", "dict"],
+    "torch": [
+        "mlp",
+        "cnn",
+        "residual",
+        "reused",
+        "two_inputs",
+        "float_and_mask",
+        "tokens",
+        "bert",
+        "vit",
+        "lstm",
+        "mixture",
+        "spatial",
+        "scalar",
+        "dict",
+        "tuple",
+        "namedtuple",
+    ],
+    "tensorflow": [
+        "sequential",
+        "cnn",
+        "functional",
+        "subclassed",
+        "two_inputs",
+        "attention",
+        "tokens",
+        "lstm",
+        "unrolled_lstm",
+        "dict",
+    ],
     "numpy": ["mlp", "two_inputs", "spatial"],
 }
 ENGINES = {
@@ -115,9 +143,7 @@ def _reference(found: Case, model: Any) -> Any:
     return NumpyReference(found, model)
 
 
-def expected(
-    subject: Subject, method: str, arrays: Arrays, target: Any, baselines: Arrays, seed: Any = SEED
-) -> Arrays:
+def expected(subject: Subject, method: str, arrays: Arrays, target: Any, baselines: Arrays, seed: Any = SEED) -> Arrays:
     """What the method gives, sample by sample, naively."""
     x = subject.reference.points(arrays)
     mask = mask_of(target, subject.reference.output(x, arrays))

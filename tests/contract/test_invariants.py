@@ -273,9 +273,7 @@ def test_5_threads_get_what_one_thread_gets(label: str, method: str) -> None:
     check_threads(found, explain, method, each=100)
 
 
-@pytest.mark.parametrize(
-    ("backend", "engine"), [(b, e) for b in ("torch", "tensorflow") for e in ENGINES[b][1:]]
-)
+@pytest.mark.parametrize(("backend", "engine"), [(b, e) for b in ("torch", "tensorflow") for e in ENGINES[b][1:]])
 def test_5_threads_on_other_engines(backend: str, engine: str) -> None:
     found = subject(SMALLEST[backend], "float32")
     explain = found.compile("integrated_gradients-midpoint", engine=engine, batch_size=16)

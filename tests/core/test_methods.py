@@ -38,7 +38,7 @@ def test_right_is_deepexplains() -> None:
 
 
 def test_an_unknown_name_lists_the_near_ones() -> None:
-    with pytest.raises(UnknownNameError, match="unknown method 'integrated_gradient'.*integrated_gradients"):
+    with pytest.raises(UnknownNameError, match=r"unknown method 'integrated_gradient'.*integrated_gradients"):
         methods.resolve("integrated_gradient")
 
 
