@@ -20,6 +20,8 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/python examples/digits.py
 
+test test-slow: export OMP_NUM_THREADS ?= 1
+
 test: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow"
 

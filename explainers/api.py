@@ -21,7 +21,6 @@ from .spec import (
     Array,
     Baseline,
     Numpy,
-    References,
     Signature,
     TensorSpec,
     check_finite,
@@ -356,17 +355,17 @@ class Explainer:
             if 0 in plan.fixed:
                 return plan.fixed[0]
             given = self._options.baseline
-        if isinstance(given, References) and self.method.baseline != "references":
-            raise BaselineError(
-                f"method {self.method.name!r} takes one baseline for each sample, not References; "
-                "'gradient_shap' averages over references"
-            )
 
         def batch() -> Any:
             parts = [bound[place] for place in plan.places if place is not None] or bound
             return parts[0] if len(parts) == 1 else tuple(parts)
 
         resolved = resolve_baseline(given, plan.specs, count, batch, lambda a: self._to_numpy(a, "baseline"))
+        if resolved.distribution and self.method.baseline != "references":
+            raise BaselineError(
+                f"method {self.method.name!r} takes one baseline for each sample, not References; "
+                "'gradient_shap' averages over references"
+            )
         if fixed and not callable(given) and not resolved.per_sample:
             plan.fixed[0] = resolved  # the same for every later call
         if self.method.baseline == "references" and not resolved.distribution and not resolved.per_sample:

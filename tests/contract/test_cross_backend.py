@@ -1,4 +1,4 @@
-""" "Must show" 4: one Keras model, the same weights, on torch and on TensorFlow: the same attributions."""
+"""One Keras model, the same weights, on torch and on TensorFlow ("Must show" 4): the same attributions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-""" "Must show" 2: no retraces and no growth over thousands of random calls; and a control that shows both."""
+"""No retraces and no growth over thousands of random calls ("Must show" 2); and a control that shows both."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ import pytest
 
 from .child import run
 
+ROOT = Path(__file__).parents[2]
 FRAMEWORKS = ("torch", "tensorflow", "keras", "jax", "transformers")
 LOADED = f"sorted({{name.partition('.')[0] for name in sys.modules}} & set({FRAMEWORKS!r}))"
 
@@ -22,6 +23,17 @@ def test_core_imports_and_runs_with_every_framework_blocked(tmp_path: Path) -> N
         print(json.dumps(explain(np.ones((1, 4)), target=1).tolist()))
     """
     assert run(script, tmp_path, blocked=FRAMEWORKS) == [[1.0, 1.0, 1.0, 1.0]]
+
+
+def test_the_tests_of_the_core_pass_with_every_framework_blocked(tmp_path: Path) -> None:
+    script = f"""
+        import json, os, sys, pytest
+        os.chdir({str(ROOT)!r})
+        sys.path.insert(0, os.getcwd())
+        code = pytest.main(["tests/core", "-q", "-x", "-p", "no:cacheprovider"])
+        print(json.dumps([int(code), {LOADED}]))
+    """
+    assert run(script, tmp_path, blocked=FRAMEWORKS) == [0, []]
 
 
 def test_importing_imports_no_framework(tmp_path: Path) -> None:

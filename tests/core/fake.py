@@ -1,0 +1,190 @@
+"""A backend in numpy with one operation and its derivative: what the work engine is tested on.
+
+The model is f(x)ₖ = Σᵢ Aₖᵢ·xᵢ³. Its static engine takes nothing but arrays of exactly the compiled
+size, and memory may be made to run out above a number of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from explainers.backend import Traced
+from explainers.graph import Graph, Node, Output, Role, Value
+from explainers.spec import Signature, TensorSpec
+
+WEIGHTS = np.array([[1.0, 2.0, -1.0, 0.5], [0.3, -1.0, 1.0, 2.0]])
+
+
+def model(x: np.ndarray) -> np.ndarray:
+    return x**3 @ WEIGHTS.T
+
+
+def slope(x: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    return 3 * x**2 * (mask @ WEIGHTS)
+
+
+class Ops:
+    """The array namespace, as far as a program of one node needs it."""
+
+    no_derivative = RuntimeError
+    where = staticmethod(np.where)
+    zeros_like = staticmethod(np.zeros_like)
+    bits_and = staticmethod(np.bitwise_and)
+    bits_xor = staticmethod(np.bitwise_xor)
+    shift_right = staticmethod(np.right_shift)
+
+    @staticmethod
+    def evaluate(node: Node, arrays: Sequence[Any]) -> tuple[Any, ...]:
+        return (model(arrays[0]),)
+
+    @staticmethod
+    def vjp(node: Node, arrays: Sequence[Any], places: Sequence[int]) -> tuple[Any, Any]:
+        return Ops.evaluate(node, arrays), lambda messages: [slope(arrays[0], messages[0])]
+
+    @staticmethod
+    def take(array: Any, index: Any) -> Any:
+        return array[index]
+
+    @staticmethod
+    def cast(array: Any, dtype: str) -> Any:
+        return array.astype(dtype)
+
+    @staticmethod
+    def cast_like(array: Any, like: Any) -> Any:
+        return array.astype(like.dtype)
+
+    @staticmethod
+    def scale_rows(array: Any, factor: Any) -> Any:
+        return array * factor.reshape(-1, *([1] * (array.ndim - 1)))
+
+    @staticmethod
+    def segment_sum(array: Any, index: Any, like: Any) -> Any:
+        total = np.zeros((len(like), *array.shape[1:]), array.dtype)
+        np.add.at(total, index, array)
+        return total
+
+    @staticmethod
+    def rows_equal(row: Any, array: Any) -> Any:
+        return row.reshape(-1, *([1] * array.ndim)) == array
+
+    @staticmethod
+    def one_hot_max(array: Any) -> Any:
+        return np.eye(array.shape[1])[array.argmax(1)]
+
+    @staticmethod
+    def row_max(array: Any) -> Any:
+        return array.max(1)
+
+    @staticmethod
+    def row_min(array: Any) -> Any:
+        return array.min(1)
+
+    @staticmethod
+    def sample_shape(array: Any) -> tuple[int, ...]:
+        return array.shape[1:]
+
+    @staticmethod
+    def reshape_rows(array: Any, shape: tuple[int, ...]) -> Any:
+        return array.reshape(len(array), *shape)
+
+    @staticmethod
+    def wide(array: Any) -> str:
+        return "float64"
+
+    @staticmethod
+    def normal(uniform: Any) -> Any:
+        return uniform - 0.5
+
+    @staticmethod
+    def arange(size: int, like: Any) -> Any:
+        return np.arange(size)
+
+
+class OutOfMemory(Exception):
+    pass
+
+
+class FakeKernel:
+    def __init__(self, backend: FakeBackend, program: Any, rows: int | None) -> None:
+        self.backend, self.program, self.rows, self.native = backend, program, rows, self
+
+    def __call__(self, *arguments: Any) -> tuple[Any, ...]:
+        for holder, argument in zip(self.program.placeholders, arguments, strict=True):
+            assert argument.shape[bool(holder.axis) :] == tuple(holder.shape), holder
+            if self.rows is not None and holder.axis:
+                assert len(argument) == self.rows, f"{holder}: {len(argument)} for {self.rows}"
+        rows = max(len(a) for a, p in zip(arguments, self.program.placeholders, strict=True) if p.axis)
+        if rows > self.backend.memory:
+            raise OutOfMemory
+        self.backend.packages.append(rows)
+        return self.program(Ops, {}, *arguments)
+
+    def bind(self, weights: Mapping[Value, Any]) -> None:
+        pass
+
+
+class FakeBackend:
+    name = "fake"
+    engines: Mapping[str, bool] = {"dynamic": False, "static": True}
+    default_engine = "dynamic"
+    forward_only = False
+
+    def __init__(self, memory: int = 10**9) -> None:
+        self.memory = memory
+        self.packages: list[int] = []
+
+    def installed(self) -> bool:
+        return True
+
+    def accepts(self, model: Any) -> bool:
+        return model == "fake"
+
+    def owns(self, array: Any) -> bool:
+        return isinstance(array, np.ndarray)
+
+    def signature(self, model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Signature:
+        return Signature((TensorSpec((None, 4), "float64", "x"),), 1)
+
+    def trace(self, model: Any, signature: Signature, **options: Any) -> Traced:
+        x, y = Output((None, 4), "float64"), Output((None, 2), "float64")
+        nodes = (
+            Node("x", "input", Role.INPUT, outputs=(x,)),
+            Node("y", "cubes", Role.OPAQUE, (Value("x"),), (y,)),
+        )
+        return Traced(Graph(nodes, (Value("x"),), (("0", Value("y")),)), signature, {})
+
+    def refresh(self, model: Any, traced: Traced) -> dict[Value, Any]:
+        return {}
+
+    def compile(self, program: Any, traced: Traced, *, engine: str, rows: int | None) -> FakeKernel:
+        return FakeKernel(self, program, rows)
+
+    def stage(self, array: Any, dtype: str, device: Any) -> Any:
+        return np.asarray(array, dtype)
+
+    def take(self, array: Any, index: Any) -> Any:
+        return array[index]
+
+    def pad(self, array: Any, count: int) -> Any:
+        return np.concatenate([array, np.repeat(array[:1], count - len(array), axis=0)])
+
+    def expand(self, array: Any, count: int) -> Any:
+        return np.repeat(array, count, axis=0)
+
+    def numpy(self, array: Any) -> Any:
+        return array
+
+    def like(self, array: Any, given: Any) -> Any:
+        return array.astype(given.dtype)
+
+    def finite(self, array: Any) -> bool:
+        return bool(np.isfinite(array).all())
+
+    def free_bytes(self, device: Any) -> int:
+        return 2**30
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        return isinstance(error, OutOfMemory)

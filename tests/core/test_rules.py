@@ -1,0 +1,71 @@
+"""The reverse walk: what a missing rule says, and what a table without silent gradients means."""
+
+from __future__ import annotations
+
+import pytest
+
+from explainers.errors import UnsupportedOperation
+from explainers.graph import Graph, Node, Output, Role, Value
+from explainers.methods import Gradient, GuidedBackprop
+from explainers.program import Program
+from explainers.rules import RULE_SETS, RuleSet
+from explainers.rules.gradient import vjp
+
+ROW = (Output((None, 3), "float32"),)
+
+
+def graph(role: Role) -> Graph:
+    odd = Node("odd_1", "aten.odd.default", role, (Value("x"),), ROW, scope="block.0", source="model.py:7")
+    nodes = (Node("x", "input", Role.INPUT, outputs=ROW), odd)
+    return Graph(nodes, (Value("x"),), (("0", Value("odd_1")),))
+
+
+def program(role: Role, method: object) -> Program:
+    return Program(graph(role), method, (Value("x"),))  # type: ignore[arg-type]
+
+
+def test_a_missing_rule_names_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RULE_SETS, "gradient", RuleSet("gradient", {Role.LINEAR: vjp}))
+    with pytest.raises(UnsupportedOperation) as caught:
+        program(Role.COMPOSITE, Gradient()).check_rules()
+    message = str(caught.value)
+    for part in ("rule set 'gradient'", "'aten.odd.default'", "'odd_1'", "'composite'", "'block.0'", "model.py:7"):
+        assert part in message
+    program(Role.LINEAR, Gradient()).check_rules()
+
+
+@pytest.mark.parametrize("name", RULE_SETS)
+@pytest.mark.parametrize("role", [r for r in Role if r not in (Role.INPUT, Role.WEIGHT, Role.CONSTANT)])
+def test_the_gradient_family_passes_every_role(name: str, role: Role) -> None:
+    assert callable(RULE_SETS[name].rule(graph(role).by_name["odd_1"]))
+
+
+@pytest.mark.parametrize("role", [Role.INPUT, Role.WEIGHT, Role.CONSTANT])
+def test_nothing_passes_what_is_no_operation(role: Role) -> None:
+    for rules in RULE_SETS.values():
+        with pytest.raises(UnsupportedOperation):
+            rules.rule(graph(role).by_name["odd_1"])
+
+
+def test_a_function_goes_before_its_role() -> None:
+    relu = Node("r", "clamp", Role.UNIVARIATE, (Value("x"),), ROW, function="relu")
+    other = Node("s", "silu", Role.UNIVARIATE, (Value("x"),), ROW)
+    rules = RULE_SETS["guided_backprop"]
+    assert rules.rule(relu).__name__ == "guided_relu"
+    assert rules.rule(other) is vjp
+
+
+def test_coverage_lists_each_operation_with_its_rule() -> None:
+    (row,) = program(Role.OPAQUE, GuidedBackprop()).coverage()
+    assert row == {"op": "aten.odd.default", "role": "opaque", "rule": "vjp", "count": 1}
+
+
+def test_only_the_path_is_walked() -> None:
+    """What does not lie between the attributed input and the output needs no rule."""
+    nodes = (
+        Node("x", "input", Role.INPUT, outputs=ROW), Node("m", "input", Role.INPUT, outputs=ROW),
+        Node("a", "odd", Role.OPAQUE, (Value("m"),), ROW), Node("b", "add", Role.LINEAR, (Value("x"), Value("a")), ROW),
+        Node("c", "unused", Role.OPAQUE, (Value("x"),), ROW),
+    )  # fmt: skip
+    whole = Graph(nodes, (Value("x"), Value("m")), (("0", Value("b")),))
+    assert Program(whole, Gradient(), (Value("x"),)).path == {"b"}
