@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
+from torch.fx.traceback import annotate
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from explainers.backend import Traced
@@ -184,11 +186,43 @@ class _KerasCall(torch.nn.Module):
         self.model = model
 
     def forward(self, *inputs: torch.Tensor) -> Any:
+        with _KerasScopes():
+            return self._forward(*inputs)
+
+    def _forward(self, *inputs: torch.Tensor) -> Any:
         struct = getattr(self.model, "_inputs_struct", None)
         packed = pytree.tree_unflatten(list(inputs), pytree.tree_structure(struct)) if struct is not None else inputs
         if struct is None and len(inputs) == 1:
             packed = inputs[0]
         return self.model(packed, training=False)
+
+
+class _KerasScopes(TorchFunctionMode):
+    """Marks each operation with the Keras layers around it: Keras calls them past nn.Module, so export sees none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered: list[tuple[Any, str, str]] = []  # (scope, path, path with the number of the call)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with annotate({"modules": self._modules()}):
+            return func(*args, **(kwargs or {}))
+
+    def _modules(self) -> tuple[str, ...]:
+        from keras.src.backend.common import global_state
+
+        found: list[str] = []
+        names: list[str] = []
+        for scope in (global_state.get_global_attribute("name_scope_stack") or [])[1:]:  # the first is the model's
+            names.append(scope.name)
+            path = ".".join(names)
+            known = next((name for entered, _, name in self.entered if entered is scope), None)
+            if known is None:
+                calls = sum(path == other for _, other, _ in self.entered)
+                known = f"{path}@{calls}" if calls else path
+                self.entered.append((scope, path, known))
+            found.append(known)
+        return tuple(found)
 
 
 def _export(module: torch.nn.Module, sig: Signature, device: torch.device) -> ExportedProgram:
@@ -368,9 +402,11 @@ def _output(val: Any) -> Output:
 
 def _modules(fx: torch.fx.Node) -> tuple[str, ...]:
     """The modules around a node, outermost first; ``@n`` marks the n-th further call of the same module."""
+    marked = (fx.meta.get("custom") or {}).get("modules")
+    if marked is not None:
+        return tuple(marked)
     found = []
     for key, (path, _) in (fx.meta.get("nn_module_stack") or {}).items():
-        path = path.removeprefix("model").removeprefix(".") if "_KerasCall" in str(key) else path
         if path and not path.startswith("_empty_nn_module_stack"):
             found.append(path.partition("@")[0] + "".join(re.findall(r"@\d+$", str(key))))
     return tuple(found)
