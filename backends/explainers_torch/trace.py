@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
-from torch.fx.traceback import annotate
+from torch.fx.traceback import annotate, preserve_node_meta
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
@@ -186,7 +186,7 @@ class _KerasCall(torch.nn.Module):
         self.model = model
 
     def forward(self, *inputs: torch.Tensor) -> Any:
-        with _KerasScopes():
+        with preserve_node_meta(), _KerasScopes():
             return self._forward(*inputs)
 
     def _forward(self, *inputs: torch.Tensor) -> Any:
