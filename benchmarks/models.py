@@ -11,14 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+MODELS = ("mlp", "cnn", "dilated", "bert", "resnet50")
+LARGE_BATCH = {"dilated": 4, "bert": 4, "resnet50": 4}  # elsewhere 32
+
+
 @dataclass(frozen=True)
 class Subject:
     """A model, and f as a function of what is attributed (for a layer: of that layer's output)."""
 
-    name: str
+    title: str
     model: nn.Module
     inputs: Callable[[int], tuple[Tensor, ...]]
-    batches: tuple[int, ...]
     wrt: str | None = None
     attributed: Callable[..., Tensor] | None = None  # inputs → what is attributed
     rest: Callable[..., Tensor] | None = None  # (attributed, *inputs) → f
@@ -29,11 +32,8 @@ class Subject:
             return inputs[0] if self.attributed is None else self.attributed(*inputs)
 
     def f(self, point: Tensor, *inputs: Tensor) -> Tensor:
-        return self.model(point) if self.rest is None else self.rest(point, *inputs)
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        result = self.model(*inputs)
-        return result if isinstance(result, Tensor) else result.logits
+        result: Tensor = self.model(point) if self.rest is None else self.rest(point, *inputs)
+        return result
 
 
 class LeNet(nn.Module):
@@ -113,7 +113,7 @@ def bert() -> Subject:
         return torch.randint(0, 30000, (count, 64)), torch.ones(count, 64, dtype=torch.long)
 
     return Subject(
-        "BERT, 6 layers, 64×384", model, inputs, (1, 4), "bert.embeddings.word_embeddings",
+        "BERT, 6 layers, 64×384", model, inputs, "bert.embeddings.word_embeddings",
         lambda ids, mask: model.bert.embeddings.word_embeddings(ids),
         lambda point, ids, mask: model(inputs_embeds=point, attention_mask=mask).logits,
     )  # fmt: skip
@@ -122,11 +122,11 @@ def bert() -> Subject:
 def subject(name: str) -> Subject:
     torch.manual_seed(0)
     found: dict[str, Callable[[], Any]] = {
-        "mlp": lambda: Subject("MLP 784-1024-1024-10", mlp(), lambda n: (torch.randn(n, 784),), (1, 32)),
-        "cnn": lambda: Subject("LeNet 28×28", LeNet(), lambda n: (torch.randn(n, 1, 28, 28),), (1, 32)),
-        "dilated": lambda: Subject("dilated CNN 4×2114", Dilated(), lambda n: (torch.randn(n, 4, 2114),), (1, 4)),
+        "mlp": lambda: Subject("MLP 784-1024-1024-10", mlp(), lambda n: (torch.randn(n, 784),)),
+        "cnn": lambda: Subject("LeNet 28×28", LeNet(), lambda n: (torch.randn(n, 1, 28, 28),)),
+        "dilated": lambda: Subject("dilated CNN 4×2114", Dilated(), lambda n: (torch.randn(n, 4, 2114),)),
         "bert": bert,
-        "resnet50": lambda: Subject("ResNet-50 224²", resnet50(), lambda n: (torch.randn(n, 3, 224, 224),), (1, 4)),
+        "resnet50": lambda: Subject("ResNet-50 224²", resnet50(), lambda n: (torch.randn(n, 3, 224, 224),)),
     }
     result: Subject = found[name]()
     result.model.eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Interleaved medians: each round runs every candidate once, so drift falls on all alike."""
+"""Interleaved rounds: each round runs every candidate once, so drift falls on all alike."""
 
 from __future__ import annotations
 
@@ -8,30 +8,52 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
+Candidates = Mapping[str, Callable[[], object]]
+Rounds = dict[str, list[float]]  # seconds of each candidate in each round
 
-def medians(candidates: Mapping[str, Callable[[], object]], seconds: float, least: int = 7) -> dict[str, float]:
-    """Median seconds of each candidate over rounds that fill ``seconds``, at least ``least`` of them."""
+
+def rounds(candidates: Candidates, seconds: float, *, least: int = 9, most: int = 3000, warm: float = 0.3) -> Rounds:
+    """Times of each candidate over rounds that fill ``seconds``, at least ``least`` of them.
+
+    Each candidate first runs for ``warm`` seconds, at least 5 times: TorchScript specializes in its first
+    runs. Then each round starts with the next candidate, so that nobody always follows the same one.
+    """
     for run in candidates.values():
-        for _ in range(4):
+        began, runs = time.perf_counter(), 0
+        while runs < 5 or time.perf_counter() - began < warm:
             run()
-    times: dict[str, list[float]] = {name: [] for name in candidates}
+            runs += 1
+    order = list(candidates.items())
+    times: Rounds = {name: [] for name in candidates}
     began = time.perf_counter()
-    rounds = 0
-    while rounds < least or (time.perf_counter() - began < seconds and rounds < 3000):
-        for name, run in candidates.items():
+    for done in range(most):
+        if done >= least and time.perf_counter() - began >= seconds:
+            break
+        for name, run in order:
             start = time.perf_counter()
             run()
             times[name].append(time.perf_counter() - start)
-        rounds += 1
-    return {name: statistics.median(values) for name, values in times.items()}
+        order.append(order.pop(0))
+    return times
+
+
+def median(times: list[float]) -> float:
+    return statistics.median(times)
+
+
+def ratio(above: list[float], below: list[float]) -> tuple[float, float, float]:
+    """Median of ``above / below`` round by round, with its lower and upper quartile."""
+    low, middle, high = statistics.quantiles([a / b for a, b in zip(above, below, strict=True)], n=4)
+    return middle, low, high
 
 
 def machine() -> str:
-    """Processor, cores and Python, without names of hosts or paths."""
+    """Processor, cores, load and Python, without names of hosts or paths."""
     model = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo") as file:
             model = next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
     except (OSError, StopIteration):
         pass
-    return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    return f"{model}, {os.cpu_count()} cores{load}, {platform.system()}, Python {platform.python_version()}"

@@ -71,8 +71,8 @@ class TorchBackend:
     def stage(self, array: Any, dtype: str, device: Any) -> Any:
         torch = self.torch
         if not isinstance(array, torch.Tensor):
-            if not (array.flags.c_contiguous and array.flags.writeable):
-                array = np.array(array, order="C")
+            if not (array.flags.c_contiguous and array.flags.writeable and array.dtype.isnative):
+                array = np.array(array, array.dtype.newbyteorder("="), order="C")
             array = torch.from_numpy(array)
         elif array.requires_grad:
             array = array.detach()

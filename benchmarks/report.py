@@ -1,0 +1,89 @@
+"""A measured line, the ratios it should reach, and the table."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .timing import Rounds, median, ratio
+
+STEPS = 16
+SMALL = ("mlp", "cnn")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One model, method and batch size. ``times``: seconds of each candidate in each round."""
+
+    backend: str
+    model: str  # its short name
+    title: str
+    method: str
+    batch: int
+    package: int  # rows that run at once
+    times: Rounds
+
+    @property
+    def peer(self) -> str:
+        """The fastest of the other libraries' candidates."""
+        names = [name for name in self.times if name not in ("forward", "explain", "hand")]
+        return min(names, key=lambda name: median(self.times[name]))
+
+    def passes(self, name: str) -> float:
+        """Cost in forward passes."""
+        return median(self.times[name]) / median(self.times["forward"])
+
+    def goals(self) -> tuple[float | None, float]:
+        """The ratios to reach: explain to peer (None: no goal), explain to hand."""
+        if self.backend == "tensorflow":
+            return 0.1, 1.1
+        if self.method == "saliency":
+            return (0.8 if self.model in SMALL and self.batch == 1 else 1.0), 1.1
+        if self.model == "dilated":
+            return 0.6, 1.1
+        return (0.75 if self.batch == 1 else None), 1.1
+
+    def ratios(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+        """Explain to peer and to hand: median, lower and upper quartile over the rounds."""
+        explain = self.times["explain"]
+        return ratio(explain, self.times[self.peer]), ratio(explain, self.times["hand"])
+
+    def cells(self) -> list[str]:
+        shown = [
+            f"{found:.2f} ({low:.2f}–{high:.2f}){mark(found, goal)}"
+            for (found, low, high), goal in zip(self.ratios(), self.goals(), strict=True)
+        ]
+        return [
+            self.title, self.method, str(self.batch), str(self.package),
+            f"{median(self.times['forward']) * 1e3:.2f}", f"{self.passes('explain'):.2f}",
+            f"{self.passes(self.peer):.2f} {self.peer}", f"{self.passes('hand'):.2f}", *shown,
+        ]  # fmt: skip
+
+    def record(self) -> dict[str, Any]:
+        return {**asdict(self), "peer": self.peer, "goals": self.goals(), "ratios": self.ratios()}
+
+
+HEAD = ["model", "method", "batch", "package", "forward ms", "explain F", "peer F", "hand F",
+        "explain ÷ peer", "explain ÷ hand"]  # fmt: skip
+RULE = "|---|---|--:|--:|--:|--:|--:|--:|---|---|"
+
+
+def table_row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def mark(value: float, goal: float | None) -> str:
+    if goal is None:
+        return ""
+    return f" ≤ {goal} met" if value <= goal else f" **> {goal} missed**"
+
+
+def missed(lines: list[Line]) -> str:
+    """How many goals there are, and each one that was not reached."""
+    goals, lost = 0, []
+    for line in lines:
+        for (found, _, _), goal, other in zip(line.ratios(), line.goals(), (line.peer, "hand"), strict=True):
+            goals += goal is not None
+            if goal is not None and found > goal:
+                lost.append(f"- {line.title}, {line.method}, batch {line.batch}: {found:.2f} × {other}, goal {goal}")
+    return "\n".join([f"{goals - len(lost)} of {goals} goals met{'; missed:' if lost else '.'}", *lost])

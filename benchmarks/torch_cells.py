@@ -1,0 +1,143 @@
+"""What is timed on torch: the explainer, Captum, ``autograd.grad`` by hand, the bare forward pass."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from explainers import Explainer, methods
+
+from .models import LARGE_BATCH, MODELS, Subject, subject
+from .report import STEPS, Line
+from .timing import median, rounds
+
+__all__ = ["LARGE_BATCH", "MODELS", "cell", "overhead", "versions"]
+
+
+def versions() -> str:
+    threads = torch.get_num_threads()
+    return f"torch {torch.__version__} on {threads} threads, captum {version('captum')}"
+
+
+def cell(name: str, method: str, batch: int, seconds: float) -> Line:
+    """One line of the table."""
+    item = subject(name)
+    inputs = item.inputs(batch)
+    value = methods.Saliency() if method == "saliency" else methods.IntegratedGradients(STEPS)
+    explain = Explainer.compile(item.model, value, inputs=inputs, wrt=item.wrt)
+    point = item.point(*inputs)
+    rows = batch if method == "saliency" else batch * STEPS
+    package = min(rows, explain.stats.batch_size)
+    candidates: dict[str, Callable[[], object]] = {
+        "forward": by_forward(item, point, inputs, rows, package),
+        "explain": lambda: explain(*inputs, target=1),
+        "hand": by_hand(item, point, inputs, rows, package, method == "saliency"),
+        **by_captum(item, method, point, inputs, package),
+    }
+    check(candidates, method)
+    return Line("torch", name, item.title, method, batch, package, rounds(candidates, seconds))
+
+
+def check(candidates: dict[str, Callable[[], Any]], method: str) -> None:
+    """The candidates must compute the same, else their times say nothing."""
+    results = {key: run() for key, run in candidates.items() if key != "forward"}
+    if method == "saliency":
+        results["hand"] = torch.cat(results["hand"])
+    else:
+        del results["hand"]  # the rows' gradients, not yet summed
+    for key, result in results.items():
+        torch.testing.assert_close(
+            result.float(), results["explain"].float(), rtol=1e-3, atol=1e-3 * float(abs(result).max()), msg=key
+        )
+
+
+def packages(point: Tensor, inputs: tuple[Tensor, ...], rows: int, size: int) -> list[tuple[Tensor, ...]]:
+    """The rows (each sample's together) of the point and of the inputs, ``size`` at a time."""
+    whole = [array.repeat_interleave(rows // len(point), 0) for array in (point, *inputs)]
+    return list(zip(*(array.split(size) for array in whole), strict=True))
+
+
+def by_forward(item: Subject, point: Tensor, inputs: tuple[Tensor, ...], rows: int, size: int) -> Callable[[], object]:
+    parts = packages(point, inputs, rows, size)
+
+    def run() -> None:
+        with torch.inference_mode():
+            for part in parts:
+                item.f(*part)
+
+    return run
+
+
+def by_hand(
+    item: Subject, point: Tensor, inputs: tuple[Tensor, ...], rows: int, size: int, absolute: bool
+) -> Callable[[], list[Tensor]]:
+    parts = packages(point, inputs, rows, size)
+
+    def run() -> list[Tensor]:
+        grads = []
+        for first, *rest in parts:
+            leaf = first.detach().requires_grad_()
+            (grad,) = torch.autograd.grad(item.f(leaf, *rest)[:, 1].sum(), leaf)
+            grads.append(grad.abs() if absolute else grad)
+        return grads
+
+    return run
+
+
+def by_captum(
+    item: Subject, method: str, point: Tensor, inputs: tuple[Tensor, ...], package: int
+) -> dict[str, Callable[[], object]]:
+    """Captum at each of its sensible settings; the best one counts."""
+    from captum.attr import IntegratedGradients, Saliency
+
+    f: Any = item.model if item.rest is None else item.f
+    more = None if item.rest is None else inputs
+    if method == "saliency":
+        saliency, leaf = Saliency(f), point.clone().requires_grad_()
+        return {"Captum": lambda: saliency.attribute(leaf, target=1, abs=True, additional_forward_args=more)}
+    gradients = IntegratedGradients(f)
+
+    def attribute(size: int | None) -> Callable[[], object]:
+        return lambda: gradients.attribute(
+            point, target=1, n_steps=STEPS, method="gausslegendre", internal_batch_size=size,
+            additional_forward_args=more,
+        )  # fmt: skip
+
+    warnings.filterwarnings("ignore", module="captum")
+    return {"Captum, one batch": attribute(None), "Captum, packages": attribute(max(package, len(point)))}
+
+
+def overhead(seconds: float) -> list[tuple[str, float]]:
+    """Microseconds of Python in a warm call: explain(x) less the compiled function on the same, prepared tensors."""
+    model = torch.nn.Sequential(torch.nn.Linear(784, 8), torch.nn.ReLU(), torch.nn.Linear(8, 10)).eval()
+    x = torch.randn(1, 784)
+    array = x.numpy()
+    mask, choose = torch.eye(10)[1:2].contiguous(), torch.tensor(0.0)
+    index = torch.zeros(STEPS, dtype=torch.long)
+    value = methods.IntegratedGradients(STEPS)
+    alpha, weight = (torch.from_numpy(a).float() for a in methods.gradient.quadrature_rule(value.quadrature, STEPS))
+    prepared: dict[str, tuple[Any, tuple[Tensor, ...]]] = {
+        "saliency": (methods.Saliency(), (x, mask, choose)),
+        "integrated_gradients": (value, (x, mask, torch.zeros(1, 784), index, index, alpha, weight)),
+    }
+    found = []
+    for name, (method, arguments) in prepared.items():
+        explain = Explainer.compile(model, method, inputs=x)
+        times = rounds(bare(explain, array, x, explain.native, arguments), seconds, least=500)
+        for given in ("numpy", "torch"):
+            extra = (median(times[given]) - median(times["native"])) * 1e6
+            found.append((f"{name} of one {given} sample", extra))
+    return found
+
+
+def bare(explain: Any, array: Any, x: Tensor, native: Any, arguments: Any) -> dict[str, Callable[[], object]]:
+    return {
+        "numpy": lambda: explain(array, target=1),
+        "torch": lambda: explain(x, target=1),
+        "native": lambda: native(*arguments),
+    }
