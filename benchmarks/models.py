@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
 MODELS = ("mlp", "cnn", "dilated", "bert", "resnet50")
 LARGE_BATCH = {"dilated": 4, "bert": 4, "resnet50": 4}  # elsewhere 32
 

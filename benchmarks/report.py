@@ -54,7 +54,7 @@ class Line:
             for (found, low, high), goal in zip(self.ratios(), self.goals(), strict=True)
         ]
         return [
-            self.title, self.method, str(self.batch), str(self.package),
+            self.title, self.method, str(self.batch), str(self.package), str(len(self.times["explain"])),
             f"{median(self.times['forward']) * 1e3:.2f}", f"{self.passes('explain'):.2f}",
             f"{self.passes(self.peer):.2f} {self.peer}", f"{self.passes('hand'):.2f}", *shown,
         ]  # fmt: skip
@@ -63,9 +63,9 @@ class Line:
         return {**asdict(self), "peer": self.peer, "goals": self.goals(), "ratios": self.ratios()}
 
 
-HEAD = ["model", "method", "batch", "package", "forward ms", "explain F", "peer F", "hand F",
+HEAD = ["model", "method", "batch", "package", "rounds", "forward ms", "explain F", "peer F", "hand F",
         "explain ÷ peer", "explain ÷ hand"]  # fmt: skip
-RULE = "|---|---|--:|--:|--:|--:|--:|--:|---|---|"
+RULE = "|---|---|--:|--:|--:|--:|--:|--:|--:|---|---|"
 
 
 def table_row(cells: list[str]) -> str:

@@ -13,21 +13,23 @@ Rounds = dict[str, list[float]]  # seconds of each candidate in each round
 
 
 def rounds(candidates: Candidates, seconds: float, *, least: int = 9, most: int = 3000, warm: float = 0.3) -> Rounds:
-    """Times of each candidate over rounds that fill ``seconds``, at least ``least`` of them.
+    """Times of each candidate over rounds that fill ``seconds``.
 
-    Each candidate first runs for ``warm`` seconds, at least 5 times: TorchScript specializes in its first
-    runs. Then each round starts with the next candidate, so that nobody always follows the same one.
+    At least ``least`` rounds; where these would take 8 times as long, at least 3. Each candidate first runs for
+    ``warm`` seconds, at least 3 times: TorchScript specializes in its first runs. Then each round starts with the
+    next candidate, so that nobody always follows the same one.
     """
     for run in candidates.values():
         began, runs = time.perf_counter(), 0
-        while runs < 5 or time.perf_counter() - began < warm:
+        while runs < 3 or time.perf_counter() - began < warm:
             run()
             runs += 1
     order = list(candidates.items())
     times: Rounds = {name: [] for name in candidates}
     began = time.perf_counter()
     for done in range(most):
-        if done >= least and time.perf_counter() - began >= seconds:
+        spent = time.perf_counter() - began
+        if spent >= seconds and (done >= least or (done >= 3 and spent >= 8 * seconds)):
             break
         for name, run in order:
             start = time.perf_counter()

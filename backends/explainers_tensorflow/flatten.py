@@ -89,7 +89,7 @@ def flatten(
         flat.inputs = [tf.compat.v1.placeholder(s.dtype, s.shape, name=s.name) for s in specs]
         flattener = _Flattener(flat, locate, where, {id(v.handle): v for v in variables})
         captured = [Captured(outer) for outer, _ in concrete.graph.captures]
-        results = flattener.inline(concrete.graph, [*flat.inputs, *captured], Site())
+        results = flattener.inline(concrete.graph, [*flat.inputs, *captured], Site(), len(concrete.graph.outputs))
         flat.outputs = [flattener.tensor(result) for result in results]
     flattener.check_writes()
     return flat
@@ -107,11 +107,16 @@ class _Flattener:
 
     # --- functions ---------------------------------------------------------------------------
 
-    def inline(self, graph: Any, arguments: Sequence[Any], site: Site) -> list[Any]:
-        """The outputs of the function ``graph`` on ``arguments``, its operations made in the flat graph."""
-        values = {inner.name: value for inner, value in zip(graph.inputs, arguments, strict=True)}
+    def inline(self, graph: Any, arguments: Sequence[Any], site: Site, count: int) -> list[Any]:
+        """The first ``count`` outputs of the function ``graph`` on ``arguments``, made in the flat graph.
+
+        TensorFlow appends to the ends of a function's graph where a tape differentiates it: only the
+        first of them are the function's own.
+        """
+        values = {inner.name: value for inner, value in zip(graph.inputs, arguments, strict=False)}
+        outputs = graph.outputs[:count]
         if id(graph) not in self.orders:
-            self.orders[id(graph)] = _needed(graph)
+            self.orders[id(graph)] = _needed(graph, outputs)
         self._note_writes(graph, values)
         for op in self.orders[id(graph)]:
             if all(out.name in values for out in op.outputs):
@@ -119,12 +124,12 @@ class _Flattener:
             inputs = [values[tensor.name] for tensor in op.inputs]
             results = self.make(op, inputs, self.locate(op, site))
             values.update((out.name, result) for out, result in zip(op.outputs, results, strict=True))
-        return [values[out.name] for out in graph.outputs]
+        return [values[out.name] for out in outputs]
 
     def make(self, op: tf.Operation, inputs: list[Any], modules: Modules) -> Sequence[Any]:
         handler = getattr(self, "_" + op.type, None)
         if op.type in CALLS:
-            return self.inline(_function(op, "f"), inputs, Site(modules, op.name))
+            return self.inline(_function(op, "f"), inputs, Site(modules, op.name), len(op.outputs))
         if op.type in ("While", "StatelessWhile"):
             return self._loop(op, inputs, modules)
         if op.type in ("If", "StatelessIf", "Case", "StatelessCase"):
@@ -257,7 +262,7 @@ class _Flattener:
         condition, body = _function(op, "cond"), _function(op, "body")
         for turn in range(LONGEST_LOOP):
             site = Site(modules, op.name, turn)
-            go = self.static(self.inline(condition, inputs, site)[0])
+            go = self.static(self.inline(condition, inputs, site, 1)[0])
             if go is None:
                 raise self._error(
                     op,
@@ -267,7 +272,7 @@ class _Flattener:
                 )
             if not go:
                 return inputs
-            inputs = [self._folded(value) for value in self.inline(body, inputs, site)]
+            inputs = [self._folded(value) for value in self.inline(body, inputs, site, len(inputs))]
         raise self._error(
             op, f"is a loop of more than {LONGEST_LOOP} steps", "Explain the model as a callable with backend='numpy'."
         )
@@ -292,7 +297,7 @@ class _Flattener:
         else:
             names = op.get_attr("branches")
             branch = _graph_of(op, names[int(choice) if 0 <= choice < len(names) else -1].name)
-        return self.inline(branch, inputs[1:], Site(modules, op.name))
+        return self.inline(branch, inputs[1:], Site(modules, op.name), len(op.outputs))
 
     # --- tensor lists ------------------------------------------------------------------------
 
@@ -364,19 +369,29 @@ class _Flattener:
         return [tf.stack([self._item(op, inputs[0], int(i), inputs[2]) for i in places])]
 
 
-def _needed(graph: Any) -> list[tf.Operation]:
-    """The operations that the outputs are computed from, each after its inputs."""
-    done: dict[tf.Operation, None] = {}
-    stack = [(out.op, False) for out in reversed(graph.outputs)]
+def _needed(graph: Any, outputs: Sequence[Any]) -> list[tf.Operation]:
+    """The operations that ``outputs`` are computed from, in the order they were made, each after its inputs."""
+    keep = {tensor.op for tensor in graph.inputs}
+    stack = [tensor.op for tensor in outputs]
     while stack:
-        op, ready = stack.pop()
-        if op in done:
-            continue
-        if ready:
-            done[op] = None
-        else:
-            stack.append((op, True))
-            stack += [(tensor.op, False) for tensor in reversed(op.inputs) if tensor.op not in done]
+        op = stack.pop()
+        if op not in keep:
+            keep.add(op)
+            stack += [tensor.op for tensor in op.inputs]
+    left = [op for op in graph.get_operations() if op in keep]
+    done: dict[tf.Operation, None] = {}
+    while left:  # once through, but for functions read from a file in another order
+        waiting = []
+        for op in left:
+            if all(tensor.op in done for tensor in op.inputs):
+                done[op] = None
+            else:
+                waiting.append(op)
+        if len(waiting) == len(left):
+            raise TraceError(
+                f"operation {left[0].type!r} ({left[0].name}) is in a cycle; use tf.while_loop of TensorFlow 2"
+            )
+        left = waiting
     return list(done)
 
 

@@ -221,7 +221,8 @@ def caller(model: Any, sig: Signature) -> Callable[..., Any]:
         model = endpoint(model)
         what = kind(model)
     own = template(model)
-    target, extra = model, {}
+    target: Any = model
+    extra: dict[str, Any] = {}
     if what == "keras":
         target, extra = _keras_call(model)
 
@@ -278,7 +279,7 @@ def output_tensors(result: Any) -> list[tuple[str, Any]]:
     """The tensors that a model returned, each with its key: ``"0"``, ``"logits"``, ``"a.0"``."""
     if hasattr(result, "__dataclass_fields__"):
         result = {name: getattr(result, name) for name in result.__dataclass_fields__}
-    elif isinstance(result, tuple) and hasattr(result, "_fields"):
+    elif hasattr(result, "_asdict"):
         result = result._asdict()
     pairs = []
     for key, leaf in walk(result):

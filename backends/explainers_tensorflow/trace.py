@@ -42,7 +42,7 @@ def trace(model: Any, sig: Signature, device: Any, dtype: str | None) -> Traced:
         def flat(batch: int | None) -> Flat:
             return flatten(concrete, variables, _specs(sig, batch), locate, user_line_of)
 
-        graph, weights = _read(flat, keys)
+        graph, weights = _read(flat, keys, models.kind(target) == "saved")
     return Traced(graph, sig, weights, device=place, memory=target)
 
 
@@ -186,11 +186,12 @@ class _Locate:
         self.paths = paths
         layers = model._flatten_layers() if models.kind(model) == "keras" else ()
         self.layers = {layer.name for layer in layers}
+        self.names: dict[int, set[str]] = {}  # of the operations of each graph
 
     def __call__(self, op: tf.Operation, site: Site) -> Modules:
         if not site.caller and op.name in self.paths:
             return self.paths[op.name]
-        inside = op.name.removeprefix(f"{site.caller}/").split("/")[:-1]
+        inside = self._parts(op, f"{site.caller}/")
         if self.layers:
             inside = [name for name in map(self._layer, inside) if name]
         modules = list(site.modules)
@@ -200,6 +201,15 @@ class _Locate:
             modules.append(_numbered(path, site.turn))
         return tuple(modules)
 
+    def _parts(self, op: tf.Operation, prefix: str) -> list[str]:
+        """The scopes in the operation's name, but for those that another operation made for its own parts."""
+        names = self.names.get(id(op.graph))
+        if names is None:
+            names = self.names[id(op.graph)] = {other.name for other in op.graph.get_operations()}
+        parts = op.name.split("/")
+        paths = ["/".join(parts[: depth + 1]) for depth in range(len(parts) - 1)]
+        return [path.rpartition("/")[2] for path in paths if path not in names and not prefix.startswith(f"{path}/")]
+
     def _layer(self, part: str) -> str:
         bare = re.sub(r"_\d+$", "", part)
         return part if part in self.layers else bare if bare in self.layers else ""
@@ -207,21 +217,23 @@ class _Locate:
 
 def trace_error(error: Exception) -> TraceError:
     """Any exception of tracing, with the user's own line and what to do."""
-    where = user_line(error.__traceback__)
-    lines = [line for line in str(error).splitlines() if line.strip()]
+    where = user_line(error)
+    text = re.sub(r"\x1b\[\d*m", "", str(error))
     name = type(error).__name__
-    if "OperatorNotAllowedInGraph" in name or ("symbolic" in str(error) and "Python" in str(error)):
+    if "OperatorNotAllowedInGraph" in name or ("symbolic" in text and "Python" in text):
         what = "its control flow depends on the values of a tensor"
         advice = (
             "A compiled explanation runs the same operations on every batch. Write the choice with tf.where, "
             "or give a model without this branch (fix the flag, or wrap the part that is explained)."
         )
-    elif name == "NotImplementedError" and "numpy" in str(error):
-        what = "it turns a tensor into numpy, which stops the graph"
+    elif name in ("NotImplementedError", "AttributeError") and "numpy" in text:
+        what = "it turns a tensor into numpy, which leaves the graph"
         advice = "Write it with TensorFlow operations, or explain the model as a callable with backend='numpy'."
     else:
         what = f"TensorFlow raised {name}"
         advice = "Simplify this line, or explain the model as a plain callable with backend='numpy'."
+    skip = ("in user code", "Exception encountered", "File ", "Arguments received")
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith(skip)]
     detail = f"\n(TensorFlow: {lines[0][:300]})" if lines else ""
     return TraceError(f"the model cannot be traced{f' at {where}' if where else ''}: {what}. {advice}{detail}")
 
@@ -233,16 +245,20 @@ _NOT_USERS = (os.path.dirname(tf.__file__), sysconfig.get_paths()["stdlib"] + os
 def _foreign(filename: str) -> bool:
     keras = sys.modules.get("keras")
     own = (os.path.dirname(keras.__file__),) if keras is not None and keras.__file__ else ()
-    return filename.startswith((*_NOT_USERS, *own, "<"))
+    return filename.startswith((*_NOT_USERS, *own, "<")) or "__autograph_generated" in filename
 
 
-def user_line(where: Any) -> str:
+def user_line(error: BaseException) -> str:
     """``file:line (code)`` of the last frame that is the model's own, below this package's."""
     found = ""
-    for frame in traceback.extract_tb(where):
-        if not frame.filename.startswith(_HERE) and not _foreign(frame.filename):
+    for frame in traceback.extract_tb(error.__traceback__):
+        if frame.filename.startswith(_HERE):
+            found = ""
+        elif not _foreign(frame.filename):
             found = f"{frame.filename}:{frame.lineno} ({(frame.line or '').strip()})"
-    return found
+    told = re.findall(r'File "([^"]+)", line (\d+), in [^\n]+\n\s*([^\n]+)', str(error))  # by autograph
+    own = [frame for frame in told if not _foreign(frame[0]) and not frame[0].startswith(_HERE)]
+    return "{}:{} ({})".format(*own[-1]) if own else found
 
 
 def user_line_of(op: tf.Operation | None) -> str:
@@ -259,11 +275,13 @@ def user_line_of(op: tf.Operation | None) -> str:
 # --- reading the flat graph ------------------------------------------------------------------
 
 
-def _read(flat: Callable[[int | None], Flat], keys: Sequence[str]) -> tuple[Graph, dict[Value, Any]]:
+def _read(flat: Callable[[int | None], Flat], keys: Sequence[str], saved: bool) -> tuple[Graph, dict[Value, Any]]:
     """The Graph of ``flat(None)``, and the variable behind each of its weights."""
     found = flat(None)
+    if saved:
+        _drop_model_scope(found.graph.origin)
     needed = _needed(found)
-    shapes = _Shapes(needed, flat)
+    shapes = _Shapes(flat)
     nodes: list[Node] = []
     dependent: set[Value] = set()
     inputs = [_value(tensor) for tensor in found.inputs]
@@ -275,6 +293,16 @@ def _read(flat: Callable[[int | None], Flat], keys: Sequence[str]) -> tuple[Grap
     weights = {Value(name): variable for name, variable in found.weights.items() if name in graph.by_name}
     _check_outputs(graph)
     return graph, weights
+
+
+def _drop_model_scope(origin: dict[str, tuple[Any, Modules]]) -> None:
+    """Take the model's own name off the layers' paths where everything is inside it."""
+    inside = [modules for _, modules in origin.values() if modules]
+    heads = {modules[0] for modules in inside}
+    if len(heads) == 1 and any(len(modules) > 1 for modules in inside):
+        prefix = f"{heads.pop()}."
+        for name, (op, modules) in origin.items():
+            origin[name] = op, tuple(module.removeprefix(prefix) for module in modules[1:])
 
 
 def _needed(flat: Flat) -> list[tf.Operation]:
@@ -336,30 +364,27 @@ def _function(op: tf.Operation, moving: Sequence[int]) -> str:
 
 
 class _Shapes:
-    """Shapes in which ``None`` stands for what depends on the batch size, and for nothing else."""
+    """Shapes in which ``None`` stands for what depends on the batch size, and for nothing else.
 
-    def __init__(self, needed: Sequence[tf.Operation], flat: Callable[[int | None], Flat]) -> None:
-        self.sized: list[tf.Graph] = []
-        if any(_unsure(out) for op in needed for out in op.outputs):
-            self.sized = [flat(size).graph for size in _SIZES]
+    The model is flattened for two batch sizes more: what differs between them depends on the batch,
+    what is unknown even then depends on the input's values.
+    """
+
+    def __init__(self, flat: Callable[[int | None], Flat]) -> None:
+        self.sized = [flat(size).graph for size in _SIZES]
 
     def of(self, tensor: Any) -> tuple[int | None, ...]:
-        if not _unsure(tensor):
+        if tensor.shape.is_fully_defined():
             return tuple(tensor.shape)
         small, large = (graph.get_tensor_by_name(tensor.name).shape for graph in self.sized)
         if small.rank is None or None in (*small, *large):
+            line = user_line_of(tensor.graph.origin[tensor.op.name][0])
             raise TraceError(
-                f"operation {tensor.op.type!r} ({tensor.op.name}) makes a tensor whose shape {small} depends on the "
-                "values of the input. A compiled explanation needs the same shapes for every sample: use a mask "
-                "(tf.where) in place of picking entries."
+                f"operation {tensor.op.type!r} ({tensor.op.name}){f' at {line}' if line else ''} makes a tensor of "
+                f"shape {small}, which depends on the values of the input. A compiled explanation needs the same shapes "  # noqa: E501
+                "for every sample: use a mask (tf.where) in place of picking entries."
             )
         return tuple(a if a == b else None for a, b in zip(small, large, strict=True))
-
-
-def _unsure(tensor: Any) -> bool:
-    if tensor.dtype in (tf.resource, tf.variant):
-        return False
-    return tensor.shape.rank is None or any(size is None for size in tensor.shape[1:])
 
 
 def _check_outputs(graph: Graph) -> None:

@@ -28,10 +28,13 @@ from .subjects import (
 )
 
 EVERY = [
-    pytest.param(SMALLEST[backend], method, id=f"{backend}-{method}")
+    pytest.param(
+        SMALLEST[backend], method, id=f"{backend}-{method}",
+        marks=[] if method in ONE_OF_EACH else [pytest.mark.slow],  # other quadratures and kinds
+    )
     for backend in CASE_NAMES
     for method in methods_of(backend)
-]
+]  # fmt: skip
 LARGER = {"torch": ["torch-residual", "torch-tokens"], "tensorflow": ["tensorflow-functional", "tensorflow-tokens"]}
 SEVERAL = EVERY + [
     pytest.param(label, method, id=f"{label}-{method}")
