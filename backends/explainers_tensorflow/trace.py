@@ -381,8 +381,8 @@ class _Shapes:
             line = user_line_of(tensor.graph.origin[tensor.op.name][0])
             raise TraceError(
                 f"operation {tensor.op.type!r} ({tensor.op.name}){f' at {line}' if line else ''} makes a tensor of "
-                f"shape {small}, which depends on the values of the input. A compiled explanation needs the same shapes "  # noqa: E501
-                "for every sample: use a mask (tf.where) in place of picking entries."
+                f"shape {small}, which depends on the values of the input. A compiled explanation needs the same "
+                "shapes for every sample: use a mask (tf.where) in place of picking entries."
             )
         return tuple(a if a == b else None for a, b in zip(small, large, strict=True))
 
