@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -47,10 +47,20 @@ class Value(NamedTuple):
 
 @dataclass(frozen=True)
 class Output:
-    """Shape and dtype of one value. A dimension that depends on the batch size is ``None``."""
+    """Shape and dtype of one value. A dimension that depends on the batch size is ``None``.
+
+    ``plain``: the dimension that is ``None`` counts samples, one by one; not so where the batch is folded
+    into another axis (B·heads) or where the value itself is the batch size.
+    """
 
     shape: tuple[int | None, ...]
     dtype: str
+    plain: bool = True
+
+    @property
+    def batch_axis(self) -> int | None:
+        """The axis whose entries are the samples, or None where there is no such axis."""
+        return self.shape.index(None) if self.plain and self.shape.count(None) == 1 else None
 
     @property
     def floating(self) -> bool:
@@ -67,9 +77,13 @@ FLOATING = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 class Node:
     """One operation.
 
-    ``function`` is the framework-independent name of what it computes where rules care
-    (``relu``, ``stop_gradient``), else empty. ``scope`` is the path of the module that it
-    came from, ``source`` the user's own line, ``payload`` the backend's handle.
+    ``function`` is the framework-independent name of what it computes where rules care, else empty:
+    ``relu``, ``stop_gradient``, ``quotient`` (of two active tensors), ``softmax`` and ``log_softmax``
+    (with ``attributes["axis"]``, counted from the end), ``minimum`` (role reduce_max, the other way
+    round), ``dense`` and ``conv`` (linear, with ``attributes["weight"]`` and, if any, ``["bias"]``:
+    places among ``inputs``). ``elementwise``: each output entry depends on the entries at its own
+    place only. ``scope`` is the path of the module that it came from, ``source`` the user's own
+    line, ``payload`` the backend's handle.
     """
 
     name: str
@@ -80,6 +94,8 @@ class Node:
     scope: str = ""
     modules: tuple[str, ...] = ()
     function: str = ""
+    elementwise: bool = False
+    attributes: Mapping[str, Any] = field(default_factory=dict, compare=False)
     source: str = ""
     payload: Any = field(default=None, compare=False, repr=False)
 
@@ -142,6 +158,14 @@ class Graph:
             if any(value in active for value in node.inputs):
                 active.update(v for v, out in zip(node.values, node.outputs, strict=True) if out.floating)
         return active
+
+    def moved(self, wrt: Iterable[Value]) -> set[Value]:
+        """All values, of any dtype, that depend on ``wrt``."""
+        moved = set(wrt)
+        for node in self.nodes:
+            if any(value in moved for value in node.inputs):
+                moved.update(node.values)
+        return moved
 
     def needed(self, targets: Iterable[Value], given: Iterable[Value] = ()) -> set[str]:
         """Names of the nodes that ``targets`` are computed from, when ``given`` are known."""
