@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -126,9 +126,9 @@ class Explainer:
             raise UnknownNameError.among(f"engine of backend {found.name!r}", engine, found.engines)
         if batch_size is not None and (not isinstance(batch_size, (int, np.integer)) or batch_size < 1):
             raise InputError(f"batch_size must be a whole number ≥ 1, or None; got {batch_size!r}")
-        if value.rules and found.forward_only:
+        if value.rule_set and found.forward_only:
             raise UnsupportedOperation(
-                f"method {value.name!r} needs the derivative of the model (rule set {value.rules!r}), and "
+                f"method {value.name!r} needs the derivative of the model (rule set {value.rule_set.name!r}), and "
                 f"backend {found.name!r} only calls it (operation {getattr(model, '__qualname__', type(model))!s}). "
                 "Use a forward-only method such as 'feature_ablation', or give the torch or TensorFlow model."
             )
@@ -153,8 +153,14 @@ class Explainer:
     def _trace(self, signature: Signature, examples: Sequence[Any]) -> _Plan:
         options, backend = self._options, self._backend
         began = time.perf_counter()
-        traced = backend.trace(self._model, signature, device=options.device, dtype=options.dtype, examples=examples)
+        rules = self.method.rule_set
+        traced = backend.trace(
+            self._model, signature, device=options.device, dtype=options.dtype, examples=examples,
+            elementary=rules is not None and rules.elementary,
+        )  # fmt: skip
         key, result = _pick_output(traced.graph, options.output)
+        if getattr(self.method, "logits", False):
+            result = traced.graph.logits(result)
         graph = traced.graph.restrict([(key, result)])
         kind = graph.output(result)
         if not kind.floating or not kind.shape or kind.shape[0] is not None:
@@ -299,7 +305,7 @@ class Explainer:
         if batch_size is not None and (not isinstance(batch_size, (int, np.integer)) or batch_size < 1):
             raise InputError(f"batch_size must be a whole number ≥ 1; got {batch_size!r}")
         method = self.method
-        resolved = resolve_target(self._plain(target), plan.packages.output_shape, count, method.rules is None)
+        resolved = resolve_target(self._plain(target), plan.packages.output_shape, count, method.rule_set is None)
         chosen = None
         if method.baseline != "none":
             chosen = self._baseline(plan, baseline, count, bound)
@@ -364,12 +370,18 @@ class Explainer:
         if resolved.distribution and self.method.baseline != "references":
             raise BaselineError(
                 f"method {self.method.name!r} takes one baseline for each sample, not References; "
-                "'gradient_shap' averages over references"
+                "'gradient_shap' and 'deeplift_shap' average over references"
             )
-        if fixed and not callable(given) and not resolved.per_sample:
-            plan.fixed[0] = resolved  # the same for every later call
         if self.method.baseline == "references" and not resolved.distribution and not resolved.per_sample:
             resolved = Baseline(resolved.tables, distribution=True)
+        if resolved.per_sample and self.method.name == "deeplift_shap":
+            raise BaselineError(
+                "method 'deeplift_shap' takes References(array), the same for all samples; for one baseline for "
+                "each sample use 'deeplift'"
+            )
+        if fixed and not callable(given) and not resolved.per_sample:
+            resolved = replace(resolved, fixed=True)
+            plan.fixed[0] = resolved  # the same for every later call
         return resolved
 
     # --- results -----------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from .graph import Graph, Value
 from .spec import Array, Numpy, Signature
 
 GROUP = "explainers.backends"
+Size = int | tuple[int, int] | None  # of a kernel's leading axes: all the same, (samples, baselines), or any
 
 
 class Program(Protocol):
@@ -72,15 +73,19 @@ class Backend(Protocol):
         """The model's inputs: from example arrays or specs, or, with none given, from the model if it knows."""
 
     def trace(
-        self, model: Any, signature: Signature, *, device: Any, dtype: str | None, examples: Sequence[Any] = ()
-    ) -> Traced:
-        """The model in inference as a graph. Leaves the model as it was. ``examples``: inputs at hand, if any."""
+        self, model: Any, signature: Signature, *, device: Any, dtype: str | None, examples: Sequence[Any] = (),
+        elementary: bool = False,
+    ) -> Traced:  # fmt: skip
+        """The model in inference as a graph. Leaves the model as it was. ``examples``: inputs at hand, if any.
+
+        ``elementary``: take composite operations (norms, attention, recurrent layers) apart.
+        """
 
     def refresh(self, model: Any, traced: Traced) -> dict[Value, Array]:
         """The model's weights as they are now."""
 
-    def compile(self, program: Program, traced: Traced, *, engine: str, rows: int | None) -> Kernel:
-        """One kernel: for any number of rows, or for exactly ``rows`` (every leading axis) on a static engine."""
+    def compile(self, program: Program, traced: Traced, *, engine: str, rows: Size) -> Kernel:
+        """One kernel: for any number of rows, or for exactly ``rows`` on a static engine."""
 
     def stage(self, array: Any, dtype: str, device: Any) -> Array:
         """A numpy array, or one that ``owns`` said yes to, as the kernel's own, on the device."""
@@ -105,6 +110,9 @@ class Backend(Protocol):
 
     def free_bytes(self, device: Any) -> int:
         """Memory that is free on the device."""
+
+    def version(self, weights: Mapping[Value, Array]) -> Any:
+        """Something that changes when a weight is written to, where the framework can tell; else a constant."""
 
     def is_out_of_memory(self, error: BaseException) -> bool: ...
 

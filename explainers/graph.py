@@ -78,8 +78,8 @@ class Node:
     """One operation.
 
     ``function`` is the framework-independent name of what it computes where rules care, else empty:
-    ``relu``, ``stop_gradient``, ``quotient`` (of two active tensors), ``softmax`` and ``log_softmax``
-    (with ``attributes["axis"]``, counted from the end), ``minimum`` (role reduce_max, the other way
+    ``relu``, ``sigmoid``, ``stop_gradient``, ``shape`` (looks at its inputs' shapes only), ``quotient``
+    (of two active tensors), ``softmax`` and ``log_softmax`` (with ``attributes["axis"]``, counted from the end), ``minimum`` (role reduce_max, the other way
     round), ``dense`` and ``conv`` (linear, with ``attributes["weight"]`` and, if any, ``["bias"]``:
     places among ``inputs``). ``elementwise``: each output entry depends on the entries at its own
     place only. ``scope`` is the path of the module that it came from, ``source`` the user's own
@@ -155,15 +155,15 @@ class Graph:
         """The floating values through which ``wrt`` can move an output."""
         active = set(wrt)
         for node in self.nodes:
-            if any(value in active for value in node.inputs):
+            if node.role is not Role.CONSTANT and any(value in active for value in node.inputs):
                 active.update(v for v, out in zip(node.values, node.outputs, strict=True) if out.floating)
         return active
 
-    def moved(self, wrt: Iterable[Value]) -> set[Value]:
-        """All values, of any dtype, that depend on ``wrt``."""
+    def moved(self, wrt: Iterable[Value], by_shape: bool = False) -> set[Value]:
+        """All values, of any dtype, that depend on what ``wrt`` hold, or also on their shapes."""
         moved = set(wrt)
         for node in self.nodes:
-            if any(value in moved for value in node.inputs):
+            if (by_shape or node.function != "shape") and any(value in moved for value in node.inputs):
                 moved.update(node.values)
         return moved
 
@@ -211,6 +211,13 @@ class Graph:
         )
         outputs = tuple((key, replaced.get(value, value)) for key, value in self.outputs)
         return Graph(heads + body, (*replaced.values(), *self.inputs), outputs)
+
+    def logits(self, value: Value) -> Value:
+        """What goes into the softmax or sigmoid that makes ``value``; ``value`` itself where there is none."""
+        node = self.by_name[value.node]
+        while node.elementwise and node.role is Role.LINEAR and len(node.inputs) == 1:  # casts, copies
+            node = self.by_name[node.inputs[0].node]
+        return node.inputs[0] if node.function in ("softmax", "log_softmax", "sigmoid") else value
 
     def scopes(self) -> list[str]:
         """All modules that computed something, in order of first use."""

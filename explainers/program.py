@@ -11,15 +11,16 @@ Leading axes of the placeholders: ``samples`` (U, those that the package touches
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from . import regions
 from .errors import UnsupportedOperation
 from .graph import Graph, Node, Role, Value
 from .methods.base import Method
-from .rules import RULE_SETS, RuleSet, Site
+from .rules import RuleSet, Site
 from .rules.base import unsupported
 
 Array = Any
@@ -60,7 +61,7 @@ class Program:
 
     @property
     def rules(self) -> RuleSet | None:
-        return RULE_SETS[self.method.rules] if self.method.rules else None
+        return self.method.rule_set
 
     @cached_property
     def path(self) -> frozenset[str]:
@@ -75,15 +76,19 @@ class Program:
     def sample_shape(self, value: Value) -> tuple[int, ...]:
         return tuple(size for size in self.graph.output(value).shape[1:] if size is not None)
 
-    @cached_property
-    def placeholders(self) -> tuple[Placeholder, ...]:
-        """The kernel's arguments, in order."""
-        result = list(input_placeholders(self.graph))
-        if self.method.rules:
+    def _placeholders_without_baseline(self) -> list[Placeholder]:
+        result = list(input_placeholders(self.graph.inputs, self.graph))
+        if self.rules:
             shape, dtype = self.sample_shape(self.output), self.dtype(self.output)
             result.append(Placeholder("mask", "samples", shape, dtype))
             if self.single:
                 result.append(Placeholder("choose", "", (), dtype))
+        return result
+
+    @cached_property
+    def placeholders(self) -> tuple[Placeholder, ...]:
+        """The kernel's arguments, in order."""
+        result = self._placeholders_without_baseline()
         if self.method.baseline != "none":
             result += [
                 Placeholder(f"baseline_{i}", "baselines", self.sample_shape(v), self.dtype(v))
@@ -131,7 +136,7 @@ class Program:
         values, pullbacks = self.forward(ops, weights, rows)
         y = values[self.output]
         result = ops.cast(y, ACCUMULATE[self.dtype(self.output)])
-        if not self.method.rules:
+        if not self.rules:
             return (result,)
         message = self.walk(ops, values, pullbacks, ops.take(args["mask"], sample))
         sums = []
@@ -152,26 +157,47 @@ class Program:
 
     def walk(self, ops: Any, values: Mapping[Value, Array], pullbacks: Mapping[str, Any], mask: Array) -> list[Array]:
         """Carry ``mask``, the message at the output, back to ``wrt`` by the rules."""
+        active = self.graph.active(self.wrt)
+
+        def site(node: Node, arrived: tuple[Array | None, ...]) -> Site:
+            places = active_places(node, active)
+            operands = [values[value] for value in node.inputs]
+
+            def apply(given: Mapping[int, Array]) -> Any:
+                arrays = [given.get(place, operand) for place, operand in enumerate(operands)]
+                return regions.vjp(ops, node, arrays, places)
+
+            return Site(
+                node, tuple(operands[place] for place in places), tuple(values[value] for value in node.values),
+                arrived, pullbacks[node.name], places, operands.__getitem__, apply,
+            )  # fmt: skip
+
+        messages = self.carry(ops, {self.output: mask}, site)
+        return [messages[value] if value in messages else ops.zeros_like(values[value]) for value in self.wrt]
+
+    def carry(
+        self,
+        ops: Any,
+        messages: dict[Value, Any],
+        site: Callable[[Node, tuple[Any, ...]], Site],
+        finished: Callable[[Node, Sequence[Any]], Sequence[Any]] = lambda node, passed: passed,
+    ) -> dict[Value, Any]:
+        """The reverse walk: pass every message through its node by the node's rule, and add up."""
         assert self.rules is not None
         active = self.graph.active(self.wrt)
-        messages: dict[Value, Array] = {self.output: mask}
         for node in reversed(self.graph.nodes):
             arrived = tuple(messages.get(value) for value in node.values)
             if not self._walked(node) or all(m is None for m in arrived):
                 continue
-            places = _active_places(node, active)
-            x = tuple(values[node.inputs[place]] for place in places)
-            y = tuple(values[value] for value in node.values)
-            site = Site(node, x, y, arrived, pullbacks[node.name])
             try:
-                passed = self.rules.rule(node)(ops, site)
+                passed = finished(node, self.rules.rule(node)(ops, site(node, arrived)))
             except ops.no_derivative as error:
                 raise unsupported(node, self.rules.name, f"it has no derivative ({error})") from error
-            for place, message in zip(places, passed, strict=True):
+            for place, message in zip(active_places(node, active), passed, strict=True):
                 if message is not None:
                     value = node.inputs[place]
                     messages[value] = messages[value] + message if value in messages else message
-        return [messages[value] if value in messages else ops.zeros_like(values[value]) for value in self.wrt]
+        return messages
 
     def check_rules(self) -> None:
         """Raise UnsupportedOperation now if any visited node has no rule."""
@@ -201,28 +227,36 @@ class Program:
 
 @dataclass(frozen=True)
 class Forward:
-    """The graph's outputs as a program: inputs in, values out, one row a sample."""
+    """The graph's outputs as a program: the inputs that they need in; values out, samples leading."""
 
     graph: Graph
 
+    @cached_property
+    def inputs(self) -> tuple[Value, ...]:
+        needed = self.graph.needed(value for _, value in self.graph.outputs)
+        return tuple(value for value in self.graph.inputs if value.node in needed)
+
     @property
     def placeholders(self) -> tuple[Placeholder, ...]:
-        return input_placeholders(self.graph)
+        return tuple(input_placeholders(self.inputs, self.graph))
 
     def __call__(self, ops: Any, weights: Mapping[Value, Array], *arguments: Array) -> tuple[Array, ...]:
         targets = [value for _, value in self.graph.outputs]
-        values, _ = evaluate(ops, self.graph, weights, arguments, targets)
-        return tuple(values[value] for value in targets)
+        given = dict(zip(self.inputs, arguments, strict=True))
+        values, _ = evaluate(ops, self.graph, weights, [given.get(value) for value in self.graph.inputs], targets)
+        results = []
+        for value in targets:
+            axis = self.graph.output(value).batch_axis
+            results.append(ops.move_axis(values[value], axis, 0) if axis else values[value])
+        return tuple(results)
 
 
-def input_placeholders(graph: Graph) -> tuple[Placeholder, ...]:
-    """One argument for each of the graph's inputs."""
-    result = []
-    for value in graph.inputs:
+def input_placeholders(inputs: Sequence[Value], graph: Graph) -> Iterator[Placeholder]:
+    """One argument for each of the inputs."""
+    for value in inputs:
         kind = graph.output(value)
         shape = tuple(size for size in kind.shape[1:] if size is not None)
-        result.append(Placeholder(f"input_{value.node}", "samples", shape, kind.dtype))
-    return tuple(result)
+        yield Placeholder(f"input_{value.node}", "samples", shape, kind.dtype)
 
 
 def evaluate(
@@ -247,12 +281,12 @@ def evaluate(
             continue
         arrays = [values[value] for value in node.inputs]
         if node.name in walked:
-            results, pullbacks[node.name] = ops.vjp(node, arrays, _active_places(node, active))
+            results, pullbacks[node.name] = regions.vjp(ops, node, arrays, active_places(node, active))
         else:
-            results = ops.evaluate(node, arrays)
+            results = regions.evaluate(ops, node, arrays)
         values.update(zip(node.values, results, strict=True))
     return values, pullbacks
 
 
-def _active_places(node: Node, active: Container[Value]) -> tuple[int, ...]:
+def active_places(node: Node, active: Container[Value]) -> tuple[int, ...]:
     return tuple(place for place, value in enumerate(node.inputs) if value in active)

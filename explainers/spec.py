@@ -268,12 +268,13 @@ class Baseline:
 
     ``tables``: one array (B, \\*sample shape) per attributed input.
     ``per_sample``: sample i uses row i (B = N); otherwise all use row 0, or, for
-    ``distribution``, any of the B rows.
+    ``distribution``, any of the B rows. ``fixed``: the same object at every call.
     """
 
     tables: tuple[Array, ...]
     per_sample: bool = False
     distribution: bool = False
+    fixed: bool = False
 
     def __len__(self) -> int:
         return int(self.tables[0].shape[0])

@@ -18,12 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from .backend import Backend, Kernel, Traced
+from . import regions
+from .backend import Backend, Kernel, Size, Traced
+from .contrast import Contrast
 from .counter import UInt64
 from .errors import NotConverged
-from .graph import Graph, Value
+from .graph import Graph, Node, Value
 from .methods.base import Method
 from .program import Forward, Placeholder, Program
+from .references import ReferenceActivations
 from .spec import Array, Baseline, Numpy, Target, check_finite, largest, row_name
 
 Progress = Callable[[int], None]
@@ -116,11 +119,16 @@ class Packages:
         self.backend, self.traced, self.engine, self.stats = backend, traced, engine, stats
         self.static = backend.engines[engine]
         self.prefix: Forward | None = None
-        if not method.single and not set(wrt) <= set(graph.inputs):  # rows start behind a layer: compute it once
+        rules = method.rule_set
+        moves = not method.single or (rules is not None and rules.contrast)
+        if moves and not set(wrt) <= set(graph.inputs):  # rows start behind a layer: compute it once
             self.prefix = Forward(graph.restrict((str(i), value) for i, value in enumerate(wrt)))
+            self._prefix_places = [graph.inputs.index(value) for value in self.prefix.inputs]
             graph = graph.cut(wrt)
             wrt = graph.inputs[: len(wrt)]
-        self.program = Program(graph, method, wrt)
+        if rules is not None and rules.elementary:
+            graph = regions.join(graph, wrt)
+        self.program = _program(graph, method, wrt)
         self.program.check_rules()
         self.method = method
         self.shapes = [self.program.sample_shape(value) for value in wrt]
@@ -134,8 +142,13 @@ class Packages:
         self._choose = [backend.stage(np.array(flag), self.mask_dtype, traced.device) for flag in (0.0, 1.0)]
         self.batch_size = batch_size or self._memory_batch()
         stats.batch_size = self.batch_size
-        self._kernels: dict[tuple[bool, int | None], Kernel] = {}
+        self._kernels: dict[tuple[str, Size], Kernel] = {}
         self._lock = threading.Lock()
+        self.references: ReferenceActivations | None = None
+        if isinstance(self.program, Contrast):
+            self.references = ReferenceActivations(
+                self.program, backend, traced, lambda rows: self.kernel(rows, "reference"), self.bucket
+            )
         self._row_holders = [
             p for p in self.program.placeholders if p.axis == "rows" and p.name not in ("sample", "baseline")
         ]
@@ -144,7 +157,7 @@ class Packages:
 
     def _memory_batch(self) -> int:
         """A package whose activations take a small part of the device's free memory."""
-        per_row = max(1, self.program.graph.row_bytes()) * (2 if self.method.rules else 1)
+        per_row = max(1, self.program.graph.row_bytes()) * (2 if self.program.rules else 1)
         budget = min(self.backend.free_bytes(self.traced.device) // 4, 2**31)
         return 1 << max(0, min(budget // per_row, 1024).bit_length() - 1)
 
@@ -157,26 +170,45 @@ class Packages:
         size = min(batch_size, self.batch_size) if self.stats.out_of_memory else batch_size
         return 1 << (size.bit_length() - 1) if self.static else size
 
-    def kernel(self, rows: int | None, prefix: bool = False) -> Kernel:
-        """The kernel for a static size, or the one for any; compiled at its first use."""
-        key = (prefix, rows)
+    def kernel(self, rows: Size, part: str = "") -> Kernel:
+        """The kernel for a static size, or the one for any; compiled at its first use.
+
+        ``part``: ``"prefix"`` (up to a layer), ``"reference"``, or the program itself. ``rows``: of every
+        leading axis, or of (samples, baselines).
+        """
+        key = (part, rows)
         kernel = self._kernels.get(key)
         if kernel is None:
             with self._lock:
                 if key not in self._kernels:
                     began = time.perf_counter()
-                    program: Any = self.prefix if prefix else self.program
-                    self._kernels[key] = self.backend.compile(program, self.traced, engine=self.engine, rows=rows)
-                    shape = f"{'layer prefix, ' if prefix else ''}{'any' if rows is None else rows} rows"
+                    self._kernels[key] = self.backend.compile(
+                        self._part(part), self.traced, engine=self.engine, rows=rows
+                    )
+                    size = "any" if rows is None else rows if isinstance(rows, int) else "×".join(map(str, rows))
+                    shape = f"{part}{', ' if part else ''}{size} rows"
                     self.stats.traced(shape, time.perf_counter() - began)
                 kernel = self._kernels[key]
         return kernel
+
+    def _part(self, part: str) -> Any:
+        if part in ("", "prefix"):
+            return self.prefix if part else self.program
+        assert isinstance(self.program, Contrast)
+        program = dataclasses.replace(self.program, audit=True, grid=False) if "audit" in part else self.program
+        return program.reference if "reference" in part else program
 
     def compile(self, rows: int) -> None:
         """Compile what packages of ``rows`` rows need."""
         size = self.bucket(rows)
         if self.prefix:
-            self.kernel(size, prefix=True)
+            self.kernel(size, "prefix")
+        if isinstance(self.program, Contrast):
+            self.kernel(self.bucket(1) if self.program.shared else size, "reference")
+            if self.program.grid:  # pairs of static sizes are known once there are references
+                if size is None:
+                    self.kernel(None)
+                return
         self.kernel(size)
 
     def refresh(self, weights: dict[Value, Array]) -> None:
@@ -184,6 +216,8 @@ class Packages:
             self.traced.weights = weights
             for kernel in self._kernels.values():
                 kernel.bind(weights)
+        if self.references is not None:
+            self.references.forget()
 
     # --- running -----------------------------------------------------------------------------
 
@@ -206,9 +240,11 @@ class Packages:
 
     def _chunk(self, call: Call, start: int, stop: int, size: int) -> Chunk:
         staged = self._stage(call, start, stop)
-        if self.method.rules is None:
+        if self.program.rules is None:
             return self._forward_chunk(call, staged, start, stop, size)
-        if self.method.single:
+        if self.references is not None:
+            chunk = self._contrast_chunk(call, staged, start, stop, size)
+        elif self.method.single:
             y, *results = self._run_samples(staged)
             if call.progress:
                 call.progress(staged.count)
@@ -221,6 +257,143 @@ class Packages:
         if call.details:
             chunk.target = largest(chunk.outputs) if call.target.kind == "max" and chunk.outputs is not None else None
         return chunk
+
+    # --- samples against references ----------------------------------------------------------
+
+    def _contrast_chunk(self, call: Call, staged: _Staged, start: int, stop: int, size: int) -> Chunk:
+        """Every sample compared with its reference, or with every one of a distribution."""
+        assert staged.baseline is not None
+        if not staged.baseline.distribution:
+            y, at_reference, sums = self._aligned(staged, self.references)
+            outputs = self.backend.numpy(y) if call.details else None
+            references = self.backend.numpy(at_reference) if call.details else None
+            pairs = 1
+        else:
+            pairs = len(staged.baseline)
+            outputs, references, sums = self._against_all(call, staged, size)
+        chunk = Chunk(start, stop, sums, [None] * len(sums), outputs)
+        if call.details:
+            assert references is not None
+            chunk.baseline_outputs = np.broadcast_to(references, (staged.count, *self.output_shape))
+            chunk.evaluations = np.full(staged.count, pairs)
+        if call.progress:
+            call.progress(staged.count)
+        return chunk
+
+    def _aligned(
+        self, staged: _Staged, references: ReferenceActivations, part: str = ""
+    ) -> tuple[Array, Array, list[Array]]:
+        """(f(x), f(reference), results) of samples that have a reference each, or share one."""
+        assert staged.baseline is not None
+        count = staged.count
+        if references.program.shared and not staged.baseline.per_sample:
+            activations = references.shared(staged.baseline, 0, 1, staged.baseline.fixed)
+        else:
+            tables = [self.backend.expand(t, count) if t.shape[0] != count else t for t in staged.tables]
+            activations = references.run(tables, staged.inputs)
+        arguments = [*staged.inputs, staged.mask, staged.choose, *activations]
+        size = self.bucket(count)
+        if size is not None:
+            arguments = [a if a is staged.choose else self.backend.pad(a, size) for a in arguments]
+        began = time.perf_counter()
+        y, *results = self.kernel(size, part)(*arguments)
+        self.stats.ran(count, (size or count) - count, time.perf_counter() - began)
+        if size is not None and size != count:
+            y, results = y[:count], [array[:count] for array in results]
+        return y, activations[0], results
+
+    def _against_all(
+        self, call: Call, staged: _Staged, size: int
+    ) -> tuple[Numpy | None, Numpy | None, list[Array]]:
+        """Means over the references, with f of each sample and the mean of f over the references."""
+        assert isinstance(self.program, Contrast)
+        assert staged.baseline is not None
+        if not self.program.grid:
+            return self._pairs(call, staged, size)
+        assert self.references is not None
+        total = len(staged.baseline)
+        width = self.limit(min(total, size))
+        height = max(1, self.limit(size) // width)
+        outputs: list[Numpy] = []
+        parts: list[list[Array]] = []
+        references: Any = 0.0
+        for first in range(0, staged.count, height):
+            last = min(first + height, staged.count)
+            sums: list[Array] = []
+            references = 0.0
+            for begin in range(0, total, width):
+                end = min(begin + width, total)
+                if self.static and end - begin != width:  # a static size: the last ones one by one
+                    spans = [(i, i + 1) for i in range(begin, end)]
+                else:
+                    spans = [(begin, end)]
+                for low, high in spans:
+                    activations = self.references.shared(staged.baseline, low, high, staged.baseline.fixed)
+                    y, found = self._grid(staged, first, last, activations, high - low)
+                    sums = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
+                    if call.details:
+                        references = references + self.backend.numpy(activations[0]).sum(0, dtype=np.float64)
+            parts.append([self.backend.numpy(array) / total for array in sums])
+            if call.details:
+                outputs.append(self.backend.numpy(y))
+        means: list[Array] = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+        if not call.details:
+            return None, None, means
+        return np.concatenate(outputs), references / total, means
+
+    def _grid(
+        self, staged: _Staged, first: int, last: int, activations: list[Array], references: int
+    ) -> tuple[Array, list[Array]]:
+        """One kernel call: samples first … last−1 against some references."""
+        count = last - first
+        arguments = [array[first:last] for array in (*staged.inputs, staged.mask)]
+        size = self.bucket(count)
+        if size is not None:
+            arguments = [self.backend.pad(array, size) for array in arguments]
+        began = time.perf_counter()
+        shape = None if size is None else (size, references)
+        y, *results = self.kernel(shape)(*arguments, staged.choose, *activations)
+        padded = ((size or count) - count) * references
+        self.stats.ran(count * references, padded, time.perf_counter() - began)
+        return y[:count], [array[:count] for array in results]
+
+    def _pairs(self, call: Call, staged: _Staged, size: int) -> tuple[Numpy | None, Numpy | None, list[Array]]:
+        """Like a grid, where the references' activations depend on the sample: every pair runs whole."""
+        assert staged.baseline is not None
+        assert self.references is not None
+        total, n = len(staged.baseline), staged.count
+        sums: list[Numpy] = [np.zeros((n, *shape), np.float64) for shape in self.shapes]
+        outputs = np.zeros((n, *self.output_shape), np.float64)
+        references = np.zeros((n, *self.output_shape), np.float64)
+        for first in range(0, n * total, size):
+            pair = np.arange(first, min(first + size, n * total))
+            sample, reference = pair // total, pair % total
+            some = dataclasses.replace(
+                staged,
+                count=len(pair),
+                inputs=[self.backend.take(array, sample) for array in staged.inputs],
+                mask=self.backend.take(staged.mask, sample),
+                tables=[self.backend.take(table, reference) for table in staged.tables],
+                baseline=dataclasses.replace(staged.baseline, per_sample=True, distribution=False, fixed=False),
+            )
+            y, at_reference, results = self._aligned(some, self.references)
+            for array, part in zip(sums, results, strict=True):
+                np.add.at(array, sample, self.backend.numpy(part))
+            outputs[sample] = self.backend.numpy(y)
+            np.add.at(references, sample, self.backend.numpy(at_reference))
+        kinds = [_host(self.program.dtype(value)) for value in self.program.wrt]
+        means = [(array / total).astype(kind) for array, kind in zip(sums, kinds, strict=True)]
+        return outputs, references / total, list(means)
+
+    def audit(self, call: Call) -> list[tuple[Node, Numpy]]:
+        """By how much each walked node is incomplete, for each sample."""
+        program = self._part("audit")
+        references = ReferenceActivations(
+            program, self.backend, self.traced, lambda rows: self.kernel(rows, "audit reference"), self.bucket
+        )
+        _, _, (gaps,) = self._aligned(self._stage(call, 0, len(call)), references, "audit")
+        host = self.backend.numpy(gaps)
+        return [(node, host[:, i]) for i, node in enumerate(program.walked)]
 
     def _rows_chunk(self, call: Call, staged: _Staged, start: int, stop: int, size: int) -> Chunk:
         """Sums over each sample's rows; endpoints where the call needs them."""
@@ -430,11 +603,12 @@ class Packages:
         count = stop - start
         if self.prefix is not None:
             size = self.bucket(count)
-            padded = [self.backend.pad(array, size) for array in inputs] if size else inputs
-            cut = self.kernel(size, prefix=True)(*padded)
+            needed = [inputs[place] for place in self._prefix_places]
+            padded = [self.backend.pad(array, size) for array in needed] if size else needed
+            cut = self.kernel(size, "prefix")(*padded)
             inputs = [*(array[:count] for array in cut), *inputs]
         mask = choose = None
-        if self.method.rules:
+        if self.program.rules:
             mask = self._to_device(call.target.mask(start, stop, _host(self.mask_dtype)), self.mask_dtype)
             choose = self._choose[call.target.kind == "max"]
         tables = []
@@ -508,6 +682,15 @@ class Packages:
             filler = array[:1] if holder.name != "sample" else np.array([bucket - 1])
             array = np.concatenate([array, np.repeat(filler, bucket - len(array), axis=0)])
         return self._to_device(np.ascontiguousarray(array, _host(holder.dtype)), holder.dtype)
+
+
+def _program(graph: Graph, method: Method, wrt: tuple[Value, ...]) -> Program:
+    """The program for a method: one that compares with a reference where the rule set does."""
+    rules = method.rule_set
+    if rules is None or not rules.contrast:
+        return Program(graph, method, wrt)
+    program = Contrast(graph, method, wrt)
+    return Contrast(graph, method, wrt, grid=True) if method.baseline == "references" and program.shared else program
 
 
 def _host(dtype: str) -> str:

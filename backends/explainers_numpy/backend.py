@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from explainers.backend import Kernel, Program, Traced
+from explainers.backend import Kernel, Program, Size, Traced
 from explainers.graph import Value
 from explainers.spec import Numpy, Signature
 
@@ -34,14 +34,15 @@ class NumpyBackend:
         return trace.signature(model, args, kwargs)
 
     def trace(
-        self, model: Any, signature: Signature, *, device: Any, dtype: str | None, examples: Sequence[Any] = ()
-    ) -> Traced:
+        self, model: Any, signature: Signature, *, device: Any, dtype: str | None, examples: Sequence[Any] = (),
+        elementary: bool = False,
+    ) -> Traced:  # fmt: skip
         return trace.trace(model, signature, examples)
 
     def refresh(self, model: Any, traced: Traced) -> dict[Value, Any]:
         return {}
 
-    def compile(self, program: Program, traced: Traced, *, engine: str, rows: int | None) -> Kernel:
+    def compile(self, program: Program, traced: Traced, *, engine: str, rows: Size) -> Kernel:
         return kernel.compile(program, traced)
 
     def stage(self, array: Any, dtype: str, device: Any) -> Any:
@@ -64,6 +65,9 @@ class NumpyBackend:
 
     def free_bytes(self, device: Any) -> int:
         return int(psutil.virtual_memory().available)
+
+    def version(self, weights: Mapping[Value, Any]) -> int:
+        return 0
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         return False

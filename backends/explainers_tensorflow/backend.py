@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from explainers.backend import Kernel, Program, Traced
+from explainers.backend import Kernel, Program, Size, Traced
 from explainers.graph import Value
 from explainers.spec import Numpy, Signature
 
@@ -54,8 +54,9 @@ class TensorFlowBackend:
         return models.signature(model, args, kwargs)
 
     def trace(
-        self, model: Any, signature: Signature, *, device: Any, dtype: str | None, examples: Sequence[Any] = ()
-    ) -> Traced:
+        self, model: Any, signature: Signature, *, device: Any, dtype: str | None, examples: Sequence[Any] = (),
+        elementary: bool = False,
+    ) -> Traced:  # fmt: skip
         from . import trace
 
         return trace.trace(model, signature, device, dtype)
@@ -64,7 +65,7 @@ class TensorFlowBackend:
         """The variables themselves: kernels read them at every call."""
         return dict(traced.weights)
 
-    def compile(self, program: Program, traced: Traced, *, engine: str, rows: int | None) -> Kernel:
+    def compile(self, program: Program, traced: Traced, *, engine: str, rows: Size) -> Kernel:
         from . import kernel
 
         return kernel.compile(program, traced, engine, rows)
@@ -128,6 +129,10 @@ class TensorFlowBackend:
         name = "/device:" + device.rpartition("device:")[2]
         used = self.tensorflow.config.experimental.get_memory_info(device.rpartition("device:")[2])["current"]
         return int(limits[name] - used)
+
+    def version(self, weights: Mapping[Value, Any]) -> int:
+        """Variables do not tell when they were written to; ``refresh()`` does."""
+        return 0
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         return isinstance(error, self.tensorflow.errors.ResourceExhaustedError)

@@ -13,7 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from explainers.backend import Program, Traced
+from explainers.backend import Program, Size, Traced
 from explainers.errors import ExplainersError
 from explainers.graph import Value
 
@@ -59,7 +59,7 @@ class _Weights(Mapping[Value, Any]):
         return len(self.variables)
 
 
-def compile(program: Program, traced: Traced, engine: str, rows: int | None) -> TensorFlowKernel:
+def compile(program: Program, traced: Traced, engine: str, rows: Size) -> TensorFlowKernel:
     """Trace ``program`` for ``engine``; ``rows`` fixes every leading axis."""
 
     def run(*arguments: Any) -> tuple[Any, ...]:
@@ -70,7 +70,8 @@ def compile(program: Program, traced: Traced, engine: str, rows: int | None) -> 
         return TensorFlowKernel(run, None, traced.weights)
     specs = []
     for holder, name in zip(program.placeholders, node_names(p.name for p in program.placeholders), strict=True):
-        lead = (rows,) if holder.axis else ()
+        size = rows[holder.axis == "baselines"] if isinstance(rows, tuple) else rows
+        lead = (size,) if holder.axis else ()
         specs.append(tf.TensorSpec((*lead, *holder.shape), holder.dtype, name))
     function = tf.function(run, input_signature=specs, autograph=False, jit_compile=engine == "xla")
     with _TRACING, warnings.catch_warnings():

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from explainers.backend import Kernel, Program, Traced
+from explainers.backend import Kernel, Program, Size, Traced
 from explainers.graph import Value
 from explainers.spec import Numpy, Signature
 
@@ -52,18 +52,19 @@ class TorchBackend:
         return trace.signature(model, args, kwargs)
 
     def trace(
-        self, model: Any, signature: Signature, *, device: Any, dtype: str | None, examples: Sequence[Any] = ()
-    ) -> Traced:
+        self, model: Any, signature: Signature, *, device: Any, dtype: str | None, examples: Sequence[Any] = (),
+        elementary: bool = False,
+    ) -> Traced:  # fmt: skip
         from . import trace
 
-        return trace.trace(model, signature, device, dtype)
+        return trace.trace(model, signature, device, dtype, elementary)
 
     def refresh(self, model: Any, traced: Traced) -> dict[Value, Any]:
         from . import trace
 
         return trace.bind_weights(model, traced)
 
-    def compile(self, program: Program, traced: Traced, *, engine: str, rows: int | None) -> Kernel:
+    def compile(self, program: Program, traced: Traced, *, engine: str, rows: Size) -> Kernel:
         from . import kernel
 
         return kernel.compile(program, traced, engine, rows)
@@ -129,6 +130,10 @@ class TorchBackend:
         import psutil
 
         return int(psutil.virtual_memory().available)
+
+    def version(self, weights: Mapping[Value, Any]) -> int:
+        """Grows whenever a weight is written to in place."""
+        return sum(tensor._version for tensor in weights.values() if not tensor.is_inference())
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         return isinstance(error, self.torch.OutOfMemoryError)

@@ -21,7 +21,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from torch.utils import _pytree as pytree
 
-from explainers.backend import Program, Traced
+from explainers.backend import Program, Size, Traced
 from explainers.errors import ExplainersError, InputError, TraceError
 from explainers.graph import Value
 
@@ -66,7 +66,7 @@ class StaticKernel(TorchKernel):
         self.weights = [weights[value] for value in self.order]
 
 
-def compile(program: Program, traced: Traced, engine: str, rows: int | None) -> TorchKernel:
+def compile(program: Program, traced: Traced, engine: str, rows: Size) -> TorchKernel:
     """Trace ``program`` and compile it for ``engine``; ``rows`` fixes every leading axis."""
     device = traced.device
     if engine == "cudagraphs" and device.type != "cuda":
@@ -75,7 +75,7 @@ def compile(program: Program, traced: Traced, engine: str, rows: int | None) -> 
         warnings.simplefilter("ignore")
         graph = flatten(program, traced, rows)
         if engine in ("inductor", "cudagraphs"):
-            return _static(graph, program, traced, engine, rows or 1)
+            return _static(graph, program, traced, engine, rows)
         names = _own_weights(graph, traced)
         native = _script(graph) if engine == "torchscript" else graph
     return TorchKernel(native, graph, names)
@@ -84,7 +84,7 @@ def compile(program: Program, traced: Traced, engine: str, rows: int | None) -> 
 # --- one flat graph --------------------------------------------------------------------------
 
 
-def flatten(program: Program, traced: Traced, rows: int | None) -> fx.GraphModule:
+def flatten(program: Program, traced: Traced, rows: Size) -> fx.GraphModule:
     """The program as one functional ATen graph: weights, then arguments, in; results out."""
     keys = list(traced.weights)
 
@@ -125,8 +125,17 @@ def _check(graph: fx.GraphModule, arguments: Sequence[torch.Tensor]) -> None:
             raise TraceError(f"operation {node.target} writes in place inside the compiled program; please report this")
 
 
-def _fake(mode: FakeTensorMode, holder: Any, rows: int | None, device: torch.device) -> torch.Tensor:
-    lead = ((rows or _HINTS[holder.axis]),) if holder.axis else ()
+def _lead(holder: Any, rows: Size) -> tuple[int, ...]:
+    """The leading axis of a placeholder: the given size, or one that tells the axes apart."""
+    if not holder.axis:
+        return ()
+    if isinstance(rows, tuple):
+        return (rows[holder.axis == "baselines"],)
+    return (rows or _HINTS[holder.axis],)
+
+
+def _fake(mode: FakeTensorMode, holder: Any, rows: Size, device: torch.device) -> torch.Tensor:
+    lead = _lead(holder, rows)
     real = torch.empty((*lead, *holder.shape), dtype=getattr(torch, holder.dtype), device=device)
     if rows or not holder.axis:
         return mode.from_tensor(real, static_shapes=True)
@@ -216,10 +225,10 @@ def _copied(graph: fx.Graph) -> fx.Graph:
 # --- static engines --------------------------------------------------------------------------
 
 
-def _static(graph: fx.GraphModule, program: Program, traced: Traced, engine: str, rows: int) -> StaticKernel:
+def _static(graph: fx.GraphModule, program: Program, traced: Traced, engine: str, rows: Size) -> StaticKernel:
     examples = list(traced.weights.values())
     for holder in program.placeholders:
-        lead = (rows,) if holder.axis else ()
+        lead = _lead(holder, rows)
         kind = getattr(torch, holder.dtype)
         examples.append(torch.zeros((*lead, *holder.shape), dtype=kind, device=traced.device))
     native = _inductor(graph, examples) if engine == "inductor" else _capture(graph, examples)

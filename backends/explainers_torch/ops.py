@@ -64,6 +64,130 @@ def arange(size: int, like: Tensor) -> Tensor:
     return torch.arange(size, device=like.device)
 
 
+absolute = torch.abs
+exp = torch.exp
+log = torch.log
+sqrt = torch.sqrt
+maximum = torch.maximum
+minimum = torch.minimum
+ones_like = torch.ones_like
+
+
+def sign(array: Tensor) -> Tensor:
+    """1 where ``array`` ≥ 0, else −1."""
+    return torch.where(array >= 0, 1.0, -1.0).to(array.dtype)
+
+
+def reduce_sum(array: Tensor, axis: int) -> Tensor:
+    return array.sum(axis, keepdim=True)
+
+
+def reduce_max(array: Tensor, axis: int) -> Tensor:
+    return array.amax(axis, keepdim=True)
+
+
+def row_mean(array: Tensor) -> Tensor:
+    """Mean over the last axis, kept; 0 for one number a row."""
+    return array.mean(-1, keepdim=True) if array.ndim > 1 else torch.zeros_like(array)
+
+
+def sum_axis(array: Tensor, axis: int) -> Tensor:
+    return array.sum(axis)
+
+
+def sum_rows(array: Tensor, axis: int | None, like: Tensor) -> Tensor:
+    """One sum for each sample: over all axes but ``axis``, or, with the batch folded, over equal parts."""
+    if axis is None:
+        return array.reshape(like.shape[0], -1).sum(1)
+    return array.movedim(axis, 0).reshape(array.shape[axis], -1).sum(1)
+
+
+def stack(arrays: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(arrays), -1)
+
+
+def move_axis(array: Tensor, source: int, destination: int) -> Tensor:
+    return array.movedim(source, destination)
+
+
+def insert_axis(array: Tensor, axis: int) -> Tensor:
+    return array.unsqueeze(axis)
+
+
+def split_axis(array: Tensor, axis: int, first: Tensor, first_axis: int, second: Tensor, second_axis: int) -> Tensor:
+    """An axis of size U·B as two: U is the size of ``first`` along its axis, B that of ``second``."""
+    sizes = (first.shape[first_axis], second.shape[second_axis])
+    return array.reshape(*array.shape[:axis], *sizes, *array.shape[axis + 1 :])
+
+
+def join_axis(array: Tensor, axis: int) -> Tensor:
+    """The axes ``axis`` and ``axis + 1`` as one."""
+    return array.reshape(*array.shape[:axis], array.shape[axis] * array.shape[axis + 1], *array.shape[axis + 2 :])
+
+
+def expand_axis(array: Tensor, axis: int, like: Tensor, like_axis: int) -> Tensor:
+    """An axis of size 1, or already right, at the size of ``like`` along ``like_axis``."""
+    return array.expand(*array.shape[:axis], like.shape[like_axis], *array.shape[axis + 1 :])
+
+
+def broadcast_like(array: Tensor, like: Tensor) -> Tensor:
+    return array.expand(like.shape)
+
+
+def blank(array: Tensor, axis: int, first: Tensor, second: Tensor) -> Tensor:
+    """Of the shape of ``array`` with as many entries at ``axis`` as ``first`` times ``second`` have rows."""
+    rows = first.shape[0] * second.shape[0]
+    return array.new_empty((*array.shape[:axis], rows, *array.shape[axis + 1 :]))
+
+
+def sum_like(array: Tensor, like: Tensor) -> Tensor:
+    """``array`` summed over the axes along which ``like`` was broadcast to it."""
+    extra = array.ndim - like.ndim
+    axes = [i for i in range(array.ndim) if i < extra or (like.shape[i - extra] == 1 and array.shape[i] != 1)]
+    return array.sum(axes, keepdim=True).reshape(like.shape) if axes else array
+
+
+def winners(
+    node: Node, x: Sequence[Tensor], y: Sequence[Tensor], y_r: Sequence[Tensor], from_x: Tensor, share: Tensor
+) -> list[Tensor] | None:
+    """``share`` sent to the entries that a max-pool picked at x where ``from_x``, else at the reference.
+
+    None for operations that do not tell which entries they picked.
+    """
+    target, template, leaves = node.payload
+    if len(y) < 2 or target not in _POOLS:
+        return None
+    picked = torch.where(from_x, y[1], y_r[1])
+    filled = [x[0] if isinstance(leaf, Operand) else leaf for leaf in leaves]
+    args, kwargs = pytree.tree_unflatten(filled, template)
+    return [_POOLS[target](share, x[0], picked, *args[1:], **kwargs)]
+
+
+def _pool_back(backward: Any, axes: int) -> Callable[..., Tensor]:
+    def back(
+        share: Tensor, x: Tensor, picked: Tensor, kernel: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1,
+        ceil_mode: bool = False,
+    ) -> Tensor:  # fmt: skip
+        full = [[v] * axes if isinstance(v, int) else list(v) for v in (kernel, stride, padding, dilation)]
+        result: Tensor = backward(share, x, *full, ceil_mode, picked)
+        return result
+
+    return back
+
+
+_aten = torch.ops.aten
+_POOLS: dict[Any, Callable[..., Tensor]] = {
+    _aten.max_pool2d_with_indices.default: _pool_back(_aten.max_pool2d_with_indices_backward, 2),
+    _aten.max_pool3d_with_indices.default: _pool_back(_aten.max_pool3d_with_indices_backward, 3),
+    _aten.adaptive_max_pool2d.default: lambda share, x, picked, *_: _aten.adaptive_max_pool2d_backward(
+        share, x, picked
+    ),
+    _aten.adaptive_max_pool3d.default: lambda share, x, picked, *_: _aten.adaptive_max_pool3d_backward(
+        share, x, picked
+    ),
+}
+
+
 def take(array: Tensor, index: Tensor) -> Tensor:
     return torch.index_select(array, 0, index)
 

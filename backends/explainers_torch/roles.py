@@ -2,38 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from explainers.graph import Role
 
 LINEAR = """
-    linear addmm matmul mm bmm einsum convolution conv1d conv2d conv3d conv_transpose1d conv_transpose2d
-    conv_transpose3d _native_batch_norm_legit_no_training batch_norm add sub rsub neg mean sum cumsum
-    view _unsafe_view reshape flatten unflatten squeeze unsqueeze transpose t permute expand repeat clone
-    contiguous alias detach _to_copy to slice select narrow split split_with_sizes chunk unbind cat stack
-    flip roll constant_pad_nd pad reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d
-    avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d _adaptive_avg_pool2d
-    adaptive_avg_pool3d upsample_nearest1d upsample_nearest2d upsample_bilinear2d upsample_bicubic2d
-    upsample_linear1d interpolate pixel_shuffle masked_fill where diagonal movedim mT dropout
-    slice_scatter select_scatter index_add scatter_add tril triu unfold im2col col2im getitem
+    linear addmm matmul mm bmm baddbmm addbmm einsum convolution conv1d conv2d conv3d conv_transpose1d
+    conv_transpose2d conv_transpose3d _native_batch_norm_legit_no_training batch_norm add sub rsub neg mean sum
+    cumsum view _unsafe_view reshape flatten unflatten squeeze unsqueeze transpose t permute expand expand_as repeat
+    repeat_interleave clone contiguous alias detach _to_copy to type_as slice select narrow split split_with_sizes
+    chunk tensor_split unbind cat concat stack hstack vstack flip roll constant_pad_nd pad reflection_pad1d
+    reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d avg_pool1d avg_pool2d
+    avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d _adaptive_avg_pool2d adaptive_avg_pool3d _adaptive_avg_pool3d
+    upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_bilinear2d upsample_bicubic2d
+    upsample_linear1d upsample_trilinear3d _upsample_nearest_exact1d _upsample_nearest_exact2d pixel_shuffle
+    pixel_unshuffle channel_shuffle masked_fill where diagonal diag_embed movedim moveaxis swapaxes mT mH
+    numpy_T dropout slice_scatter select_scatter index_add index_copy index_fill scatter scatter_add tril triu
+    unfold im2col col2im getitem view_as reshape_as squeeze_copy as_strided
 """
 UNIVARIATE = """
     relu leaky_relu elu selu celu gelu silu mish hardtanh hardsigmoid hardswish relu6 sigmoid tanh softplus
-    softsign log_sigmoid exp exp2 expm1 log log2 log10 log1p sqrt rsqrt reciprocal abs sin cos tan asin acos
-    atan sinh cosh erf erfc clamp clamp_min clamp_max pow square threshold hardshrink softshrink tanhshrink
-    sign floor ceil round trunc prelu _prelu_kernel
+    softsign log_sigmoid log_sigmoid_forward exp exp2 expm1 log log2 log10 log1p sqrt rsqrt reciprocal abs sin cos
+    tan asin acos atan sinh cosh asinh acosh atanh erf erfc erfinv clamp clamp_min clamp_max clip pow square
+    threshold hardshrink softshrink tanhshrink sign sgn floor ceil round trunc frac logit prelu _prelu_kernel
+    nan_to_num xlogy remainder fmod
 """
-PRODUCT = "mul div"
-BILINEAR = ""  # matrix products of two active tensors, told apart below
+PRODUCT = "mul div true_divide addcmul lerp"
 MAX_POOL = "max_pool1d max_pool2d max_pool3d max_pool2d_with_indices max_pool3d_with_indices adaptive_max_pool1d " \
     "adaptive_max_pool2d adaptive_max_pool3d"  # fmt: skip
-REDUCE_MAX = "max min amax amin maximum minimum topk sort"
+REDUCE_MAX = "max min amax amin maximum minimum fmax fmin"
 GATHER = "embedding index gather index_select take take_along_dim"
 COMPOSITE = """
-    softmax _softmax _safe_softmax log_softmax _log_softmax layer_norm native_layer_norm group_norm
+    softmax _softmax _safe_softmax log_softmax _log_softmax special_softmax layer_norm native_layer_norm group_norm
     native_group_norm instance_norm rms_norm _fused_rms_norm scaled_dot_product_attention lstm gru rnn_tanh
-    rnn_relu var std var_mean norm linalg_vector_norm logsumexp glu cosine_similarity prod
+    rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell var std var_mean std_mean norm linalg_vector_norm
+    logsumexp glu cosine_similarity prod
 """
-PRODUCTS_OF_TWO = {"mul", "div"}
-MATRIX_PRODUCTS = {"linear", "addmm", "matmul", "mm", "bmm", "einsum", "convolution", "conv1d", "conv2d", "conv3d"}
+MATRIX_PRODUCTS = {
+    "linear", "addmm", "matmul", "mm", "bmm", "baddbmm", "addbmm", "einsum", "convolution", "conv1d", "conv2d",
+    "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
+}  # fmt: skip
+CONVOLUTIONS = {name for name in MATRIX_PRODUCTS if name.startswith("conv")}
+QUOTIENTS = {"div", "true_divide"}
+SHAPE_ONLY = set(
+    """sym_size sym_numel sym_stride size zeros_like ones_like full_like empty_like new_zeros new_ones new_full
+    new_empty rand_like""".split()
+)
+ELEMENTWISE = set(
+    UNIVARIATE.split()
+    + """add sub rsub neg mul div true_divide addcmul addcdiv lerp where masked_fill clone contiguous alias detach
+    _to_copy to type_as dropout maximum minimum fmax fmin eq ne gt ge lt le logical_and logical_or logical_not
+    logical_xor bitwise_and bitwise_or bitwise_not isnan isinf isfinite signbit zeros_like ones_like full_like
+    floor_divide atan2 logaddexp""".split()
+)
+ADDITIVE = {"linear": 2, "addmm": 0, "baddbmm": 0, "addbmm": 0, **dict.fromkeys(CONVOLUTIONS, 2)}  # a bias' place
 
 TABLE: dict[str, Role] = {
     name: role
@@ -50,12 +72,42 @@ RANDOM = {
 }  # fmt: skip
 
 
-def role(name: str, floating_operands: int, kind: str) -> tuple[Role, str]:
-    """Role and function name of the operation ``name`` with so many operands that depend on an input."""
+def role(name: str, places: Sequence[int], distinct: int) -> Role:
+    """Role of the operation ``name`` whose tensor operands at ``places`` depend on the model's inputs.
+
+    ``distinct``: how many different values those are. x·x is a square, c/x a reciprocal.
+    """
     found = TABLE.get(name, Role.OPAQUE)
-    if name in PRODUCTS_OF_TWO and floating_operands < 2:
-        found = Role.LINEAR
-    if name in MATRIX_PRODUCTS and floating_operands > 1:
-        found = Role.BILINEAR
-    function = {"relu": "relu", "detach": "stop_gradient"}.get(name, kind)
-    return found, function
+    if found is Role.PRODUCT and distinct == 1:
+        bends = len(places) > 1 or (name in QUOTIENTS and places[0] == 1)
+        return Role.UNIVARIATE if bends else Role.LINEAR
+    if name in ("maximum", "minimum", "fmax", "fmin") and distinct == 1:
+        return Role.UNIVARIATE
+    if found is Role.UNIVARIATE and distinct > 1:
+        return Role.OPAQUE
+    if name in MATRIX_PRODUCTS:
+        factors = [place for place in places if ADDITIVE.get(name) != place]
+        if len(factors) > 1:
+            return Role.BILINEAR if len(factors) == 2 else Role.OPAQUE
+    return found
+
+
+def function(name: str, found: Role, places: Sequence[int]) -> str:
+    """The framework-independent name of what the operation computes, where rules care."""
+    if name in ("relu", "sigmoid"):
+        return name
+    if name == "detach":
+        return "stop_gradient"
+    if name in SHAPE_ONLY:
+        return "shape"
+    if found is Role.PRODUCT and name in QUOTIENTS:
+        return "quotient"
+    if found is Role.REDUCE_MAX and name in ("min", "amin", "minimum", "fmin"):
+        return "minimum"
+    if name in ("log_softmax", "_log_softmax"):
+        return "log_softmax"
+    if name in ("softmax", "_softmax", "_safe_softmax", "special_softmax"):
+        return "softmax"
+    if found is Role.LINEAR and name in MATRIX_PRODUCTS and places != [ADDITIVE.get(name)]:
+        return "conv" if name in CONVOLUTIONS else "dense"
+    return ""

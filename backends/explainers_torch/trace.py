@@ -28,7 +28,7 @@ from explainers.errors import InputError, TraceError
 from explainers.graph import Graph, Node, Output, Role, Value
 from explainers.spec import Signature, TensorSpec
 
-from . import roles
+from . import decompose, roles
 from .ops import Operand
 
 _TRACING = threading.RLock()  # torch.export keeps state of its own while it runs
@@ -124,7 +124,7 @@ def _model_dtype(model: Any) -> str | None:
 # --- tracing ---------------------------------------------------------------------------------
 
 
-def trace(model: Any, sig: Signature, device: Any, dtype: str | None) -> Traced:
+def trace(model: Any, sig: Signature, device: Any, dtype: str | None, elementary: bool = False) -> Traced:
     """Export the model in inference mode and read it into a Graph."""
     if dtype is not None:
         specs = (TensorSpec(s.shape, dtype, s.name) if s.floating else s for s in sig.inputs)
@@ -136,7 +136,7 @@ def trace(model: Any, sig: Signature, device: Any, dtype: str | None) -> Traced:
     with _TRACING, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         module = _inference_copy(model, dtype, place if place != home else None)
-        program = _export(module, sig, place)
+        program = _export(module, sig, place, elementary)
     graph, memory = _read(program, sig)
     traced = Traced(graph, sig, {}, device=place, memory=(memory, program, dtype))
     traced.weights = bind_weights(model, traced)
@@ -225,7 +225,7 @@ class _KerasScopes(TorchFunctionMode):
         return tuple(found)
 
 
-def _export(module: torch.nn.Module, sig: Signature, device: torch.device) -> ExportedProgram:
+def _export(module: torch.nn.Module, sig: Signature, device: torch.device, elementary: bool) -> ExportedProgram:
     examples = [
         torch.zeros((_EXAMPLE_ROWS, *s.sample_shape), dtype=getattr(torch, s.dtype), device=device) for s in sig.inputs
     ]
@@ -241,7 +241,8 @@ def _export(module: torch.nn.Module, sig: Signature, device: torch.device) -> Ex
     if isinstance(module, _KerasCall):
         shapes = (tuple(batch for _ in args),)
     try:
-        return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False).run_decompositions({})
+        program = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
+        return program.run_decompositions(decompose.TABLE if elementary else {})
     except Exception as error:
         raise _trace_error(error) from error
 
@@ -343,18 +344,42 @@ def _node(fx: torch.fx.Node, values: Mapping[torch.fx.Node, Value], dependent: s
             "repeatable: switch it off in eval mode (F.dropout needs training=self.training)."
         )
     outputs = _outputs(fx)
-    moving = sum(v in dependent for v in dict.fromkeys(operands) if _floating(fx, values, v))
+    moving = [p for p, value in enumerate(operands) if value in dependent and _floating(fx, values, value)]
     if any(value in dependent for value in operands):
         dependent.update(Value(fx.name, i) for i in range(len(outputs)))
-    if moving and any(out.floating for out in outputs):
-        role, function = roles.role(name, moving, _function(name, fx))
+    if moving and name not in roles.SHAPE_ONLY and any(out.floating for out in outputs):
+        role = roles.role(name, moving, len({operands[place] for place in moving}))
     else:
-        role, function = Role.CONSTANT if not _moves(name, operands, dependent, outputs) else Role.GATHER, ""
+        role = Role.GATHER if _moves(name, operands, dependent, outputs) else Role.CONSTANT
+    function = roles.function(name, role, moving) or _relu(name, fx)
     modules = _modules(fx)
     return Node(
         fx.name, str(fx.target), role, tuple(operands), outputs, scope=modules[-1] if modules else "",
-        modules=modules, function=function, source=_source(fx), payload=(fx.target, template, leaves),
+        modules=modules, function=function, elementwise=_elementwise(name, fx),
+        attributes=_attributes(name, function, fx, moving, outputs), source=_source(fx),
+        payload=(fx.target, template, leaves),
     )  # fmt: skip
+
+
+def _elementwise(name: str, fx: torch.fx.Node) -> bool:
+    binary = name in ("max", "min") and len(fx.args) > 1 and isinstance(fx.args[1], torch.fx.Node)
+    return name in roles.ELEMENTWISE or binary
+
+
+def _attributes(
+    name: str, function: str, fx: torch.fx.Node, moving: Sequence[int], outputs: Sequence[Output]
+) -> dict[str, Any]:
+    """``axis`` of a softmax; places of the ``weight`` and the ``bias`` of a linear map."""
+    if function in ("softmax", "log_softmax"):
+        axis = fx.kwargs["dim"] if "dim" in fx.kwargs else fx.args[1]
+        return {"axis": axis if axis < 0 else axis - len(outputs[0].shape)}
+    if function not in ("dense", "conv"):
+        return {}
+    bias = roles.ADDITIVE.get(name)
+    tensors = [arg for arg in pytree.tree_leaves(fx.args) if isinstance(arg, torch.fx.Node)]
+    floating = [i for i, arg in enumerate(tensors) if isinstance(arg.meta.get("val"), torch.Tensor)]
+    (weight,) = (place for place in floating if place not in moving and place != bias)
+    return {"weight": weight} | ({"bias": bias} if bias in floating else {})
 
 
 def _moves(name: str, operands: Sequence[Value], dependent: set[Value], outputs: Sequence[Output]) -> bool:
@@ -379,7 +404,7 @@ def _op_name(target: Any) -> str:
     return name.removesuffix("_") if not name.startswith("_") else name
 
 
-def _function(name: str, fx: torch.fx.Node) -> str:
+def _relu(name: str, fx: torch.fx.Node) -> str:
     """``relu`` for the other ways to write it."""
     bounds = (*fx.args[1:], *fx.kwargs.values())
     if name in ("clamp", "clamp_min") and bounds and bounds[0] == 0 and all(b is None for b in bounds[1:]):
@@ -395,9 +420,11 @@ def _outputs(fx: torch.fx.Node) -> tuple[Output, ...]:
 
 def _output(val: Any) -> Output:
     if not isinstance(val, torch.Tensor):
-        return Output((), "int64")
+        return Output((), "int64", plain=False)
     shape = tuple(size if isinstance(size, int) else None for size in val.shape)
-    return Output(shape, dtype_name(val.dtype))
+    batch = [size for size in val.shape if not isinstance(size, int)]
+    plain = all(size.node.expr.is_Symbol for size in batch)
+    return Output(shape, dtype_name(val.dtype), plain)
 
 
 def _modules(fx: torch.fx.Node) -> tuple[str, ...]:

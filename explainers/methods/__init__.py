@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from ..errors import UnknownNameError
 from .base import Method
+from .deeplift import DeepLift, DeepLiftShap
 from .gradient import (
     Deconvnet,
     Gradient,
@@ -26,7 +27,7 @@ METHODS: dict[str, Method] = {
     kind.name: kind()
     for kind in (
         Gradient, Saliency, InputXGradient, IntegratedGradients, SmoothGrad, GradientShap,
-        GuidedBackprop, Deconvnet, Zero, FeatureAblation,
+        GuidedBackprop, Deconvnet, Zero, DeepLift, DeepLiftShap, FeatureAblation,
     )
 }  # fmt: skip
 
@@ -49,6 +50,6 @@ def resolve(method: str | Method) -> Method:
 
 
 __all__ = [
-    "Deconvnet", "FeatureAblation", "Gradient", "GradientShap", "GuidedBackprop", "InputXGradient",
+    "Deconvnet", "DeepLift", "DeepLiftShap", "FeatureAblation", "Gradient", "GradientShap", "GuidedBackprop", "InputXGradient",
     "IntegratedGradients", "Method", "Saliency", "SmoothGrad", "Zero", "resolve",
 ]  # fmt: skip

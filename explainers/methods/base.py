@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ..counter import UInt64
 from ..errors import InputError
+from ..rules import RULE_SETS, RuleSet
 
 Array = Any
 Numpy = npt.NDArray[Any]
@@ -40,6 +41,11 @@ class Method:
     complete: ClassVar[bool] = False
     sampled: ClassVar[bool] = False
     accumulators: ClassVar[int] = 1
+
+    @property
+    def rule_set(self) -> RuleSet | None:
+        """The table of the reverse walk; None for forward-only methods."""
+        return RULE_SETS[self.rules] if self.rules else None
 
     @property
     def refines_to(self) -> float | None:
@@ -82,6 +88,10 @@ class Method:
     ) -> list[Array]:
         """What each row adds to its sample's sums: ``accumulators`` arrays for each attributed value."""
         return message
+
+    def weights(self, ops: Any, mask: Array) -> Array:
+        """The message that the walk starts with at the output, from the target mask (U, …)."""
+        return mask
 
     def finish(self, sums: list[Numpy], count: int) -> tuple[Numpy, Numpy | None]:
         """From the ``accumulators`` sums over ``count`` rows to (attribution, standard error or None)."""

@@ -1,8 +1,9 @@
 """Rule sets: tables from what an operation is to how a message passes through it."""
 
 from .base import RuleSet, Site
+from .deeplift import RESCALE
 from .gradient import DECONVNET, GRADIENT, GUIDED_BACKPROP, ZERO
 
-RULE_SETS = {rules.name: rules for rules in (GRADIENT, GUIDED_BACKPROP, DECONVNET, ZERO)}
+RULE_SETS = {rules.name: rules for rules in (GRADIENT, GUIDED_BACKPROP, DECONVNET, ZERO, RESCALE)}
 
 __all__ = ["RULE_SETS", "RuleSet", "Site"]

@@ -10,36 +10,67 @@ from ..errors import UnsupportedOperation
 from ..graph import Node, Role
 
 Array = Any
-Rule = Callable[[Any, "Site"], Sequence[Array | None]]
+Message = Any
+Pullback = Callable[[Sequence[Array | None]], Sequence[Array | None]]
+Rule = Callable[[Any, Any], Sequence[Message | None]]  # (ops, Site)
+
+
+PASSING: set[Rule] = set()  # rules that look at no value
+
+
+def passing(rule: Rule) -> Rule:
+    """Marks a rule that looks at messages only."""
+    PASSING.add(rule)
+    return rule
 
 
 @dataclass(frozen=True)
 class Site:
     """One node during the reverse walk.
 
-    ``x``: the values of its active inputs. ``y``: of its outputs. ``message``: what arrived at
-    each output, ``None`` where nothing did. ``pullback(message)``: the operation's own
-    vector–Jacobian product, one array for each active input.
+    ``x``: the values of its active inputs, at ``places`` among all its inputs. ``y``: of its outputs.
+    ``message``: what arrived at each output, ``None`` where nothing did. ``pullback(message)``: the
+    operation's own vector–Jacobian product, one array for each active input. ``operand(place)``: any
+    input. ``apply({place: array})``: the operation with some inputs replaced; its outputs, and its
+    vector–Jacobian product there. ``x_r``, ``y_r``: the same values at the reference, for rule sets
+    that compare with one; they broadcast against ``x`` and ``y``. ``split``: the positive and negative
+    differences of each active input, for rule sets that carry them apart.
     """
 
     node: Node
     x: tuple[Array, ...]
     y: tuple[Array, ...]
-    message: tuple[Array | None, ...]
-    pullback: Callable[[tuple[Array | None, ...]], Sequence[Array | None]]
+    message: tuple[Message | None, ...]
+    pullback: Pullback
+    places: tuple[int, ...] = ()
+    operand: Callable[[int], Array] = field(default=lambda place: None)
+    apply: Callable[[Mapping[int, Array]], tuple[Sequence[Array], Pullback]] = field(default=lambda given: ((), list))
+    x_r: tuple[Array, ...] = ()
+    y_r: tuple[Array, ...] = ()
+    split: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
 class RuleSet:
-    """A table ``role → rule``; ``functions`` refines it by the name of what a node computes."""
+    """A table ``role → rule``; ``functions`` refines it by the name of what a node computes.
+
+    ``contrast``: rules compare each value with its value at a reference. ``elementary``: composite
+    operations are taken apart and elementwise regions joined before the walk. ``splits``: how
+    positive and negative differences go forward through each role, for rules that need them.
+    ``fallback``: used where the table has no entry; by default that is an error.
+    """
 
     name: str
     roles: Mapping[Role, Rule]
     functions: Mapping[str, Rule] = field(default_factory=dict)
+    contrast: bool = False
+    elementary: bool = False
+    splits: Mapping[Role, Callable[[Any, Site], Sequence[Any]]] = field(default_factory=dict)
+    fallback: Rule | None = None
 
     def rule(self, node: Node) -> Rule:
         """The rule for ``node``. A missing entry is an error, never a silent gradient."""
-        rule = self.functions.get(node.function) or self.roles.get(node.role)
+        rule = self.functions.get(node.function) or self.roles.get(node.role) or self.fallback
         if rule is None:
             raise unsupported(node, self.name, "the rule set has no entry for this role")
         return rule

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..graph import Role
-from .base import Array, RuleSet, Site
+from .base import Array, RuleSet, Site, passing
 
 
+@passing
 def vjp(ops: Any, at: Site) -> Sequence[Array | None]:
     return at.pullback(at.message)
 

@@ -16,7 +16,7 @@ def test_public_names() -> None:
         "Explainer", "Explanation", "References", "Signature", "TensorSpec", "errors", "methods",
     ]  # fmt: skip
     assert methods.__all__ == [
-        "Deconvnet", "FeatureAblation", "Gradient", "GradientShap", "GuidedBackprop", "InputXGradient",
+        "Deconvnet", "DeepLift", "DeepLiftShap", "FeatureAblation", "Gradient", "GradientShap", "GuidedBackprop", "InputXGradient",
         "IntegratedGradients", "Method", "Saliency", "SmoothGrad", "Zero", "resolve",
     ]  # fmt: skip
 

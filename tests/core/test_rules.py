@@ -34,7 +34,7 @@ def test_a_missing_rule_names_everything(monkeypatch: pytest.MonkeyPatch) -> Non
     program(Role.LINEAR, Gradient()).check_rules()
 
 
-@pytest.mark.parametrize("name", RULE_SETS)
+@pytest.mark.parametrize("name", ["gradient", "guided_backprop", "deconvnet", "zero"])
 @pytest.mark.parametrize("role", [r for r in Role if r not in (Role.INPUT, Role.WEIGHT, Role.CONSTANT)])
 def test_the_gradient_family_passes_every_role(name: str, role: Role) -> None:
     assert callable(RULE_SETS[name].rule(graph(role).by_name["odd_1"]))

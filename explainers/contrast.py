@@ -1,0 +1,366 @@
+"""Programs that compare a sample with a reference: DeepLIFT's walk.
+
+The activations of the reference are arguments, computed beforehand by a :class:`~.program.Forward`
+and kept as long as the reference stays. Two forms share one body:
+
+* aligned: row i of the samples is compared with row i of the references, or all with the only one;
+* grid: every sample is compared with every reference. The model runs once for each sample; only
+  the reverse walk runs for each pair.
+
+In a grid, rules see a value's batch axis as two, (samples, references), of which a value at the
+sample or at the reference fills one; the operations of the model see the pairs as one flat batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from . import regions
+from .errors import UnsupportedOperation
+from .graph import Graph, Node, Role, Value
+from .methods.base import Method
+from .program import ACCUMULATE, Forward, Placeholder, Program, Results, active_places, evaluate
+from .rules import RuleSet, Site
+from .rules.base import PASSING, Pullback, unsupported
+
+Array = Any
+FLAT_ROLES = (Role.MAX_POOL, Role.REDUCE_MAX)  # rules that look at windows and axes see flat rows
+
+
+@dataclass(frozen=True)
+class Contrast(Program):
+    """``program(ops, weights, *inputs, mask, choose, *reference activations) → (output, *results)``.
+
+    ``results``: the contributions, (U, …) for each attributed value; in a grid their sum over the
+    references. With ``audit``: one array (U, nodes), by how much each walked node is incomplete.
+    """
+
+    grid: bool = False
+    audit: bool = False
+
+    @property
+    def rules(self) -> RuleSet:
+        found = self.method.rule_set
+        assert found is not None
+        return found
+
+    # --- what is needed of the reference -----------------------------------------------------
+
+    @cached_property
+    def walked(self) -> tuple[Node, ...]:
+        return tuple(node for node in self.graph if self._walked(node))
+
+    @cached_property
+    def _moved(self) -> set[Value]:
+        return self.graph.moved(self.wrt)
+
+    @cached_property
+    def _active(self) -> set[Value]:
+        return self.graph.active(self.wrt)
+
+    @cached_property
+    def kept(self) -> tuple[Value, ...]:
+        """The values at the reference that the walk compares with; the output is the first."""
+        wanted: dict[Value, None] = dict.fromkeys((self.output, *self.wrt))
+        for node in self.walked:
+            if self.audit or not self._passes(node):
+                wanted.update(dict.fromkeys(node.inputs[p] for p in active_places(node, self._active)))
+                wanted.update(dict.fromkeys(node.values))
+        found: dict[Value, None] = {}
+        stack = list(reversed(wanted))
+        while stack:
+            value = stack.pop()
+            if value in found or value not in self._moved:
+                continue
+            if self.graph.output(value).batch_axis is not None:
+                found[value] = None
+            else:
+                stack += self.graph.by_name[value.node].inputs
+        return tuple(found)
+
+    def _passes(self, node: Node) -> bool:
+        """Whether the rule looks at no value: the operation's own derivative, the same at every point."""
+        return self.rules.rule(node) in PASSING and not self.rules.splits
+
+    @cached_property
+    def reference(self) -> Forward:
+        """The program that computes ``kept``."""
+        return Forward(self.graph.restrict((str(i), value) for i, value in enumerate(self.kept)))
+
+    @property
+    def shared(self) -> bool:
+        """Whether a reference's activations are the same for every sample."""
+        return set(self.reference.inputs) <= set(self.wrt)
+
+    @cached_property
+    def placeholders(self) -> tuple[Placeholder, ...]:
+        """The kernel's arguments: as of a program without baseline, then the reference's activations."""
+        axis = "baselines" if self.grid else "samples"
+        result = list(self._placeholders_without_baseline())
+        for index, value in enumerate(self.kept):
+            kind = self.graph.output(value)
+            shape = tuple(size for size in kind.shape if size is not None)
+            result.append(Placeholder(f"reference_{index}", axis, shape, kind.dtype))
+        return tuple(result)
+
+    def check_rules(self) -> None:
+        """Raise UnsupportedOperation now if any visited node cannot be passed."""
+        super().check_rules()
+        for node in self.walked:
+            hidden = [v for v in node.inputs if v in self._moved and v not in self._active]
+            if hidden and self.rules.fallback is None:
+                raise unsupported(
+                    node, self.rules.name,
+                    f"its operand {hidden[0]} depends on the input through integers or comparisons, so that it "
+                    "differs between input and reference without a derivative",
+                )  # fmt: skip
+
+    # --- running -----------------------------------------------------------------------------
+
+    def __call__(self, ops: Any, weights: Mapping[Value, Array], *arguments: Array) -> Results:
+        args = dict(zip((p.name for p in self.placeholders), arguments, strict=True))
+        inputs = [args[f"input_{value.node}"] for value in self.graph.inputs]
+        values, _ = evaluate(ops, self.graph, weights, inputs, (self.output, *self.wrt, *self._targets()))
+        at_reference = {
+            value: ops.move_axis(args[f"reference_{i}"], 0, self.graph.output(value).batch_axis)
+            for i, value in enumerate(self.kept)
+        }
+        y = values[self.output]
+        mask = self.method.weights(ops, args["mask"] + ops.one_hot_max(y) * args["choose"])
+        run = _Run(ops, self, values, at_reference)
+        messages = self._walk(ops, run, run.start(mask))
+        y = ops.cast(y, ACCUMULATE[self.dtype(self.output)])
+        if self.audit:
+            return (y, self._gaps(ops, run, messages))
+        results = []
+        for value in self.wrt:
+            x, r = run.x(value), run.r(value)
+            if value not in messages:
+                results.append(ops.zeros_like(values[value]))
+                continue
+            message = run.spread(messages[value], value)
+            (part,) = self.method.contribute(ops, [message], [x], [r], args)
+            part = ops.cast(part, ACCUMULATE[self.dtype(value)])
+            results.append(ops.sum_axis(part, 1) if self.grid else part)
+        return (y, *results)
+
+    def _targets(self) -> list[Value]:
+        return [value for node in self.walked for value in (*node.inputs, *node.values)]
+
+    def _walk(self, ops: Any, run: _Run, start: Array) -> dict[Value, Any]:
+        """Messages, at flat rows, of every value on the path."""
+        splits = self._splits(ops, run)
+
+        def site(node: Node, arrived: tuple[Any, ...]) -> Site:
+            return run.site(node, arrived, splits)
+
+        flatten = run.flattened if self.rules.splits == {} else run.same
+        return self.carry(ops, {self.output: start}, site, flatten)
+
+    def _splits(self, ops: Any, run: _Run) -> dict[Value, Any]:
+        """Positive and negative differences of every value on the path, where the rule set carries them."""
+        splits: dict[Value, Any] = {}
+        if not self.rules.splits:
+            return splits
+        for value in self.wrt:
+            splits[value] = run.signs(value)
+        for node in self.walked:
+            rule = self.rules.splits[node.role]
+            splits.update(zip(node.values, rule(ops, run.site(node, (None,) * len(node.outputs), splits)), strict=True))
+        return splits
+
+    def _gaps(self, ops: Any, run: _Run, messages: Mapping[Value, Any]) -> Array:
+        """Σ over a node's inputs − Σ over its outputs of m·Δ; (U, nodes)."""
+        gaps = []
+        parts = {node.name: run.parts.get(node.name) for node in self.walked}
+        for node in self.walked:
+            total = ops.zeros_like(run.row_sum(messages[self.output], self.output))
+            for value, message in parts[node.name] or ():
+                total = total + run.row_sum(message, value)
+            for value in node.values:
+                if parts[node.name] and value in messages:
+                    total = total - run.row_sum(messages[value], value)
+            gaps.append(total)
+        return ops.stack(gaps)
+
+
+class _Run:
+    """The values of one run, at the sample and at the reference, as rules and operations take them."""
+
+    def __init__(
+        self, ops: Any, program: Contrast, values: Mapping[Value, Array], at_reference: Mapping[Value, Array]
+    ) -> None:
+        self.ops, self.program, self.graph, self.grid = ops, program, program.graph, program.grid
+        self.values, self.base = values, at_reference
+        self.moved, self.active = program._moved, program._active
+        self.dependent = program.graph.moved(program.graph.inputs, by_shape=True)
+        self.like_x = values[program.output]
+        self.like_r = at_reference[program.output]
+        self._x_rows: dict[Value, Array] = {}
+        self._r_rows: dict[Value, Array] = {}
+        self.parts: dict[str, list[tuple[Value, Any]]] = {}
+
+    def axis(self, value: Value) -> int | None:
+        return self.graph.output(value).batch_axis
+
+    # --- as rules see them -------------------------------------------------------------------
+
+    def x(self, value: Value) -> Array:
+        axis = self.axis(value)
+        if not self.grid:
+            return self.values[value]
+        return self.ops.insert_axis(self.values[value], axis + 1) if axis is not None else self.x_rows(value)
+
+    def r(self, value: Value) -> Array:
+        axis = self.axis(value)
+        if value not in self.base:
+            return self.r_rows(value) if axis is None else self.x(value)
+        return self.ops.insert_axis(self.base[value], axis) if self.grid else self.base[value]
+
+    def spread(self, rows: Array, value: Value) -> Array:
+        """Flat rows as rules see them."""
+        axis = self.axis(value)
+        if not self.grid or axis is None:
+            return rows
+        return self.ops.split_axis(rows, axis, self.like_x, 0, self.like_r, 0)
+
+    def flat(self, array: Array, value: Value) -> Array:
+        """What a rule made as flat rows."""
+        axis = self.axis(value)
+        if axis is None:
+            return array
+        if not self.grid:
+            return self.ops.broadcast_like(array, self.values[value])
+        array = self.ops.expand_axis(array, axis, self.like_x, 0)
+        array = self.ops.expand_axis(array, axis + 1, self.like_r, 0)
+        return self.ops.join_axis(array, axis)
+
+    # --- as the operations of the model see them ---------------------------------------------
+
+    def x_rows(self, value: Value) -> Array:
+        """At the sample, one entry for each row."""
+        if not self.grid or value not in self.dependent:
+            return self.values[value]
+        if value not in self._x_rows:
+            self._x_rows[value] = self._rows(value, self.x, self.x_rows)
+        return self._x_rows[value]
+
+    def r_rows(self, value: Value) -> Array:
+        """At the reference, one entry for each row."""
+        if value not in self.moved:
+            return self.x_rows(value)
+        if value not in self._r_rows:
+            self._r_rows[value] = self._rows(value, self.r, self.r_rows)
+        return self._r_rows[value]
+
+    def _rows(self, value: Value, seen: Any, rows: Any) -> Array:
+        if self.axis(value) is not None:
+            return self.flat(seen(value), value)
+        node = self.graph.by_name[value.node]
+        return regions.evaluate(self.ops, node, [rows(operand) for operand in node.inputs])[value.place]
+
+    def blank(self, value: Value) -> Array:
+        """An array of the shape that ``value`` has at flat rows; what it holds does not matter."""
+        axis = self.axis(value)
+        if not self.grid or axis is None:
+            return self.x_rows(value)
+        return self.ops.blank(self.values[value], axis, self.like_x, self.like_r)
+
+    # --- the walk ----------------------------------------------------------------------------
+
+    def start(self, mask: Array) -> Array:
+        output = self.program.output
+        return self.flat(self.ops.insert_axis(mask, 1), output) if self.grid else mask
+
+    def site(self, node: Node, arrived: tuple[Any, ...], splits: Mapping[Value, Any]) -> Site:
+        places = active_places(node, self.active)
+        inputs = [node.inputs[place] for place in places]
+        flat = self.grid and (node.role in FLAT_ROLES or (bool(node.attributes) and self.axis(node.values[0]) != 0))
+        flat = flat or bool(self.program.rules.splits)
+        passes = self.program._passes(node)
+        see_x, see_r = (self.x_rows, self.r_rows) if flat else (self.x, self.r)
+        empty: tuple[Array, ...] = ()
+        kept = [v for v in node.values if self.graph.output(v).floating or v in self.base]
+        return Site(
+            node,
+            empty if passes and not self.program.audit else tuple(see_x(v) for v in inputs),
+            empty if passes else tuple(see_x(v) for v in kept),
+            tuple(
+                m if m is None or flat else self.spread(m, value) for m, value in zip(arrived, node.values, strict=True)
+            ),
+            self._pullback(node, places, {}, flat),
+            places,
+            lambda place: see_x(node.inputs[place]) if node.inputs[place] in self.active else self.x_rows(
+                node.inputs[place]),
+            lambda given: self._applied(node, places, given, flat),
+            empty if passes else tuple(see_r(v) for v in inputs),
+            empty if passes else tuple(see_r(v) for v in kept),
+            tuple(splits[v] for v in inputs) if splits else (),
+        )  # fmt: skip
+
+    def _pullback(self, node: Node, places: Sequence[int], given: Mapping[int, Array], flat: bool) -> Pullback:
+        def back(messages: Sequence[Array | None]) -> Sequence[Array | None]:
+            return self._applied(node, places, given, flat)[1](messages)
+
+        return back
+
+    def _applied(
+        self, node: Node, places: Sequence[int], given: Mapping[int, Array], flat: bool
+    ) -> tuple[Sequence[Array], Pullback]:
+        """The operation at flat rows, on the samples' operands but for those ``given`` as rules see them."""
+        linear = node.role in (Role.LINEAR, Role.GATHER)
+        arrays = []
+        for place, value in enumerate(node.inputs):
+            if place in given:
+                arrays.append(given[place] if flat else self.flat(given[place], value))
+            elif linear and place in places:
+                arrays.append(self.blank(value))
+            else:
+                arrays.append(self.x_rows(value))
+        results, pullback = regions.vjp(self.ops, node, arrays, places)
+
+        def back(messages: Sequence[Array | None]) -> Sequence[Array | None]:
+            pairs = zip(messages, node.values, strict=True)
+            rows = [m if m is None or flat else self.flat(m, value) for m, value in pairs]
+            parts = zip(pullback(rows), places, strict=True)
+            return [p if p is None or flat else self.spread(p, node.inputs[place]) for p, place in parts]
+
+        return results, back
+
+    def flattened(self, node: Node, passed: Sequence[Any]) -> list[Any]:
+        """What a rule returned for each active input, at flat rows."""
+        places = active_places(node, self.active)
+        flat = self.grid and (node.role in FLAT_ROLES or (bool(node.attributes) and self.axis(node.values[0]) != 0))
+        result = [
+            m if m is None or flat else self.flat(m, node.inputs[place])
+            for m, place in zip(passed, places, strict=True)
+        ]
+        self.note(node, result)
+        return result
+
+    def same(self, node: Node, passed: Sequence[Any]) -> list[Any]:
+        self.note(node, passed)
+        return list(passed)
+
+    def note(self, node: Node, passed: Sequence[Any]) -> None:
+        if self.program.audit:
+            places = active_places(node, self.active)
+            pairs = zip(places, passed, strict=True)
+            self.parts[node.name] = [(node.inputs[place], m) for place, m in pairs if m is not None]
+
+    def row_sum(self, message: Any, value: Value) -> Array:
+        """Σ m·Δ over each sample's entries, (U,)."""
+        difference = self.x_rows(value) - self.r_rows(value)
+        if hasattr(message, "against"):
+            product = message.against(self.ops, difference)
+        else:
+            product = message * difference
+        return self.ops.sum_rows(product, self.axis(value), self.like_x)
+
+    def signs(self, value: Value) -> Any:
+        from .rules.deeplift import signs
+
+        return signs(self.ops, self.x_rows(value) - self.r_rows(value))

@@ -1,0 +1,73 @@
+"""DeepLIFT and its mean over a distribution of references."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ..rules import RULE_SETS, RuleSet
+from ..rules.gradient import vjp
+from .base import Array, Method, one_of
+
+RULES = ("rescale", "revealcancel", "genomics")
+
+
+@dataclass(frozen=True)
+class DeepLift(Method):
+    """m·(x−r), where the multiplier m = contribution/Δ is carried back by DeepLIFT's rules.
+
+    Shrikumar, Greenside and Kundaje 2017, eq. 1–3 and section 3.5. Σ attribution = s(x) − s(r) on
+    any architecture: products, softmax, norms and recurrent cells are taken apart.
+
+    Parameters
+    ----------
+    rule: ``"rescale"`` (default), ``"revealcancel"``, or ``"genomics"``: Rescale behind convolutions,
+        RevealCancel behind dense layers.
+    logits: explain what goes into the model's last softmax or sigmoid instead of what comes out.
+    mean_normalized: explain a class against the mean of all: the target mask less its mean over the
+        output's last axis.
+    unsupported: ``"error"`` (default), or ``"gradient"``: pass operations without a rule by their
+        derivative. Attributions are then not complete; ``explain.coverage`` and
+        ``Explanation.approximations`` name the operations.
+    """
+
+    rule: str = "rescale"
+    logits: bool = False
+    mean_normalized: bool = False
+    unsupported: str = "error"
+
+    name: ClassVar[str] = "deeplift"
+    rules: ClassVar[str | None] = "deeplift"
+    baseline: ClassVar[str] = "point"
+    complete: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        one_of("rule", self.rule, RULES)
+        one_of("unsupported", self.unsupported, ("error", "gradient"))
+
+    @property
+    def rule_set(self) -> RuleSet:
+        found = RULE_SETS[f"deeplift_{self.rule}"]
+        return found if self.unsupported == "error" else dataclasses.replace(found, fallback=vjp)
+
+    def weights(self, ops: Any, mask: Array) -> Array:
+        return mask - ops.row_mean(mask) if self.mean_normalized else mask
+
+    def contribute(
+        self, ops: Any, message: list[Array], x: list[Array], b: list[Array], args: Mapping[str, Array]
+    ) -> list[Array]:
+        return [m * (value - reference) for m, value, reference in zip(message, x, b, strict=True)]
+
+
+@dataclass(frozen=True)
+class DeepLiftShap(DeepLift):
+    """The mean of DeepLIFT over references (Lundberg and Lee 2017, section 4.2).
+
+    Give ``baseline=References(array)``. The model runs once for each sample and once for each
+    reference; only the reverse walk runs for each pair. Parameters as for :class:`DeepLift`.
+    """
+
+    name: ClassVar[str] = "deeplift_shap"
+    baseline: ClassVar[str] = "references"

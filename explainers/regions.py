@@ -1,0 +1,158 @@
+"""Joins elementwise operations of one active tensor into one univariate node.
+
+``x·sigmoid(x)``, ``x·erfc(−x/√2)/2`` and one ``silu`` or ``gelu`` become the same kind of node
+whatever the framework wrote, so that rules for univariate functions see the whole function.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .graph import Graph, Node, Role, Value
+
+Array = Any
+Pullback = Callable[[Sequence[Array | None]], Sequence[Array | None]]
+
+
+@dataclass(frozen=True)
+class Region:
+    """The members of a joined node, in order, and the value that they make."""
+
+    members: tuple[Node, ...]
+    inputs: tuple[Value, ...]
+    result: Value
+
+
+def evaluate(ops: Any, node: Node, arrays: Sequence[Array]) -> Sequence[Array]:
+    """Run a node, joined or plain, on the values of its inputs."""
+    if not isinstance(node.payload, Region):
+        result: Sequence[Array] = ops.evaluate(node, arrays)
+        return result
+    known = dict(zip(node.payload.inputs, arrays, strict=True))
+    for member in node.payload.members:
+        known.update(zip(member.values, ops.evaluate(member, [known[v] for v in member.inputs]), strict=True))
+    return (known[node.payload.result],)
+
+
+def vjp(ops: Any, node: Node, arrays: Sequence[Array], places: Sequence[int]) -> tuple[Sequence[Array], Pullback]:
+    """Run a node, joined or plain; its outputs and its vector–Jacobian product towards ``places``."""
+    if not isinstance(node.payload, Region):
+        result: tuple[Sequence[Array], Pullback] = ops.vjp(node, arrays, places)
+        return result
+    region = node.payload
+    known = dict(zip(region.inputs, arrays, strict=True))
+    heads = [region.inputs[place] for place in places]
+    active = set(heads)
+    pullbacks: list[tuple[Node, list[int], Pullback]] = []
+    for member in region.members:
+        operands = [known[value] for value in member.inputs]
+        moving = [place for place, value in enumerate(member.inputs) if value in active]
+        if moving and member.role is not Role.CONSTANT:
+            results, pullback = ops.vjp(member, operands, moving)
+            pullbacks.append((member, moving, pullback))
+            active.update(v for v, out in zip(member.values, member.outputs, strict=True) if out.floating)
+        else:
+            results = ops.evaluate(member, operands)
+        known.update(zip(member.values, results, strict=True))
+
+    def back(messages: Sequence[Array | None]) -> Sequence[Array | None]:
+        arrived: dict[Value, Array] = {region.result: messages[0]}
+        for member, moving, pullback in reversed(pullbacks):
+            if member.values[0] not in arrived:
+                continue
+            for place, part in zip(moving, pullback([arrived[member.values[0]]]), strict=True):
+                if part is not None:
+                    value = member.inputs[place]
+                    arrived[value] = arrived[value] + part if value in arrived else part
+        return [arrived.get(head) for head in heads]
+
+    return (known[region.result],), back
+
+
+def join(graph: Graph, wrt: Sequence[Value]) -> Graph:
+    """The graph with every maximal elementwise region of one active tensor as one univariate node.
+
+    A region's result has the shape of that tensor. Leading operations that are linear stay outside,
+    and so does a region that is linear as a whole.
+    """
+    moved = graph.moved(wrt)
+    roots = _roots(graph, moved)
+    users = _users(graph)
+    joined: dict[str, Node] = {}
+    for node in graph:
+        value = node.values[0] if node.outputs else None
+        if value is None or roots.get(value, value) == value:
+            continue
+        if all(user is not None and roots.get(user.values[0]) == roots[value] for user in users.get(value, [None])):
+            continue  # every user is in the same region
+        made = _region(graph, node, roots, moved)
+        if made is not None:
+            joined[node.name] = made
+    nodes = tuple(joined.get(node.name, node) for node in graph)
+    return Graph(nodes, graph.inputs, graph.outputs).restrict(graph.outputs)
+
+
+def _roots(graph: Graph, moved: set[Value]) -> dict[Value, Value]:
+    """For each value that is an elementwise function of one moved tensor of its own shape: that tensor."""
+    roots: dict[Value, Value] = {}
+    for node in graph:
+        if not node.elementwise or len(node.outputs) != 1:
+            continue
+        found = {roots.get(value, value) for value in node.inputs if value in moved}
+        if len(found) == 1:
+            root = found.pop()
+            if graph.output(root).floating and graph.output(root).shape == node.outputs[0].shape:
+                roots[node.values[0]] = root
+    return roots
+
+
+def _users(graph: Graph) -> dict[Value, list[Node | None]]:
+    """The nodes that use each value; ``None`` where it is an output of the graph."""
+    users: dict[Value, list[Node | None]] = {}
+    for node in graph:
+        for value in node.inputs:
+            users.setdefault(value, []).append(node)
+    for _, value in graph.outputs:
+        users.setdefault(value, []).append(None)
+    return users
+
+
+def _region(graph: Graph, last: Node, roots: Mapping[Value, Value], moved: set[Value]) -> Node | None:
+    """The members between the root and ``last`` as one node; None where there is nothing to join."""
+    root = roots[last.values[0]]
+    members = _between(graph, last, root, roots)
+    while True:  # linear operations before the first bend stay on their own
+        first = [member for member in members if root in member.inputs]
+        if len(first) != 1 or first[0].role is not Role.LINEAR or first[0] is last or first[0].function:
+            break
+        root = first[0].values[0]
+        members = [member for member in members if member is not first[0]]
+    if len(members) == 1 or all(member.role in (Role.LINEAR, Role.CONSTANT) for member in members):
+        return None
+    inside = {value for member in members for value in member.values}
+    outer = dict.fromkeys(v for member in members for v in member.inputs if v not in inside and v != root)
+    names = list(dict.fromkeys(member.op for member in members))
+    return dataclasses.replace(
+        last,
+        op="+".join(names),
+        role=Role.UNIVARIATE,
+        inputs=(root, *outer),
+        function="",
+        elementwise=True,
+        attributes={},
+        payload=Region(tuple(members), (root, *outer), last.values[0]),
+    )
+
+
+def _between(graph: Graph, last: Node, root: Value, roots: Mapping[Value, Value]) -> list[Node]:
+    keep: set[str] = set()
+    stack = [last]
+    while stack:
+        node = stack.pop()
+        if node.name not in keep:
+            keep.add(node.name)
+            stack += [graph.by_name[v.node] for v in node.inputs if v != root and roots.get(v) == root]
+    return [node for node in graph if node.name in keep]
