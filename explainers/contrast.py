@@ -25,6 +25,7 @@ from .methods.base import Method
 from .program import ACCUMULATE, Forward, Placeholder, Program, Results, active_places, evaluate
 from .rules import RuleSet, Site
 from .rules.base import PASSING, Pullback, unsupported
+from .rules.deeplift import Split, signs
 
 Array = Any
 FLAT_ROLES = (Role.MAX_POOL, Role.REDUCE_MAX)  # rules that look at windows and axes see flat rows
@@ -141,7 +142,7 @@ class Contrast(Program):
             if value not in messages:
                 results.append(ops.zeros_like(values[value]))
                 continue
-            message = run.spread(messages[value], value)
+            message = run.spread(run.single(messages[value], value), value)
             (part,) = self.method.contribute(ops, [message], [x], [r], args)
             part = ops.cast(part, ACCUMULATE[self.dtype(value)])
             results.append(ops.sum_axis(part, 1) if self.grid else part)
@@ -152,25 +153,20 @@ class Contrast(Program):
 
     def _walk(self, ops: Any, run: _Run, start: Array) -> dict[Value, Any]:
         """Messages, at flat rows, of every value on the path."""
-        splits = self._splits(ops, run)
+        self._split(ops, run)
+        first = Split(start, start) if self.rules.splits else start
+        return self.carry(ops, {self.output: first}, run.site, run.flattened)
 
-        def site(node: Node, arrived: tuple[Any, ...]) -> Site:
-            return run.site(node, arrived, splits)
-
-        flatten = run.flattened if self.rules.splits == {} else run.same
-        return self.carry(ops, {self.output: start}, site, flatten)
-
-    def _splits(self, ops: Any, run: _Run) -> dict[Value, Any]:
+    def _split(self, ops: Any, run: _Run) -> None:
         """Positive and negative differences of every value on the path, where the rule set carries them."""
-        splits: dict[Value, Any] = {}
-        if not self.rules.splits:
-            return splits
+        table, splits = self.rules.splits, run.splits
+        if not table:
+            return
         for value in self.wrt:
-            splits[value] = run.signs(value)
+            splits[value] = signs(ops, run.x_rows(value) - run.r_rows(value))
         for node in self.walked:
-            rule = self.rules.splits[node.role]
-            splits.update(zip(node.values, rule(ops, run.site(node, (None,) * len(node.outputs), splits)), strict=True))
-        return splits
+            rule = table.get(node.function) or table[node.role]
+            splits.update(zip(node.values, rule(ops, run.site(node, (None,) * len(node.outputs))), strict=False))
 
     def _gaps(self, ops: Any, run: _Run, messages: Mapping[Value, Any]) -> Array:
         """Σ over a node's inputs − Σ over its outputs of m·Δ; (U, nodes)."""
@@ -201,6 +197,7 @@ class _Run:
         self.like_r = at_reference[program.output]
         self._x_rows: dict[Value, Array] = {}
         self._r_rows: dict[Value, Array] = {}
+        self.splits: dict[Value, Split] = {}
         self.parts: dict[str, list[tuple[Value, Any]]] = {}
 
     def axis(self, value: Value) -> int | None:
@@ -275,37 +272,44 @@ class _Run:
         output = self.program.output
         return self.flat(self.ops.insert_axis(mask, 1), output) if self.grid else mask
 
-    def site(self, node: Node, arrived: tuple[Any, ...], splits: Mapping[Value, Any]) -> Site:
+    def sees_flat(self, node: Node) -> bool:
+        """Whether the rule for ``node`` gets flat rows in a grid."""
+        inner = bool(node.attributes) and self.axis(node.values[0]) != 0  # an axis before the samples'
+        return bool(self.program.rules.splits) or (self.grid and (node.role in FLAT_ROLES or inner))
+
+    def site(self, node: Node, arrived: tuple[Any, ...]) -> Site:
         places = active_places(node, self.active)
         inputs = [node.inputs[place] for place in places]
-        flat = self.grid and (node.role in FLAT_ROLES or (bool(node.attributes) and self.axis(node.values[0]) != 0))
-        flat = flat or bool(self.program.rules.splits)
-        passes = self.program._passes(node)
+        flat = self.sees_flat(node)
         see_x, see_r = (self.x_rows, self.r_rows) if flat else (self.x, self.r)
-        empty: tuple[Array, ...] = ()
-        kept = [v for v in node.values if self.graph.output(v).floating or v in self.base]
+        blind = self.program._passes(node)
+        kept = [] if blind else [v for v in node.values if self.graph.output(v).floating or v in self.base]
+        if blind:
+            inputs = []
+        messages = zip(arrived, node.values, strict=True)
+
+        def operand(place: int) -> Array:
+            return (see_x if place in places else self.x_rows)(node.inputs[place])
+
+        def apply(given: Mapping[int, Array]) -> tuple[Sequence[Array], Pullback]:
+            return self._applied(node, places, given, flat)
+
+        def pullback(passed: Sequence[Array | None]) -> Sequence[Array | None]:
+            return apply({})[1](passed)
+
         return Site(
             node,
-            empty if passes and not self.program.audit else tuple(see_x(v) for v in inputs),
-            empty if passes else tuple(see_x(v) for v in kept),
-            tuple(
-                m if m is None or flat else self.spread(m, value) for m, value in zip(arrived, node.values, strict=True)
-            ),
-            self._pullback(node, places, {}, flat),
-            places,
-            lambda place: see_x(node.inputs[place]) if node.inputs[place] in self.active else self.x_rows(
-                node.inputs[place]),
-            lambda given: self._applied(node, places, given, flat),
-            empty if passes else tuple(see_r(v) for v in inputs),
-            empty if passes else tuple(see_r(v) for v in kept),
-            tuple(splits[v] for v in inputs) if splits else (),
-        )  # fmt: skip
-
-    def _pullback(self, node: Node, places: Sequence[int], given: Mapping[int, Array], flat: bool) -> Pullback:
-        def back(messages: Sequence[Array | None]) -> Sequence[Array | None]:
-            return self._applied(node, places, given, flat)[1](messages)
-
-        return back
+            x=tuple(see_x(v) for v in inputs),
+            y=tuple(see_x(v) for v in kept),
+            message=tuple(m if m is None or flat else self.spread(m, value) for m, value in messages),
+            pullback=pullback,
+            places=places,
+            operand=operand,
+            apply=apply,
+            x_r=tuple(see_r(v) for v in inputs),
+            y_r=tuple(see_r(v) for v in kept),
+            split=tuple(self.splits[v] for v in inputs if v in self.splits),
+        )
 
     def _applied(
         self, node: Node, places: Sequence[int], given: Mapping[int, Array], flat: bool
@@ -330,37 +334,25 @@ class _Run:
 
         return results, back
 
-    def flattened(self, node: Node, passed: Sequence[Any]) -> list[Any]:
+    def flattened(self, node: Node, passed: Sequence[Any]) -> Sequence[Any]:
         """What a rule returned for each active input, at flat rows."""
-        places = active_places(node, self.active)
-        flat = self.grid and (node.role in FLAT_ROLES or (bool(node.attributes) and self.axis(node.values[0]) != 0))
-        result = [
-            m if m is None or flat else self.flat(m, node.inputs[place])
-            for m, place in zip(passed, places, strict=True)
-        ]
-        self.note(node, result)
-        return result
-
-    def same(self, node: Node, passed: Sequence[Any]) -> list[Any]:
-        self.note(node, passed)
-        return list(passed)
-
-    def note(self, node: Node, passed: Sequence[Any]) -> None:
+        pairs = list(zip(passed, active_places(node, self.active), strict=True))
+        if not self.sees_flat(node):
+            pairs = [(m if m is None else self.flat(m, node.inputs[place]), place) for m, place in pairs]
         if self.program.audit:
-            places = active_places(node, self.active)
-            pairs = zip(places, passed, strict=True)
-            self.parts[node.name] = [(node.inputs[place], m) for place, m in pairs if m is not None]
+            self.parts[node.name] = [(node.inputs[place], m) for m, place in pairs if m is not None]
+        return [m for m, _ in pairs]
+
+    def single(self, message: Any, value: Value) -> Array:
+        """One multiplier for each difference."""
+        if not isinstance(message, Split):
+            return message
+        return message.by_sign(self.ops, self.x_rows(value) - self.r_rows(value))
 
     def row_sum(self, message: Any, value: Value) -> Array:
         """Σ m·Δ over each sample's entries, (U,)."""
-        difference = self.x_rows(value) - self.r_rows(value)
-        if hasattr(message, "against"):
-            product = message.against(self.ops, difference)
+        if isinstance(message, Split):
+            product = message.total(self.splits[value])
         else:
-            product = message * difference
+            product = message * (self.x_rows(value) - self.r_rows(value))
         return self.ops.sum_rows(product, self.axis(value), self.like_x)
-
-    def signs(self, value: Value) -> Any:
-        from .rules.deeplift import signs
-
-        return signs(self.ops, self.x_rows(value) - self.r_rows(value))

@@ -156,3 +156,23 @@ def _between(graph: Graph, last: Node, root: Value, roots: Mapping[Value, Value]
             keep.add(node.name)
             stack += [graph.by_name[v.node] for v in node.inputs if v != root and roots.get(v) == root]
     return [node for node in graph if node.name in keep]
+
+
+def mark_behind(graph: Graph) -> Graph:
+    """The graph with ``attributes["behind"]``, ``dense`` or ``conv``, on univariate nodes: the map that feeds them.
+
+    Between the two there may be linear operations of one tensor that have no weights of their own
+    (a bias, a norm in inference, a reshape).
+    """
+    behind: dict[Value, str] = {}
+    nodes = []
+    for node in graph:
+        sources = {behind[value] for value in node.inputs if value in behind}
+        if node.function in ("dense", "conv"):
+            behind.update(dict.fromkeys(node.values, node.function))
+        elif node.role is Role.LINEAR and len(sources) == 1:
+            behind.update(dict.fromkeys(node.values, sources.pop()))
+        elif node.role is Role.UNIVARIATE and len(sources) == 1:
+            node = dataclasses.replace(node, attributes={**node.attributes, "behind": sources.pop()})
+        nodes.append(node)
+    return Graph(tuple(nodes), graph.inputs, graph.outputs)

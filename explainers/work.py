@@ -127,7 +127,7 @@ class Packages:
             graph = graph.cut(wrt)
             wrt = graph.inputs[: len(wrt)]
         if rules is not None and rules.elementary:
-            graph = regions.join(graph, wrt)
+            graph = regions.mark_behind(regions.join(graph, wrt))
         self.program = _program(graph, method, wrt)
         self.program.check_rules()
         self.method = method

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from explainers.graph import Node
 
+_aten = torch.ops.aten
 no_derivative = RuntimeError
 where = torch.where
 zeros_like = torch.zeros_like
@@ -26,6 +27,8 @@ shift_right = torch.bitwise_right_shift
 def evaluate(node: Node, arrays: Sequence[Any]) -> tuple[Any, ...]:
     """Run the node's operation on the values of its inputs."""
     target, template, leaves = node.payload
+    if target in (_aten.view.default, _aten._unsafe_view.default):  # rules may bring other strides than the model's own
+        target = _aten.reshape.default
     filled = [arrays[leaf.place] if isinstance(leaf, Operand) else leaf for leaf in leaves]
     args, kwargs = pytree.tree_unflatten(filled, template)
     result = target(*args, **kwargs)
@@ -54,7 +57,7 @@ def vjp(
     def pullback(messages: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
         pairs = [(out, m) for out, m in zip(attached, messages, strict=True) if m is not None]
         outs, cotangents = zip(*pairs, strict=True)
-        return torch.autograd.grad(outs, [arrays[p] for p in places], cotangents, allow_unused=True)
+        return torch.autograd.grad(outs, [arrays[p] for p in places], cotangents, retain_graph=True, allow_unused=True)
 
     return tuple(out.detach() if isinstance(out, Tensor) else out for out in attached), pullback
 
@@ -175,7 +178,6 @@ def _pool_back(backward: Any, axes: int) -> Callable[..., Tensor]:
     return back
 
 
-_aten = torch.ops.aten
 _POOLS: dict[Any, Callable[..., Tensor]] = {
     _aten.max_pool2d_with_indices.default: _pool_back(_aten.max_pool2d_with_indices_backward, 2),
     _aten.max_pool3d_with_indices.default: _pool_back(_aten.max_pool3d_with_indices_backward, 3),

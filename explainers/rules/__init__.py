@@ -1,9 +1,9 @@
 """Rule sets: tables from what an operation is to how a message passes through it."""
 
 from .base import RuleSet, Site
-from .deeplift import RESCALE
+from .deeplift import GENOMICS, RESCALE, REVEALCANCEL
 from .gradient import DECONVNET, GRADIENT, GUIDED_BACKPROP, ZERO
 
-RULE_SETS = {rules.name: rules for rules in (GRADIENT, GUIDED_BACKPROP, DECONVNET, ZERO, RESCALE)}
+RULE_SETS = {rules.name: rules for rules in (GRADIENT, GUIDED_BACKPROP, DECONVNET, ZERO, RESCALE, REVEALCANCEL, GENOMICS)}
 
 __all__ = ["RULE_SETS", "RuleSet", "Site"]

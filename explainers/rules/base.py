@@ -56,7 +56,7 @@ class RuleSet:
 
     ``contrast``: rules compare each value with its value at a reference. ``elementary``: composite
     operations are taken apart and elementwise regions joined before the walk. ``splits``: how
-    positive and negative differences go forward through each role, for rules that need them.
+    positive and negative differences go forward through each role or function, for rules that need them.
     ``fallback``: used where the table has no entry; by default that is an error.
     """
 
@@ -65,7 +65,7 @@ class RuleSet:
     functions: Mapping[str, Rule] = field(default_factory=dict)
     contrast: bool = False
     elementary: bool = False
-    splits: Mapping[Role, Callable[[Any, Site], Sequence[Any]]] = field(default_factory=dict)
+    splits: Mapping[Role | str, Callable[[Any, Site], Sequence[Any]]] = field(default_factory=dict)
     fallback: Rule | None = None
 
     def rule(self, node: Node) -> Rule:

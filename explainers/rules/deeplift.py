@@ -8,7 +8,9 @@ other functions are made of these, so that Σ m·Δ is the same before and behin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ..graph import Role
@@ -153,3 +155,184 @@ _FUNCTIONS: dict[str, Rule] = {
 }
 
 RESCALE = RuleSet("deeplift_rescale", _ROLES, _FUNCTIONS, contrast=True, elementary=True)
+
+
+# --- RevealCancel: positive and negative differences carried apart ---------------------------
+
+
+@dataclass(frozen=True)
+class Split:
+    """Two arrays: for, or of, the positive and the negative part of each difference."""
+
+    positive: Array
+    negative: Array
+
+    def __add__(self, other: Split) -> Split:
+        return Split(self.positive + other.positive, self.negative + other.negative)
+
+    def swapped(self, ops: Any, keep: Array) -> Split:
+        """The parts exchanged where ``keep`` is False."""
+        positive = ops.where(keep, self.positive, self.negative)
+        return Split(positive, ops.where(keep, self.negative, self.positive))
+
+    def by_sign(self, ops: Any, difference: Array) -> Array:
+        """One multiplier for each whole difference: its sign says which; the mean of both where it is 0."""
+        mean = (self.positive + self.negative) * 0.5
+        return ops.where(difference > 0, self.positive, ops.where(difference < 0, self.negative, mean))
+
+    def total(self, parts: Split) -> Array:
+        """Σ multiplier · part."""
+        return self.positive * parts.positive + self.negative * parts.negative
+
+
+def signs(ops: Any, difference: Array) -> Split:
+    nothing = ops.zeros_like(difference)
+    return Split(ops.maximum(difference, nothing), ops.minimum(difference, nothing))
+
+
+def split_by_sign(ops: Any, at: Site) -> Sequence[Split]:
+    return [signs(ops, y - y_r) for y, y_r in zip(at.y, at.y_r, strict=True)]
+
+
+def _weighted(ops: Any, at: Site, x: Array, sign: int) -> Any:
+    """The linear map of ``x`` with the positive or the negative weights only, without bias."""
+    weight = at.operand(at.node.attributes["weight"])
+    nothing = ops.zeros_like(weight)
+    given = {at.places[0]: x, at.node.attributes["weight"]: (ops.maximum if sign > 0 else ops.minimum)(weight, nothing)}
+    if "bias" in at.node.attributes:
+        given[at.node.attributes["bias"]] = ops.zeros_like(at.operand(at.node.attributes["bias"]))
+    return at.apply(given)
+
+
+def split_weighted(ops: Any, at: Site) -> Sequence[Split]:
+    """Δy⁺ = Δx₊W₊ + Δx₋W₋ and Δy⁻ = Δx₊W₋ + Δx₋W₊, where ± is the sign of the whole Δx."""
+    parts = signs(ops, at.x[0] - at.x_r[0])
+    up = _weighted(ops, at, parts.positive, 1)[0][0] + _weighted(ops, at, parts.negative, -1)[0][0]
+    down = _weighted(ops, at, parts.positive, -1)[0][0] + _weighted(ops, at, parts.negative, 1)[0][0]
+    return [Split(up, down)]
+
+
+def reveal_weighted(ops: Any, at: Site) -> Sequence[Split | None]:
+    m = at.message[0]
+    assert m is not None
+    _, up = _weighted(ops, at, at.x[0], 1)
+    _, down = _weighted(ops, at, at.x[0], -1)
+    rising = up([m.positive])[0] + down([m.negative])[0]
+    falling = down([m.positive])[0] + up([m.negative])[0]
+    whole = Split(rising, falling).by_sign(ops, at.x[0] - at.x_r[0])
+    return [Split(whole, whole)]
+
+
+def _signed(ops: Any, at: Site) -> list[Array]:
+    """For each active input whether what it adds to the outputs has its own sign: of a map without weights."""
+    slopes = at.pullback([ops.ones_like(y) for y in at.y])
+    return [ops.zeros_like(x) >= 0 if slope is None else slope >= 0 for slope, x in zip(slopes, at.x, strict=True)]
+
+
+def split_linear(ops: Any, at: Site) -> Sequence[Split]:
+    """The parts go through on their own; exchanged where the map turns the sign."""
+    ordered = [part.swapped(ops, keep) for part, keep in zip(at.split, _signed(ops, at), strict=True)]
+    still, _ = at.apply({place: ops.zeros_like(x) for place, x in zip(at.places, at.x, strict=True)})
+    up, _ = at.apply({place: part.positive for place, part in zip(at.places, ordered, strict=True)})
+    down, _ = at.apply({place: part.negative for place, part in zip(at.places, ordered, strict=True)})
+    return [Split(a - c, b - c) for a, b, c in zip(up, down, still, strict=True)]
+
+
+def reveal_linear(ops: Any, at: Site) -> Sequence[Split | None]:
+    up = at.pullback([m if m is None else m.positive for m in at.message])
+    down = at.pullback([m if m is None else m.negative for m in at.message])
+    return [
+        None if a is None or b is None else Split(a, b).swapped(ops, keep)
+        for a, b, keep in zip(up, down, _signed(ops, at), strict=True)
+    ]
+
+
+def split_revealed(ops: Any, at: Site) -> Sequence[Split]:
+    """Δy⁺ = ½[f(r+Δ⁺) − f(r) + f(x) − f(r+Δ⁻)], Δy⁻ = ½[f(r+Δ⁻) − f(r) + f(x) − f(r+Δ⁺)] (eq. in 3.5.3)."""
+    part, r, y, y_r = at.split[0], at.x_r[0], at.y[0], at.y_r[0]
+    (rising, *_), _ = at.apply(dict.fromkeys(at.places, r + part.positive))
+    (falling, *_), _ = at.apply(dict.fromkeys(at.places, r + part.negative))
+    return [Split((rising - y_r + y - falling) * 0.5, (falling - y_r + y - rising) * 0.5)]
+
+
+def revealcancel(ops: Any, at: Site) -> Sequence[Split | None]:
+    """m⁺·Δy⁺/Δx⁺ and m⁻·Δy⁻/Δx⁻."""
+    m, part = at.message[0], at.split[0]
+    assert m is not None
+    (made,) = split_revealed(ops, at)
+    slope, *again = derivative(at, (at.x[0] + at.x_r[0]) * 0.5, ops.ones_like(at.y[0]))
+    up = m.positive * divided(ops, made.positive, part.positive, slope)
+    down = m.negative * divided(ops, made.negative, part.negative, slope)
+    return [Split(up, down), *again]
+
+
+def _ratio(ops: Any, at: Site) -> list[Array | None]:
+    slope, *again = derivative(at, (at.x[0] + at.x_r[0]) * 0.5, ops.ones_like(at.y[0]))
+    return [divided(ops, at.y[0] - at.y_r[0], at.x[0] - at.x_r[0], slope), *again]
+
+
+def split_rescaled(ops: Any, at: Site) -> Sequence[Split]:
+    """Δy± = Δx±·Δy/Δx."""
+    ratio, part = _ratio(ops, at)[0], at.split[0]
+    return [Split(part.positive * ratio, part.negative * ratio).swapped(ops, ratio >= 0)]
+
+
+def rescaled(ops: Any, at: Site) -> Sequence[Split | None]:
+    m = at.message[0]
+    assert m is not None
+    ratio, *again = _ratio(ops, at)
+    m = m.swapped(ops, ratio >= 0)
+    return [Split(m.positive * ratio, m.negative * ratio), *again]
+
+
+def split_behind_dense(ops: Any, at: Site) -> Sequence[Split]:
+    return (split_revealed if at.node.attributes.get("behind") == "dense" else split_rescaled)(ops, at)
+
+
+def behind_dense(ops: Any, at: Site) -> Sequence[Split | None]:
+    """RevealCancel behind dense layers, else Rescale."""
+    return (revealcancel if at.node.attributes.get("behind") == "dense" else rescaled)(ops, at)
+
+
+def whole(rule: Rule) -> Rule:
+    """A rule for whole differences, between values whose parts were split by the sign of the difference."""
+
+    def passed(ops: Any, at: Site) -> Sequence[Split | None]:
+        pairs = zip(at.message, at.y, at.y_r, strict=False)
+        single = [m if m is None else m.by_sign(ops, y - y_r) for m, y, y_r in pairs]
+        single += [None] * (len(at.message) - len(single))
+        found = rule(ops, dataclasses.replace(at, message=tuple(single)))
+        return [m if m is None else Split(m, m) for m in found]
+
+    passed.__name__ = rule.__name__
+    return passed
+
+
+_SPLITS: dict[Role | str, Callable[[Any, Site], Sequence[Split]]] = {
+    **dict.fromkeys(_ROLES, split_by_sign),
+    **dict.fromkeys(("quotient", "softmax", "log_softmax"), split_by_sign),
+    **dict.fromkeys((Role.LINEAR, Role.GATHER, "stop_gradient"), split_linear),
+    **dict.fromkeys(("dense", "conv"), split_weighted),
+}
+_REVEAL_FUNCTIONS: dict[str, Rule] = {
+    "quotient": whole(quotient),
+    "softmax": whole(softmax),
+    "log_softmax": whole(log_softmax),
+    "stop_gradient": identity,
+    "dense": reveal_weighted,
+    "conv": reveal_weighted,
+}
+_REVEAL_ROLES: dict[Role, Rule] = {
+    **{role: whole(rule) for role, rule in _ROLES.items()},
+    Role.LINEAR: reveal_linear,
+    Role.GATHER: reveal_linear,
+}
+
+REVEALCANCEL = RuleSet(
+    "deeplift_revealcancel", {**_REVEAL_ROLES, Role.UNIVARIATE: revealcancel}, _REVEAL_FUNCTIONS,
+    contrast=True, elementary=True, splits={**_SPLITS, Role.UNIVARIATE: split_revealed},
+)  # fmt: skip
+GENOMICS = RuleSet(
+    "deeplift_genomics", {**_REVEAL_ROLES, Role.UNIVARIATE: behind_dense}, _REVEAL_FUNCTIONS,
+    contrast=True, elementary=True, splits={**_SPLITS, Role.UNIVARIATE: split_behind_dense},
+)  # fmt: skip
