@@ -40,11 +40,12 @@ class LeNet(nn.Module):
         super().__init__()
         self.a, self.b = nn.Conv2d(1, 6, 5, padding=2), nn.Conv2d(6, 16, 5)
         self.c, self.d, self.e = nn.Linear(400, 120), nn.Linear(120, 84), nn.Linear(84, 10)
-        self.pool, self.r1, self.r2, self.r3, self.r4 = nn.MaxPool2d(2), nn.ReLU(), nn.ReLU(), nn.ReLU(), nn.ReLU()
+        self.p1, self.p2 = nn.MaxPool2d(2), nn.MaxPool2d(2)
+        self.r1, self.r2, self.r3, self.r4 = nn.ReLU(), nn.ReLU(), nn.ReLU(), nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.pool(self.r1(self.a(x)))
-        x = self.pool(self.r2(self.b(x))).flatten(1)
+        x = self.p1(self.r1(self.a(x)))
+        x = self.p2(self.r2(self.b(x))).flatten(1)
         return self.e(self.r4(self.d(self.r3(self.c(x)))))
 
 

@@ -91,10 +91,18 @@ class Contrast(Program):
         """The program that computes ``kept``."""
         return Forward(self.graph.restrict((str(i), value) for i, value in enumerate(self.kept)))
 
-    @property
+    @cached_property
     def shared(self) -> bool:
         """Whether a reference's activations are the same for every sample."""
-        return set(self.reference.inputs) <= set(self.wrt)
+        return not self.others
+
+    @cached_property
+    def others(self) -> tuple[Value, ...]:
+        """The inputs besides ``wrt`` that the reference's activations depend on, by more than their shapes."""
+        needed = self.graph.needed(self.kept)
+        upstream = {value for node in self.graph if node.name in needed for value in node.values} & self._moved
+        candidates = [value for value in self.reference.inputs if value not in self.wrt]
+        return tuple(value for value in candidates if (self.graph.moved([value]) - {value}) & upstream)
 
     @cached_property
     def placeholders(self) -> tuple[Placeholder, ...]:

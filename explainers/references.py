@@ -11,8 +11,11 @@ import numpy as np
 
 from .backend import Backend, Kernel, Traced
 from .contrast import Contrast
+from .graph import Value
 from .spec import Array, Baseline
 
+MOST_ROWS = 16  # different rows of other inputs whose reference activations are kept
+LARGEST_COMPARED = 2**20  # bytes of other inputs that are compared row by row
 LARGEST_CACHE = 2**31  # bytes of activations of one set of references
 
 
@@ -29,42 +32,71 @@ class ReferenceActivations:
     traced: Traced
     kernel: Callable[[int | None], Kernel]
     bucket: Callable[[int], int | None]
-    _kept: dict[tuple[int, int], tuple[Baseline, Any, list[Array]]] = field(default_factory=dict)
+    _kept: dict[Any, tuple[Baseline, Any, list[Array]]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def forget(self) -> None:
         with self._lock:
             self._kept = {}
 
-    def shared(self, baseline: Baseline, first: int, last: int, fixed: bool) -> list[Array]:
-        """Activations of the references first … last−1, which do not depend on the sample."""
+    def shared(
+        self, baseline: Baseline, first: int, last: int, inputs: Sequence[Array] = (), name: bytes = b""
+    ) -> list[Array]:
+        """Activations of the references first … last−1, the same for every sample.
+
+        ``inputs``: one row of the graph's inputs, where activations depend on those; ``name`` tells
+        different such rows apart.
+        """
         state = self.backend.version(self.traced.weights)
-        if fixed:
-            found = self._kept.get((first, last))
-            if found is not None and found[0] is baseline and found[1] == state:
-                return found[2]
+        key = (first, last, name)
+        found = self._kept.get(key) if baseline.fixed else None
+        if found is not None and found[0] is baseline and found[1] == state:
+            return found[2]
         tables = [self._staged(table[first:last], i) for i, table in enumerate(baseline.tables)]
-        result = self.run(tables, [])
-        if fixed and sum(map(self._bytes, result)) * len(baseline) <= LARGEST_CACHE * (last - first):
+        result = self.run(tables, inputs)
+        if baseline.fixed and sum(map(self._bytes, result)) * len(baseline) <= LARGEST_CACHE * (last - first):
             with self._lock:
-                kept = {key: entry for key, entry in self._kept.items() if entry[0] is baseline and entry[1] == state}
-                self._kept = {**kept, (first, last): (baseline, state, result)}
+                kept = {k: entry for k, entry in self._kept.items() if entry[0] is baseline and entry[1] == state}
+                if name and len(kept) >= MOST_ROWS:
+                    kept = {}
+                self._kept = {**kept, key: (baseline, state, result)}
         return result
+
+    def one_row(self, inputs: Sequence[Array]) -> bytes | None:
+        """A name for what the samples' other inputs hold, if that is the same for all of them."""
+        name = b""
+        for value, array in zip(self.program.graph.inputs, inputs, strict=True):
+            if value in self.program.others:
+                if self._bytes(array) > LARGEST_COMPARED:
+                    return None
+                host = self.backend.numpy(array)
+                if len(host) > 1 and not (host == host[:1]).all():
+                    return None
+                name += host[:1].tobytes()
+        return name
 
     def run(self, tables: Sequence[Array], inputs: Sequence[Array]) -> list[Array]:
         """One activation for each of the program's ``kept``, for as many rows as the tables have.
 
-        ``inputs``: all of the graph's inputs for the same rows, where activations depend on them.
+        ``inputs``: all of the graph's inputs for the same rows; none where activations depend on nothing
+        of them but their shapes.
         """
-        given = dict(zip(self.program.wrt, tables, strict=True))
-        others = dict(zip(self.program.graph.inputs, inputs, strict=False))
-        arguments = [given[v] if v in given else others[v] for v in self.program.reference.inputs]
         count = int(tables[0].shape[0])
+        given = dict(zip(self.program.graph.inputs, inputs, strict=bool(inputs)))
+        given.update(zip(self.program.wrt, tables, strict=True))
+        arguments = [given[v] if v in given else self._zeros(v, count) for v in self.program.reference.inputs]
         size = self.bucket(count)
         if size is not None:
             arguments = [self.backend.pad(array, size) for array in arguments]
         result = self.kernel(size)(*arguments)
         return [array[:count] for array in result] if size is not None else list(result)
+
+    def _zeros(self, value: Value, count: int) -> Array:
+        dtype = self.program.dtype(value)
+        host = "float32" if dtype in ("bfloat16", "float16") else dtype
+        return self.backend.stage(
+            np.zeros((count, *self.program.sample_shape(value)), host), dtype, self.traced.device
+        )
 
     def _staged(self, table: Array, index: int) -> Array:
         dtype = self.program.dtype(self.program.wrt[index])

@@ -286,8 +286,10 @@ class Packages:
         """(f(x), f(reference), results) of samples that have a reference each, or share one."""
         assert staged.baseline is not None
         count = staged.count
-        if references.program.shared and not staged.baseline.per_sample:
-            activations = references.shared(staged.baseline, 0, 1, staged.baseline.fixed)
+        one = None if staged.baseline.per_sample else references.one_row(staged.inputs)
+        if one is not None:
+            row = [array[:1] for array in staged.inputs] if one else []
+            activations = references.shared(staged.baseline, 0, 1, row, one)
         else:
             tables = [self.backend.expand(t, count) if t.shape[0] != count else t for t in staged.tables]
             activations = references.run(tables, staged.inputs)
@@ -328,7 +330,7 @@ class Packages:
                 else:
                     spans = [(begin, end)]
                 for low, high in spans:
-                    activations = self.references.shared(staged.baseline, low, high, staged.baseline.fixed)
+                    activations = self.references.shared(staged.baseline, low, high)
                     y, found = self._grid(staged, first, last, activations, high - low)
                     sums = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
                     if call.details:

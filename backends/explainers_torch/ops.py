@@ -74,6 +74,7 @@ sqrt = torch.sqrt
 maximum = torch.maximum
 minimum = torch.minimum
 ones_like = torch.ones_like
+signum = torch.sign
 
 
 def sign(array: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ def identity(ops: Any, at: Site) -> Sequence[Array | None]:
 def divided(ops: Any, numerator: Array, difference: Array, slope: Array) -> Array:
     """numerator/difference; ``slope`` where the difference is too small."""
     near = ops.absolute(difference) < SMALLEST[ops.wide(difference)]
-    return ops.where(near, slope, numerator / ops.where(near, ops.ones_like(difference), difference))
+    return ops.where(near, slope, numerator / difference)
 
 
 def rescale(ops: Any, at: Site) -> Sequence[Array | None]:
@@ -53,9 +53,10 @@ def derivative(at: Site, point: Array, message: Array) -> list[Array | None]:
 
 
 def rescale_relu(ops: Any, at: Site) -> Sequence[Array | None]:
-    """Rescale, with the derivative of ReLU midway written out."""
-    x, r, m = at.x[0], at.x_r[0], at.message[0]
-    return [m * divided(ops, at.y[0] - at.y_r[0], x - r, ops.cast_like(x + r > 0, m))]
+    """Rescale for ReLU, whose Δy/Δx is exact however small Δx; [y > 0] where Δx = 0."""
+    dx = at.x[0] - at.x_r[0]
+    ratio = (at.y[0] - at.y_r[0]) / dx
+    return [ops.where(dx == 0, ops.signum(at.y[0]), ratio) * at.message[0]]
 
 
 def product(ops: Any, at: Site) -> Sequence[Array | None]:
@@ -96,7 +97,7 @@ def extreme(ops: Any, at: Site) -> Sequence[Array | None]:
         )
         routed = [a + b for a, b in parts]
     return [
-        divided(ops, part, x - r, ops.zeros_like(part)) for part, x, r in zip(routed, at.x, at.x_r, strict=True)
+        ops.where(part == 0, part, part / (x - r)) for part, x, r in zip(routed, at.x, at.x_r, strict=True)
     ]
 
 
