@@ -13,6 +13,7 @@ import numpy as np
 
 from . import counter, methods
 from .backend import Backend, Traced, find, owner
+from .coverage import Audit, Coverage
 from .errors import BaselineError, InputError, NonFiniteError, TargetError, UnknownNameError, UnsupportedOperation
 from .explanation import Explanation
 from .graph import Graph, Value
@@ -72,6 +73,7 @@ class Explainer:
         self._backend = backend
         self._options = options
         self._plan: _Plan | None = None
+        self._uncovered: Coverage | None = None
         self._lock = threading.RLock()
 
     # --- compiling ---------------------------------------------------------------------------
@@ -147,7 +149,11 @@ class Explainer:
         """Trace the model and compile the first kernel, once."""
         with self._lock:
             if self._plan is None:
-                self._plan = self._trace(signature, examples)
+                try:
+                    self._plan = self._trace(signature, examples)
+                except UnsupportedOperation as error:
+                    self._uncovered = error.coverage
+                    raise
             return self._plan
 
     def _trace(self, signature: Signature, examples: Sequence[Any]) -> _Plan:
@@ -269,7 +275,8 @@ class Explainer:
         mask: Numpy | str = "all" if call.target.kind == "all" else _mask(call, chunks)
         gap = None
         if self.method.complete and baselines is not None and not isinstance(mask, str):
-            change = _scalar(outputs, mask) - _scalar(baselines, mask)
+            weights = self.method.weights(_OnHost, mask)
+            change = _scalar(outputs, weights) - _scalar(baselines, weights)
             parts = [np.concatenate([self._host(c.attributions[i]) for c in chunks]) for i in range(len(plan.wrt))]
             gap = sum(p.reshape(len(p), -1).sum(axis=1, dtype=np.float64) for p in parts) - change
         errors = None
@@ -290,6 +297,7 @@ class Explainer:
             errors,
             rows,
             self.method,
+            self.coverage.approximate,
         )
 
     def _call(
@@ -490,8 +498,29 @@ class Explainer:
 
     @property
     def coverage(self) -> Coverage:
-        """Every operation of the graph: count, role, and the rule by which the method passes it."""
-        return Coverage(self._ready("coverage").packages.program.coverage())
+        """Every kind of operation of the graph: count, role, the rule that passes it, and how exactly."""
+        if self._plan is None and self._uncovered is not None:
+            return self._uncovered
+        return self._ready("coverage").packages.program.coverage()
+
+    def audit(
+        self, *inputs: Any, target: Any = None, baseline: Any = None, allow_nonfinite: bool = False, **named: Any
+    ) -> Audit:
+        """By how much each operation breaks completeness, the worst first: the node to look at.
+
+        For methods that compare with a reference (DeepLIFT): Σ m·Δ over a node's inputs less Σ m·Δ over
+        its outputs, in units of the explained output, for each sample. Arguments as for calling.
+
+        Raises
+        ------
+        UnsupportedOperation: for methods that are not complete at every node.
+        """
+        plan, _, call = self._call(inputs, named, target, baseline, None, None, False, allow_nonfinite)
+        if plan.packages.references is None:
+            raise UnsupportedOperation(
+                f"audit needs a method that is complete at every operation, such as 'deeplift'; this is {self.method}"
+            )
+        return Audit.of(plan.packages.audit(call) if len(call) else [])
 
     @property
     def native(self) -> Any:
@@ -514,15 +543,6 @@ class Explainer:
         where = f"{self._backend.name}/{self._options.engine}"
         inputs = f"({self._plan.traced.signature})" if self._plan else "(traced at the first call)"
         return f"Explainer({self.method}, {where}, {inputs})"
-
-
-class Coverage(list[dict[str, Any]]):
-    """Rows of op, role, rule and count; prints as a table."""
-
-    def __str__(self) -> str:
-        rows = [("op", "role", "rule", "count"), *((r["op"], r["role"], r["rule"], str(r["count"])) for r in self)]
-        widths = [max(len(row[i]) for row in rows) for i in range(4)]
-        return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 
 
 def _as_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -615,6 +635,14 @@ def _reporter(progress: Progress, total: int) -> Callable[[int], None]:
         progress(done, total)
 
     return report
+
+
+class _OnHost:
+    """What ``Method.weights`` uses of the array namespace, in numpy."""
+
+    @staticmethod
+    def row_mean(array: Numpy) -> Numpy:
+        return array.mean(axis=-1, keepdims=True) if array.ndim > 1 else np.zeros_like(array)
 
 
 def _concatenated(parts: Sequence[Numpy | None], shape: tuple[int, ...]) -> Numpy:

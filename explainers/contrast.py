@@ -20,8 +20,7 @@ from typing import Any
 
 from . import regions
 from .errors import UnsupportedOperation
-from .graph import Graph, Node, Role, Value
-from .methods.base import Method
+from .graph import Node, Role, Value
 from .program import ACCUMULATE, Forward, Placeholder, Program, Results, active_places, evaluate
 from .rules import RuleSet, Site
 from .rules.base import PASSING, Pullback, unsupported
@@ -36,7 +35,7 @@ class Contrast(Program):
     """``program(ops, weights, *inputs, mask, choose, *reference activations) → (output, *results)``.
 
     ``results``: the contributions, (U, …) for each attributed value; in a grid their sum over the
-    references. With ``audit``: one array (U, nodes), by how much each walked node is incomplete.
+    references. With ``audit``: one array (1, nodes), by how much each walked node is incomplete for one sample.
     """
 
     grid: bool = False
@@ -115,17 +114,16 @@ class Contrast(Program):
             result.append(Placeholder(f"reference_{index}", axis, shape, kind.dtype))
         return tuple(result)
 
-    def check_rules(self) -> None:
-        """Raise UnsupportedOperation now if any visited node cannot be passed."""
-        super().check_rules()
-        for node in self.walked:
-            hidden = [v for v in node.inputs if v in self._moved and v not in self._active]
-            if hidden and self.rules.fallback is None:
-                raise unsupported(
-                    node, self.rules.name,
-                    f"its operand {hidden[0]} depends on the input through integers or comparisons, so that it "
-                    "differs between input and reference without a derivative",
-                )  # fmt: skip
+    def problem(self, node: Node) -> UnsupportedOperation | None:
+        found = super().problem(node)
+        hidden = [value for value in node.inputs if value in self._moved and value not in self._active]
+        if found is None and hidden and self.rules.fallback is None:
+            return unsupported(
+                node, self.rules.name,
+                f"its operand {hidden[0]} depends on the input through integers or comparisons, so that it differs "
+                "between input and reference without a derivative",
+            )  # fmt: skip
+        return found
 
     # --- running -----------------------------------------------------------------------------
 
@@ -177,16 +175,16 @@ class Contrast(Program):
             splits.update(zip(node.values, rule(ops, run.site(node, (None,) * len(node.outputs))), strict=False))
 
     def _gaps(self, ops: Any, run: _Run, messages: Mapping[Value, Any]) -> Array:
-        """Σ over a node's inputs − Σ over its outputs of m·Δ; (U, nodes)."""
+        """Σ m·Δ over each node's inputs less that over its outputs, (1, nodes); for one sample."""
         gaps = []
-        parts = {node.name: run.parts.get(node.name) for node in self.walked}
         for node in self.walked:
-            total = ops.zeros_like(run.row_sum(messages[self.output], self.output))
-            for value, message in parts[node.name] or ():
-                total = total + run.row_sum(message, value)
-            for value in node.values:
-                if parts[node.name] and value in messages:
-                    total = total - run.row_sum(messages[value], value)
+            passed = run.passed.get(node.name, [])
+            total = run.total(messages[self.output], self.output) * 0
+            for value, message in passed:
+                total = total + run.total(message, value)
+            for value in node.values if passed else ():
+                if value in messages:
+                    total = total - run.total(messages[value], value)
             gaps.append(total)
         return ops.stack(gaps)
 
@@ -206,7 +204,7 @@ class _Run:
         self._x_rows: dict[Value, Array] = {}
         self._r_rows: dict[Value, Array] = {}
         self.splits: dict[Value, Split] = {}
-        self.parts: dict[str, list[tuple[Value, Any]]] = {}
+        self.passed: dict[str, list[tuple[Value, Any]]] = {}
 
     def axis(self, value: Value) -> int | None:
         return self.graph.output(value).batch_axis
@@ -348,7 +346,7 @@ class _Run:
         if not self.sees_flat(node):
             pairs = [(m if m is None else self.flat(m, node.inputs[place]), place) for m, place in pairs]
         if self.program.audit:
-            self.parts[node.name] = [(node.inputs[place], m) for m, place in pairs if m is not None]
+            self.passed[node.name] = [(node.inputs[place], m) for m, place in pairs if m is not None]
         return [m for m, _ in pairs]
 
     def single(self, message: Any, value: Value) -> Array:
@@ -357,10 +355,8 @@ class _Run:
             return message
         return message.by_sign(self.ops, self.x_rows(value) - self.r_rows(value))
 
-    def row_sum(self, message: Any, value: Value) -> Array:
-        """Σ m·Δ over each sample's entries, (U,)."""
+    def total(self, message: Any, value: Value) -> Array:
+        """Σ m·Δ over all entries, (1,)."""
         if isinstance(message, Split):
-            product = message.total(self.splits[value])
-        else:
-            product = message * (self.x_rows(value) - self.r_rows(value))
-        return self.ops.sum_rows(product, self.axis(value), self.like_x)
+            return self.ops.total(message.total(self.splits[value]))
+        return self.ops.total(message * (self.x_rows(value) - self.r_rows(value)))

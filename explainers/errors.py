@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class ExplainersError(Exception):
@@ -65,7 +66,12 @@ class TraceError(ExplainersError, RuntimeError):
 
 
 class UnsupportedOperation(ExplainersError, RuntimeError):
-    """A rule set has no rule for an operation of the model."""
+    """A rule set has no rule for an operation of the model.
+
+    ``coverage``: every operation of the model with the rule that passes it; prints as a table.
+    """
+
+    coverage: Any = None
 
 
 class NotConverged(ExplainersError, RuntimeError):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .coverage import Operation
 from .spec import Numpy
 
 
@@ -18,7 +19,8 @@ class Explanation:
     (N, …), or None where the method has no baseline. target: the mask w, (N, …), or ``"all"``.
     completeness_gap: Σ attribution − (s(x) − s(b)), (N,), for methods that are complete, else None.
     standard_error: like ``attributions``, for sampled methods, else None. evaluations: rows of the
-    model computed for each sample, (N,). method: the method's value.
+    model computed for each sample, (N,). method: the method's value. approximations: the operations
+    that were passed by their derivative for want of a rule, because the method allowed that.
     """
 
     attributions: Any
@@ -29,6 +31,7 @@ class Explanation:
     standard_error: Any
     evaluations: Numpy
     method: Any
+    approximations: tuple[Operation, ...] = ()
 
     @property
     def largest_gap(self) -> float:

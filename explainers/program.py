@@ -11,12 +11,14 @@ Leading axes of the placeholders: ``samples`` (U, those that the package touches
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from . import regions
+from .coverage import Coverage, Operation
 from .errors import UnsupportedOperation
 from .graph import Graph, Node, Role, Value
 from .methods.base import Method
@@ -199,30 +201,38 @@ class Program:
                     messages[value] = messages[value] + message if value in messages else message
         return messages
 
-    def check_rules(self) -> None:
-        """Raise UnsupportedOperation now if any visited node has no rule."""
-        if self.rules is None:
-            return
-        for node in self.graph:
-            if self._walked(node):
-                self.rules.rule(node)
+    def problem(self, node: Node) -> UnsupportedOperation | None:
+        """Why the walk cannot pass ``node``; None where it can."""
+        assert self.rules is not None
+        try:
+            self.rules.rule(node)
+        except UnsupportedOperation as error:
+            return error
+        return None
 
-    def coverage(self) -> list[dict[str, Any]]:
-        """One row per (op, role): how often, and by which rule the walk passes it."""
-        rows: dict[tuple[str, str, str], dict[str, Any]] = {}
+    def check_rules(self) -> None:
+        """Raise UnsupportedOperation now if any visited node cannot be passed; it carries the coverage."""
+        for node in self.graph if self.rules else ():
+            problem = self.problem(node) if self._walked(node) else None
+            if problem is not None:
+                problem.coverage = self.coverage()
+                raise problem
+
+    def coverage(self) -> Coverage:
+        """One row per (op, role, rule): how often it occurs, and by which rule the walk passes it."""
+        found: Counter[tuple[str, str, str, str]] = Counter()
         for node in self.graph:
-            if node.role in (Role.INPUT, Role.WEIGHT):
-                continue
-            rule = "forward only" if self.rules is None else "not on the path"
-            if self.rules and self._walked(node):
-                try:
-                    rule = self.rules.rule(node).__name__
-                except UnsupportedOperation:
-                    rule = "unsupported"
-            key = (node.op, node.role.value, rule)
-            row = rows.setdefault(key, {"op": node.op, "role": node.role.value, "rule": rule, "count": 0})
-            row["count"] += 1
-        return list(rows.values())
+            if node.role not in (Role.INPUT, Role.WEIGHT):
+                found[(node.op, node.role.value, *self._passed_by(node))] += 1
+        return Coverage(Operation(*kind, count=count) for kind, count in found.items())
+
+    def _passed_by(self, node: Node) -> tuple[str, str]:
+        if self.rules is None or not self._walked(node):
+            return ("forward only" if self.rules is None else "not on the path"), ""
+        if self.problem(node) is not None:
+            return "none", "unsupported"
+        rule = self.rules.rule(node)
+        return getattr(rule, "__name__", str(rule)), "approximate" if rule is self.rules.fallback else "exact"
 
 
 @dataclass(frozen=True)

@@ -94,9 +94,7 @@ class ReferenceActivations:
     def _zeros(self, value: Value, count: int) -> Array:
         dtype = self.program.dtype(value)
         host = "float32" if dtype in ("bfloat16", "float16") else dtype
-        return self.backend.stage(
-            np.zeros((count, *self.program.sample_shape(value)), host), dtype, self.traced.device
-        )
+        return self.backend.stage(np.zeros((count, *self.program.sample_shape(value)), host), dtype, self.traced.device)
 
     def _staged(self, table: Array, index: int) -> Array:
         dtype = self.program.dtype(self.program.wrt[index])

@@ -75,8 +75,8 @@ def vjp(ops: Any, node: Node, arrays: Sequence[Array], places: Sequence[int]) ->
 def join(graph: Graph, wrt: Sequence[Value]) -> Graph:
     """The graph with every maximal elementwise region of one active tensor as one univariate node.
 
-    A region's result has the shape of that tensor. Leading operations that are linear stay outside,
-    and so does a region that is linear as a whole.
+    A region's result has the shape of that tensor. Operations that are linear stay outside where they
+    lead or follow the others, and so does a region that is linear as a whole.
     """
     moved = graph.moved(wrt)
     roots = _roots(graph, moved)
@@ -88,9 +88,10 @@ def join(graph: Graph, wrt: Sequence[Value]) -> Graph:
             continue
         if all(user is not None and roots.get(user.values[0]) == roots[value] for user in users.get(value, [None])):
             continue  # every user is in the same region
-        made = _region(graph, node, roots, moved)
+        last = _bend(graph, node, roots, moved)
+        made = _region(graph, last, roots)
         if made is not None:
-            joined[node.name] = made
+            joined[last.name] = made
     nodes = tuple(joined.get(node.name, node) for node in graph)
     return Graph(nodes, graph.inputs, graph.outputs).restrict(graph.outputs)
 
@@ -120,7 +121,17 @@ def _users(graph: Graph) -> dict[Value, list[Node | None]]:
     return users
 
 
-def _region(graph: Graph, last: Node, roots: Mapping[Value, Value], moved: set[Value]) -> Node | None:
+def _bend(graph: Graph, node: Node, roots: Mapping[Value, Value], moved: set[Value]) -> Node:
+    """The last operation of a region that is not linear: what follows it stays on its own."""
+    while node.role is Role.LINEAR:
+        operands = [value for value in dict.fromkeys(node.inputs) if value in moved]
+        if len(operands) != 1 or operands[0] not in roots:
+            break
+        node = graph.by_name[operands[0].node]
+    return node
+
+
+def _region(graph: Graph, last: Node, roots: Mapping[Value, Value]) -> Node | None:
     """The members between the root and ``last`` as one node; None where there is nothing to join."""
     root = roots[last.values[0]]
     members = _between(graph, last, root, roots)

@@ -264,6 +264,7 @@ class Packages:
         """Every sample compared with its reference, or with every one of a distribution."""
         assert staged.baseline is not None
         if not staged.baseline.distribution:
+            assert self.references is not None
             y, at_reference, sums = self._aligned(staged, self.references)
             outputs = self.backend.numpy(y) if call.details else None
             references = self.backend.numpy(at_reference) if call.details else None
@@ -304,9 +305,7 @@ class Packages:
             y, results = y[:count], [array[:count] for array in results]
         return y, activations[0], results
 
-    def _against_all(
-        self, call: Call, staged: _Staged, size: int
-    ) -> tuple[Numpy | None, Numpy | None, list[Array]]:
+    def _against_all(self, call: Call, staged: _Staged, size: int) -> tuple[Numpy | None, Numpy | None, list[Array]]:
         """Means over the references, with f of each sample and the mean of f over the references."""
         assert isinstance(self.program, Contrast)
         assert staged.baseline is not None
@@ -393,9 +392,12 @@ class Packages:
         references = ReferenceActivations(
             program, self.backend, self.traced, lambda rows: self.kernel(rows, "audit reference"), self.bucket
         )
-        _, _, (gaps,) = self._aligned(self._stage(call, 0, len(call)), references, "audit")
-        host = self.backend.numpy(gaps)
-        return [(node, host[:, i]) for i, node in enumerate(program.walked)]
+        rows = []
+        for sample in range(len(call)):
+            _, _, (gaps,) = self._aligned(self._stage(call, sample, sample + 1), references, "audit")
+            rows.append(self.backend.numpy(gaps)[:1])
+        gaps = np.concatenate(rows)
+        return [(node, gaps[:, i]) for i, node in enumerate(program.walked)]
 
     def _rows_chunk(self, call: Call, staged: _Staged, start: int, stop: int, size: int) -> Chunk:
         """Sums over each sample's rows; endpoints where the call needs them."""

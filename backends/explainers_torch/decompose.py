@@ -18,6 +18,11 @@ def _affine(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     return y if bias is None else y + bias
 
 
+def _column(vector: Tensor | None, x: Tensor) -> Tensor | None:
+    """One number for each channel, to go with (N, C, …)."""
+    return None if vector is None else vector.reshape(-1, *([1] * (x.ndim - 2)))
+
+
 def _standardized(x: Tensor, axes: Sequence[int], eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """(x − mean)·rsqrt(var + eps), the mean and the rsqrt."""
     mean = x.mean(axes, keepdim=True)
@@ -57,7 +62,9 @@ def group_norm(
     grouped = x.reshape(x.shape[0], groups, channels // groups, *rest)
     y = _standardized(grouped, list(range(2, grouped.ndim)), eps)[0].reshape(x.shape)
     column = (channels, *([1] * len(rest)))
-    return _affine(y, None if weight is None else weight.reshape(column), None if bias is None else bias.reshape(column))
+    return _affine(
+        y, None if weight is None else weight.reshape(column), None if bias is None else bias.reshape(column)
+    )
 
 
 def native_group_norm(
@@ -72,12 +79,14 @@ def instance_norm(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor | None, running_var: Tensor | None,
     use_input_stats: bool, momentum: float, eps: float, cudnn_enabled: bool,
 ) -> Tensor:  # fmt: skip
-    column = (x.shape[1], *([1] * (x.ndim - 2)))
     if use_input_stats or running_mean is None or running_var is None:
         y = _standardized(x, list(range(2, x.ndim)), eps)[0]
     else:
+        column = (-1, *([1] * (x.ndim - 2)))
         y = (x - running_mean.reshape(column)) * torch.rsqrt(running_var + eps).reshape(column)
-    return _affine(y, None if weight is None else weight.reshape(column), None if bias is None else bias.reshape(column))
+    return _affine(
+        y, None if weight is None else weight.reshape(column), None if bias is None else bias.reshape(column)
+    )
 
 
 def attention(
@@ -156,9 +165,7 @@ def max_pool1d(
     x: Tensor, kernel: list[int], stride: Any = (), padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
 ) -> Tensor:
     one = [v if isinstance(v, int) else v[0] for v in (kernel, stride or kernel, padding, dilation)]
-    y = aten.max_pool2d_with_indices(
-        x.unsqueeze(-2), [1, one[0]], [1, one[1]], [0, one[2]], [1, one[3]], ceil_mode
-    )[0]
+    y = aten.max_pool2d_with_indices(x.unsqueeze(-2), [1, one[0]], [1, one[1]], [0, one[2]], [1, one[3]], ceil_mode)[0]
     return y.squeeze(-2)  # type: ignore[no-any-return]
 
 

@@ -26,6 +26,7 @@ from explainers.errors import ExplainersError, InputError, TraceError
 from explainers.graph import Value
 
 from . import ops
+from .simplify import make_functional, simplify
 from .trace import _TRACING, _trace_error
 
 _HINTS = {"samples": 5, "baselines": 3, "rows": 7, "": 0}
@@ -106,6 +107,7 @@ def flatten(program: Program, traced: Traced, rows: Size) -> fx.GraphModule:
         raise
     except Exception as error:
         raise _trace_error(error) from error
+    make_functional(graph)
     _check(graph, arguments)
     simplify(graph)
     return graph
@@ -142,41 +144,6 @@ def _fake(mode: FakeTensorMode, holder: Any, rows: Size, device: torch.device) -
     sizes = [DimDynamic.DUCK] + [DimDynamic.STATIC] * len(holder.shape)
     context = StatelessSymbolicContext(dynamic_sizes=sizes)
     return mode.from_tensor(real, symbolic_context=context, source=ConstantSource(holder.name))
-
-
-_NO_OPS = {torch.ops.aten.detach.default, torch.ops.aten.alias.default, torch.ops.aten.lift_fresh_copy.default}
-
-
-def simplify(graph: fx.GraphModule) -> None:
-    """Drop what does nothing, join what is computed twice, in place."""
-    for node in graph.graph.nodes:
-        if node.target is torch.ops.aten.view.default:  # strides at run time may differ from the trace's
-            node.target = torch.ops.aten.reshape.default
-        if node.target in _NO_OPS or (node.target is torch.ops.aten._to_copy.default and _same_kind(node)):
-            node.replace_all_uses_with(node.args[0])
-    _join_equal(graph.graph)
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
-
-
-def _same_kind(node: fx.Node) -> bool:
-    before, after = node.args[0].meta["val"], node.meta["val"]
-    return bool(before.dtype == after.dtype and before.device == after.device and "memory_format" not in node.kwargs)
-
-
-def _join_equal(graph: fx.Graph) -> None:
-    seen: dict[Any, fx.Node] = {}
-    for node in graph.nodes:
-        if node.op != "call_function":
-            continue
-        leaves, spec = pytree.tree_flatten((node.args, dict(node.kwargs)))
-        key = (node.target, tuple((type(leaf), leaf) for leaf in leaves), str(spec))
-        try:
-            first = seen.setdefault(key, node)
-        except TypeError:  # an unhashable constant
-            continue
-        if first is not node:
-            node.replace_all_uses_with(first)
 
 
 def _own_weights(graph: fx.GraphModule, traced: Traced) -> dict[Value, str]:

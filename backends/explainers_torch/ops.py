@@ -99,11 +99,9 @@ def sum_axis(array: Tensor, axis: int) -> Tensor:
     return array.sum(axis)
 
 
-def sum_rows(array: Tensor, axis: int | None, like: Tensor) -> Tensor:
-    """One sum for each sample: over all axes but ``axis``, or, with the batch folded, over equal parts."""
-    if axis is None:
-        return array.reshape(like.shape[0], -1).sum(1)
-    return array.movedim(axis, 0).reshape(array.shape[axis], -1).sum(1)
+def total(array: Tensor) -> Tensor:
+    """The sum of all entries, (1,)."""
+    return array.sum().reshape(1)
 
 
 def stack(arrays: Sequence[Tensor]) -> Tensor:

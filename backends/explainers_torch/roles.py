@@ -44,17 +44,17 @@ MATRIX_PRODUCTS = {
 }  # fmt: skip
 CONVOLUTIONS = {name for name in MATRIX_PRODUCTS if name.startswith("conv")}
 QUOTIENTS = {"div", "true_divide"}
-SHAPE_ONLY = set(
-    """sym_size sym_numel sym_stride size zeros_like ones_like full_like empty_like new_zeros new_ones new_full
-    new_empty rand_like""".split()
-)
-ELEMENTWISE = set(
-    UNIVARIATE.split()
-    + """add sub rsub neg mul div true_divide addcmul addcdiv lerp where masked_fill clone contiguous alias detach
-    _to_copy to type_as dropout maximum minimum fmax fmin eq ne gt ge lt le logical_and logical_or logical_not
-    logical_xor bitwise_and bitwise_or bitwise_not isnan isinf isfinite signbit zeros_like ones_like full_like
-    floor_divide atan2 logaddexp""".split()
-)
+SHAPE_ONLY = {
+    "sym_size", "sym_numel", "sym_stride", "size", "zeros_like", "ones_like", "full_like", "empty_like", "new_zeros",
+    "new_ones", "new_full", "new_empty", "rand_like",
+}  # fmt: skip
+ELEMENTWISE = {
+    *UNIVARIATE.split(), "add", "sub", "rsub", "neg", "mul", "div", "true_divide", "addcmul", "addcdiv", "lerp",
+    "where", "masked_fill", "clone", "contiguous", "alias", "detach", "_to_copy", "to", "type_as", "dropout",
+    "maximum", "minimum", "fmax", "fmin", "eq", "ne", "gt", "ge", "lt", "le", "logical_and", "logical_or",
+    "logical_not", "logical_xor", "bitwise_and", "bitwise_or", "bitwise_not", "isnan", "isinf", "isfinite", "signbit",
+    "zeros_like", "ones_like", "full_like", "floor_divide", "atan2", "logaddexp",
+}  # fmt: skip
 ADDITIVE = {"linear": 2, "addmm": 0, "baddbmm": 0, "addbmm": 0, **dict.fromkeys(CONVOLUTIONS, 2)}  # a bias' place
 
 TABLE: dict[str, Role] = {

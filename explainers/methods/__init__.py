@@ -50,6 +50,6 @@ def resolve(method: str | Method) -> Method:
 
 
 __all__ = [
-    "Deconvnet", "DeepLift", "DeepLiftShap", "FeatureAblation", "Gradient", "GradientShap", "GuidedBackprop", "InputXGradient",
-    "IntegratedGradients", "Method", "Saliency", "SmoothGrad", "Zero", "resolve",
+    "Deconvnet", "DeepLift", "DeepLiftShap", "FeatureAblation", "Gradient", "GradientShap", "GuidedBackprop",
+    "InputXGradient", "IntegratedGradients", "Method", "Saliency", "SmoothGrad", "Zero", "resolve",
 ]  # fmt: skip

@@ -4,6 +4,7 @@ from .base import RuleSet, Site
 from .deeplift import GENOMICS, RESCALE, REVEALCANCEL
 from .gradient import DECONVNET, GRADIENT, GUIDED_BACKPROP, ZERO
 
-RULE_SETS = {rules.name: rules for rules in (GRADIENT, GUIDED_BACKPROP, DECONVNET, ZERO, RESCALE, REVEALCANCEL, GENOMICS)}
+_ALL = (GRADIENT, GUIDED_BACKPROP, DECONVNET, ZERO, RESCALE, REVEALCANCEL, GENOMICS)
+RULE_SETS = {rules.name: rules for rules in _ALL}
 
 __all__ = ["RULE_SETS", "RuleSet", "Site"]

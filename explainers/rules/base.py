@@ -40,7 +40,7 @@ class Site:
     node: Node
     x: tuple[Array, ...]
     y: tuple[Array, ...]
-    message: tuple[Message | None, ...]
+    message: tuple[Any, ...]
     pullback: Pullback
     places: tuple[int, ...] = ()
     operand: Callable[[int], Array] = field(default=lambda place: None)
@@ -81,6 +81,6 @@ def unsupported(node: Node, rules: str, why: str) -> UnsupportedOperation:
     source = f" ({node.source})" if node.source else ""
     return UnsupportedOperation(
         f"rule set {rules!r} cannot pass operation {node.op!r} (node {node.name!r}, role {node.role.value!r})"
-        f"{where}{source}: {why}. explain.coverage lists every operation; pick another method, or wrt= a layer "
+        f"{where}{source}: {why}. The error's .coverage lists every operation; pick another method, or wrt= a layer "
         "behind this one."
     )

@@ -43,13 +43,11 @@ def rescale(ops: Any, at: Site) -> Sequence[Array | None]:
     return [divided(ops, m * (at.y[0] - at.y_r[0]), x - r, slope), *again]
 
 
-def derivative(at: Site, point: Array, message: Array) -> list[Array | None]:
+def derivative(at: Site, point: Array, message: Array) -> list[Any]:
     """A univariate operation's vector–Jacobian product at ``point``; x·x has its operand twice, the sum comes first."""
     _, pullback = at.apply(dict.fromkeys(at.places, point))
-    first, *more = pullback([message])
-    for part in more:
-        first = first + part
-    return [first, *[None] * len(more)]
+    parts: list[Any] = list(pullback([message]))
+    return [sum(parts[1:], parts[0]), *[None] * (len(parts) - 1)]
 
 
 def rescale_relu(ops: Any, at: Site) -> Sequence[Array | None]:
@@ -95,10 +93,8 @@ def extreme(ops: Any, at: Site) -> Sequence[Array | None]:
             at_r([ops.where(from_x, nothing, share), *others]),
             strict=True,
         )
-        routed = [a + b for a, b in parts]
-    return [
-        ops.where(part == 0, part, part / (x - r)) for part, x, r in zip(routed, at.x, at.x_r, strict=True)
-    ]
+        routed = [a + b for a, b in parts if a is not None and b is not None]
+    return [ops.where(part == 0, part, part / (x - r)) for part, x, r in zip(routed, at.x, at.x_r, strict=True)]
 
 
 def softmax(ops: Any, at: Site) -> Sequence[Array | None]:
@@ -215,7 +211,6 @@ def split_weighted(ops: Any, at: Site) -> Sequence[Split]:
 
 def reveal_weighted(ops: Any, at: Site) -> Sequence[Split | None]:
     m = at.message[0]
-    assert m is not None
     _, up = _weighted(ops, at, at.x[0], 1)
     _, down = _weighted(ops, at, at.x[0], -1)
     rising = up([m.positive])[0] + down([m.negative])[0]
@@ -259,7 +254,6 @@ def split_revealed(ops: Any, at: Site) -> Sequence[Split]:
 def revealcancel(ops: Any, at: Site) -> Sequence[Split | None]:
     """m⁺·Δy⁺/Δx⁺ and m⁻·Δy⁻/Δx⁻."""
     m, part = at.message[0], at.split[0]
-    assert m is not None
     (made,) = split_revealed(ops, at)
     slope, *again = derivative(at, (at.x[0] + at.x_r[0]) * 0.5, ops.ones_like(at.y[0]))
     up = m.positive * divided(ops, made.positive, part.positive, slope)
@@ -267,7 +261,7 @@ def revealcancel(ops: Any, at: Site) -> Sequence[Split | None]:
     return [Split(up, down), *again]
 
 
-def _ratio(ops: Any, at: Site) -> list[Array | None]:
+def _ratio(ops: Any, at: Site) -> list[Any]:
     slope, *again = derivative(at, (at.x[0] + at.x_r[0]) * 0.5, ops.ones_like(at.y[0]))
     return [divided(ops, at.y[0] - at.y_r[0], at.x[0] - at.x_r[0], slope), *again]
 
@@ -280,7 +274,6 @@ def split_rescaled(ops: Any, at: Site) -> Sequence[Split]:
 
 def rescaled(ops: Any, at: Site) -> Sequence[Split | None]:
     m = at.message[0]
-    assert m is not None
     ratio, *again = _ratio(ops, at)
     m = m.swapped(ops, ratio >= 0)
     return [Split(m.positive * ratio, m.negative * ratio), *again]

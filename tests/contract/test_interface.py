@@ -325,7 +325,7 @@ def test_graph_coverage_and_native(label: str) -> None:
     text = str(explain.graph)
     assert "relu" in text.lower()
     assert text.splitlines()[-1].startswith("return ")
-    rules = {row["rule"]: row["count"] for row in explain.coverage if row["role"] == "univariate"}
+    rules = {row.rule: row.count for row in explain.coverage if row.role == "univariate"}
     assert rules == {"guided_relu": 2}
     assert "guided_relu" in str(explain.coverage)
     assert str(explain.stats.compiled_shapes) == "['any rows']"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from explainers.coverage import Operation
 from explainers.errors import UnsupportedOperation
 from explainers.graph import Graph, Node, Output, Role, Value
 from explainers.methods import Gradient, GuidedBackprop
@@ -57,7 +58,7 @@ def test_a_function_goes_before_its_role() -> None:
 
 def test_coverage_lists_each_operation_with_its_rule() -> None:
     (row,) = program(Role.OPAQUE, GuidedBackprop()).coverage()
-    assert row == {"op": "aten.odd.default", "role": "opaque", "rule": "vjp", "count": 1}
+    assert row == Operation("aten.odd.default", "opaque", "vjp", "exact", 1)
 
 
 def test_only_the_path_is_walked() -> None:
