@@ -219,3 +219,129 @@ def one_hot_max(array: tf.Tensor) -> tf.Tensor:
 def normal(uniform: tf.Tensor) -> tf.Tensor:
     """Standard normal numbers from uniform ones, by the inverse distribution function."""
     return tf.math.erfinv(uniform * 2 - 1) * math.sqrt(2)
+
+
+# --- what rules compute with -----------------------------------------------------------------
+
+absolute = tf.abs
+exp = tf.exp
+log = tf.math.log
+sqrt = tf.sqrt
+maximum = tf.maximum
+minimum = tf.minimum
+ones_like = tf.ones_like
+signum = tf.sign
+insert_axis = tf.expand_dims
+
+
+def sign(array: tf.Tensor) -> tf.Tensor:
+    """1 where ``array`` ≥ 0, else −1."""
+    return tf.cast(array >= 0, array.dtype) * 2 - 1
+
+
+def reduce_sum(array: tf.Tensor, axis: int) -> tf.Tensor:
+    return tf.reduce_sum(array, axis, keepdims=True)
+
+
+def reduce_max(array: tf.Tensor, axis: int) -> tf.Tensor:
+    return tf.reduce_max(array, axis, keepdims=True)
+
+
+def row_mean(array: tf.Tensor) -> tf.Tensor:
+    """Mean over the last axis, kept; 0 for one number a row."""
+    return tf.reduce_mean(array, -1, keepdims=True) if array.shape.rank > 1 else tf.zeros_like(array)
+
+
+def sum_axis(array: tf.Tensor, axis: int) -> tf.Tensor:
+    return tf.reduce_sum(array, axis)
+
+
+def sum_rows(array: tf.Tensor, axis: int | None, like: tf.Tensor) -> tf.Tensor:
+    """One sum for each sample: over all axes but ``axis``, or, with the batch folded, over equal parts."""
+    if axis is None:
+        return tf.reduce_sum(tf.reshape(array, [_sizes(like)[0], -1]), 1)
+    return tf.reduce_sum(array, [i for i in range(array.shape.rank) if i != axis])
+
+
+def stack(arrays: Sequence[tf.Tensor]) -> tf.Tensor:
+    return tf.stack(list(arrays), -1)
+
+
+def move_axis(array: tf.Tensor, source: int, destination: int) -> tf.Tensor:
+    order = [i for i in range(array.shape.rank) if i != source]
+    order.insert(destination, source)
+    return array if source == destination else tf.transpose(array, order)
+
+
+def split_axis(
+    array: tf.Tensor, axis: int, first: tf.Tensor, first_axis: int, second: tf.Tensor, second_axis: int
+) -> tf.Tensor:
+    """An axis of size U·B as two: U is the size of ``first`` along its axis, B that of ``second``."""
+    sizes = _sizes(array)
+    return _reshaped(array, [*sizes[:axis], _sizes(first)[first_axis], _sizes(second)[second_axis], *sizes[axis + 1 :]])
+
+
+def join_axis(array: tf.Tensor, axis: int) -> tf.Tensor:
+    """The axes ``axis`` and ``axis + 1`` as one."""
+    sizes = _sizes(array)
+    return _reshaped(array, [*sizes[:axis], sizes[axis] * sizes[axis + 1], *sizes[axis + 2 :]])
+
+
+def expand_axis(array: tf.Tensor, axis: int, like: tf.Tensor, like_axis: int) -> tf.Tensor:
+    """An axis of size 1, or already right, at the size of ``like`` along ``like_axis``."""
+    sizes = _sizes(array)
+    return _expanded(array, [*sizes[:axis], _sizes(like)[like_axis], *sizes[axis + 1 :]])
+
+
+def broadcast_like(array: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    return _expanded(array, _sizes(like))
+
+
+def blank(array: tf.Tensor, axis: int, first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+    """Of the shape of ``array`` with as many entries at ``axis`` as ``first`` times ``second`` have rows."""
+    sizes = _sizes(array)
+    rows = _sizes(first)[0] * _sizes(second)[0]
+    return _expanded(tf.zeros((), array.dtype), [*sizes[:axis], rows, *sizes[axis + 1 :]])
+
+
+def sum_like(array: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    """``array`` summed over the axes along which ``like`` was broadcast to it."""
+    if array.shape.is_fully_defined() and array.shape == like.shape:
+        return array
+    _, axes = tf.raw_ops.BroadcastGradientArgs(s0=tf.shape(array), s1=tf.shape(like))
+    return _reshaped(tf.reduce_sum(array, axes), _sizes(like))
+
+
+def winners(
+    node: Node, x: Sequence[Any], y: Sequence[Any], y_r: Sequence[Any], from_x: tf.Tensor, share: tf.Tensor
+) -> list[tf.Tensor] | None:
+    """None: TensorFlow's pools do not tell which entries they picked."""
+    return None
+
+
+def _sizes(array: tf.Tensor) -> list[Any]:
+    """The size of each axis: a number where it is known, else a scalar."""
+    dynamic = None if array.shape.is_fully_defined() else tf.shape(array)
+    return [size if dynamic is None or size is not None else dynamic[i] for i, size in enumerate(array.shape)]
+
+
+def _known(sizes: Sequence[Any]) -> list[int | None]:
+    return [size if isinstance(size, int) else None for size in sizes]
+
+
+def _reshaped(array: tf.Tensor, sizes: Sequence[Any]) -> tf.Tensor:
+    known = _known(sizes)
+    if known.count(None) == 1 and 0 not in known:  # no need to compute it
+        sizes = [-1 if size is None else size for size in known]
+    result = tf.reshape(array, sizes)
+    result.set_shape(known)
+    return result
+
+
+def _expanded(array: tf.Tensor, sizes: Sequence[Any]) -> tf.Tensor:
+    known = _known(sizes)
+    if None not in known and array.shape == known:
+        return array
+    result = tf.broadcast_to(array, sizes)
+    result.set_shape(known)
+    return result

@@ -11,6 +11,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import tensorflow as tf
@@ -280,16 +281,11 @@ def _read(flat: Callable[[int | None], Flat], keys: Sequence[str], saved: bool) 
     found = flat(None)
     if saved:
         _drop_model_scope(found.graph.origin)
-    needed = _needed(found)
-    shapes = _Shapes(flat)
-    nodes: list[Node] = []
-    dependent: set[Value] = set()
-    inputs = [_value(tensor) for tensor in found.inputs]
-    heads = {value.node for value in inputs}
-    for op in needed:
-        nodes.append(_node(op, found, dependent, shapes, op.name in heads))
+    reader = _Reader(found, _Shapes(flat))
+    nodes = tuple(reader.node(op) for op in _needed(found))
+    inputs = tuple(_value(tensor) for tensor in found.inputs)
     outputs = tuple((key, _value(tensor)) for key, tensor in zip(keys, found.outputs, strict=True))
-    graph = Graph(tuple(nodes), tuple(inputs), outputs)
+    graph = Graph(nodes, inputs, outputs)
     weights = {Value(name): variable for name, variable in found.weights.items() if name in graph.by_name}
     _check_outputs(graph)
     return graph, weights
@@ -321,46 +317,67 @@ def _value(tensor: Any) -> Value:
     return Value(tensor.op.name, tensor.value_index)
 
 
-def _node(op: tf.Operation, flat: Flat, dependent: set[Value], shapes: _Shapes, is_input: bool) -> Node:
-    outputs = tuple(Output(shapes.of(out), out.dtype.name) for out in op.outputs)
-    values = [Value(op.name, index) for index in range(len(outputs))]
-    origin, modules = flat.graph.origin[op.name]
-    if is_input:
-        dependent.update(values)
-        return Node(op.name, "placeholder", Role.INPUT, outputs=outputs)
-    if op.name in flat.weights:
-        return Node(op.name, "variable", Role.WEIGHT, outputs=outputs)
-    operands = tuple(_value(tensor) for tensor in op.inputs)
-    role, function = _role(op, operands, dependent)
-    if any(value in dependent for value in operands):
-        dependent.update(values)
-    return Node(
-        op.name, op.type, role, operands, outputs, scope=modules[-1] if modules else "", modules=modules,
-        function=function, source=user_line_of(origin), payload=Recipe(op),
-    )  # fmt: skip
+class _Reader:
+    """Makes nodes of operations, in order, with what is known of the values before them.
+
+    ``dependent``: the values that the model's inputs reach. ``sized``: integers and booleans that the batch
+    size is written into, not only their shape.
+    """
+
+    def __init__(self, flat: Flat, shapes: _Shapes) -> None:
+        self.flat, self.shapes = flat, shapes
+        self.heads = {tensor.op.name for tensor in flat.inputs}
+        self.dependent: set[Value] = set()
+        self.sized: set[Value] = set()
+
+    def node(self, op: tf.Operation) -> Node:
+        outputs = tuple(self.shapes.of(tensor) for tensor in op.outputs)
+        values = [_value(tensor) for tensor in op.outputs]
+        origin, modules = self.flat.graph.origin[op.name]
+        if op.name in self.heads:
+            self.dependent.update(values)
+            return Node(op.name, "placeholder", Role.INPUT, outputs=outputs)
+        if op.name in self.flat.weights:
+            return Node(op.name, "variable", Role.WEIGHT, outputs=outputs)
+        operands = tuple(_value(tensor) for tensor in op.inputs)
+        role, function, attributes = self._meaning(op, operands)
+        if self.dependent.intersection(operands):
+            self.dependent.update(values)
+        if self.sized.intersection(operands) or (op.type in roles.BATCH_SIZES and self._counted(op)):
+            outputs = tuple(out if out.floating else replace(out, plain=False) for out in outputs)
+            self.sized.update(value for value, out in zip(values, outputs, strict=True) if not out.floating)
+        return Node(
+            op.name, op.type, role, operands, outputs, scope=modules[-1] if modules else "", modules=modules,
+            function=function, elementwise=op.type in roles.ELEMENTWISE, attributes=attributes,
+            source=user_line_of(origin), payload=Recipe(op),
+        )  # fmt: skip
+
+    def _counted(self, op: tf.Operation) -> bool:
+        """Whether the batch size shapes an operand."""
+        return any(None in self.shapes.of(tensor).shape for tensor in op.inputs)
+
+    def _meaning(self, op: tf.Operation, operands: Sequence[Value]) -> tuple[Role, str, dict[str, Any]]:
+        """The operation's role, function and attributes."""
+        floats = [place for place, tensor in enumerate(op.inputs) if tensor.dtype.is_floating]
+        moving = [place for place in floats if operands[place] in self.dependent]
+        floating = any(out.dtype.is_floating for out in op.outputs)
+        if not floating or not moving:
+            picks = floating and roles.TABLE.get(op.type) is Role.GATHER and self.dependent.intersection(operands)
+            role = Role.GATHER if picks else Role.CONSTANT
+        elif op.type in roles.NORMS:
+            role = Role.COMPOSITE if op.get_attr("is_training") or moving != [0] else Role.LINEAR
+        else:
+            role = roles.role(op.type, moving, len({operands[place] for place in moving}))
+        constants = [place for place in floats if place not in moving]
+        if op.type == "Maximum" and len(moving) == 1 and _is_zero(op.inputs[1 - moving[0]]):
+            return role, "relu", {}
+        function = roles.function(op.type, role) if constants or op.type not in roles.MATRIX_PRODUCTS else ""
+        return role, function, roles.attributes(function, constants)
 
 
-def _role(op: tf.Operation, operands: Sequence[Value], dependent: set[Value]) -> tuple[Role, str]:
-    floating = any(out.dtype.is_floating for out in op.outputs)
-    moving = [i for i, t in enumerate(op.inputs) if t.dtype.is_floating and operands[i] in dependent]
-    if not floating or not moving:
-        picks = floating and roles.TABLE.get(op.type) is Role.GATHER and any(v in dependent for v in operands)
-        return (Role.GATHER if picks else Role.CONSTANT), ""
-    if op.type in roles.NORMS:
-        return (Role.COMPOSITE if op.get_attr("is_training") or moving != [0] else Role.LINEAR), ""
-    return roles.role(op.type, moving, len({operands[i] for i in moving})), _function(op, moving)
-
-
-def _function(op: tf.Operation, moving: Sequence[int]) -> str:
-    """``relu`` for the ways to write it."""
-    if op.type == "Relu":
-        return "relu"
-    if op.type == "StopGradient":
-        return "stop_gradient"
-    if op.type == "Maximum" and len(moving) == 1:
-        bound = tf.get_static_value(op.inputs[1 - moving[0]])
-        return "relu" if bound is not None and not bound.any() else ""
-    return ""
+def _is_zero(tensor: Any) -> bool:
+    known = tf.get_static_value(tensor)
+    return known is not None and not known.any()
 
 
 class _Shapes:
@@ -373,9 +390,10 @@ class _Shapes:
     def __init__(self, flat: Callable[[int | None], Flat]) -> None:
         self.sized = [flat(size).graph for size in _SIZES]
 
-    def of(self, tensor: Any) -> tuple[int | None, ...]:
+    def of(self, tensor: Any) -> Output:
+        dtype = tensor.dtype.name
         if tensor.shape.is_fully_defined():
-            return tuple(tensor.shape)
+            return Output(tuple(tensor.shape), dtype)
         small, large = (graph.get_tensor_by_name(tensor.name).shape for graph in self.sized)
         if small.rank is None or None in (*small, *large):
             line = user_line_of(tensor.graph.origin[tensor.op.name][0])
@@ -384,7 +402,10 @@ class _Shapes:
                 f"shape {small}, which depends on the values of the input. A compiled explanation needs the same "
                 "shapes for every sample: use a mask (tf.where) in place of picking entries."
             )
-        return tuple(a if a == b else None for a, b in zip(small, large, strict=True))
+        pairs = list(zip(small, large, strict=True))
+        differ = [pair for pair in pairs if pair[0] != pair[1]]
+        shape = tuple(a if a == b else None for a, b in pairs)
+        return Output(shape, dtype, plain=differ in ([], [_SIZES]))
 
 
 def _check_outputs(graph: Graph) -> None:
