@@ -259,7 +259,7 @@ def sum_axis(array: tf.Tensor, axis: int) -> tf.Tensor:
 def sum_rows(array: tf.Tensor, axis: int | None, like: tf.Tensor) -> tf.Tensor:
     """One sum for each sample: over all axes but ``axis``, or, with the batch folded, over equal parts."""
     if axis is None:
-        return tf.reduce_sum(tf.reshape(array, [_sizes(like)[0], -1]), 1)
+        return tf.reduce_sum(tf.reshape(array, [_size(like, 0), -1]), 1)
     return tf.reduce_sum(array, [i for i in range(array.shape.rank) if i != axis])
 
 
@@ -277,20 +277,21 @@ def split_axis(
     array: tf.Tensor, axis: int, first: tf.Tensor, first_axis: int, second: tf.Tensor, second_axis: int
 ) -> tf.Tensor:
     """An axis of size U·B as two: U is the size of ``first`` along its axis, B that of ``second``."""
-    sizes = _sizes(array)
-    return _reshaped(array, [*sizes[:axis], _sizes(first)[first_axis], _sizes(second)[second_axis], *sizes[axis + 1 :]])
+    pair = [_size(first, first_axis), _size(second, second_axis)]
+    return _reshaped(array, [*_sizes(array, 0, axis), *pair, *_sizes(array, axis + 1)])
 
 
 def join_axis(array: tf.Tensor, axis: int) -> tf.Tensor:
     """The axes ``axis`` and ``axis + 1`` as one."""
-    sizes = _sizes(array)
-    return _reshaped(array, [*sizes[:axis], sizes[axis] * sizes[axis + 1], *sizes[axis + 2 :]])
+    first, second = array.shape[axis], array.shape[axis + 1]
+    guess = (first is None or second is None) and 0 not in tuple(array.shape)
+    size = -1 if guess else _size(array, axis) * _size(array, axis + 1)
+    return _reshaped(array, [*_sizes(array, 0, axis), size, *_sizes(array, axis + 2)])
 
 
 def expand_axis(array: tf.Tensor, axis: int, like: tf.Tensor, like_axis: int) -> tf.Tensor:
     """An axis of size 1, or already right, at the size of ``like`` along ``like_axis``."""
-    sizes = _sizes(array)
-    return _expanded(array, [*sizes[:axis], _sizes(like)[like_axis], *sizes[axis + 1 :]])
+    return _expanded(array, [*_sizes(array, 0, axis), _size(like, like_axis), *_sizes(array, axis + 1)])
 
 
 def broadcast_like(array: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
@@ -299,9 +300,8 @@ def broadcast_like(array: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
 
 def blank(array: tf.Tensor, axis: int, first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
     """Of the shape of ``array`` with as many entries at ``axis`` as ``first`` times ``second`` have rows."""
-    sizes = _sizes(array)
-    rows = _sizes(first)[0] * _sizes(second)[0]
-    return _expanded(tf.zeros((), array.dtype), [*sizes[:axis], rows, *sizes[axis + 1 :]])
+    rows = _size(first, 0) * _size(second, 0)
+    return _expanded(tf.zeros((), array.dtype), [*_sizes(array, 0, axis), rows, *_sizes(array, axis + 1)])
 
 
 def sum_like(array: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
@@ -319,29 +319,42 @@ def winners(
     return None
 
 
-def _sizes(array: tf.Tensor) -> list[Any]:
-    """The size of each axis: a number where it is known, else a scalar."""
-    dynamic = None if array.shape.is_fully_defined() else tf.shape(array)
-    return [size if dynamic is None or size is not None else dynamic[i] for i, size in enumerate(array.shape)]
+def _sizes(array: tf.Tensor, start: int = 0, stop: int | None = None) -> list[Any]:
+    """The sizes of the axes from ``start`` to ``stop``: numbers where they are known, else scalars."""
+    return [_size(array, axis) for axis in range(array.shape.rank)[start:stop]]
 
 
-def _known(sizes: Sequence[Any]) -> list[int | None]:
-    return [size if isinstance(size, int) else None for size in sizes]
+def _size(array: tf.Tensor, axis: int) -> Any:
+    if array.shape[axis] is not None:
+        return array.shape[axis]
+    if not hasattr(array, "_dynamic_sizes"):  # many ask for the size of the same array
+        array._dynamic_sizes = {}
+    if axis not in array._dynamic_sizes:
+        array._dynamic_sizes[axis] = tf.shape(array)[axis]
+    return array._dynamic_sizes[axis]
 
 
-def _reshaped(array: tf.Tensor, sizes: Sequence[Any]) -> tf.Tensor:
+def _reshaped(array: tf.Tensor, sizes: list[Any]) -> tf.Tensor:
     known = _known(sizes)
     if known.count(None) == 1 and 0 not in known:  # no need to compute it
         sizes = [-1 if size is None else size for size in known]
-    result = tf.reshape(array, sizes)
-    result.set_shape(known)
-    return result
+    return _with_sizes(tf.reshape(array, sizes), sizes)
 
 
-def _expanded(array: tf.Tensor, sizes: Sequence[Any]) -> tf.Tensor:
+def _expanded(array: tf.Tensor, sizes: list[Any]) -> tf.Tensor:
     known = _known(sizes)
     if None not in known and array.shape == known:
         return array
-    result = tf.broadcast_to(array, sizes)
-    result.set_shape(known)
-    return result
+    return _with_sizes(tf.broadcast_to(array, sizes), sizes)
+
+
+def _known(sizes: list[Any]) -> list[int | None]:
+    return [size if isinstance(size, int) and size >= 0 else None for size in sizes]
+
+
+def _with_sizes(array: tf.Tensor, sizes: list[Any]) -> tf.Tensor:
+    """``array``, which was made with these sizes and remembers them."""
+    array.set_shape(_known(sizes))
+    if not tf.executing_eagerly():
+        array._dynamic_sizes = {axis: size for axis, size in enumerate(sizes) if not isinstance(size, int)}
+    return array
