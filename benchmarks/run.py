@@ -4,6 +4,7 @@
 
 F: the time of a bare forward pass of the rows (N for saliency, N × 16 for integrated gradients) in the same packages.
 peer: Captum at its best setting (torch), the eager GradientTape (TensorFlow).
+DeepLIFT has a fixed reference (deeplift_shap: 20); its F and hand are a forward pass and a gradient of the batch alone.
 hand: autograd.grad (torch) or a tf.function with tf.gradients (TensorFlow) over the same rows in the same packages.
 All candidates of a line run interleaved in one process; costs are medians, ratios are medians over the rounds with
 their quartiles. Let nothing else run on the machine: ratios of calls below a millisecond suffer first.
@@ -25,7 +26,8 @@ from .report import HEAD, RULE, Line, mark, missed, table_row
 from .timing import machine
 
 MODELS = ("mlp", "cnn", "dilated", "bert", "resnet50")
-METHODS = ("saliency", "integrated_gradients")
+METHODS = ("saliency", "integrated_gradients", "deeplift", "deeplift_shap")
+DEEPLIFT = {"deeplift": ("mlp", "cnn", "dilated", "bert"), "deeplift_shap": ("mlp", "cnn")}
 BACKENDS = ("torch", "tensorflow")
 
 
@@ -37,6 +39,13 @@ def main() -> None:
         found = [in_a_process(backend, args) for backend in args.backends]
     if args.json:
         Path(args.json).write_text(json.dumps(found[0] if len(found) == 1 else {"runs": found}, indent=1))
+
+
+def batches(backend: str, name: str, method: str, large: int) -> tuple[int, ...]:
+    """The batch sizes to time: DeepLIFT on torch, on some models, with a fixed reference."""
+    if method not in DEEPLIFT:
+        return (1, large)
+    return (large,) if backend == "torch" and name in DEEPLIFT[method] else ()
 
 
 def arguments() -> argparse.Namespace:
@@ -90,7 +99,8 @@ def run_backend(backend: str, args: argparse.Namespace) -> dict[str, Any]:
     lines: list[Line] = []
     for name in (name for name in args.models if name in cells.MODELS):
         for method in args.methods:
-            for batch in (1, cells.LARGE_BATCH.get(name, 32)):
+            large = cells.LARGE_BATCH.get(name, 32)
+            for batch in batches(backend, name, method, large):
                 lines.append(cells.cell(name, method, batch, args.seconds))
                 print(table_row(lines[-1].cells()), flush=True)
     extra = cells.overhead(args.seconds)

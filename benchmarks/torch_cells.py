@@ -10,11 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from explainers import Explainer, methods
+from explainers import Explainer, References, methods
 
 from .models import LARGE_BATCH, MODELS, Subject, subject
 from .report import STEPS, Line
 from .timing import median, rounds
+
+REFERENCES = 20
+SAME_AS_CAPTUM = ("mlp",)  # elsewhere Captum's DeepLIFT differs: max pools of a batch, functional ReLU
 
 __all__ = ["LARGE_BATCH", "MODELS", "cell", "overhead", "versions"]
 
@@ -26,6 +29,8 @@ def versions() -> str:
 
 def cell(name: str, method: str, batch: int, seconds: float) -> Line:
     """One line of the table."""
+    if method.startswith("deeplift"):
+        return deeplift(name, method, batch, seconds)
     item = subject(name)
     inputs = item.inputs(batch)
     value = methods.Saliency() if method == "saliency" else methods.IntegratedGradients(STEPS)
@@ -40,6 +45,35 @@ def cell(name: str, method: str, batch: int, seconds: float) -> Line:
         **by_captum(item, method, point, inputs, package),
     }
     check(candidates, method)
+    return Line("torch", name, item.title, method, batch, package, rounds(candidates, seconds))
+
+
+def deeplift(name: str, method: str, batch: int, seconds: float) -> Line:
+    """DeepLIFT with a fixed reference, or with several; F and the gradient by hand are of the batch itself."""
+    item = subject(name)
+    inputs = item.inputs(batch)
+    point = item.point(*inputs)
+    several = method == "deeplift_shap"
+    references = torch.randn(REFERENCES, *point.shape[1:])
+    baseline: Any = References(references.numpy()) if several else 0.0
+    explain = Explainer.compile(item.model, method, inputs=inputs, wrt=item.wrt, baseline=baseline)
+    candidates: dict[str, Callable[[], Any]] = {
+        "forward": by_forward(item, point, inputs, batch, batch),
+        "explain": lambda: explain(*inputs, target=1),
+        "hand": by_hand(item, point, inputs, batch, batch, False),
+    }
+    if item.rest is None:  # Captum explains whole modules
+        from captum.attr import DeepLift, DeepLiftShap
+
+        peer: Any = DeepLiftShap(item.model) if several else DeepLift(item.model)
+        against = references if several else torch.zeros_like(point[:1])
+        candidates["Captum"] = lambda: peer.attribute(point, against, target=1)
+        if name in SAME_AS_CAPTUM:
+            found, expected = candidates["explain"](), candidates["Captum"]().detach()
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(abs(expected).max()))
+    else:
+        candidates["gradient"] = candidates["hand"]  # no peer runs on it
+    package = batch * REFERENCES if several else batch
     return Line("torch", name, item.title, method, batch, package, rounds(candidates, seconds))
 
 

@@ -275,7 +275,7 @@ class Explainer:
         mask: Numpy | str = "all" if call.target.kind == "all" else _mask(call, chunks)
         gap = None
         if self.method.complete and baselines is not None and not isinstance(mask, str):
-            weights = self.method.weights(_OnHost, mask)
+            weights = self.method.weights(_OnHost, mask.astype(np.float64))
             change = _scalar(outputs, weights) - _scalar(baselines, weights)
             parts = [np.concatenate([self._host(c.attributions[i]) for c in chunks]) for i in range(len(plan.wrt))]
             gap = sum(p.reshape(len(p), -1).sum(axis=1, dtype=np.float64) for p in parts) - change
