@@ -30,6 +30,7 @@ from .references import ReferenceActivations
 from .spec import Array, Baseline, Numpy, Target, check_finite, largest, row_name
 
 Progress = Callable[[int], None]
+MOST_KNOWN_ROWS = 64  # row descriptions of whole calls that are kept
 
 
 @dataclass
@@ -109,6 +110,16 @@ class _Staged:
     seeds: UInt64 | None
 
 
+@dataclass(slots=True)
+class _Rows:
+    """The rows of a package: each one's sample and baseline, and the method's values; ``staged``: on the device."""
+
+    sample: Numpy
+    baseline: Numpy
+    values: dict[str, Numpy]
+    staged: dict[str, Array] = field(default_factory=dict)
+
+
 class Packages:
     """Runs one program over samples in packages, with a kernel for each shape that the engine needs."""
 
@@ -144,6 +155,7 @@ class Packages:
         stats.batch_size = self.batch_size
         self._kernels: dict[tuple[str, Size], Kernel] = {}
         self._lock = threading.Lock()
+        self._known_rows: dict[Any, _Rows] = {}
         self.references: ReferenceActivations | None = None
         if isinstance(self.program, Contrast):
             self.references = ReferenceActivations(
@@ -431,6 +443,12 @@ class Packages:
         sums: list[Numpy] | None = None
         waiting: tuple[int, int, list[Array]] | None = None
         total = len(samples) * count
+        alike = not method.sampled and not (staged.baseline and staged.baseline.distribution)
+        if alike and total <= size and len(samples) == staged.count:  # one package, the same at every such call
+            result = self._call(staged, 0, staged.count, self._whole_rows(method, staged))
+            if progress:
+                progress(total)
+            return [self.backend.numpy(array)[: staged.count] for array in result[1:]]
         for first in range(0, total, size):
             row = np.arange(first, min(first + size, total))
             local, step = row // count, row % count
@@ -448,6 +466,25 @@ class Packages:
             sums = self._add(sums, waiting, len(samples))
         assert sums is not None
         return sums
+
+    def _whole_rows(self, method: Method, staged: _Staged) -> _Rows:
+        """All rows of the chunk's samples, with their values staged; the last few are kept."""
+        aligned = bool(staged.baseline and staged.baseline.per_sample)
+        key = (method, staged.count, aligned)
+        rows = self._known_rows.get(key)
+        if rows is None:
+            row = np.arange(staged.count * method.count(self.shapes))
+            sample, step = np.divmod(row, method.count(self.shapes))
+            values = method.rows(step, np.zeros(len(row), np.uint64))
+            rows = _Rows(sample, np.zeros(len(row), np.int64), values)
+            bucket = self.bucket(len(row))
+            rows.staged = {p.name: self._row_values(p, staged, rows, bucket) for p in self.program.placeholders
+                           if p.axis == "rows"}  # fmt: skip
+            with self._lock:
+                if len(self._known_rows) >= MOST_KNOWN_ROWS:
+                    self._known_rows = {}
+                self._known_rows[key] = rows
+        return rows
 
     def _add(self, sums: list[Numpy] | None, part: tuple[int, int, list[Array]], count: int) -> list[Numpy]:
         first, last, arrays = part
@@ -479,7 +516,7 @@ class Packages:
             first, last = 0, len(touched)
         else:
             first, last = int(touched[0]), int(touched[-1]) + 1
-        return self._call(staged, first, last, (local - local[0], baseline, values))
+        return self._call(staged, first, last, _Rows(local - local[0], baseline, values))
 
     def _endpoint(self, staged: _Staged, which: str, size: int) -> Numpy:
         """f at each sample, or at its baseline: (n, …)."""
@@ -491,7 +528,7 @@ class Packages:
             rows = np.arange(last - first)
             row_values = {name: np.broadcast_to(value, (last - first, *value.shape)) for name, value in values.items()}
             index = np.zeros(last - first, np.int64)
-            result = self._call(staged, first, last, (rows, index, row_values))
+            result = self._call(staged, first, last, _Rows(rows, index, row_values))
             parts.append(self.backend.numpy(result[0])[: last - first])
         return np.concatenate(parts)
 
@@ -509,7 +546,7 @@ class Packages:
         for first in range(0, count, size):
             index = np.arange(first, min(first + size, count))
             row_values = {name: np.broadcast_to(value, (len(index), *value.shape)) for name, value in values.items()}
-            result = self._call(staged, 0, 1, (np.zeros(len(index), np.int64), index, row_values))
+            result = self._call(staged, 0, 1, _Rows(np.zeros(len(index), np.int64), index, row_values))
             total = total + self.backend.numpy(result[0])[: len(index)].sum(axis=0, dtype=np.float64)
         return np.broadcast_to(total / count, (staged.count, *self.output_shape))
 
@@ -629,11 +666,9 @@ class Packages:
         elif not self.backend.finite(array):
             check_finite(self.backend.numpy(array), what, start, count)
 
-    def _call(
-        self, staged: _Staged, first: int, last: int, rows: tuple[Numpy, Numpy, dict[str, Numpy]]
-    ) -> tuple[Array, ...]:
-        """One kernel call on samples first … last−1 of the chunk, for ``rows`` (sample, baseline, values)."""
-        count = len(rows[0])
+    def _call(self, staged: _Staged, first: int, last: int, rows: _Rows) -> tuple[Array, ...]:
+        """One kernel call on samples first … last−1 of the chunk, for ``rows``."""
+        count = len(rows.sample)
         bucket = self.bucket(count)
         whole = first == 0 and last == staged.count
         tables = iter(staged.tables)
@@ -646,7 +681,9 @@ class Packages:
             elif holder.axis == "baselines":
                 argument = self._table(next(tables), staged, first, last, rows, bucket)
             elif holder.axis == "rows":
-                argument = self._row_values(holder, staged, rows, bucket)
+                argument = rows.staged.get(holder.name)
+                if argument is None:
+                    argument = self._row_values(holder, staged, rows, bucket)
             else:
                 argument = self.constants[holder.name]
             if bucket is not None and holder.axis in ("samples", "baselines"):
@@ -657,22 +694,17 @@ class Packages:
         self.stats.ran(count, (bucket or count) - count, time.perf_counter() - began)
         return result
 
-    def _table(
-        self, table: Array, staged: _Staged, first: int, last: int,
-        rows: tuple[Numpy, Numpy, dict[str, Numpy]], bucket: int | None,
-    ) -> Array:  # fmt: skip
+    def _table(self, table: Array, staged: _Staged, first: int, last: int, rows: _Rows, bucket: int | None) -> Array:
         """The baselines that a package's rows point into."""
         assert staged.baseline is not None
         if staged.baseline.per_sample:
             return table[first:last]
         if bucket is not None and staged.baseline.distribution:  # a static shape: bring the rows' own
-            return self.backend.take(table, rows[1])
+            return self.backend.take(table, rows.baseline)
         return table
 
-    def _row_values(
-        self, holder: Placeholder, staged: _Staged, rows: tuple[Numpy, Numpy, dict[str, Numpy]], bucket: int | None
-    ) -> Array:
-        sample, baseline, values = rows
+    def _row_values(self, holder: Placeholder, staged: _Staged, rows: _Rows, bucket: int | None) -> Array:
+        sample, baseline, values = rows.sample, rows.baseline, rows.values
         if holder.name == "sample":
             array = sample
         elif holder.name == "baseline":
