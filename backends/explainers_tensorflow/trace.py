@@ -21,9 +21,10 @@ from explainers.errors import ExplainersError, InputError, TraceError
 from explainers.graph import Graph, Node, Output, Role, Value
 from explainers.spec import Signature
 
-from . import models, roles
+from . import models, roles, scopes
 from .flatten import Flat, Modules, Site, flatten
 from .ops import Recipe
+from .scopes import numbered
 
 _TRACING = threading.RLock()  # Keras keeps state of its own on its layers while they are called
 _SIZES = (3, 5)  # two batch sizes; what differs between them depends on the batch
@@ -43,7 +44,7 @@ def trace(model: Any, sig: Signature, device: Any, dtype: str | None) -> Traced:
         def flat(batch: int | None) -> Flat:
             return flatten(concrete, variables, _specs(sig, batch), locate, user_line_of)
 
-        graph, weights = _read(flat, keys, models.kind(target) == "saved")
+        graph, weights = _read(flat, keys, str(models.kind(target)))
     return Traced(graph, sig, weights, device=place, memory=target)
 
 
@@ -172,12 +173,8 @@ def _modules(stack: Sequence[Any], calls: dict[str, list[Any]]) -> Modules:
         known = calls.setdefault(path, [])
         if scope not in known:
             known.append(scope)
-        modules.append(_numbered(path, known.index(scope)))
+        modules.append(numbered(path, known.index(scope)))
     return tuple(modules)
-
-
-def _numbered(path: str, call: int) -> str:
-    return f"{path}@{call}" if call else path
 
 
 class _Locate:
@@ -199,7 +196,7 @@ class _Locate:
         path = modules[-1].partition("@")[0] if modules else ""
         for part in inside:
             path = f"{path}.{part}" if path else part
-            modules.append(_numbered(path, site.turn))
+            modules.append(numbered(path, site.turn))
         return tuple(modules)
 
     def _parts(self, op: tf.Operation, prefix: str) -> list[str]:
@@ -276,11 +273,13 @@ def user_line_of(op: tf.Operation | None) -> str:
 # --- reading the flat graph ------------------------------------------------------------------
 
 
-def _read(flat: Callable[[int | None], Flat], keys: Sequence[str], saved: bool) -> tuple[Graph, dict[Value, Any]]:
+def _read(flat: Callable[[int | None], Flat], keys: Sequence[str], kind: str) -> tuple[Graph, dict[Value, Any]]:
     """The Graph of ``flat(None)``, and the variable behind each of its weights."""
     found = flat(None)
-    if saved:
-        _drop_model_scope(found.graph.origin)
+    if kind == "saved":
+        scopes.drop_model(found)
+    if kind != "keras":
+        scopes.settle(found)
     reader = _Reader(found, _Shapes(flat))
     nodes = tuple(reader.node(op) for op in _needed(found))
     inputs = tuple(_value(tensor) for tensor in found.inputs)
@@ -289,16 +288,6 @@ def _read(flat: Callable[[int | None], Flat], keys: Sequence[str], saved: bool) 
     weights = {Value(name): variable for name, variable in found.weights.items() if name in graph.by_name}
     _check_outputs(graph)
     return graph, weights
-
-
-def _drop_model_scope(origin: dict[str, tuple[Any, Modules]]) -> None:
-    """Take the model's own name off the layers' paths where everything is inside it."""
-    inside = [modules for _, modules in origin.values() if modules]
-    heads = {modules[0] for modules in inside}
-    if len(heads) == 1 and any(len(modules) > 1 for modules in inside):
-        prefix = f"{heads.pop()}."
-        for name, (op, modules) in origin.items():
-            origin[name] = op, tuple(module.removeprefix(prefix) for module in modules[1:])
 
 
 def _needed(flat: Flat) -> list[tf.Operation]:

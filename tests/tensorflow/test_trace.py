@@ -16,9 +16,9 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from explainers import methods
+from explainers import Explainer, methods
 from explainers.backend import Traced
-from explainers.errors import InputError, TraceError
+from explainers.errors import InputError, TraceError, UnknownNameError
 from explainers.graph import Role
 from explainers.program import Program
 from explainers.spec import Signature, TensorSpec
@@ -290,9 +290,26 @@ def test_exported_keras_model(tmp_path: Any) -> None:
     model = recurrent(False)
     model.export(str(tmp_path / "lstm"), verbose=False)
     traced = traced_model(str(tmp_path / "lstm"))
-    assert traced.graph.scopes()[0].startswith("lstm")  # TensorFlow's scopes, without the model's own
+    name = model.layers[0].name
+    assert {name, f"{name}.lstm_cell", f"{name}.lstm_cell@4"} <= set(traced.graph.scopes())
     arrays, mask = draw("lstm", 3), np.ones((3, 2), "float32")
     assert_close(run(traced, arrays, mask, "graph"), by_tape(lambda t: model(*t), arrays, mask))
+
+
+def test_a_saved_layer_goes_by_its_own_name(tmp_path: Any) -> None:
+    """TensorFlow saves ``dense_3`` as the scope ``dense_3_1``, and ``dense_3_1`` as ``dense_3_1_2``."""
+    given = keras.Input((4,))
+    twice = layers.Dense(4, name="twice")
+    x = layers.ReLU(name="rectified")(twice(twice(layers.Dense(4, name="dense_3")(given))))
+    model = keras.Model(given, layers.Dense(3, name="dense_3_1")(x))
+    model.export(str(tmp_path), verbose=False)
+    graph = traced_model(str(tmp_path)).graph
+    assert graph.scopes() == ["dense_3", "twice", "twice@1", "rectified_1?", "dense_3_1"]
+    assert [graph.output(graph.layer(path)[0]).shape[1] for path in ("dense_3", "dense_3_1")] == [4, 3]
+    with pytest.raises(UnknownNameError, match=r"unknown input or layer 'rectified_1'\. Did you mean 'rectified_1\?'"):
+        Explainer.compile(str(tmp_path), "gradient", wrt="rectified_1")
+    explain = Explainer.compile(str(tmp_path), "gradient", wrt="rectified_1?")
+    assert explain(*draw("subclassed", 2), target=1).shape == (2, 4)
 
 
 # --- functions, signatures, structures -------------------------------------------------------

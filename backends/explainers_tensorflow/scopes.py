@@ -1,0 +1,87 @@
+"""Names of layers where only TensorFlow's scopes tell them: saved models, functions, modules.
+
+TensorFlow renames a scope that was used before: ``dense_3_1`` may be a layer of that name or another call
+of ``dense_3``. The variables that are read inside keep the layer's own name. Where they tell, the layer
+goes by it; where nothing tells, the scope's name gets a question mark (``flatten_1?``), so that nobody
+names another layer than the one meant.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import tensorflow as tf
+
+from .flatten import Flat, Modules
+
+
+def numbered(path: str, call: int) -> str:
+    """``path@1`` for the second call of the layer at ``path``."""
+    return f"{path}@{call}" if call else path
+
+
+def drop_model(flat: Flat) -> None:
+    """Take the model's own name off the layers' paths where everything is inside it."""
+    origin = flat.graph.origin
+    inside = [modules for _, modules in origin.values() if modules]
+    heads = {modules[0] for modules in inside}
+    if len(heads) == 1 and any(len(modules) > 1 for modules in inside):
+        prefix = f"{heads.pop()}."
+        for name, (op, modules) in origin.items():
+            origin[name] = op, tuple(module.removeprefix(prefix) for module in modules[1:])
+
+
+def settle(flat: Flat) -> None:
+    """Give each layer its own name as far as it is known, and number its calls."""
+    told = _told(flat)
+    calls: dict[str, list[str]] = {}
+    for name, (op, modules) in flat.graph.origin.items():
+        settled: list[str] = []
+        path = ""
+        for module, (scope, part) in zip(modules, _parts(modules), strict=True):
+            own = _own_name(part, told.get(scope, set()))
+            path = f"{path}.{own}" if path else own
+            known = calls.setdefault(path, [])
+            if module not in known:
+                known.append(module)
+            settled.append(numbered(path, known.index(module)))
+        flat.graph.origin[name] = op, tuple(settled)
+
+
+def _parts(modules: Modules) -> Iterator[tuple[str, str]]:
+    """The path of each scope, without the number of its call, and its last part."""
+    outer = ""
+    for module in modules:
+        scope = module.partition("@")[0]
+        yield scope, scope.removeprefix(f"{outer}.")
+        outer = scope
+
+
+def _own_name(part: str, told: set[str]) -> str:
+    if not re.search(r"_\d+$", part):
+        return part  # TensorFlow renames by a number only
+    return next(iter(told)) if len(told) == 1 else f"{part}?"
+
+
+def _told(flat: Flat) -> dict[str, set[str]]:
+    """For each scope the names that variables read inside give it, from the innermost scope outwards."""
+    told: dict[str, set[str]] = {}
+    for op in flat.graph.get_operations():
+        for tensor in op.inputs:
+            variable = flat.weights.get(tensor.op.name)
+            if not isinstance(variable, tf.Variable):
+                continue
+            names = variable.name.partition(":")[0].split("/")[:-1]
+            scopes = list(_parts(flat.graph.origin[op.name][1]))
+            while scopes and names and not _may_be(scopes[-1][1], names[-1]):
+                scopes.pop()
+            for (scope, part), name in zip(reversed(scopes), reversed(names), strict=False):
+                if not _may_be(part, name):
+                    break
+                told.setdefault(scope, set()).add(name)
+    return told
+
+
+def _may_be(part: str, name: str) -> bool:
+    return re.fullmatch(re.escape(name) + r"(_\d+)?", part) is not None
