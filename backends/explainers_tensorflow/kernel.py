@@ -29,12 +29,29 @@ class TensorFlowKernel:
         self.graph = graph
         self.weights = weights  # keeps the variables alive for as long as the kernel
         self.captured = [] if graph is None else list(native.captured_inputs)
+        # The public call binds names, checks specs and looks for tapes first: 110 µs that packages do not need.
+        # What it calls then is private to TensorFlow: without it, or where it fails, the public call does.
+        self._direct = getattr(getattr(native, "_inference_function", None), "call_preflattened", None)
+        self._tried = False
 
     def __call__(self, *arguments: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        if self.graph is None:
+        if self._direct is None:
             return tuple(self.native(*arguments))
-        # The public call binds names, checks specs and looks for tapes first: 110 µs that packages do not need.
-        return tuple(self.native._inference_function.call_preflattened([*arguments, *self.captured]))
+        if self._tried:
+            return tuple(self._direct([*arguments, *self.captured]))
+        return self._try(arguments)
+
+    def _try(self, arguments: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, ...]:
+        """The first call."""
+        try:
+            results = tuple(self._direct([*arguments, *self.captured]))
+            self._tried = len(results) == len(self.native.outputs)
+        except (AttributeError, TypeError, ValueError, AssertionError):
+            self._tried = False
+        if not self._tried:
+            self._direct = None
+            results = tuple(self.native(*arguments))
+        return results
 
     def bind(self, weights: Mapping[Value, Any]) -> None:
         """Nothing to compile again: the kernel reads the variables themselves."""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -23,6 +24,7 @@ from explainers.graph import Role
 from explainers.program import Program
 from explainers.spec import Signature, TensorSpec
 from explainers_tensorflow import BACKEND
+from explainers_tensorflow.kernel import TensorFlowKernel
 
 # --- models ----------------------------------------------------------------------------------
 
@@ -247,6 +249,40 @@ def test_many_threads_get_what_one_gets() -> None:
     for thread in threads:
         thread.join()
     assert_close(got, want)
+
+
+class Other:
+    """A concrete function of a TensorFlow without, or with another, private call."""
+
+    def __init__(self, native: Any, inner: Any) -> None:
+        self.native, self.captured_inputs, self.outputs = native, native.captured_inputs, native.outputs
+        self.calls = 0
+        if inner is not None:
+            self._inference_function = inner
+
+    def __call__(self, *arguments: Any) -> Any:
+        self.calls += 1
+        return self.native(*arguments)
+
+
+def refuses(*arguments: Any) -> Any:
+    raise TypeError("call_preflattened() takes 3 arguments")
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [None, object(), SimpleNamespace(call_preflattened=refuses), SimpleNamespace(call_preflattened=lambda flat: [])],
+)
+def test_without_tensorflows_private_call(inner: Any) -> None:
+    traced = traced_of("mlp")
+    kernel = BACKEND.compile(program_of(traced), traced, engine="graph", rows=None)
+    given = [tf.constant(a) for a in (*draw("mlp", 2), np.ones((2, 3), "float32"), np.float32(0))]
+    native = Other(kernel.native, inner)
+    other = TensorFlowKernel(native, kernel.graph, kernel.weights)
+    for _ in range(2):
+        assert_close([a.numpy() for a in other(*given)], [a.numpy() for a in kernel(*given)])
+    assert native.calls == 2
+    assert kernel._direct is not None  # this TensorFlow has it
 
 
 # --- the model stays the model ---------------------------------------------------------------
