@@ -27,6 +27,7 @@ from .graph import Graph, Node, Value
 from .methods.base import Method
 from .program import Forward, Placeholder, Program
 from .references import ReferenceActivations
+from .reorder import relu_behind_pools
 from .spec import Array, Baseline, Numpy, Target, check_finite, largest, row_name
 
 Progress = Callable[[int], None]
@@ -137,6 +138,8 @@ class Packages:
             self._prefix_places = [graph.inputs.index(value) for value in self.prefix.inputs]
             graph = graph.cut(wrt)
             wrt = graph.inputs[: len(wrt)]
+        if rules is None or rules.reorders:
+            graph = relu_behind_pools(graph, wrt)
         if rules is not None and rules.elementary:
             graph = regions.mark_behind(regions.join(graph, wrt))
         self.program = _program(graph, method, wrt)

@@ -57,7 +57,8 @@ class RuleSet:
     ``contrast``: rules compare each value with its value at a reference. ``elementary``: composite
     operations are taken apart and elementwise regions joined before the walk. ``splits``: how
     positive and negative differences go forward through each role or function, for rules that need them.
-    ``fallback``: used where the table has no entry; by default that is an error.
+    ``fallback``: used where the table has no entry; by default that is an error. ``reorders``: the order
+    of a ReLU and a max pool makes no difference to the rules.
     """
 
     name: str
@@ -67,6 +68,7 @@ class RuleSet:
     elementary: bool = False
     splits: Mapping[Role | str, Callable[[Any, Site], Sequence[Any]]] = field(default_factory=dict)
     fallback: Rule | None = None
+    reorders: bool = True
 
     def rule(self, node: Node) -> Rule:
         """The rule for ``node``. A missing entry is an error, never a silent gradient."""
