@@ -168,6 +168,11 @@ def segment_sum(array: tf.Tensor, index: tf.Tensor, like: tf.Tensor) -> tf.Tenso
     return tf.math.unsorted_segment_sum(array, index, count)
 
 
+def total(array: tf.Tensor) -> tf.Tensor:
+    """The sum of all entries, (1,)."""
+    return tf.reshape(tf.reduce_sum(array), (1,))
+
+
 def cast_like(array: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
     return tf.cast(array, like.dtype)
 

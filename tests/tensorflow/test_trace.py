@@ -525,6 +525,11 @@ def test_staging() -> None:
     assert BACKEND.like(x, staged).dtype == tf.float32
     assert BACKEND.owns(staged)
     assert not BACKEND.owns(x)
-    assert BACKEND.finite(staged)
-    assert not BACKEND.finite(staged / 0.0)
+    assert BACKEND.like(staged, staged) is staged
+    assert BACKEND.like(staged, tf.cast(staged, tf.float16)).dtype == tf.float16
+    for dtype in (tf.bfloat16, tf.float16, tf.float32, tf.float64):
+        array = tf.cast(staged, dtype)
+        assert BACKEND.finite(array)
+        assert not BACKEND.finite(array / 0)
+    assert BACKEND.finite(tf.range(3))
     assert BACKEND.free_bytes(None) > 0
