@@ -16,8 +16,8 @@ def test_public_names() -> None:
         "Explainer", "Explanation", "References", "Signature", "TensorSpec", "errors", "methods",
     ]  # fmt: skip
     assert methods.__all__ == [
-        "Deconvnet", "DeepLift", "DeepLiftShap", "FeatureAblation", "Gradient", "GradientShap", "GuidedBackprop", "InputXGradient",
-        "IntegratedGradients", "Method", "Saliency", "SmoothGrad", "Zero", "resolve",
+        "Deconvnet", "DeepLift", "DeepLiftShap", "FeatureAblation", "Gradient", "GradientShap", "GuidedBackprop",
+        "InputXGradient", "IntegratedGradients", "Method", "Saliency", "SmoothGrad", "Zero", "resolve",
     ]  # fmt: skip
 
 
