@@ -99,7 +99,8 @@ def chosen_methods(subject: Subject, quick: bool) -> list[methods.Method]:
     return [
         methods.Gradient(), methods.Saliency(), methods.InputXGradient(),
         methods.IntegratedGradients(steps), methods.SmoothGrad(steps), methods.GradientShap(steps),
-        methods.GuidedBackprop(), methods.Deconvnet(), methods.FeatureAblation(),
+        methods.GuidedBackprop(), methods.Deconvnet(), methods.DeepLift(), methods.DeepLiftShap(),
+        methods.FeatureAblation(),
     ]  # fmt: skip
 
 
