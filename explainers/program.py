@@ -118,7 +118,7 @@ class Program:
         y = values[self.output]
         mask = args["mask"] + ops.one_hot_max(y) * args["choose"]
         x = [values[value] for value in self.wrt]
-        message = self.walk(ops, values, pullbacks, mask)
+        message = self.walk(ops, values, pullbacks, self.method.start(ops, mask, y))
         contributions = self.method.contribute(ops, message, x, x, {})
         results = [ops.cast(c, ACCUMULATE[self.dtype(v)]) for c, v in zip(contributions, self.wrt, strict=True)]
         return (ops.cast(y, ACCUMULATE[self.dtype(self.output)]), *results)

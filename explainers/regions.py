@@ -137,7 +137,7 @@ def _region(graph: Graph, last: Node, roots: Mapping[Value, Value]) -> Node | No
     members = _between(graph, last, root, roots)
     while True:  # linear operations before the first bend stay on their own
         first = [member for member in members if root in member.inputs]
-        if len(first) != 1 or first[0].role is not Role.LINEAR or first[0] is last or first[0].function:
+        if len(first) != 1 or first[0].role is not Role.LINEAR or first[0] is last or _stops(first[0]):
             break
         root = first[0].values[0]
         members = [member for member in members if member is not first[0]]
@@ -156,6 +156,10 @@ def _region(graph: Graph, last: Node, roots: Mapping[Value, Value]) -> Node | No
         attributes={},
         payload=Region(tuple(members), (root, *outer), last.values[0]),
     )
+
+
+def _stops(node: Node) -> bool:
+    return node.function == "stop_gradient"
 
 
 def _between(graph: Graph, last: Node, root: Value, roots: Mapping[Value, Value]) -> list[Node]:
@@ -187,3 +191,69 @@ def mark_behind(graph: Graph) -> Graph:
             node = dataclasses.replace(node, attributes={**node.attributes, "behind": sources.pop()})
         nodes.append(node)
     return Graph(tuple(nodes), graph.inputs, graph.outputs)
+
+
+def join_bias(graph: Graph, wrt: Sequence[Value]) -> Graph:
+    """The graph with every dense or conv node and the constant added to it as one node with a bias."""
+    active = graph.active(wrt)
+    users = _users(graph)
+    joined: dict[str, Node] = {}
+    for node in graph:
+        for value, other in zip(node.inputs, reversed(node.inputs), strict=True):
+            linear = graph.by_name[value.node]
+            if node.function == "add" and len(node.inputs) == 2 and value in active and other not in active:
+                joined |= _with_bias(linear, node, other) if users[value] == [node] else {}
+    return Graph(tuple(joined.get(n.name, n) for n in graph), graph.inputs, graph.outputs).restrict(graph.outputs)
+
+
+def _with_bias(linear: Node, add: Node, bias: Value) -> dict[str, Node]:
+    """Both as one node, by the name of the second; none where the first is no dense or conv node without bias."""
+    plain = linear.function in ("dense", "conv") and "bias" not in linear.attributes and bias not in linear.inputs
+    if not plain or linear.outputs[0].shape != add.outputs[0].shape:
+        return {}
+    inputs = (*linear.inputs, bias)
+    made = dataclasses.replace(
+        linear,
+        name=add.name,
+        op=f"{linear.op}+{add.op}",
+        inputs=inputs,
+        outputs=add.outputs,
+        attributes={**linear.attributes, "bias": len(linear.inputs)},
+        payload=Region((linear, add), inputs, add.values[0]),
+    )
+    return {add.name: made}
+
+
+def mark_rescaling(graph: Graph, wrt: Sequence[Value]) -> Graph:
+    """The graph with ``attributes["rescaling"]`` on products: places of the factors that rescale the other one.
+
+    Such a factor is a bent function, entry by entry, of a tensor that was broadcast to the product's shape:
+    the reciprocal root of a variance, a gate for each channel.
+    """
+    active = graph.active(wrt)
+    nodes = []
+    for node in graph:
+        if node.role is Role.PRODUCT:
+            places = [p for p, v in enumerate(node.inputs) if v in active and _rescales(graph, v, node, active)]
+            node = dataclasses.replace(node, attributes={**node.attributes, "rescaling": tuple(places)})
+        nodes.append(node)
+    return Graph(tuple(nodes), graph.inputs, graph.outputs)
+
+
+def _rescales(graph: Graph, value: Value, product: Node, active: set[Value]) -> bool:
+    bent = small = False
+    while not (bent and small):
+        small = small or _smaller(graph.output(value).shape, product.outputs[0].shape)
+        node = graph.by_name[value.node]
+        operands = {operand for operand in node.inputs if operand in active}
+        if len(operands) != 1 or not (node.elementwise or (small and node.function == "copy")):
+            return bent and small
+        bent = bent or node.role is Role.UNIVARIATE
+        value = operands.pop()
+    return True
+
+
+def _smaller(shape: tuple[int | None, ...], full: tuple[int | None, ...]) -> bool:
+    """Whether a tensor of ``shape`` is broadcast along an axis of ``full``."""
+    padded = (1,) * (len(full) - len(shape)) + shape
+    return any(size == 1 and whole not in (1, None) for size, whole in zip(padded, full, strict=True))

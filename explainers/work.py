@@ -142,6 +142,8 @@ class Packages:
             graph = relu_behind_pools(graph, wrt)
         if rules is not None and rules.elementary:
             graph = regions.mark_behind(regions.join(graph, wrt))
+        if rules is not None:
+            graph = rules.prepare(graph, wrt)
         self.program = _program(graph, method, wrt)
         self.program.check_rules()
         self.method = method

@@ -40,6 +40,17 @@ CONVOLUTIONS = {
 }  # fmt: skip
 MATRIX_PRODUCTS = {"MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3", "Einsum", *CONVOLUTIONS}
 QUOTIENTS = {"RealDiv", "Div"}
+COPY = """
+    Identity Snapshot EnsureShape Reshape Squeeze ExpandDims Transpose BroadcastTo Tile Fill Cast Slice StridedSlice
+    Split SplitV Concat ConcatV2 Pack Unpack ReverseV2 ReverseSequence Roll Pad PadV2 MirrorPad
+    ResizeNearestNeighbor SpaceToDepth DepthToSpace SpaceToBatchND BatchToSpaceND Select SelectV2 MatrixBandPart
+    MatrixDiag MatrixDiagV2 MatrixDiagV3 MatrixDiagPart MatrixDiagPartV2 MatrixDiagPartV3 MatrixSetDiag
+    MatrixSetDiagV2 MatrixSetDiagV3 Diag DiagPart TensorScatterUpdate ExtractImagePatches DynamicStitch
+    ParallelDynamicStitch
+"""  # each output entry is an entry of an input or a constant
+COPIES = set(COPY.split())
+SCALES = {"Mul", "MulNoNan", "RealDiv", "Div", "DivNoNan", "Neg"}
+ADDS = {"BiasAdd", "BiasAddV1", "Add", "AddV2", "AddN"}
 GUARDED_QUOTIENTS = {"DivNoNan", "Xdivy"}  # 0 where one operand is 0: no product with a reciprocal
 OF_ONE = {"Atan2", "Xlogy", "Xlog1py"}  # univariate where one operand is constant
 OF_TWO = {"SquaredDifference": Role.PRODUCT, "Maximum": Role.REDUCE_MAX, "Minimum": Role.REDUCE_MAX}
@@ -99,6 +110,8 @@ def function(name: str, found: Role) -> str:
         return "conv" if name in CONVOLUTIONS else "dense"
     if name in NAMES and found is not Role.CONSTANT and (name != "Minimum" or found is Role.REDUCE_MAX):
         return NAMES[name]
+    if found is Role.LINEAR:
+        return "copy" if name in COPIES else "scale" if name in SCALES else "add" if name in ADDS else ""
     return ""
 
 

@@ -44,6 +44,18 @@ MATRIX_PRODUCTS = {
 }  # fmt: skip
 CONVOLUTIONS = {name for name in MATRIX_PRODUCTS if name.startswith("conv")}
 QUOTIENTS = {"div", "true_divide"}
+COPY = """
+    view _unsafe_view reshape flatten unflatten squeeze unsqueeze transpose t permute expand expand_as repeat
+    repeat_interleave clone contiguous alias _to_copy to type_as slice select narrow split split_with_sizes chunk
+    tensor_split unbind cat concat stack hstack vstack flip roll constant_pad_nd pad reflection_pad1d
+    reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d upsample_nearest1d
+    upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d pixel_shuffle
+    pixel_unshuffle channel_shuffle masked_fill where diagonal diag_embed movedim moveaxis swapaxes mT mH numpy_T
+    dropout slice_scatter select_scatter index_copy index_fill scatter tril triu unfold im2col getitem view_as
+    reshape_as squeeze_copy as_strided
+"""  # each output entry is an entry of an input or a constant
+COPIES = set(COPY.split())
+SCALES = {"mul", "div", "true_divide", "neg"}
 SHAPE_ONLY = {
     "sym_size", "sym_numel", "sym_stride", "size", "zeros_like", "ones_like", "full_like", "empty_like", "new_zeros",
     "new_ones", "new_full", "new_empty", "rand_like",
@@ -110,4 +122,6 @@ def function(name: str, found: Role, places: Sequence[int]) -> str:
         return "softmax"
     if found is Role.LINEAR and name in MATRIX_PRODUCTS and places != [ADDITIVE.get(name)]:
         return "conv" if name in CONVOLUTIONS else "dense"
+    if found is Role.LINEAR:
+        return "copy" if name in COPIES else "scale" if name in SCALES else "add" if name == "add" else ""
     return ""

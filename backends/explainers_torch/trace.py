@@ -352,6 +352,8 @@ def _node(fx: torch.fx.Node, values: Mapping[torch.fx.Node, Value], dependent: s
     else:
         role = Role.GATHER if _moves(name, operands, dependent, outputs) else Role.CONSTANT
     function = roles.function(name, role, moving) or _relu(name, fx)
+    if function == "add" and "alpha" in fx.kwargs:
+        function = ""
     modules = _modules(fx)
     return Node(
         fx.name, str(fx.target), role, tuple(operands), outputs, scope=modules[-1] if modules else "",

@@ -21,13 +21,15 @@ from .gradient import (
     SmoothGrad,
     Zero,
 )
+from .lrp import ELRP, LRP
 from .occlusion import FeatureAblation
 
 METHODS: dict[str, Method] = {
     kind.name: kind()
     for kind in (
         Gradient, Saliency, InputXGradient, IntegratedGradients, SmoothGrad, GradientShap,
-        GuidedBackprop, Deconvnet, Zero, DeepLift, DeepLiftShap, FeatureAblation,
+        GuidedBackprop, Deconvnet, Zero, DeepLift, DeepLiftShap, LRP, ELRP,
+        FeatureAblation,
     )
 }  # fmt: skip
 
@@ -50,6 +52,6 @@ def resolve(method: str | Method) -> Method:
 
 
 __all__ = [
-    "Deconvnet", "DeepLift", "DeepLiftShap", "FeatureAblation", "Gradient", "GradientShap", "GuidedBackprop",
-    "InputXGradient", "IntegratedGradients", "Method", "Saliency", "SmoothGrad", "Zero", "resolve",
+    "ELRP", "LRP", "Deconvnet", "DeepLift", "DeepLiftShap", "FeatureAblation", "Gradient", "GradientShap",
+    "GuidedBackprop", "InputXGradient", "IntegratedGradients", "Method", "Saliency", "SmoothGrad", "Zero", "resolve",
 ]  # fmt: skip

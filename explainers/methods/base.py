@@ -93,6 +93,10 @@ class Method:
         """The message that the walk starts with at the output, from the target mask (U, …)."""
         return mask
 
+    def start(self, ops: Any, mask: Array, y: Array) -> Array:
+        """The message that the walk of one row for each sample starts with, from the mask and the output."""
+        return mask
+
     def finish(self, sums: list[Numpy], count: int) -> tuple[Numpy, Numpy | None]:
         """From the ``accumulators`` sums over ``count`` rows to (attribution, standard error or None)."""
         return sums[0], None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import UnsupportedOperation
-from ..graph import Node, Role
+from ..graph import Graph, Node, Role, Value
 
 Array = Any
 Message = Any
@@ -70,9 +70,14 @@ class RuleSet:
     fallback: Rule | None = None
     reorders: bool = True
 
+    def prepare(self, graph: Graph, wrt: Sequence[Value]) -> Graph:
+        """The graph as the rules want it, with ``attributes["rule"]`` on nodes that have a rule of their own."""
+        return graph
+
     def rule(self, node: Node) -> Rule:
         """The rule for ``node``. A missing entry is an error, never a silent gradient."""
-        rule = self.functions.get(node.function) or self.roles.get(node.role) or self.fallback
+        rule: Rule | None = node.attributes.get("rule")
+        rule = rule or self.functions.get(node.function) or self.roles.get(node.role) or self.fallback
         if rule is None:
             raise unsupported(node, self.name, "the rule set has no entry for this role")
         return rule

@@ -16,8 +16,9 @@ def test_public_names() -> None:
         "Explainer", "Explanation", "References", "Signature", "TensorSpec", "errors", "methods",
     ]  # fmt: skip
     assert methods.__all__ == [
-        "Deconvnet", "DeepLift", "DeepLiftShap", "FeatureAblation", "Gradient", "GradientShap", "GuidedBackprop",
-        "InputXGradient", "IntegratedGradients", "Method", "Saliency", "SmoothGrad", "Zero", "resolve",
+        "ELRP", "LRP", "Deconvnet", "DeepLift", "DeepLiftShap", "FeatureAblation", "Gradient", "GradientShap",
+        "GuidedBackprop", "InputXGradient", "IntegratedGradients", "Method", "Saliency", "SmoothGrad",
+        "Zero", "resolve",
     ]  # fmt: skip
 
 

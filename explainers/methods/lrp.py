@@ -1,0 +1,113 @@
+"""Layer-wise relevance propagation; the rules and composites to build it from.
+
+>>> from explainers.methods.lrp import LRP, Composite, Gamma, ZBox
+>>> method = LRP(Composite([(0, ZBox(0, 1)), ("features.*", Gamma(0.5))]))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ..errors import InputError
+from ..rules import RuleSet
+from ..rules.lrp import (
+    COMPOSITES,
+    AlphaBeta,
+    Composite,
+    Epsilon,
+    Flat,
+    Gamma,
+    Pass,
+    WSquare,
+    ZBox,
+    ZPlus,
+    composite,
+    ratios,
+    relevance,
+)
+from .base import Array, Method
+
+
+@dataclass(frozen=True)
+class LRP(Method):
+    """The relevance of each input entry, in the unit of the output: R = w·f(x) carried back by rules.
+
+    Bach et al. 2015, section 2; on attention, norms and gates by the rules of Achtibat et al. 2024. Σ R stays
+    w·f(x), but for what biases, softmax and the stabilizer ε take. ε is a share of the largest output of the
+    sample at each operation: rules have no unit.
+
+    Parameters
+    ----------
+    composite: which rule passes which layer: a :class:`Composite`, or one of
+
+        * ``"epsilon_plus"`` (default): z⁺ for convolutions, ε for dense layers;
+        * ``"epsilon_plus_flat"``: the same, flat for the first layer;
+        * ``"epsilon_gamma_box"``: γ = ¼ for convolutions, ε for dense layers, z^B for the first layer;
+        * ``"alpha_beta"``: α = 2, β = 1 for convolutions, ε for dense layers;
+        * ``"epsilon"``: ε for all.
+    logits: explain what goes into the model's last softmax or sigmoid instead of what comes out.
+    low, high: bounds of the input for ``"epsilon_gamma_box"``: numbers, or one a channel, (3, 1, 1).
+
+    Raises
+    ------
+    UnknownNameError, InputError: an unknown composite, bounds that are missing or do not fit; when compiled,
+        a pattern of the composite that no layer goes by.
+    """
+
+    composite: str | Composite = "epsilon_plus"
+    logits: bool = False
+    low: Any = None
+    high: Any = None
+
+    name: ClassVar[str] = "lrp"
+    rules: ClassVar[str | None] = "lrp"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.composite, str):
+            composite(self.composite, self.low, self.high)
+        elif not isinstance(self.composite, Composite):
+            raise InputError(f"composite must be a Composite or one of {', '.join(COMPOSITES)}; got {self.composite!r}")
+        elif self.low is not None or self.high is not None:
+            raise InputError("a Composite has its bounds in its ZBox; low= and high= go with 'epsilon_gamma_box'")
+
+    @property
+    def rule_set(self) -> RuleSet:
+        if isinstance(self.composite, Composite):
+            return relevance(self.composite)
+        return relevance(composite(self.composite, self.low, self.high))
+
+    def start(self, ops: Any, mask: Array, y: Array) -> Array:
+        return mask * y
+
+
+@dataclass(frozen=True)
+class ELRP(Method):
+    """x·∂s/∂x with f(x)/(x + ε·sign x) for the derivative of every activation: ε-LRP as DeepExplain has it.
+
+    Ancona et al. 2018, "Towards better understanding of gradient-based attribution methods", proposition 1.
+    """
+
+    epsilon: float = 1e-4
+
+    name: ClassVar[str] = "elrp"
+    rules: ClassVar[str | None] = "elrp"
+
+    def __post_init__(self) -> None:
+        Epsilon(self.epsilon)
+
+    @property
+    def rule_set(self) -> RuleSet:
+        return ratios(self.epsilon)
+
+    def contribute(
+        self, ops: Any, message: list[Array], x: list[Array], b: list[Array], args: Mapping[str, Array]
+    ) -> list[Array]:
+        return [value * m for value, m in zip(x, message, strict=True)]
+
+
+__all__ = [
+    "COMPOSITES", "ELRP", "LRP", "AlphaBeta", "Composite", "Epsilon", "Flat", "Gamma", "Pass", "WSquare", "ZBox",
+    "ZPlus",
+]  # fmt: skip

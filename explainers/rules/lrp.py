@@ -1,0 +1,496 @@
+"""Layer-wise relevance propagation: the message is the relevance of a value.
+
+Bach et al. 2015, "On Pixel-Wise Explanations for Non-Linear Classifier Decisions by Layer-Wise Relevance
+Propagation" (ε: eq. 58, αβ: eq. 60); Montavon et al. 2017, "Explaining NonLinear Classification Decisions
+with Deep Taylor Decomposition" (w², z⁺, z^B: table 1); Montavon et al. 2019, "Layer-Wise Relevance
+Propagation: An Overview" (γ, composites); Achtibat et al. 2024, "AttnLRP" (products, softmax, norms).
+
+With the contributions c_jk = x_j·w_jk to the output z_k = Σ_j c_jk + b_k of a linear map, each rule is
+R_j = Σ_k (share of j in k)·R_k. A bias takes its own share, which goes nowhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+
+from .. import regions
+from ..errors import InputError, UnknownNameError
+from ..graph import Graph, Node, Output, Role, Value
+from .base import Array, Rule, RuleSet, Site, passing, unsupported
+from .gradient import GRADIENT
+
+WEIGHTED = ("dense", "conv")
+LARGEST_BOUND = 64  # entries of a bound for z^B
+
+
+# --- rules for linear maps -------------------------------------------------------------------
+
+
+def stabilized(ops: Any, z: Array, output: Output, epsilon: float, size: Array | None = None) -> Array:
+    """z + ε·s·sign(z) with sign(0) = 1, where s is the largest |``size``| of the row, by default |z|; never 0."""
+    size = ops.absolute(z if size is None else size)
+    rows = output.shape.index(None) if None in output.shape else None
+    others = tuple(axis for axis in range(len(output.shape)) if axis != rows)
+    if others:
+        size = ops.reduce_max(size, others)
+    safe = z + ops.sign(z) * (size * epsilon)
+    return ops.where(safe == 0, ops.ones_like(safe), safe)
+
+
+@dataclass(frozen=True)
+class Epsilon:
+    """R_j = Σ_k c_jk/(z_k + ε·s·sign z_k)·R_k, with s the largest |z| of the row (Bach et al., eq. 58)."""
+
+    epsilon: float = 1e-6
+
+    def __post_init__(self) -> None:
+        _not_negative("epsilon", self.epsilon)
+
+    def __call__(self, ops: Any, at: Site) -> Sequence[Array | None]:
+        passed = [
+            m if m is None else m / stabilized(ops, y, output, self.epsilon, _own_part(ops, at, y))
+            for m, y, output in zip(at.message, at.y, at.node.outputs, strict=True)
+        ]
+        return [None if p is None else _times(ops, x, p) for x, p in zip(at.x, at.pullback(passed), strict=True)]
+
+
+def _own_part(ops: Any, at: Site, y: Array) -> Array | None:
+    """What the only active operand of x ± c adds: c may be a mask of huge numbers, which is no scale for x."""
+    return ops.zeros_like(y) + at.x[0] if at.node.elementwise and len(at.x) == 1 else None
+
+
+def _times(ops: Any, x: Array, passed: Array) -> Array:
+    """x·passed; 0 where nothing is passed, also to a masked x = −∞."""
+    return ops.where(passed == 0, ops.zeros_like(passed), x * passed)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """R_j = R_k: for a linear or univariate operation between tensors of one shape, such as a batch norm."""
+
+    def __call__(self, ops: Any, at: Site) -> Sequence[Array | None]:
+        return unchanged(ops, at)
+
+
+@dataclass(frozen=True)
+class AlphaBeta:
+    """R_j = Σ_k (α·c⁺_jk/z⁺_k − β·c⁻_jk/z⁻_k)·R_k with α − β = 1, z± = Σ c± + b± (Bach et al., eq. 60)."""
+
+    alpha: float = 2.0
+    beta: float = 1.0
+    epsilon: float = 1e-6
+
+    def __post_init__(self) -> None:
+        _not_negative("beta", self.beta)
+        _not_negative("epsilon", self.epsilon)
+        if abs(self.alpha - self.beta - 1) > 1e-9:
+            raise InputError(f"αβ keeps relevance only where alpha − beta = 1; got {self.alpha} and {self.beta}")
+
+    def __call__(self, ops: Any, at: Site) -> Sequence[Array | None]:
+        total, shares = _signed(ops, at, 1)
+        passed = shares(self.alpha * at.message[0] / _safe(ops, at, total, self.epsilon))
+        if not self.beta:
+            return passed
+        total, shares = _signed(ops, at, -1)
+        return _sum(passed, shares(-self.beta * at.message[0] / _safe(ops, at, total, self.epsilon)))
+
+
+@dataclass(frozen=True)
+class ZPlus(AlphaBeta):
+    """R_j = Σ_k c⁺_jk/z⁺_k·R_k: αβ with α = 1, β = 0 (Montavon et al. 2017, table 1)."""
+
+    alpha: float = 1.0
+    beta: float = 0.0
+
+
+@dataclass(frozen=True)
+class Gamma:
+    """R_j = Σ_k (c_jk + γ·c±_jk)/(z_k + γ·z±_k)·R_k, where ± is the sign of z_k.
+
+    For x ≥ 0 and z_k > 0 this is w + γ·w⁺ (Montavon et al. 2019, section 10.2.3); in general it is the
+    rule of Andéol et al. 2021, "Learning Domain Invariant Representations by Joint Wasserstein Distance
+    Minimization", appendix.
+    """
+
+    gamma: float = 0.25
+    epsilon: float = 1e-6
+
+    def __post_init__(self) -> None:
+        _not_negative("gamma", self.gamma)
+        _not_negative("epsilon", self.epsilon)
+
+    def __call__(self, ops: Any, at: Site) -> Sequence[Array | None]:
+        (rising, up), (falling, down) = _signed(ops, at, 1), _signed(ops, at, -1)
+        positive = at.y[0] >= 0
+        z = at.y[0] + ops.where(positive, rising, falling) * self.gamma
+        passed = at.message[0] / _safe(ops, at, z, self.epsilon)
+        more = passed * (1 + self.gamma)
+        return _sum(up(ops.where(positive, more, passed)), down(ops.where(positive, passed, more)))
+
+
+@dataclass(frozen=True)
+class Flat:
+    """R_j = Σ_k 1/n_k·R_k: each of the n_k inputs of an output alike (Lapuschkin et al. 2019, supplement)."""
+
+    def __call__(self, ops: Any, at: Site) -> Sequence[Array | None]:
+        return _even(ops, at, ops.ones_like(_weight(at)))
+
+
+@dataclass(frozen=True)
+class WSquare:
+    """R_j = Σ_k w²_jk/Σ_i w²_ik·R_k (Montavon et al. 2017, table 1)."""
+
+    def __call__(self, ops: Any, at: Site) -> Sequence[Array | None]:
+        return _even(ops, at, _weight(at) * _weight(at))
+
+
+@dataclass(frozen=True)
+class ZBox:
+    """R_j = Σ_k (x_j·w_jk − l_j·w⁺_jk − h_j·w⁻_jk)/Σ_i(…)·R_k for inputs between l and h.
+
+    Montavon et al. 2017, table 1. ``low``, ``high``: numbers, or small arrays that broadcast against one
+    sample, such as one number a channel, (3, 1, 1).
+    """
+
+    low: Any
+    high: Any
+    epsilon: float = 1e-6
+
+    def __post_init__(self) -> None:
+        _not_negative("epsilon", self.epsilon)
+        for name, bound in (("low", self.low), ("high", self.high)):
+            if bound is None or np.asarray(bound).dtype.kind not in "fiu" or not np.isfinite(bound).all():
+                raise InputError(f"z^B needs the bounds of its input, low= and high=, as numbers; got {name}={bound!r}")
+            if np.size(bound) > LARGEST_BOUND:
+                raise InputError(
+                    f"a bound of z^B has at most {LARGEST_BOUND} entries, such as one a channel; {name} has "
+                    f"{np.size(bound)}"
+                )
+        if not np.less_equal(self.low, self.high).all():
+            raise InputError(f"low must be at most high; got low={self.low!r}, high={self.high!r}")
+
+    def __call__(self, ops: Any, at: Site) -> Sequence[Array | None]:
+        weight, x = _weight(at), _input(at)
+        nothing = ops.zeros_like(weight)
+        low, high = (ops.zeros_like(x) + _bound(ops, bound, x) for bound in (self.low, self.high))
+        z, shares = _mapped(ops, at, x, weight)
+        z_low, shares_low = _mapped(ops, at, low, ops.maximum(weight, nothing))
+        z_high, shares_high = _mapped(ops, at, high, ops.minimum(weight, nothing))
+        passed = at.message[0] / _safe(ops, at, z - z_low - z_high, self.epsilon)
+        return _sum(shares(passed), shares_low(-passed), shares_high(-passed))
+
+
+def _bound(ops: Any, bound: Any, x: Array) -> Array:
+    """``bound`` as an array that goes with ``x``, built of its entries."""
+    known = np.asarray(bound, np.float64)
+    if not known.ndim:
+        return float(known)
+    zero = ops.row_max(ops.zeros_like(x))
+    shape = (1,) * (len(x.shape) - 1 - known.ndim) + known.shape
+    return ops.reshape_rows(ops.stack([zero + float(entry) for entry in known.flat]), shape)
+
+
+# --- what the rules are made of --------------------------------------------------------------
+
+Shares = Callable[[Array], list[Array | None]]
+
+
+def _weight(at: Site) -> Array:
+    return at.operand(at.node.attributes["weight"])
+
+
+def _input_place(at: Site) -> int:
+    found = [place for place in at.places if place != at.node.attributes.get("bias")]
+    if len(found) != 1:
+        raise unsupported(at.node, "lrp", "its input does not depend on what is attributed, only its bias does")
+    return found[0]
+
+
+def _input(at: Site) -> Array:
+    return at.operand(_input_place(at))
+
+
+def _mapped(ops: Any, at: Site, x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, Shares]:
+    """The map with other operands, by default without bias: z, and S_k ↦ Σ_k c_jk·S_k for each active operand."""
+    given = {_input_place(at): x, at.node.attributes["weight"]: weight}
+    if "bias" in at.node.attributes:
+        place = at.node.attributes["bias"]
+        given[place] = ops.zeros_like(at.operand(place)) if bias is None else bias
+    (z, *_), pullback = at.apply(given)
+
+    def shares(passed: Array) -> list[Array | None]:
+        parts = zip(at.places, pullback([passed]), strict=True)
+        return [None if part is None else given[place] * part for place, part in parts]
+
+    return z, shares
+
+
+def _signed(ops: Any, at: Site, sign: int) -> tuple[Array, Shares]:
+    """z⁺ = Σ c⁺ + b⁺ or z⁻ = Σ c⁻ + b⁻, and the shares of the contributions of this sign."""
+
+    def part(array: Array, sign: int) -> Array:
+        return (ops.maximum if sign > 0 else ops.minimum)(array, ops.zeros_like(array))
+
+    x, weight, bias = _input(at), _weight(at), at.node.attributes.get("bias")
+    positive, first = _mapped(
+        ops, at, part(x, 1), part(weight, sign), None if bias is None else part(at.operand(bias), sign)
+    )
+    negative, second = _mapped(ops, at, part(x, -1), part(weight, -sign))
+    return positive + negative, lambda passed: _sum(first(passed), second(passed))
+
+
+def _even(ops: Any, at: Site, weight: Array) -> list[Array | None]:
+    """Shares in proportion to ``weight`` alone."""
+    z, shares = _mapped(ops, at, ops.ones_like(_input(at)), weight)
+    return shares(at.message[0] / ops.where(z == 0, ops.ones_like(z), z))
+
+
+def _safe(ops: Any, at: Site, z: Array, epsilon: float) -> Array:
+    return stabilized(ops, z, at.node.outputs[0], epsilon)
+
+
+def _sum(*parts: Sequence[Array | None]) -> list[Array | None]:
+    """Lists of shares added up, operand by operand."""
+    return [None if shares[0] is None else sum(shares[1:], shares[0]) for shares in zip(*parts, strict=True)]
+
+
+def _not_negative(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+        raise InputError(f"{name} must be a number ≥ 0; got {value!r}")
+
+
+# --- rules for everything else ---------------------------------------------------------------
+
+
+@passing
+def copied(ops: Any, at: Site) -> Sequence[Array | None]:
+    """Each output entry is an input entry: what it has goes there."""
+    return at.pullback(at.message)
+
+
+def unchanged(ops: Any, at: Site) -> Sequence[Array | None]:
+    """One operand of the result's shape, or broadcast to it. x·x has its operand twice, the first takes all."""
+    return [ops.sum_like(at.message[0], at.x[0]), *[None] * (len(at.x) - 1)]
+
+
+@passing
+def winner(ops: Any, at: Site) -> Sequence[Array | None]:
+    """The largest (or smallest) entry takes all."""
+    return at.pullback(at.message)
+
+
+def product(ops: Any, at: Site) -> Sequence[Array | None]:
+    """Half to each factor (Achtibat et al. 2024, proposition 3.3); nothing to a factor that rescales (3.4)."""
+    keep = [place for place in at.places if place not in at.node.attributes.get("rescaling", ())] or at.places
+    whole = at.message[0] / len(keep)
+    return [ops.sum_like(whole, x) if place in keep else None for place, x in zip(at.places, at.x, strict=True)]
+
+
+def quotient(ops: Any, at: Site) -> Sequence[Array | None]:
+    """All to the numerator: the denominator only rescales."""
+    return [ops.sum_like(at.message[0], x) if place == 0 else None for place, x in zip(at.places, at.x, strict=True)]
+
+
+def bilinear(ops: Any, at: Site) -> Sequence[Array | None]:
+    """ε for the products of two entries, half to each factor (Achtibat et al. 2024, equation 9)."""
+    if len(at.x) > 2:
+        raise unsupported(at.node, "lrp", "it adds an active tensor to the product of two; write it as two operations")
+    return [None if part is None else part / len(at.x) for part in Epsilon()(ops, at)]
+
+
+def softmax(ops: Any, at: Site) -> Sequence[Array | None]:
+    """R_i = x_i·(R_i − y_i·Σ_j R_j) (Achtibat et al. 2024, proposition 3.1)."""
+    m = at.message[0]
+    return [_times(ops, at.x[0], m - at.y[0] * ops.reduce_sum(m, at.node.attributes["axis"]))]
+
+
+_ROLES: dict[Role, Rule] = {
+    Role.LINEAR: Epsilon(),
+    Role.GATHER: copied,
+    Role.UNIVARIATE: unchanged,
+    Role.PRODUCT: product,
+    Role.BILINEAR: bilinear,
+    Role.MAX_POOL: winner,
+    Role.REDUCE_MAX: winner,
+}
+_FUNCTIONS: dict[str, Rule] = {
+    "copy": copied,
+    "scale": unchanged,
+    "stop_gradient": unchanged,
+    "quotient": quotient,
+    "softmax": softmax,
+    "log_softmax": Epsilon(),
+}
+
+
+# --- which rule for which layer --------------------------------------------------------------
+
+ONLY_WEIGHTED = (AlphaBeta, Gamma, Flat, WSquare, ZBox)
+Where = Role | str | int
+
+
+@dataclass(frozen=True)
+class Composite:
+    """Which rule passes which layer: the first entry that fits, ``default`` for other dense and conv layers.
+
+    ``entries``: pairs of where and a rule. Where is a :class:`~explainers.graph.Role`; ``"dense"`` or
+    ``"conv"``; a pattern for the paths of modules, such as ``"features.*"``; or the number of dense and
+    conv layers between the input and this one: 0 for the first, −1 for the last. ``Epsilon`` by a pattern
+    also passes other linear operations there, ``Pass`` also activations; all other rules dense and conv.
+
+    >>> Composite([(0, ZBox(0, 1)), ("features.*", Gamma(0.5))], default=Epsilon(1e-3))
+    """
+
+    entries: Sequence[tuple[Where, Rule]] = ()
+    default: Rule = Epsilon()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "entries", tuple((where, rule) for where, rule in self.entries))
+        for where, rule in (*self.entries, ("default", self.default)):
+            if not isinstance(where, (Role, str, int)) or isinstance(where, bool):
+                raise InputError(f"an entry of a Composite starts with a Role, a text or a depth; got {where!r}")
+            if not callable(rule) or isinstance(rule, type):
+                raise InputError(f"the entry {where!r} needs a rule such as Epsilon(); got {rule!r}")
+
+    def assign(self, graph: Graph, wrt: Sequence[Value]) -> Graph:
+        """The graph with ``attributes["rule"]`` on every node that an entry or the default passes."""
+        walked = _walked(graph, wrt)
+        first, last = _depths(graph, walked)
+        nodes: dict[str, Node] = {node.name: node for node in graph}
+        found: set[Where] = set()
+        for node in walked:
+            depths = (first.get(node.name), last.get(node.name))
+            fitting = [e for e in self.entries if _fits(e[1], node, e[0]) and _is_at(node, e[0], depths)]
+            found.update(where for where, _ in fitting)
+            rule = fitting[0][1] if fitting else self.default if node.function in WEIGHTED else None
+            if rule is not None:
+                nodes[node.name] = dataclasses.replace(node, attributes={**node.attributes, "rule": rule})
+        self._check(found, walked, len(set(first.values())))
+        return Graph(tuple(nodes.values()), graph.inputs, graph.outputs)
+
+    def _check(self, found: set[Where], walked: Sequence[Node], depth: int) -> None:
+        for where, rule in self.entries:
+            if where in found or isinstance(where, Role) or where in WEIGHTED:
+                continue
+            if isinstance(where, str):
+                known = {m for node in walked if _fits(rule, node, where) for m in (*node.modules, node.scope) if m}
+                raise UnknownNameError.among(
+                    "module pattern", where, known, f"No layer that {rule} can pass has such a path."
+                )
+            if where not in (0, -1):
+                raise InputError(f"no dense or conv layer is at depth {where}: there are {depth} depths, from 0")
+
+
+def _fits(rule: Rule, node: Node, where: Where) -> bool:
+    """Whether ``rule`` can pass ``node``, by an entry for ``where``."""
+    if isinstance(rule, ONLY_WEIGHTED) or isinstance(where, int):
+        return node.function in WEIGHTED
+    if isinstance(rule, Epsilon):
+        return node.role is Role.LINEAR and node.function not in ("copy", "scale", "stop_gradient")
+    if isinstance(rule, Pass):
+        return node.role in (Role.LINEAR, Role.UNIVARIATE) and node.function not in (*WEIGHTED, "copy")
+    return True
+
+
+def _is_at(node: Node, where: Where, depths: tuple[int | None, int | None]) -> bool:
+    if isinstance(where, Role):
+        return node.role is where
+    if isinstance(where, int):
+        return where in depths
+    if where in WEIGHTED:
+        return node.function == where
+    return any(fnmatchcase(path.partition("@")[0], where) for path in (*node.modules, node.scope))
+
+
+def _walked(graph: Graph, wrt: Sequence[Value]) -> list[Node]:
+    active = graph.active(wrt)
+    needed = graph.needed((value for _, value in graph.outputs), wrt)
+    return [n for n in graph if n.name in needed and n.role is not Role.INPUT and active.intersection(n.values)]
+
+
+def _depths(graph: Graph, walked: Sequence[Node]) -> tuple[dict[str, int], dict[str, int]]:
+    """Of each dense and conv node: how many are before it on the longest way; how many behind, from −1 down."""
+    before: dict[Value, int] = {}
+    behind: dict[Value, int] = {}
+    first, last = {}, {}
+    for node in walked:
+        depth = max((before.get(value, 0) for value in node.inputs), default=0)
+        if node.function in WEIGHTED:
+            first[node.name] = depth
+            depth += 1
+        before.update(dict.fromkeys(node.values, depth))
+    for node in reversed(walked):
+        depth = max(behind.get(value, 0) for value in node.values)
+        if node.function in WEIGHTED:
+            depth += 1
+            last[node.name] = -depth
+        for value in node.inputs:
+            behind[value] = max(depth, behind.get(value, 0))
+    return first, last
+
+
+@dataclass(frozen=True)
+class Relevance(RuleSet):
+    """The table of LRP with a composite for the layers that have weights."""
+
+    composite: Composite = Composite()
+
+    def prepare(self, graph: Graph, wrt: Sequence[Value]) -> Graph:
+        return self.composite.assign(regions.mark_rescaling(regions.join_bias(graph, wrt), wrt), wrt)
+
+
+def composite(name: str, low: Any = None, high: Any = None) -> Composite:
+    """The composite called ``name`` (Montavon et al. 2019; Kohlbrenner et al. 2020)."""
+    convolutions: dict[str, Rule] = {
+        "epsilon_plus": ZPlus(), "epsilon_plus_flat": ZPlus(), "epsilon_gamma_box": Gamma(), "alpha_beta": AlphaBeta(),
+    }  # fmt: skip
+    first: dict[str, Callable[[], Rule]] = {"epsilon_plus_flat": Flat, "epsilon_gamma_box": lambda: ZBox(low, high)}
+    if name not in COMPOSITES:
+        raise UnknownNameError.among("composite", name, COMPOSITES)
+    if (low is not None or high is not None) and name != "epsilon_gamma_box":
+        raise InputError(f"composite {name!r} takes no bounds; low= and high= go with 'epsilon_gamma_box'")
+    entries: list[tuple[Where, Rule]] = [(0, first[name]())] if name in first else []
+    return Composite([*entries, ("conv", convolutions[name])] if name in convolutions else entries)
+
+
+COMPOSITES = ("epsilon_plus", "epsilon_plus_flat", "epsilon_gamma_box", "alpha_beta", "epsilon")
+
+
+def relevance(chosen: Composite) -> Relevance:
+    """The rule set of LRP with a composite."""
+    return Relevance("lrp", _ROLES, _FUNCTIONS, elementary=True, composite=chosen)
+
+
+# --- DeepExplain's ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """m·f(x)/(x + ε·sign(x)) in place of the derivative (Ancona et al. 2018, proposition 1)."""
+
+    epsilon: float
+
+    def __call__(self, ops: Any, at: Site) -> Sequence[Array | None]:
+        x, y, m = at.x[0], at.y[0], at.message[0]
+        safe = x + ops.sign(x) * self.epsilon
+        ratio = m * y / ops.where(safe == 0, ops.ones_like(safe), safe)
+        return [ops.sum_like(ratio, x), *[None] * (len(at.x) - 1)]
+
+
+@dataclass(frozen=True)
+class Ratios(RuleSet):
+    """The gradient's table, but for the activations, which are joined first whatever wrote them."""
+
+    def prepare(self, graph: Graph, wrt: Sequence[Value]) -> Graph:
+        return regions.join(graph, wrt)
+
+
+def ratios(epsilon: float) -> Ratios:
+    """The rule set of ε-LRP as DeepExplain defines it."""
+    return Ratios("elrp", {**GRADIENT.roles, Role.UNIVARIATE: Ratio(epsilon)}, GRADIENT.functions)
