@@ -323,7 +323,7 @@ class Explainer:
         report = _reporter(progress, count * plan.packages.count) if progress and count else None
         self.stats.called()
         size = int(batch_size or plan.packages.batch_size)
-        call = Call(arrays, resolved, chosen, seeds, size, not allow_nonfinite, details, report)
+        call = Call(count, arrays, resolved, chosen, seeds, size, not allow_nonfinite, details, report)
         return plan, bound, call
 
     def _array(self, value: Any, spec: TensorSpec) -> Array:

@@ -114,8 +114,15 @@ class Contrast(Program):
             result.append(Placeholder(f"reference_{index}", axis, shape, kind.dtype))
         return tuple(result)
 
+    def broadcasts(self, node: Node) -> bool:
+        """Whether the output of ``node`` has other entries than its first active input."""
+        first = active_places(node, self._active)[0]
+        return self.graph.output(node.inputs[first]).shape != node.outputs[0].shape
+
     def problem(self, node: Node) -> UnsupportedOperation | None:
         found = super().problem(node)
+        if found is None and self.rules.splits and node.role is Role.UNIVARIATE and self.broadcasts(node):
+            return unsupported(node, self.rules.name, "it spreads its operand over more entries")
         hidden = [value for value in node.inputs if value in self._moved and value not in self._active]
         if found is None and hidden and self.rules.fallback is None:
             return unsupported(
@@ -315,6 +322,7 @@ class _Run:
             x_r=tuple(see_r(v) for v in inputs),
             y_r=tuple(see_r(v) for v in kept),
             split=tuple(self.splits[v] for v in inputs if v in self.splits),
+            broadcasts=bool(places) and self.program.broadcasts(node),
         )
 
     def _applied(

@@ -88,8 +88,9 @@ class ReferenceActivations:
         size = self.bucket(count)
         if size is not None:
             arguments = [self.backend.pad(array, size) for array in arguments]
-        result = self.kernel(size)(*arguments)
-        return [array[:count] for array in result] if size is not None else list(result)
+        result = [array[:count] for array in self.kernel(size)(*arguments)]
+        kinds = [self.program.dtype(value) for value in self.program.kept]
+        return [self.backend.stage(a, kind, self.traced.device) for a, kind in zip(result, kinds, strict=True)]
 
     def _zeros(self, value: Value, count: int) -> Array:
         dtype = self.program.dtype(value)

@@ -31,7 +31,6 @@ from .reorder import relu_behind_pools
 from .spec import Array, Baseline, Numpy, Target, check_finite, largest, row_name
 
 Progress = Callable[[int], None]
-MOST_KNOWN_ROWS = 64  # row descriptions of whole calls that are kept
 
 
 @dataclass
@@ -71,6 +70,7 @@ class Stats:
 class Call:
     """One call, bound and checked. ``inputs``: in the signature's order, numpy or the backend's own."""
 
+    count: int
     inputs: list[Array]
     target: Target
     baseline: Baseline | None
@@ -81,7 +81,7 @@ class Call:
     progress: Progress | None = None
 
     def __len__(self) -> int:
-        return int(self.inputs[0].shape[0])
+        return self.count
 
 
 @dataclass(slots=True)
@@ -160,7 +160,8 @@ class Packages:
         stats.batch_size = self.batch_size
         self._kernels: dict[tuple[str, Size], Kernel] = {}
         self._lock = threading.Lock()
-        self._known_rows: dict[Any, _Rows] = {}
+        self._known_rows: dict[tuple[Method, bool], _Rows] = {}
+        self._last_mask: tuple[Target, tuple[int, int], Array] | None = None
         self.references: ReferenceActivations | None = None
         if isinstance(self.program, Contrast):
             self.references = ReferenceActivations(
@@ -449,11 +450,11 @@ class Packages:
         waiting: tuple[int, int, list[Array]] | None = None
         total = len(samples) * count
         alike = not method.sampled and not (staged.baseline and staged.baseline.distribution)
-        if alike and total <= size and len(samples) == staged.count:  # one package, the same at every such call
-            result = self._call(staged, 0, staged.count, self._whole_rows(method, staged))
+        if alike and not self.static and total <= size and len(samples) == staged.count:  # one package, no draws
+            result = self._call(staged, 0, staged.count, self._first_rows(method, staged, size))
             if progress:
                 progress(total)
-            return [self.backend.numpy(array)[: staged.count] for array in result[1:]]
+            return [self.backend.numpy(array) for array in result[1:]]
         for first in range(0, total, size):
             row = np.arange(first, min(first + size, total))
             local, step = row // count, row % count
@@ -472,24 +473,20 @@ class Packages:
         assert sums is not None
         return sums
 
-    def _whole_rows(self, method: Method, staged: _Staged) -> _Rows:
-        """All rows of the chunk's samples, with their values staged; the last few are kept."""
+    def _first_rows(self, method: Method, staged: _Staged, size: int) -> _Rows:
+        """All rows of the chunk's samples, sample after sample, as slices of what is kept on the device."""
+        count = method.count(self.shapes)
         aligned = bool(staged.baseline and staged.baseline.per_sample)
-        key = (method, staged.count, aligned)
-        rows = self._known_rows.get(key)
-        if rows is None:
-            row = np.arange(staged.count * method.count(self.shapes))
-            sample, step = np.divmod(row, method.count(self.shapes))
-            values = method.rows(step, np.zeros(len(row), np.uint64))
-            rows = _Rows(sample, np.zeros(len(row), np.int64), values)
-            bucket = self.bucket(len(row))
-            rows.staged = {p.name: self._row_values(p, staged, rows, bucket) for p in self.program.placeholders
-                           if p.axis == "rows"}  # fmt: skip
-            with self._lock:
-                if len(self._known_rows) >= MOST_KNOWN_ROWS:
-                    self._known_rows = {}
-                self._known_rows[key] = rows
-        return rows
+        known = self._known_rows.get((method, aligned))
+        if known is None or len(known.sample) < staged.count * count:
+            sample, step = np.divmod(np.arange(size // count * count), count)
+            known = _Rows(sample, np.zeros(len(step), np.int64), method.rows(step, np.zeros(len(step), np.uint64)))
+            holders = [p for p in self.program.placeholders if p.axis == "rows"]
+            known.staged = {p.name: self._row_values(p, staged, known, None) for p in holders}
+            self._known_rows[method, aligned] = known
+        rows = staged.count * count
+        parts = {name: array[:rows] for name, array in known.staged.items()}
+        return _Rows(known.sample[:rows], known.baseline[:rows], {}, parts)
 
     def _add(self, sums: list[Numpy] | None, part: tuple[int, int, list[Array]], count: int) -> list[Numpy]:
         first, last, arrays = part
@@ -655,7 +652,7 @@ class Packages:
             inputs = [*(array[:count] for array in cut), *inputs]
         mask = choose = None
         if self.program.rules:
-            mask = self._to_device(call.target.mask(start, stop, _host(self.mask_dtype)), self.mask_dtype)
+            mask = self._mask(call.target, start, stop)
             choose = self._choose[call.target.kind == "max"]
         tables = []
         if call.baseline is not None:
@@ -664,6 +661,15 @@ class Packages:
                 tables.append(self._to_device(part, self.program.dtype(value)))
         seeds = call.seeds[start:stop] if call.seeds is not None else None
         return _Staged(count, inputs, mask, choose, tables, call.baseline, seeds)
+
+    def _mask(self, target: Target, start: int, stop: int) -> Array:
+        """The target's weights on the device; those of the last call are kept."""
+        known, key = self._last_mask, (start, stop)
+        if known is not None and known[0] is target and known[1] == key:
+            return known[2]
+        mask = self._to_device(target.mask(start, stop, _host(self.mask_dtype)), self.mask_dtype)
+        self._last_mask = target, key, mask
+        return mask
 
     def _check_input(self, array: Array, what: str, start: int, count: int) -> None:
         if isinstance(array, np.ndarray):

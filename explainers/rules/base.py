@@ -34,7 +34,8 @@ class Site:
     input. ``apply({place: array})``: the operation with some inputs replaced; its outputs, and its
     vector–Jacobian product there. ``x_r``, ``y_r``: the same values at the reference, for rule sets
     that compare with one; they broadcast against ``x`` and ``y``. ``split``: the positive and negative
-    differences of each active input, for rule sets that carry them apart.
+    differences of each active input, for rule sets that carry them apart. ``broadcasts``: the output
+    has more entries than the first active input.
     """
 
     node: Node
@@ -48,6 +49,7 @@ class Site:
     x_r: tuple[Array, ...] = ()
     y_r: tuple[Array, ...] = ()
     split: tuple[Any, ...] = ()
+    broadcasts: bool = False
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,10 @@ def rescale(ops: Any, at: Site) -> Sequence[Array | None]:
     """m·Δy/Δx, with the derivative midway between input and reference where Δx vanishes."""
     x, r, m = at.x[0], at.x_r[0], at.message[0]
     slope, *again = derivative(at, (x + r) * 0.5, m)
-    return [divided(ops, m * (at.y[0] - at.y_r[0]), x - r, slope), *again]
+    share = m * (at.y[0] - at.y_r[0])
+    if at.broadcasts:  # c/x with c of more axes: what x adds at all of its places
+        share = ops.sum_like(share, x - r)
+    return [divided(ops, share, x - r, slope), *again]
 
 
 def derivative(at: Site, point: Array, message: Array) -> list[Any]:
@@ -66,6 +69,8 @@ def product(ops: Any, at: Site) -> Sequence[Array | None]:
 
 def quotient(ops: Any, at: Site) -> Sequence[Array | None]:
     """x/y as the product of x and 1/y: m_x = m·(1/y + 1/y_r)/2, m_y = −m·(x + x_r)/2/(y·y_r)."""
+    if len(at.places) == 1:  # the other operand is the same at the reference
+        return product(ops, at) if at.places[0] == 0 else rescale(ops, at)
     (x, y), (x_r, y_r), m = at.x, at.x_r, at.message[0]
     down = (1 / y + 1 / y_r) * 0.5
     to_x = ops.sum_like(m * down, x + x_r)
