@@ -12,21 +12,8 @@ from typing import Any, ClassVar
 
 from ..errors import InputError
 from ..rules import RuleSet
-from ..rules.lrp import (
-    COMPOSITES,
-    AlphaBeta,
-    Composite,
-    Epsilon,
-    Flat,
-    Gamma,
-    Pass,
-    WSquare,
-    ZBox,
-    ZPlus,
-    composite,
-    ratios,
-    relevance,
-)
+from ..rules.composites import COMPOSITES, Composite, composite, relevance
+from ..rules.lrp import AlphaBeta, Epsilon, Flat, Gamma, Pass, WSquare, ZBox, ZPlus, ratios
 from .base import Array, Method
 
 

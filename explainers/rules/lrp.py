@@ -11,17 +11,15 @@ R_j = Σ_k (share of j in k)·R_k. A bias takes its own share, which goes nowher
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 
 from .. import regions
-from ..errors import InputError, UnknownNameError
-from ..graph import Graph, Node, Output, Role, Value
+from ..errors import InputError
+from ..graph import Graph, Output, Role, Value
 from .base import Array, Rule, RuleSet, Site, passing, unsupported
 from .gradient import GRADIENT
 
@@ -310,7 +308,7 @@ def softmax(ops: Any, at: Site) -> Sequence[Array | None]:
     return [_times(ops, at.x[0], m - at.y[0] * ops.reduce_sum(m, at.node.attributes["axis"]))]
 
 
-_ROLES: dict[Role, Rule] = {
+ROLES: dict[Role, Rule] = {
     Role.LINEAR: Epsilon(),
     Role.GATHER: copied,
     Role.UNIVARIATE: unchanged,
@@ -319,7 +317,7 @@ _ROLES: dict[Role, Rule] = {
     Role.MAX_POOL: winner,
     Role.REDUCE_MAX: winner,
 }
-_FUNCTIONS: dict[str, Rule] = {
+FUNCTIONS: dict[str, Rule] = {
     "copy": copied,
     "scale": unchanged,
     "stop_gradient": unchanged,
@@ -327,144 +325,6 @@ _FUNCTIONS: dict[str, Rule] = {
     "softmax": softmax,
     "log_softmax": Epsilon(),
 }
-
-
-# --- which rule for which layer --------------------------------------------------------------
-
-ONLY_WEIGHTED = (AlphaBeta, Gamma, Flat, WSquare, ZBox)
-Where = Role | str | int
-
-
-@dataclass(frozen=True)
-class Composite:
-    """Which rule passes which layer: the first entry that fits, ``default`` for other dense and conv layers.
-
-    ``entries``: pairs of where and a rule. Where is a :class:`~explainers.graph.Role`; ``"dense"`` or
-    ``"conv"``; a pattern for the paths of modules, such as ``"features.*"``; or the number of dense and
-    conv layers between the input and this one: 0 for the first, −1 for the last. ``Epsilon`` by a pattern
-    also passes other linear operations there, ``Pass`` also activations; all other rules dense and conv.
-
-    >>> Composite([(0, ZBox(0, 1)), ("features.*", Gamma(0.5))], default=Epsilon(1e-3))
-    """
-
-    entries: Sequence[tuple[Where, Rule]] = ()
-    default: Rule = Epsilon()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "entries", tuple((where, rule) for where, rule in self.entries))
-        for where, rule in (*self.entries, ("default", self.default)):
-            if not isinstance(where, (Role, str, int)) or isinstance(where, bool):
-                raise InputError(f"an entry of a Composite starts with a Role, a text or a depth; got {where!r}")
-            if not callable(rule) or isinstance(rule, type):
-                raise InputError(f"the entry {where!r} needs a rule such as Epsilon(); got {rule!r}")
-
-    def assign(self, graph: Graph, wrt: Sequence[Value]) -> Graph:
-        """The graph with ``attributes["rule"]`` on every node that an entry or the default passes."""
-        walked = _walked(graph, wrt)
-        first, last = _depths(graph, walked)
-        nodes: dict[str, Node] = {node.name: node for node in graph}
-        found: set[Where] = set()
-        for node in walked:
-            depths = (first.get(node.name), last.get(node.name))
-            fitting = [e for e in self.entries if _fits(e[1], node, e[0]) and _is_at(node, e[0], depths)]
-            found.update(where for where, _ in fitting)
-            rule = fitting[0][1] if fitting else self.default if node.function in WEIGHTED else None
-            if rule is not None:
-                nodes[node.name] = dataclasses.replace(node, attributes={**node.attributes, "rule": rule})
-        self._check(found, walked, len(set(first.values())))
-        return Graph(tuple(nodes.values()), graph.inputs, graph.outputs)
-
-    def _check(self, found: set[Where], walked: Sequence[Node], depth: int) -> None:
-        for where, rule in self.entries:
-            if where in found or isinstance(where, Role) or where in WEIGHTED:
-                continue
-            if isinstance(where, str):
-                known = {m for node in walked if _fits(rule, node, where) for m in (*node.modules, node.scope) if m}
-                raise UnknownNameError.among(
-                    "module pattern", where, known, f"No layer that {rule} can pass has such a path."
-                )
-            if where not in (0, -1):
-                raise InputError(f"no dense or conv layer is at depth {where}: there are {depth} depths, from 0")
-
-
-def _fits(rule: Rule, node: Node, where: Where) -> bool:
-    """Whether ``rule`` can pass ``node``, by an entry for ``where``."""
-    if isinstance(rule, ONLY_WEIGHTED) or isinstance(where, int):
-        return node.function in WEIGHTED
-    if isinstance(rule, Epsilon):
-        return node.role is Role.LINEAR and node.function not in ("copy", "scale", "stop_gradient")
-    if isinstance(rule, Pass):
-        return node.role in (Role.LINEAR, Role.UNIVARIATE) and node.function not in (*WEIGHTED, "copy")
-    return True
-
-
-def _is_at(node: Node, where: Where, depths: tuple[int | None, int | None]) -> bool:
-    if isinstance(where, Role):
-        return node.role is where
-    if isinstance(where, int):
-        return where in depths
-    if where in WEIGHTED:
-        return node.function == where
-    return any(fnmatchcase(path.partition("@")[0], where) for path in (*node.modules, node.scope))
-
-
-def _walked(graph: Graph, wrt: Sequence[Value]) -> list[Node]:
-    active = graph.active(wrt)
-    needed = graph.needed((value for _, value in graph.outputs), wrt)
-    return [n for n in graph if n.name in needed and n.role is not Role.INPUT and active.intersection(n.values)]
-
-
-def _depths(graph: Graph, walked: Sequence[Node]) -> tuple[dict[str, int], dict[str, int]]:
-    """Of each dense and conv node: how many are before it on the longest way; how many behind, from −1 down."""
-    before: dict[Value, int] = {}
-    behind: dict[Value, int] = {}
-    first, last = {}, {}
-    for node in walked:
-        depth = max((before.get(value, 0) for value in node.inputs), default=0)
-        if node.function in WEIGHTED:
-            first[node.name] = depth
-            depth += 1
-        before.update(dict.fromkeys(node.values, depth))
-    for node in reversed(walked):
-        depth = max(behind.get(value, 0) for value in node.values)
-        if node.function in WEIGHTED:
-            depth += 1
-            last[node.name] = -depth
-        for value in node.inputs:
-            behind[value] = max(depth, behind.get(value, 0))
-    return first, last
-
-
-@dataclass(frozen=True)
-class Relevance(RuleSet):
-    """The table of LRP with a composite for the layers that have weights."""
-
-    composite: Composite = Composite()
-
-    def prepare(self, graph: Graph, wrt: Sequence[Value]) -> Graph:
-        return self.composite.assign(regions.mark_rescaling(regions.join_bias(graph, wrt), wrt), wrt)
-
-
-def composite(name: str, low: Any = None, high: Any = None) -> Composite:
-    """The composite called ``name`` (Montavon et al. 2019; Kohlbrenner et al. 2020)."""
-    convolutions: dict[str, Rule] = {
-        "epsilon_plus": ZPlus(), "epsilon_plus_flat": ZPlus(), "epsilon_gamma_box": Gamma(), "alpha_beta": AlphaBeta(),
-    }  # fmt: skip
-    first: dict[str, Callable[[], Rule]] = {"epsilon_plus_flat": Flat, "epsilon_gamma_box": lambda: ZBox(low, high)}
-    if name not in COMPOSITES:
-        raise UnknownNameError.among("composite", name, COMPOSITES)
-    if (low is not None or high is not None) and name != "epsilon_gamma_box":
-        raise InputError(f"composite {name!r} takes no bounds; low= and high= go with 'epsilon_gamma_box'")
-    entries: list[tuple[Where, Rule]] = [(0, first[name]())] if name in first else []
-    return Composite([*entries, ("conv", convolutions[name])] if name in convolutions else entries)
-
-
-COMPOSITES = ("epsilon_plus", "epsilon_plus_flat", "epsilon_gamma_box", "alpha_beta", "epsilon")
-
-
-def relevance(chosen: Composite) -> Relevance:
-    """The rule set of LRP with a composite."""
-    return Relevance("lrp", _ROLES, _FUNCTIONS, elementary=True, composite=chosen)
 
 
 # --- DeepExplain's ---------------------------------------------------------------------------
