@@ -100,6 +100,7 @@ def chosen_methods(subject: Subject, quick: bool) -> list[methods.Method]:
         methods.Gradient(), methods.Saliency(), methods.InputXGradient(),
         methods.IntegratedGradients(steps), methods.SmoothGrad(steps), methods.GradientShap(steps),
         methods.GuidedBackprop(), methods.Deconvnet(), methods.DeepLift(), methods.DeepLiftShap(),
+        methods.LRP(), methods.ELRP(),
         methods.FeatureAblation(),
     ]  # fmt: skip
 
