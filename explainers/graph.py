@@ -83,7 +83,8 @@ class Node:
     the end), ``minimum`` (role reduce_max, the other way round), ``dense`` and ``conv`` (linear, with
     ``attributes["weight"]`` and, if any, ``["bias"]``: places among ``inputs``), ``copy`` (linear, each
     output entry is an entry of an input or a constant), ``scale`` (linear, one tensor times constants),
-    ``add`` (the sum of its operands). ``elementwise``: each output entry depends on the entries at its own
+    ``add`` (the sum of its operands), ``arithmetic`` (a univariate power, root, exponential or logarithm:
+    no activation). ``elementwise``: each output entry depends on the entries at its own
     place only. ``scope`` is the path of the module that it came from, ``source`` the user's own line,
     ``payload`` the backend's handle.
     """

@@ -7,11 +7,12 @@ whatever the framework wrote, so that rules for univariate functions see the who
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .graph import Graph, Node, Role, Value
+from .graph import Graph, Node, Output, Role, Value
 
 Array = Any
 Pullback = Callable[[Sequence[Array | None]], Sequence[Array | None]]
@@ -146,12 +147,13 @@ def _region(graph: Graph, last: Node, roots: Mapping[Value, Value]) -> Node | No
     inside = {value for member in members for value in member.values}
     outer = dict.fromkeys(v for member in members for v in member.inputs if v not in inside and v != root)
     names = list(dict.fromkeys(member.op for member in members))
+    bent = {member.function for member in members if member.role is Role.UNIVARIATE}
     return dataclasses.replace(
         last,
         op="+".join(names),
         role=Role.UNIVARIATE,
         inputs=(root, *outer),
-        function="",
+        function="arithmetic" if bent == {"arithmetic"} else "",
         elementwise=True,
         attributes={},
         payload=Region(tuple(members), (root, *outer), last.values[0]),
@@ -194,32 +196,62 @@ def mark_behind(graph: Graph) -> Graph:
 
 
 def join_bias(graph: Graph, wrt: Sequence[Value]) -> Graph:
-    """The graph with every dense or conv node and the constant added to it as one node with a bias."""
+    """The graph with every dense or conv node and the constant added to it as one node with a bias.
+
+    In between the entries may change places, as where channels come last to the bias only.
+    """
     active = graph.active(wrt)
     users = _users(graph)
     joined: dict[str, Node] = {}
     for node in graph:
         for value, other in zip(node.inputs, reversed(node.inputs), strict=True):
-            linear = graph.by_name[value.node]
             if node.function == "add" and len(node.inputs) == 2 and value in active and other not in active:
-                joined |= _with_bias(linear, node, other) if users[value] == [node] else {}
+                members = _rearranged(graph, value, node, active, users)
+                joined |= _with_bias(members, node, other) if members else {}
     return Graph(tuple(joined.get(n.name, n) for n in graph), graph.inputs, graph.outputs).restrict(graph.outputs)
 
 
-def _with_bias(linear: Node, add: Node, bias: Value) -> dict[str, Node]:
-    """Both as one node, by the name of the second; none where the first is no dense or conv node without bias."""
-    plain = linear.function in ("dense", "conv") and "bias" not in linear.attributes and bias not in linear.inputs
-    if not plain or linear.outputs[0].shape != add.outputs[0].shape:
+def _rearranged(
+    graph: Graph, value: Value, user: Node, active: set[Value], users: Mapping[Value, list[Node | None]]
+) -> list[Node]:
+    """The dense or conv node that makes ``value`` and what rearranges it for ``user`` alone; [] where there is none."""
+    members: list[Node] = []
+    while users[value] == [user]:
+        user = graph.by_name[value.node]
+        members.insert(0, user)
+        if user.function in ("dense", "conv"):
+            return members
+        operands = [operand for operand in user.inputs if operand in active]
+        if user.function != "copy" or len(operands) != 1 or (user.elementwise and len(user.inputs) > 1):
+            break
+        value = operands[0]
+        if not _same_entries(graph.output(value), user.outputs[0]):
+            break
+    return []
+
+
+def _same_entries(before: Output, behind: Output) -> bool:
+    """Whether both have as many entries, as far as can be told: one may have the batch folded into an axis."""
+    sizes = [math.prod(size for size in output.shape if size is not None) for output in (before, behind)]
+    return before.plain != behind.plain or sizes[0] == sizes[1]
+
+
+def _with_bias(members: Sequence[Node], add: Node, bias: Value) -> dict[str, Node]:
+    """All as one node, by the name of the last; none where the first has a bias, or the result another shape."""
+    linear = members[0]
+    if "bias" in linear.attributes or members[-1].outputs[0].shape != add.outputs[0].shape:
         return {}
-    inputs = (*linear.inputs, bias)
+    inner = {value for member in members for value in member.values}
+    others = [v for member in members[1:] for v in member.inputs if v not in inner]  # sizes of a reshape
+    inputs = (*linear.inputs, bias, *others)
     made = dataclasses.replace(
         linear,
         name=add.name,
-        op=f"{linear.op}+{add.op}",
+        op="+".join(member.op for member in (linear, add)),
         inputs=inputs,
         outputs=add.outputs,
         attributes={**linear.attributes, "bias": len(linear.inputs)},
-        payload=Region((linear, add), inputs, add.values[0]),
+        payload=Region((*members, add), inputs, add.values[0]),
     )
     return {add.name: made}
 

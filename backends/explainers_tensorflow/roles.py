@@ -51,6 +51,10 @@ COPY = """
 COPIES = set(COPY.split())
 SCALES = {"Mul", "MulNoNan", "RealDiv", "Div", "DivNoNan", "Neg"}
 ADDS = {"BiasAdd", "BiasAddV1", "Add", "AddV2", "AddN"}
+ARITHMETIC = {
+    "Exp", "Expm1", "Log", "Log1p", "Sqrt", "Rsqrt", "Reciprocal", "Inv", "Abs", "Pow", "Square", "SquaredDifference",
+    *PRODUCT.split(),
+}  # fmt: skip
 GUARDED_QUOTIENTS = {"DivNoNan", "Xdivy"}  # 0 where one operand is 0: no product with a reciprocal
 OF_ONE = {"Atan2", "Xlogy", "Xlog1py"}  # univariate where one operand is constant
 OF_TWO = {"SquaredDifference": Role.PRODUCT, "Maximum": Role.REDUCE_MAX, "Minimum": Role.REDUCE_MAX}
@@ -110,6 +114,8 @@ def function(name: str, found: Role) -> str:
         return "conv" if name in CONVOLUTIONS else "dense"
     if name in NAMES and found is not Role.CONSTANT and (name != "Minimum" or found is Role.REDUCE_MAX):
         return NAMES[name]
+    if found is Role.UNIVARIATE and name in ARITHMETIC:
+        return "arithmetic"
     if found is Role.LINEAR:
         return "copy" if name in COPIES else "scale" if name in SCALES else "add" if name in ADDS else ""
     return ""

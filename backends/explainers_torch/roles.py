@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from explainers.graph import Role
 
 LINEAR = """
-    linear addmm matmul mm bmm baddbmm addbmm einsum convolution conv1d conv2d conv3d conv_transpose1d
+    linear addmm matmul mm mv bmm baddbmm addbmm tensordot einsum convolution conv1d conv2d conv3d conv_transpose1d
     conv_transpose2d conv_transpose3d _native_batch_norm_legit_no_training batch_norm add sub rsub neg mean sum
     cumsum view _unsafe_view reshape flatten unflatten squeeze unsqueeze transpose t permute expand expand_as repeat
     repeat_interleave clone contiguous alias detach _to_copy to type_as slice select narrow split split_with_sizes
@@ -39,8 +39,8 @@ COMPOSITE = """
     logsumexp glu cosine_similarity prod
 """
 MATRIX_PRODUCTS = {
-    "linear", "addmm", "matmul", "mm", "bmm", "baddbmm", "addbmm", "einsum", "convolution", "conv1d", "conv2d",
-    "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
+    "linear", "addmm", "matmul", "mm", "mv", "bmm", "baddbmm", "addbmm", "tensordot", "einsum", "convolution", "conv1d",
+    "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
 }  # fmt: skip
 CONVOLUTIONS = {name for name in MATRIX_PRODUCTS if name.startswith("conv")}
 QUOTIENTS = {"div", "true_divide"}
@@ -56,6 +56,10 @@ COPY = """
 """  # each output entry is an entry of an input or a constant
 COPIES = set(COPY.split())
 SCALES = {"mul", "div", "true_divide", "neg"}
+ARITHMETIC = {
+    "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sqrt", "rsqrt", "reciprocal", "abs", "pow", "square",
+    "mul", "div", "true_divide",
+}  # fmt: skip
 SHAPE_ONLY = {
     "sym_size", "sym_numel", "sym_stride", "size", "zeros_like", "ones_like", "full_like", "empty_like", "new_zeros",
     "new_ones", "new_full", "new_empty", "rand_like",
@@ -68,6 +72,13 @@ ELEMENTWISE = {
     "zeros_like", "ones_like", "full_like", "floor_divide", "atan2", "logaddexp",
 }  # fmt: skip
 ADDITIVE = {"linear": 2, "addmm": 0, "baddbmm": 0, "addbmm": 0, **dict.fromkeys(CONVOLUTIONS, 2)}  # a bias' place
+ALIASES = {
+    "multiply": "mul", "divide": "div", "subtract": "sub", "negative": "neg", "absolute": "abs", "fix": "trunc",
+    "arcsin": "asin", "arccos": "acos", "arctan": "atan", "arcsinh": "asinh", "arccosh": "acosh", "arctanh": "atanh",
+    "greater": "gt", "greater_equal": "ge", "less": "lt", "less_equal": "le", "not_equal": "ne",
+    "concatenate": "cat", "unsafe_chunk": "chunk", "unsafe_split": "split", "arctan2": "atan2",
+    "unsafe_split_with_sizes": "split_with_sizes",
+}  # fmt: skip
 
 TABLE: dict[str, Role] = {
     name: role
@@ -125,3 +136,5 @@ def function(name: str, found: Role, places: Sequence[int]) -> str:
     if found is Role.LINEAR:
         return "copy" if name in COPIES else "scale" if name in SCALES else "add" if name == "add" else ""
     return ""
+    if found is Role.UNIVARIATE and name in ARITHMETIC:
+        return "arithmetic"

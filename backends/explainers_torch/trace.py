@@ -403,7 +403,8 @@ def _is_scalar(fx: torch.fx.Node) -> bool:
 
 def _op_name(target: Any) -> str:
     name = str(getattr(target, "__name__", target)).partition(".")[0]
-    return name.removesuffix("_") if not name.startswith("_") else name
+    name = name.removesuffix("_") if not name.startswith("_") else name
+    return roles.ALIASES.get(name, name)
 
 
 def _relu(name: str, fx: torch.fx.Node) -> str:

@@ -21,7 +21,7 @@ from .. import regions
 from ..errors import InputError
 from ..graph import Graph, Output, Role, Value
 from .base import Array, Rule, RuleSet, Site, passing, unsupported
-from .gradient import GRADIENT
+from .gradient import GRADIENT, vjp
 
 WEIGHTED = ("dense", "conv")
 LARGEST_BOUND = 64  # entries of a bound for z^B
@@ -345,7 +345,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Ratios(RuleSet):
-    """The gradient's table, but for the activations, which are joined first whatever wrote them."""
+    """The gradient's table, but for activations, joined first whatever wrote them: all univariate but arithmetic."""
 
     def prepare(self, graph: Graph, wrt: Sequence[Value]) -> Graph:
         return regions.join(graph, wrt)
@@ -353,4 +353,5 @@ class Ratios(RuleSet):
 
 def ratios(epsilon: float) -> Ratios:
     """The rule set of ε-LRP as DeepExplain defines it."""
-    return Ratios("elrp", {**GRADIENT.roles, Role.UNIVARIATE: Ratio(epsilon)}, GRADIENT.functions)
+    functions = {**GRADIENT.functions, "arithmetic": vjp}
+    return Ratios("elrp", {**GRADIENT.roles, Role.UNIVARIATE: Ratio(epsilon)}, functions)

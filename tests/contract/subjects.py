@@ -70,15 +70,25 @@ METHODS: dict[str, Any] = {
     **{f"smoothgrad-{k}": methods.SmoothGrad(samples=SAMPLES, noise=NOISE, kind=k) for k in KINDS},
     "gradient_shap": methods.GradientShap(samples=SAMPLES),
     "feature_ablation": methods.FeatureAblation(),
+    "lrp": methods.LRP(),
+    **{f"lrp-{c}": methods.LRP(c) for c in ("epsilon", "epsilon_plus_flat", "alpha_beta")},
+    "lrp-epsilon_gamma_box": methods.LRP("epsilon_gamma_box", low=-5, high=5),
+    "elrp": methods.ELRP(),
 }
 ONE_OF_EACH = [
     "gradient", "saliency", "input_x_gradient", "guided_backprop", "deconvnet", "integrated_gradients-gauss_legendre",
-    "smoothgrad-mean", "gradient_shap", "feature_ablation",
+    "smoothgrad-mean", "gradient_shap", "feature_ablation", "lrp", "elrp",
 ]  # fmt: skip
+BY_RULES = ("lrp", "elrp")  # checked in test_lrp.py, not by what the reference differentiates
 
 
 def methods_of(backend: str, names: Any = METHODS) -> list[str]:
     return [name for name in names if backend != "numpy" or name == "feature_ablation"]
+
+
+def with_naive_twin(names: Any) -> list[str]:
+    """Those of the methods that naive.py has again."""
+    return [name for name in names if name.partition("-")[0] not in BY_RULES]
 
 
 @functools.cache

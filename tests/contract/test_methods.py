@@ -20,6 +20,7 @@ from .subjects import (
     expected,
     methods_of,
     subject,
+    with_naive_twin,
 )
 
 IN_EVERY_VARIANT = {"mlp", "cnn", "two_inputs", "tokens", "sequential", "functional", "spatial", "scalar"}
@@ -30,7 +31,7 @@ GRID = [
     )
     for backend, names in CASE_NAMES.items()
     for name in names
-    for method in methods_of(backend)
+    for method in with_naive_twin(methods_of(backend))
 ]  # fmt: skip
 IN_FLOAT32 = {"mlp", "cnn", "residual", "tokens", "bert", "mixture", "sequential", "functional", "attention"}
 
@@ -76,7 +77,7 @@ def engine_grid() -> list:
     grid = []
     for backend, engines in ENGINES.items():
         for engine in engines[1:]:
-            for method in methods_of(backend, ONE_OF_EACH):
+            for method in with_naive_twin(methods_of(backend, ONE_OF_EACH)):
                 for dtype in ("float32", "float64"):
                     quick = engine == "eager" or (method in QUICK and dtype == "float32")
                     marks = [] if quick else [pytest.mark.slow]
@@ -94,7 +95,7 @@ def test_engine_equals_naive(label: str, engine: str, method: str, dtype: str) -
     ("label", "engine"),
     [(f"{backend}-cnn", engine) for backend in ("torch", "tensorflow") for engine in ENGINES[backend][1:]],
 )
-@pytest.mark.parametrize("method", ONE_OF_EACH)
+@pytest.mark.parametrize("method", with_naive_twin(ONE_OF_EACH))
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_engine_equals_naive_on_cnn(label: str, engine: str, method: str, dtype: str) -> None:
     check(label, method, dtype, engine)
