@@ -288,7 +288,8 @@ class _Run:
     def sees_flat(self, node: Node) -> bool:
         """Whether the rule for ``node`` gets flat rows in a grid."""
         inner = bool(node.attributes) and self.axis(node.values[0]) != 0  # an axis before the samples'
-        return bool(self.program.rules.splits) or (self.grid and (node.role in FLAT_ROLES or inner))
+        windows = node.role in FLAT_ROLES or node.function == "bivariate"
+        return bool(self.program.rules.splits) or (self.grid and (windows or inner))
 
     def site(self, node: Node, arrived: tuple[Any, ...]) -> Site:
         places = active_places(node, self.active)

@@ -79,10 +79,10 @@ def instance_norm(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor | None, running_var: Tensor | None,
     use_input_stats: bool, momentum: float, eps: float, cudnn_enabled: bool,
 ) -> Tensor:  # fmt: skip
+    column = (-1, *([1] * (x.ndim - 2)))
     if use_input_stats or running_mean is None or running_var is None:
         y = _standardized(x, list(range(2, x.ndim)), eps)[0]
     else:
-        column = (-1, *([1] * (x.ndim - 2)))
         y = (x - running_mean.reshape(column)) * torch.rsqrt(running_var + eps).reshape(column)
     return _affine(
         y, None if weight is None else weight.reshape(column), None if bias is None else bias.reshape(column)
@@ -148,6 +148,43 @@ def vector_norm(x: Tensor, order: float = 2, dim: Any = None, keepdim: bool = Fa
 
 def norm(x: Tensor, order: Any, dim: Any, keepdim: bool = False) -> Tensor:
     return vector_norm(x, 2 if order is None else order, dim, keepdim)
+
+
+def pairwise_distance(x: Tensor, y: Tensor, order: float = 2, eps: float = 1e-6, keepdim: bool = False) -> Tensor:
+    return vector_norm(x - y + eps, order, -1, keepdim)
+
+
+def cosine_similarity(x: Tensor, y: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    x_norm, y_norm = (vector_norm(v, 2, dim, True).clamp(min=eps) for v in (x, y))
+    return (x / x_norm * (y / y_norm)).sum(dim)
+
+
+def bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Σ_ij x_i W_oij y_j + b_o."""
+    return _affine((torch.einsum("...i,oij->...oj", x, weight) * y.unsqueeze(-2)).sum(-1), None, bias)
+
+
+def rrelu(
+    x: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, generator: Any = None
+) -> Tensor:
+    """In inference the mean slope; else the random numbers show."""
+    if training:
+        return torch.where(x < 0, x * torch.empty_like(x).uniform_(lower, upper), x)
+    return torch.nn.functional.leaky_relu(x, (lower + upper) / 2)
+
+
+def pad(x: Tensor, amounts: list[int], mode: str = "constant", value: float | None = None) -> Tensor:
+    """Circular padding gathers; torch's own writes in place."""
+    if mode == "constant":
+        return aten.constant_pad_nd(x, amounts, 0 if value is None else value)  # type: ignore[no-any-return]
+    if mode != "circular":
+        kind = "reflection" if mode == "reflect" else "replication"
+        return getattr(aten, f"{kind}_pad{len(amounts) // 2}d")(x, amounts)  # type: ignore[no-any-return]
+    for i in range(0, len(amounts), 2):
+        size = x.shape[-1 - i // 2]
+        wrapped = torch.arange(-amounts[i], size + amounts[i + 1], device=x.device) % size
+        x = x.index_select(-1 - i // 2, wrapped)
+    return x
 
 
 def logsumexp(x: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
@@ -226,6 +263,9 @@ def _table() -> dict[Any, Callable[..., Any]]:
         aten.linalg_vector_norm.default: vector_norm,
         aten.norm.ScalarOpt_dim: norm,
         aten.logsumexp.default: logsumexp,
+        aten.pairwise_distance.default: pairwise_distance,
+        aten.cosine_similarity.default: cosine_similarity,
+        aten.bilinear.default: bilinear,
         aten.glu.default: glu,
         aten.max_pool1d.default: max_pool1d,
         aten.max_pool2d.default: max_pool2d,
@@ -242,4 +282,5 @@ def _table() -> dict[Any, Callable[..., Any]]:
     return table
 
 
-TABLE = _table()
+ALWAYS: dict[Any, Callable[..., Any]] = {aten.pad.default: pad, aten.rrelu.default: rrelu}
+TABLE = {**_table(), **ALWAYS}  # for rules that need elementary operations

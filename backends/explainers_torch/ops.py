@@ -55,7 +55,9 @@ def vjp(
         attached = evaluate(node, arrays)
 
     def pullback(messages: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
-        pairs = [(out, m) for out, m in zip(attached, messages, strict=True) if m is not None]
+        pairs = [(y, m) for y, m in zip(attached, messages, strict=True) if m is not None and y.requires_grad]
+        if not pairs:
+            return [None] * len(places)
         outs, cotangents = zip(*pairs, strict=True)
         return torch.autograd.grad(outs, [arrays[p] for p in places], cotangents, retain_graph=True, allow_unused=True)
 

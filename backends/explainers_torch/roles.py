@@ -18,7 +18,7 @@ LINEAR = """
     upsample_linear1d upsample_trilinear3d _upsample_nearest_exact1d _upsample_nearest_exact2d pixel_shuffle
     pixel_unshuffle channel_shuffle masked_fill where diagonal diag_embed movedim moveaxis swapaxes mT mH
     numpy_T dropout slice_scatter select_scatter index_add index_copy index_fill scatter scatter_add tril triu
-    unfold im2col col2im getitem view_as reshape_as squeeze_copy as_strided
+    unfold im2col col2im getitem view_as reshape_as squeeze_copy as_strided broadcast_tensors broadcast_to
 """
 UNIVARIATE = """
     relu leaky_relu elu selu celu gelu silu mish hardtanh hardsigmoid hardswish relu6 sigmoid tanh softplus
@@ -52,10 +52,11 @@ COPY = """
     upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d pixel_shuffle
     pixel_unshuffle channel_shuffle masked_fill where diagonal diag_embed movedim moveaxis swapaxes mT mH numpy_T
     dropout slice_scatter select_scatter index_copy index_fill scatter tril triu unfold im2col getitem view_as
-    reshape_as squeeze_copy as_strided
+    reshape_as squeeze_copy as_strided broadcast_tensors broadcast_to
 """  # each output entry is an entry of an input or a constant
 COPIES = set(COPY.split())
 SCALES = {"mul", "div", "true_divide", "neg"}
+OF_TWO = {"pow", "atan2", "hypot", "logaddexp", "fmod", "remainder", "xlogy"}
 ARITHMETIC = {
     "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sqrt", "rsqrt", "reciprocal", "abs", "pow", "square",
     "mul", "div", "true_divide",
@@ -71,7 +72,6 @@ ELEMENTWISE = {
     "logical_not", "logical_xor", "bitwise_and", "bitwise_or", "bitwise_not", "isnan", "isinf", "isfinite", "signbit",
     "zeros_like", "ones_like", "full_like", "floor_divide", "atan2", "logaddexp",
 }  # fmt: skip
-ADDITIVE = {"linear": 2, "addmm": 0, "baddbmm": 0, "addbmm": 0, **dict.fromkeys(CONVOLUTIONS, 2)}  # a bias' place
 ALIASES = {
     "multiply": "mul", "divide": "div", "subtract": "sub", "negative": "neg", "absolute": "abs", "fix": "trunc",
     "arcsin": "asin", "arccos": "acos", "arctan": "atan", "arcsinh": "asinh", "arccosh": "acosh", "arctanh": "atanh",
@@ -79,6 +79,7 @@ ALIASES = {
     "concatenate": "cat", "unsafe_chunk": "chunk", "unsafe_split": "split", "arctan2": "atan2",
     "unsafe_split_with_sizes": "split_with_sizes",
 }  # fmt: skip
+ADDITIVE = {"linear": 2, "addmm": 0, "baddbmm": 0, "addbmm": 0, **dict.fromkeys(CONVOLUTIONS, 2)}  # a bias' place
 
 TABLE: dict[str, Role] = {
     name: role
@@ -117,6 +118,8 @@ def role(name: str, places: Sequence[int], distinct: int) -> Role:
 
 def function(name: str, found: Role, places: Sequence[int]) -> str:
     """The framework-independent name of what the operation computes, where rules care."""
+    if name in OF_TWO and len(places) == 2 and found is Role.OPAQUE:
+        return "bivariate"
     if name in ("relu", "sigmoid"):
         return name
     if name == "detach":
@@ -133,8 +136,8 @@ def function(name: str, found: Role, places: Sequence[int]) -> str:
         return "softmax"
     if found is Role.LINEAR and name in MATRIX_PRODUCTS and places != [ADDITIVE.get(name)]:
         return "conv" if name in CONVOLUTIONS else "dense"
+    if found is Role.UNIVARIATE and name in ARITHMETIC:
+        return "arithmetic"
     if found is Role.LINEAR:
         return "copy" if name in COPIES else "scale" if name in SCALES else "add" if name == "add" else ""
     return ""
-    if found is Role.UNIVARIATE and name in ARITHMETIC:
-        return "arithmetic"

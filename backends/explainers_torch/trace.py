@@ -242,7 +242,7 @@ def _export(module: torch.nn.Module, sig: Signature, device: torch.device, eleme
         shapes = (tuple(batch for _ in args),)
     try:
         program = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
-        return program.run_decompositions(decompose.TABLE if elementary else {})
+        return program.run_decompositions(decompose.TABLE if elementary else decompose.ALWAYS)
     except Exception as error:
         raise _trace_error(error) from error
 

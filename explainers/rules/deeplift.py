@@ -9,6 +9,7 @@ other functions are made of these, so that Σ m·Δ is the same before and behin
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -76,6 +77,17 @@ def quotient(ops: Any, at: Site) -> Sequence[Array | None]:
     to_x = ops.sum_like(m * down, x + x_r)
     to_y = ops.sum_like(-m * ((x + x_r) * 0.5) / (y * y_r), y + y_r)
     return [to_x, to_y]
+
+
+def bivariate(ops: Any, at: Site) -> Sequence[Array | None]:
+    """Any f(x, y), shared like a product: m_x = m·½[f(x,y) − f(x_r,y) + f(x,y_r) − f(x_r,y_r)]/(x − x_r)."""
+    (first, second), (x, y), (x_r, y_r), m = at.places, at.x, at.x_r, at.message[0]
+    ((low_y, *_), _), ((low_x, *_), _) = at.apply({second: y_r}), at.apply({first: x_r})
+    _, pullback = at.apply({first: (x + x_r) * 0.5, second: (y + y_r) * 0.5})
+    whole, across = at.y[0] - at.y_r[0], low_y - low_x
+    shares = (ops.sum_like(m * part * 0.5, like) for part, like in ((whole + across, x), (whole - across, y)))
+    pairs = zip(shares, at.x, at.x_r, pullback([m]), strict=True)
+    return [divided(ops, share, x - r, slope) for share, x, r, slope in pairs]
 
 
 def extreme(ops: Any, at: Site) -> Sequence[Array | None]:
@@ -151,6 +163,7 @@ _ROLES: dict[Role, Rule] = {
 _FUNCTIONS: dict[str, Rule] = {
     "relu": rescale_relu,
     "quotient": quotient,
+    "bivariate": bivariate,
     "softmax": softmax,
     "log_softmax": log_softmax,
     "stop_gradient": identity,
@@ -249,11 +262,16 @@ def reveal_linear(ops: Any, at: Site) -> Sequence[Split | None]:
 
 
 def split_revealed(ops: Any, at: Site) -> Sequence[Split]:
-    """Δy⁺ = ½[f(r+Δ⁺) − f(r) + f(x) − f(r+Δ⁻)], Δy⁻ = ½[f(r+Δ⁻) − f(r) + f(x) − f(r+Δ⁺)] (eq. in 3.5.3)."""
+    """Δy⁺ = ½[f(r+Δ⁺) − f(r) + f(x) − f(r+Δ⁻)], Δy⁻ = ½[f(r+Δ⁻) − f(r) + f(x) − f(r+Δ⁺)] (eq. in 3.5.3).
+
+    Rescale where f is not defined at r+Δ⁺ or r+Δ⁻: a logarithm, a square root.
+    """
     part, r, y, y_r = at.split[0], at.x_r[0], at.y[0], at.y_r[0]
     (rising, *_), _ = at.apply(dict.fromkeys(at.places, r + part.positive))
     (falling, *_), _ = at.apply(dict.fromkeys(at.places, r + part.negative))
-    return [Split((rising - y_r + y - falling) * 0.5, (falling - y_r + y - rising) * 0.5)]
+    up, down = (rising - y_r + y - falling) * 0.5, (falling - y_r + y - rising) * 0.5
+    defined, ratio = ops.absolute(up) < math.inf, _ratio(ops, at)[0]
+    return [Split(ops.where(defined, up, part.positive * ratio), ops.where(defined, down, part.negative * ratio))]
 
 
 def revealcancel(ops: Any, at: Site) -> Sequence[Split | None]:
@@ -309,12 +327,13 @@ def whole(rule: Rule) -> Rule:
 
 _SPLITS: dict[Role | str, Callable[[Any, Site], Sequence[Split]]] = {
     **dict.fromkeys(_ROLES, split_by_sign),
-    **dict.fromkeys(("quotient", "softmax", "log_softmax"), split_by_sign),
+    **dict.fromkeys(("quotient", "bivariate", "softmax", "log_softmax"), split_by_sign),
     **dict.fromkeys((Role.LINEAR, Role.GATHER, "stop_gradient"), split_linear),
     **dict.fromkeys(("dense", "conv"), split_weighted),
 }
 _REVEAL_FUNCTIONS: dict[str, Rule] = {
     "quotient": whole(quotient),
+    "bivariate": whole(bivariate),
     "softmax": whole(softmax),
     "log_softmax": whole(log_softmax),
     "stop_gradient": identity,
