@@ -16,8 +16,9 @@ from .errors import BackendMissing
 class Operation:
     """One kind of operation of a graph.
 
-    ``exactness``: ``exact`` (the rule set has a rule), ``approximate`` (passed by its derivative because
-    the caller allowed that), ``unsupported``, or "" where the walk does not come by.
+    ``exactness``: ``exact`` (the rule set has a rule), ``conserving`` (by LRP: nor does a constant or a
+    softmax take relevance away), ``approximate`` (passed by its derivative because the caller allowed
+    that), ``unsupported``, or "" where the walk does not come by.
     """
 
     op: str

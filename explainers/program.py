@@ -72,6 +72,10 @@ class Program:
         needed = self.graph.needed([self.output], self.wrt)
         return frozenset(n.name for n in self.graph if n.name in needed and any(v in active for v in n.values))
 
+    @cached_property
+    def _active(self) -> set[Value]:
+        return self.graph.active(self.wrt)
+
     def dtype(self, value: Value) -> str:
         return self.graph.output(value).dtype
 
@@ -232,7 +236,8 @@ class Program:
         if self.problem(node) is not None:
             return "none", "unsupported"
         rule = self.rules.rule(node)
-        return getattr(rule, "__name__", str(rule)), "approximate" if rule is self.rules.fallback else "exact"
+        exactness = self.rules.exactness(self.graph, node, active_places(node, self._active))
+        return getattr(rule, "__name__", str(rule)), exactness
 
 
 @dataclass(frozen=True)

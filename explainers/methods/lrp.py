@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from ..errors import InputError
 from ..rules import RuleSet
 from ..rules.composites import COMPOSITES, Composite, composite, relevance
-from ..rules.lrp import AlphaBeta, Epsilon, Flat, Gamma, Pass, WSquare, ZBox, ZPlus, ratios
+from ..rules.lrp import AlphaBeta, Epsilon, Flat, Gamma, Pass, WSquare, ZBox, ZPlus, frozen, ratios
 from .base import Array, Method
 
 
@@ -52,6 +52,8 @@ class LRP(Method):
     rules: ClassVar[str | None] = "lrp"
 
     def __post_init__(self) -> None:
+        for name in ("low", "high"):
+            object.__setattr__(self, name, frozen(getattr(self, name)))
         if isinstance(self.composite, str):
             composite(self.composite, self.low, self.high)
         elif not isinstance(self.composite, Composite):

@@ -84,6 +84,10 @@ class RuleSet:
             raise unsupported(node, self.name, "the rule set has no entry for this role")
         return rule
 
+    def exactness(self, graph: Graph, node: Node, places: Sequence[int]) -> str:
+        """What a coverage says of ``node``, which has a rule. ``places``: those of its active inputs."""
+        return "approximate" if self.rule(node) is self.fallback else "exact"
+
 
 def unsupported(node: Node, rules: str, why: str) -> UnsupportedOperation:
     where = f" in module {node.scope!r}" if node.scope else ""

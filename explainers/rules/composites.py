@@ -7,6 +7,7 @@ Montavon et al. 2019, "Layer-Wise Relevance Propagation: An Overview", section 1
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -14,9 +15,9 @@ from typing import Any
 
 from .. import regions
 from ..errors import InputError, UnknownNameError
-from ..graph import Graph, Node, Role, Value
+from ..graph import Graph, Node, Output, Role, Value
 from .base import Rule, RuleSet
-from .lrp import FUNCTIONS, ROLES, WEIGHTED, AlphaBeta, Epsilon, Flat, Gamma, Pass, WSquare, ZBox, ZPlus
+from .lrp import FUNCTIONS, ROLES, WEIGHTED, AlphaBeta, Epsilon, Flat, Gamma, Pass, WSquare, ZBox, ZPlus, copied
 
 ONLY_WEIGHTED = (AlphaBeta, Gamma, Flat, WSquare, ZBox)
 Where = Role | str | int
@@ -38,6 +39,8 @@ class Composite:
     default: Rule = field(default_factory=Epsilon)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.entries, (tuple, list)):
+            raise InputError(f"a Composite takes a list of pairs of where and a rule; got {self.entries!r}")
         for entry in self.entries:
             if not isinstance(entry, (tuple, list)) or len(entry) != 2:
                 raise InputError(f"an entry of a Composite is a pair of where and a rule; got {entry!r}")
@@ -141,6 +144,32 @@ class Relevance(RuleSet):
 
     def prepare(self, graph: Graph, wrt: Sequence[Value]) -> Graph:
         return self.composite.assign(regions.mark_rescaling(regions.join_bias(graph, wrt), wrt), wrt)
+
+    def exactness(self, graph: Graph, node: Node, places: Sequence[int]) -> str:
+        return "conserving" if _conserves(graph, node, self.rule(node), places) else "exact"
+
+
+def _conserves(graph: Graph, node: Node, rule: Rule, places: Sequence[int]) -> bool:
+    """Whether all relevance of the outputs goes to the active inputs, but for ε; where in doubt, no.
+
+    αβ also needs that an output has contributions of each sign that counts.
+    """
+    if node.function in WEIGHTED:
+        return isinstance(rule, (Flat, WSquare, ZBox)) or "bias" not in node.attributes
+    if node.function in ("softmax", "log_softmax"):
+        return False
+    if not isinstance(rule, Epsilon) and rule is not copied:
+        return True
+    others = [value for place, value in enumerate(node.inputs) if place not in places]
+    if any(graph.output(value).floating for value in others) or (node.elementwise and others):
+        return False  # a constant is added, or stands where a condition says so
+    if isinstance(rule, Epsilon):
+        return not node.elementwise or len(places) > 1  # else a number is added
+    return _entries(*node.outputs) <= _entries(*(graph.output(node.inputs[place]) for place in places))  # no padding
+
+
+def _entries(*outputs: Output) -> int:
+    return sum(math.prod(size for size in output.shape if size is not None) for output in outputs)
 
 
 def composite(name: str, low: Any = None, high: Any = None) -> Composite:

@@ -85,6 +85,7 @@ class AlphaBeta:
     epsilon: float = 1e-6
 
     def __post_init__(self) -> None:
+        _not_negative("alpha", self.alpha)
         _not_negative("beta", self.beta)
         _not_negative("epsilon", self.epsilon)
         if abs(self.alpha - self.beta - 1) > 1e-9:
@@ -170,6 +171,7 @@ class ZBox:
                     f"a bound of z^B has at most {LARGEST_BOUND} entries, such as one a channel; {name} has "
                     f"{np.size(bound)}"
                 )
+            object.__setattr__(self, name, frozen(bound))
         if not np.less_equal(self.low, self.high).all():
             raise InputError(f"low must be at most high; got low={self.low!r}, high={self.high!r}")
 
@@ -184,11 +186,21 @@ class ZBox:
         return _sum(shares(passed), shares_low(-passed), shares_high(-passed))
 
 
+def frozen(bound: Any) -> Any:
+    """Nested tuples of numbers for an array or lists, so that what holds it is a value."""
+    if isinstance(bound, (list, tuple)):
+        return tuple(map(frozen, bound))
+    return frozen(bound.tolist()) if hasattr(bound, "tolist") else bound
+
+
 def _bound(ops: Any, bound: Any, x: Array) -> Array:
     """``bound`` as an array that goes with ``x``, built of its entries."""
     known = np.asarray(bound, np.float64)
     if not known.ndim:
         return float(known)
+    sample = tuple(x.shape[1:])
+    if len(sample) < known.ndim or any(k not in (1, s) for k, s in zip(known.shape[::-1], sample[::-1], strict=False)):
+        raise InputError(f"a bound of z^B has shape {known.shape}, what goes into the layer has shape {sample}")
     zero = ops.row_max(ops.zeros_like(x))
     shape = (1,) * (len(x.shape) - 1 - known.ndim) + known.shape
     return ops.reshape_rows(ops.stack([zero + float(entry) for entry in known.flat]), shape)
