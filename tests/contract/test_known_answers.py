@@ -46,6 +46,8 @@ ANSWERS: list[tuple[Any, list[float], float]] = [
     (methods.IntegratedGradients(steps=2000, quadrature="midpoint"), [1.5, -0.5], 1e-3),
     ("intgrad", [1.5, -0.5], 0.04),
     ("zero", [0, 0], 0),
+    ("elrp", [3, -1], 1e-3),
+    (methods.ELRP(0), [3, -1], 0),
     ("feature_ablation", [1, -1], 0),  # occlusion by single elements
     (methods.FeatureAblation(groups=np.array([0, 0])), [1, 1], 0),  # both at once: f goes from 1 to 0
 ]
