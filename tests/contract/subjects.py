@@ -60,6 +60,10 @@ QUADRATURES = ("gauss_legendre", "midpoint", "trapezoid", "right", "left")
 KINDS = ("mean", "squared", "variance")
 STEPS, SAMPLES, NOISE, SEED, REFERENCES = 7, 5, 0.2, 13, 3
 
+DEEPLIFT: dict[str, Any] = {
+    **{f"deeplift-{rule}": methods.DeepLift(rule=rule) for rule in ("rescale", "revealcancel", "genomics")},
+    "deeplift_shap": methods.DeepLiftShap(),
+}
 METHODS: dict[str, Any] = {
     "gradient": methods.Gradient(),
     "saliency": methods.Saliency(),
@@ -74,12 +78,14 @@ METHODS: dict[str, Any] = {
     **{f"lrp-{c}": methods.LRP(c) for c in ("epsilon", "epsilon_plus_flat", "alpha_beta")},
     "lrp-epsilon_gamma_box": methods.LRP("epsilon_gamma_box", low=-5, high=5),
     "elrp": methods.ELRP(),
+    **DEEPLIFT,
 }
 ONE_OF_EACH = [
     "gradient", "saliency", "input_x_gradient", "guided_backprop", "deconvnet", "integrated_gradients-gauss_legendre",
-    "smoothgrad-mean", "gradient_shap", "feature_ablation", "lrp", "elrp",
+    "smoothgrad-mean", "gradient_shap", "feature_ablation", "lrp", "elrp", "deeplift-rescale",
+    "deeplift-revealcancel", "deeplift_shap",
 ]  # fmt: skip
-BY_RULES = ("lrp", "elrp")  # checked in test_lrp.py, not by what the reference differentiates
+BY_RULES = ("lrp", "elrp", "deeplift", "deeplift_shap")  # see test_lrp.py and test_deeplift*.py
 
 
 def methods_of(backend: str, names: Any = METHODS) -> list[str]:

@@ -48,6 +48,7 @@ ANSWERS: list[tuple[Any, list[float], float]] = [
     ("zero", [0, 0], 0),
     ("elrp", [3, -1], 1e-3),
     (methods.ELRP(0), [3, -1], 0),
+    ("deeplift", [2, -1], 0),
     ("feature_ablation", [1, -1], 0),  # occlusion by single elements
     (methods.FeatureAblation(groups=np.array([0, 0])), [1, 1], 0),  # both at once: f goes from 1 to 0
 ]
@@ -73,11 +74,11 @@ def test_integrated_gradients_on_the_right_is_the_definition(backend: str) -> No
 
 @pytest.mark.parametrize("backend", NETS)
 def test_linear_models_have_one_explanation(backend: str) -> None:
-    """Integrated gradients = ablation = w·(x−b) on any linear function, matched baseline."""
+    """Integrated gradients = DeepLIFT = ablation = w·(x−b) on any linear function, matched baseline."""
     weights = np.array([2.0, -3.0])
     x, b = np.array([[1.0, 2.0], [-1.0, 0.5]]), np.array([0.3, -0.7])
     model = linear(backend, weights)
-    names = ["feature_ablation"] if backend == "numpy" else ["feature_ablation", "integrated_gradients"]
+    names = ["feature_ablation"] if backend == "numpy" else ["feature_ablation", "integrated_gradients", "deeplift"]
     for name in names:
         got = Explainer.compile(model, name, backend=backend)(x, baseline=b)
         np.testing.assert_allclose(got, weights * (x - b), atol=1e-12)
