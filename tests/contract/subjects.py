@@ -82,8 +82,7 @@ METHODS: dict[str, Any] = {
 }
 ONE_OF_EACH = [
     "gradient", "saliency", "input_x_gradient", "guided_backprop", "deconvnet", "integrated_gradients-gauss_legendre",
-    "smoothgrad-mean", "gradient_shap", "feature_ablation", "lrp", "elrp", "deeplift-rescale",
-    "deeplift-revealcancel", "deeplift_shap",
+    "smoothgrad-mean", "gradient_shap", "feature_ablation", "lrp", "elrp", "deeplift-rescale", "deeplift_shap",
 ]  # fmt: skip
 BY_RULES = ("lrp", "elrp", "deeplift", "deeplift_shap")  # see test_lrp.py and test_deeplift*.py
 

@@ -30,7 +30,7 @@ from .subjects import (
 EVERY = [
     pytest.param(
         SMALLEST[backend], method, id=f"{backend}-{method}",
-        marks=[] if method in ONE_OF_EACH else [pytest.mark.slow],  # other quadratures and kinds
+        marks=[] if method in (*ONE_OF_EACH, "deeplift-revealcancel") else [pytest.mark.slow],  # other variants
     )
     for backend in CASE_NAMES
     for method in methods_of(backend)
@@ -71,7 +71,11 @@ def test_1_traced_once(label: str, method: str) -> None:
     found = subject(label, "float32")
     explain = found.compile(method)
     first = explain.stats.traces
-    assert 1 <= first <= 2  # the program; with a layer, what computes its output
+    rules = METHODS[method].rule_set
+    compares = rules is not None and rules.contrast
+    assert (
+        1 <= first <= 2 + compares
+    )  # the program; with a layer, what computes its output; the reference's activations
     generator = np.random.default_rng(0)
     for _ in range(12):
         random_call(found, explain, method, generator)
