@@ -220,6 +220,31 @@ def test_relevance_at_a_layer() -> None:
     assert "linear" in row.op or "addmm" in row.op
 
 
+@pytest.mark.parametrize("method", ["lrp", "elrp", "deeplift", "guided_backprop"])
+def test_torchs_other_names_of_an_operation_are_the_same_operation(method: str) -> None:
+    import torch
+
+    weight = torch.tensor(FIRST)
+
+    class Net(torch.nn.Module):
+        def __init__(self, other: bool) -> None:
+            super().__init__()
+            self.other = other
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if self.other:
+                y = torch.tensordot(x, weight, dims=1)
+                z = torch.divide(torch.multiply(y, torch.tanh(y)), torch.subtract(torch.absolute(y), -1))
+                return torch.concatenate([z, torch.negative(torch.mv(x, weight[:, 0]))[:, None]], 1)
+            y = x @ weight
+            return torch.cat([y * torch.tanh(y) / (abs(y) - -1), -(x @ weight[:, 0])[:, None]], 1)
+
+    x = np.random.default_rng(2).normal(size=(5, 4))
+    other, usual = (Explainer.compile(Net(other), method, inputs=x) for other in (True, False))
+    for target in (1, 6):
+        assert_close([other(x, target=target)], [usual(x, target=target)], 1e-9)
+
+
 # --- bad input -------------------------------------------------------------------------------
 
 MADE: list[tuple[Callable[[], Any], str]] = [
