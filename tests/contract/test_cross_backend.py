@@ -37,7 +37,19 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, np.
     return found
 
 
-@pytest.mark.parametrize(("name", "method"), [(name, method) for name in NAMES for method in methods_for(name)])
+APART = pytest.mark.xfail(
+    strict=True,
+    reason="Keras writes LayerNorm as x·s + (β − mean·s) on TensorFlow and (x − mean)·s on torch; RevealCancel tells "
+    "rises from falls behind each product, so that it depends on how a function is written",
+)
+PAIRS = [
+    pytest.param(name, method, marks=[APART] if (name, method) == ("attention", "deeplift-revealcancel") else [])
+    for name in NAMES
+    for method in methods_for(name)
+]
+
+
+@pytest.mark.parametrize(("name", "method"), PAIRS)
 def test_torch_and_tensorflow_agree(name: str, method: str, results: dict[str, dict[str, np.ndarray]]) -> None:
     keys = [key for key in results["torch"] if key.startswith(f"{name}/{method}/")]
     assert keys

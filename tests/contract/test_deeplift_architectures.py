@@ -10,7 +10,7 @@ import pytest
 from explainers import Explainer, methods
 
 GAP = {"float64": 1e-9, "float32": 1e-4}
-INTERNAL_FLOAT32 = {"llama": 1e-6, "t5": 1e-6}  # their RMSNorm computes in float32: 1.6e-7 in a float64 model
+INTERNAL_FLOAT32 = {"llama": 1e-6, "t5": 2e-6}  # RMSNorm casts to float32 inside: 2e-7 and 6e-7 in a float64 model
 TOKENS, WIDTH, VOCABULARY = 6, 16, 23
 
 
@@ -129,7 +129,7 @@ def test_complete_on_transformers(name: str, dtype: str, rule: str) -> None:
     explain = Explainer.compile(model, methods.DeepLift(rule=rule), inputs=inputs, **options)
     assert not explain.coverage.unsupported
     baseline = np.random.default_rng(1).normal(size=shape).astype(dtype)
-    result = explain.explanation(**inputs, target=[0, 2, 1], baseline=baseline)
+    result = explain.explanation(**inputs, target=[1, 2, 1], baseline=baseline)
     check(result, INTERNAL_FLOAT32.get(name, GAP[dtype]) if dtype == "float64" else GAP[dtype])
 
 
@@ -184,6 +184,7 @@ KERAS: dict[str, Any] = {
     "efficientnet": application("EfficientNetB0", 32),
 }
 QUICK = ("gru", "simple rnn")
+SCALE = {"efficientnet": 255}  # it divides by that
 KERAS_GRID = [
     pytest.param(
         name, dtype, rule, id=f"{name}-{dtype}-{rule}",
@@ -195,6 +196,16 @@ KERAS_GRID = [
 ]  # fmt: skip
 
 
+def enliven(model: Any) -> None:
+    """Convolutions that keep the size of their signal; as Keras starts them, depthwise ones let little through."""
+    generator = np.random.default_rng(3)
+    for weight in model.trainable_weights:
+        if len(weight.shape) == 4:
+            rows, columns, channels, multiplier = weight.shape
+            incoming = rows * columns * (1 if multiplier == 1 else channels)
+            weight.assign(generator.normal(size=tuple(weight.shape)) * (2 / incoming) ** 0.5)
+
+
 @pytest.mark.parametrize(("name", "dtype", "rule"), KERAS_GRID)
 def test_complete_on_keras(name: str, dtype: str, rule: str) -> None:
     from keras import layers
@@ -202,7 +213,8 @@ def test_complete_on_keras(name: str, dtype: str, rule: str) -> None:
     from .models_keras import seeded
 
     model = seeded(lambda: KERAS[name](layers))(dtype)
-    shape = model.input_shape[1:]
-    x, r = np.random.default_rng(0).normal(size=(2, 2, *shape)).astype(dtype)
+    x, r = (SCALE.get(name, 1) * np.random.default_rng(0).normal(size=(2, 2, *model.input_shape[1:]))).astype(dtype)
+    if name in ("mobilenet", "efficientnet"):
+        enliven(model)
     explain = Explainer.compile(model, methods.DeepLift(rule=rule), inputs=x)
     check(explain.explanation(x, target=[0, 2], baseline=r), GAP[dtype])
