@@ -58,6 +58,7 @@ ARITHMETIC = {
 GUARDED_QUOTIENTS = {"DivNoNan", "Xdivy"}  # 0 where one operand is 0: no product with a reciprocal
 OF_ONE = {"Atan2", "Xlogy", "Xlog1py"}  # univariate where one operand is constant
 OF_TWO = {"SquaredDifference": Role.PRODUCT, "Maximum": Role.REDUCE_MAX, "Minimum": Role.REDUCE_MAX}
+PAIRED = {"Pow", "Atan2", "Xlogy", "Xlog1py", "Xdivy", "DivNoNan", "FloorMod"}  # functions of two where both move
 SHAPE_ONLY = {"Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike"}
 BATCH_SIZES = {"Shape", "ShapeN", "Size"}
 ALSO_ELEMENTWISE = """
@@ -108,6 +109,8 @@ def function(name: str, found: Role) -> str:
     """The framework-independent name of what the operation ``name`` computes, where rules care."""
     if name in SHAPE_ONLY:
         return "shape"
+    if name in PAIRED and found in (Role.OPAQUE, Role.COMPOSITE):
+        return "bivariate"
     if found is Role.PRODUCT and name in QUOTIENTS:
         return "quotient"
     if found is Role.LINEAR and name in MATRIX_PRODUCTS:

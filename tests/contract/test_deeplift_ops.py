@@ -13,7 +13,7 @@ QUICK = {
     "rescale": [
         "activations", "functions", "softmax", "norms", "convolutions", "pools", "extremes", "shapes", "products",
     ],
-    "revealcancel": ["softmax", "convolutions", "extremes"],
+    "revealcancel": ["extremes"],
 }  # fmt: skip
 FAMILIES = [*QUICK["rescale"], "recurrent", "attention"]
 GRID = [
