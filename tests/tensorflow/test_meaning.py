@@ -67,7 +67,7 @@ def test_attention_and_lstm() -> None:
 
 OF_TWO: dict[str, tuple[Callable[[Any, Any], Any], str, Role, str]] = {
     "quotient": (lambda x, y: x / y, "RealDiv", Role.PRODUCT, "quotient"),
-    "guarded": (tf.math.divide_no_nan, "DivNoNan", Role.OPAQUE, ""),
+    "guarded": (tf.math.divide_no_nan, "DivNoNan", Role.OPAQUE, "bivariate"),
     "square": (lambda x, y: x * x, "Mul", Role.UNIVARIATE, ""),
     "reciprocal": (lambda x, y: 1 / x, "RealDiv", Role.UNIVARIATE, ""),
     "minimum": (tf.minimum, "Minimum", Role.REDUCE_MAX, "minimum"),
@@ -77,7 +77,7 @@ OF_TWO: dict[str, tuple[Callable[[Any, Any], Any], str, Role, str]] = {
     "top": (lambda x, y: tf.math.top_k(x, 2)[0], "TopKV2", Role.OPAQUE, ""),
     "distance": (tf.math.squared_difference, "SquaredDifference", Role.PRODUCT, ""),
     "centred": (lambda x, y: tf.math.squared_difference(x, 1.0), "SquaredDifference", Role.UNIVARIATE, ""),
-    "power": (tf.pow, "Pow", Role.OPAQUE, ""),
+    "power": (tf.pow, "Pow", Role.OPAQUE, "bivariate"),
     "clip": (lambda x, y: tf.raw_ops.ClipByValue(t=x, clip_value_min=y, clip_value_max=3.0), "ClipByValue",
              Role.OPAQUE, ""),
     "log": (lambda x, y: tf.nn.log_softmax(x), "LogSoftmax", Role.COMPOSITE, "log_softmax"),
