@@ -13,6 +13,7 @@ import numpy as np
 
 from . import counter, methods
 from .backend import Backend, Traced, find, owner
+from .call import Call, Chunk, Stats
 from .coverage import Audit, Coverage
 from .errors import BaselineError, InputError, NonFiniteError, TargetError, UnknownNameError, UnsupportedOperation
 from .explanation import Explanation
@@ -28,7 +29,7 @@ from .spec import (
     resolve_baseline,
     resolve_target,
 )
-from .work import Call, Chunk, Packages, Stats
+from .work import Packages
 
 Progress = bool | Callable[[int, int], None]
 
@@ -320,7 +321,9 @@ class Explainer:
         elif baseline is not None:
             raise BaselineError(f"method {method.name!r} has no baseline; got one of type {type(baseline).__name__}")
         seeds = counter.sample_seeds(seed, count) if method.sampled else None
-        report = _reporter(progress, count * plan.packages.count) if progress and count else None
+        references = len(chosen) if chosen is not None and chosen.distribution else 1
+        rows = plan.packages.rows_per_sample(references) if progress else 0
+        report = _reporter(progress, count * rows) if progress and count else None
         self.stats.called()
         size = int(batch_size or plan.packages.batch_size)
         call = Call(count, arrays, resolved, chosen, seeds, size, not allow_nonfinite, details, report)
@@ -375,7 +378,7 @@ class Explainer:
             return parts[0] if len(parts) == 1 else tuple(parts)
 
         resolved = resolve_baseline(given, plan.specs, count, batch, lambda a: self._to_numpy(a, "baseline"))
-        if resolved.distribution and self.method.baseline != "references":
+        if resolved.distribution and self.method.baseline == "point":
             raise BaselineError(
                 f"method {self.method.name!r} takes one baseline for each sample, not References; "
                 "'gradient_shap' and 'deeplift_shap' average over references"

@@ -16,6 +16,7 @@ from .errors import InputError
 
 UInt64 = npt.NDArray[np.uint64]
 
+PRIORITY_BITS = 24
 _MASK32 = 0xFFFFFFFF
 
 
@@ -52,6 +53,19 @@ def unit(keys: UInt64) -> npt.NDArray[np.float64]:
     """A uniform number in (0, 1) for each key."""
     result: npt.NDArray[np.float64] = ((keys >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
     return result
+
+
+def priorities(keys: UInt64, count: int) -> npt.NDArray[np.int64]:
+    """Distinct random numbers for items 0 … count−1 under each key, (…, count): their order is random.
+
+    Above bit ``PRIORITY_BITS`` they are uniform, below stands the item.
+    """
+    if count > 1 << PRIORITY_BITS:
+        raise InputError(f"{count} features are too many to draw orders of; at most {1 << PRIORITY_BITS} are allowed")
+    item = np.arange(count, dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        mixed = _mix64(keys[..., None] + (item + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15))
+    return (((mixed >> np.uint64(PRIORITY_BITS + 1)) << np.uint64(PRIORITY_BITS)) | item).astype(np.int64)
 
 
 def halves(keys: UInt64) -> npt.NDArray[np.int64]:

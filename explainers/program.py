@@ -22,6 +22,7 @@ from .coverage import Coverage, Operation
 from .errors import UnsupportedOperation
 from .graph import Graph, Node, Role, Value
 from .methods.base import Method
+from .methods.removal import Design, Removal
 from .rules import RuleSet, Site
 from .rules.base import unsupported
 
@@ -45,7 +46,8 @@ class Program:
     """The function a kernel computes: ``program(ops, weights, *arguments) → (output, *results)``.
 
     ``output``: f of each row, (R, …). ``results``: for a walk, the sums of each sample's
-    contributions, (U, …), one per attributed value and accumulator; none for forward-only methods.
+    contributions, (U, …), one per attributed value and accumulator. Forward-only methods have s = Σ w·f of
+    each row, (R,), and what their design sums up in the kernel.
     """
 
     graph: Graph
@@ -66,6 +68,13 @@ class Program:
         return self.method.rule_set
 
     @cached_property
+    def design(self) -> Design | None:
+        """The rows of a forward-only method."""
+        return (
+            self.method.design([self.sample_shape(v) for v in self.wrt]) if isinstance(self.method, Removal) else None
+        )
+
+    @cached_property
     def path(self) -> frozenset[str]:
         """Names of the nodes that the walk visits: between ``wrt`` and the output."""
         active = self.graph.active(self.wrt)
@@ -84,11 +93,10 @@ class Program:
 
     def _placeholders_without_baseline(self) -> list[Placeholder]:
         result = list(input_placeholders(self.graph.inputs, self.graph))
-        if self.rules:
-            shape, dtype = self.sample_shape(self.output), self.dtype(self.output)
-            result.append(Placeholder("mask", "samples", shape, dtype))
-            if self.single:
-                result.append(Placeholder("choose", "", (), dtype))
+        shape, dtype = self.sample_shape(self.output), self.dtype(self.output)
+        result.append(Placeholder("mask", "samples", shape, dtype))
+        if self.single:
+            result.append(Placeholder("choose", "", (), dtype))
         return result
 
     @cached_property
@@ -105,7 +113,8 @@ class Program:
             if self.method.baseline != "none":
                 result.append(Placeholder("baseline", "rows", (), "int64"))
             shapes = [self.sample_shape(value) for value in self.wrt]
-            for name, (axis, shape, kind) in self.method.placeholders(shapes).items():
+            own = self.design.placeholders() if self.design else self.method.placeholders(shapes)
+            for name, (axis, shape, kind) in own.items():
                 dtype = ACCUMULATE[self.dtype(self.wrt[0])] if kind == "float" else kind
                 result.append(Placeholder(name, axis, shape, dtype))
         return tuple(result)
@@ -137,14 +146,17 @@ class Program:
         b = x
         if self.method.baseline != "none":
             b = [ops.take(args[f"baseline_{i}"], args["baseline"]) for i in range(len(x))]
-        for place, point in zip(places, self.method.expand(ops, x, b, args), strict=True):
+        for place, point in zip(places, (self.design or self.method).expand(ops, x, b, args), strict=True):
             rows[place] = point
         values, pullbacks = self.forward(ops, weights, rows)
         y = values[self.output]
         result = ops.cast(y, ACCUMULATE[self.dtype(self.output)])
-        if not self.rules:
-            return (result,)
-        message = self.walk(ops, values, pullbacks, ops.take(args["mask"], sample))
+        mask = ops.take(args["mask"], sample)
+        if self.design:
+            scalar = ops.row_sum(result * ops.cast(mask, ACCUMULATE[self.dtype(self.output)]))
+            parts = self.design.contribute(ops, ops.cast(scalar, "float64"), x, args)
+            return (result, scalar, *(ops.segment_sum(part, sample, args["mask"]) for part in parts))
+        message = self.walk(ops, values, pullbacks, mask)
         sums = []
         for contribution in self.method.contribute(ops, message, x, b, args):
             wide = "float64" if self.method.sampled else ACCUMULATE[self.dtype(self.wrt[0])]

@@ -152,7 +152,7 @@ class Target:
 
     def mask(self, start: int, stop: int, dtype: str) -> Numpy:
         """The weights w of s = Σ w·f(x) for samples start … stop−1, shape (stop−start, \\*shape)."""
-        if self.kind == "max":
+        if self.kind in ("max", "all"):
             return np.zeros((stop - start, *self.shape), dtype)
         assert self.data is not None
         rows = self.data if len(self.data) == 1 else self.data[start:stop]

@@ -12,113 +12,23 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from . import regions
 from .backend import Backend, Kernel, Size, Traced
+from .call import Call, Chunk, Progress, Rows, Staged, Stats
 from .contrast import Contrast
-from .counter import UInt64
 from .errors import NotConverged
+from .forward import ForwardRun
 from .graph import Graph, Node, Value
 from .methods.base import Method
 from .program import Forward, Placeholder, Program
 from .references import ReferenceActivations
 from .reorder import relu_behind_pools
-from .spec import Array, Baseline, Numpy, Target, check_finite, largest, row_name
-
-Progress = Callable[[int], None]
-
-
-@dataclass
-class Stats:
-    """What an explainer has done so far. Counts are exact under threads; times are wall seconds."""
-
-    traces: int = 0
-    compiled_shapes: list[str] = field(default_factory=list)
-    calls: int = 0
-    rows: int = 0
-    padded_rows: int = 0
-    out_of_memory: int = 0
-    batch_size: int = 0
-    seconds_tracing: float = 0.0
-    seconds_compiling: float = 0.0
-    seconds_running: float = 0.0
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
-
-    def called(self) -> None:
-        with self._lock:
-            self.calls += 1
-
-    def ran(self, rows: int, padded: int, seconds: float) -> None:
-        with self._lock:
-            self.rows += rows
-            self.padded_rows += padded
-            self.seconds_running += seconds
-
-    def traced(self, shape: str, seconds: float) -> None:
-        with self._lock:
-            self.traces += 1
-            self.compiled_shapes.append(shape)
-            self.seconds_compiling += seconds
-
-
-@dataclass(slots=True)
-class Call:
-    """One call, bound and checked. ``inputs``: in the signature's order, numpy or the backend's own."""
-
-    count: int
-    inputs: list[Array]
-    target: Target
-    baseline: Baseline | None
-    seeds: UInt64 | None
-    batch_size: int
-    check: bool
-    details: bool = False
-    progress: Progress | None = None
-
-    def __len__(self) -> int:
-        return self.count
-
-
-@dataclass(slots=True)
-class Chunk:
-    """Results of a run of samples: one entry per attributed value; numpy or the backend's own arrays."""
-
-    start: int
-    stop: int
-    attributions: list[Array]
-    standard_errors: list[Numpy | None]
-    outputs: Numpy | None = None
-    baseline_outputs: Numpy | None = None
-    target: Target | None = None
-    evaluations: Numpy | None = None
-
-
-@dataclass(slots=True)
-class _Staged:
-    """A chunk on the device: what packages take slices of."""
-
-    count: int
-    inputs: list[Array]
-    mask: Array
-    choose: Array
-    tables: list[Array]
-    baseline: Baseline | None
-    seeds: UInt64 | None
-
-
-@dataclass(slots=True)
-class _Rows:
-    """The rows of a package: each one's sample and baseline, and the method's values; ``staged``: on the device."""
-
-    sample: Numpy
-    baseline: Numpy
-    values: dict[str, Numpy]
-    staged: dict[str, Array] = field(default_factory=dict)
+from .spec import Array, Numpy, Target, check_finite, largest, row_name
 
 
 class Packages:
@@ -148,19 +58,18 @@ class Packages:
         self.program.check_rules()
         self.method = method
         self.shapes = [self.program.sample_shape(value) for value in wrt]
-        self.count = method.count(self.shapes)
+        self.count = self.rows_per_sample(1)
         self.output_shape = self.program.sample_shape(self.program.output)
         self.mask_dtype = self.program.dtype(self.program.output)
         self.constants = {
-            name: backend.stage(array, str(array.dtype), traced.device)
-            for name, array in method.constants(self.shapes).items()
+            name: backend.stage(array, str(array.dtype), traced.device) for name, array in self._constants().items()
         }
         self._choose = [backend.stage(np.array(flag), self.mask_dtype, traced.device) for flag in (0.0, 1.0)]
         self.batch_size = batch_size or self._memory_batch()
         stats.batch_size = self.batch_size
         self._kernels: dict[tuple[str, Size], Kernel] = {}
         self._lock = threading.Lock()
-        self._known_rows: dict[tuple[Method, bool], _Rows] = {}
+        self._known_rows: dict[tuple[Method, bool], Rows] = {}
         self._last_mask: tuple[Target, tuple[int, int], Array] | None = None
         self.references: ReferenceActivations | None = None
         if isinstance(self.program, Contrast):
@@ -170,6 +79,16 @@ class Packages:
         self._row_holders = [
             p for p in self.program.placeholders if p.axis == "rows" and p.name not in ("sample", "baseline")
         ]
+
+    def rows_per_sample(self, references: int) -> int:
+        """Evaluations for a sample, at first where a method refines its result."""
+        design = self.program.design
+        if design is None:
+            return self.method.count(self.shapes)
+        return 1 + (design.rows_per_sample - 1) * references
+
+    def _constants(self) -> dict[str, Numpy]:
+        return self.program.design.constants() if self.program.design else self.method.constants(self.shapes)
 
     # --- kernels -----------------------------------------------------------------------------
 
@@ -258,8 +177,8 @@ class Packages:
 
     def _chunk(self, call: Call, start: int, stop: int, size: int) -> Chunk:
         staged = self._stage(call, start, stop)
-        if self.program.rules is None:
-            return self._forward_chunk(call, staged, start, stop, size)
+        if self.program.design is not None:
+            return ForwardRun(self, call, staged, start, stop, size).run()
         if self.references is not None:
             chunk = self._contrast_chunk(call, staged, start, stop, size)
         elif self.method.single:
@@ -278,7 +197,7 @@ class Packages:
 
     # --- samples against references ----------------------------------------------------------
 
-    def _contrast_chunk(self, call: Call, staged: _Staged, start: int, stop: int, size: int) -> Chunk:
+    def _contrast_chunk(self, call: Call, staged: Staged, start: int, stop: int, size: int) -> Chunk:
         """Every sample compared with its reference, or with every one of a distribution."""
         assert staged.baseline is not None
         if not staged.baseline.distribution:
@@ -300,7 +219,7 @@ class Packages:
         return chunk
 
     def _aligned(
-        self, staged: _Staged, references: ReferenceActivations, part: str = ""
+        self, staged: Staged, references: ReferenceActivations, part: str = ""
     ) -> tuple[Array, Array, list[Array]]:
         """(f(x), f(reference), results) of samples that have a reference each, or share one."""
         assert staged.baseline is not None
@@ -323,7 +242,7 @@ class Packages:
             y, results = y[:count], [array[:count] for array in results]
         return y, activations[0], results
 
-    def _against_all(self, call: Call, staged: _Staged, size: int) -> tuple[Numpy | None, Numpy | None, list[Array]]:
+    def _against_all(self, call: Call, staged: Staged, size: int) -> tuple[Numpy | None, Numpy | None, list[Array]]:
         """Means over the references, with f of each sample and the mean of f over the references."""
         assert isinstance(self.program, Contrast)
         assert staged.baseline is not None
@@ -361,7 +280,7 @@ class Packages:
         return np.concatenate(outputs), references / total, means
 
     def _grid(
-        self, staged: _Staged, first: int, last: int, activations: list[Array], references: int
+        self, staged: Staged, first: int, last: int, activations: list[Array], references: int
     ) -> tuple[Array, list[Array]]:
         """One kernel call: samples first … last−1 against some references."""
         count = last - first
@@ -376,7 +295,7 @@ class Packages:
         self.stats.ran(count * references, padded, time.perf_counter() - began)
         return y[:count], [array[:count] for array in results]
 
-    def _pairs(self, call: Call, staged: _Staged, size: int) -> tuple[Numpy | None, Numpy | None, list[Array]]:
+    def _pairs(self, call: Call, staged: Staged, size: int) -> tuple[Numpy | None, Numpy | None, list[Array]]:
         """Like a grid, where the references' activations depend on the sample: every pair runs whole."""
         assert staged.baseline is not None
         assert self.references is not None
@@ -417,16 +336,16 @@ class Packages:
         gaps = np.concatenate(rows)
         return [(node, gaps[:, i]) for i, node in enumerate(program.walked)]
 
-    def _rows_chunk(self, call: Call, staged: _Staged, start: int, stop: int, size: int) -> Chunk:
+    def _rows_chunk(self, call: Call, staged: Staged, start: int, stop: int, size: int) -> Chunk:
         """Sums over each sample's rows; endpoints where the call needs them."""
         adaptive = self.method.refines_to is not None
         chunk = Chunk(start, stop, [], [])
         target = call.target
         if call.details or adaptive or target.kind == "max":
-            chunk.outputs = self._endpoint(staged, "input", size)
+            chunk.outputs = self.endpoint_outputs(staged, "input", size)
         if target.kind == "max" and chunk.outputs is not None:
             target = largest(chunk.outputs)
-            mask = self._to_device(target.mask(0, staged.count, _host(self.mask_dtype)), self.mask_dtype)
+            mask = self.mask_to_device(target.mask(0, staged.count, self.mask_host_dtype))
             staged = dataclasses.replace(staged, mask=mask)
         if (call.details or adaptive) and self.method.baseline != "none":
             chunk.baseline_outputs = self._baseline_outputs(staged, size)
@@ -442,7 +361,7 @@ class Packages:
         return chunk
 
     def _sum_rows(
-        self, staged: _Staged, method: Method, samples: Numpy, size: int, progress: Progress | None
+        self, staged: Staged, method: Method, samples: Numpy, size: int, progress: Progress | None
     ) -> list[Numpy]:
         """The accumulators of ``samples`` (ascending, of the chunk), each (len(samples), …)."""
         count = method.count(self.shapes)
@@ -473,20 +392,20 @@ class Packages:
         assert sums is not None
         return sums
 
-    def _first_rows(self, method: Method, staged: _Staged, size: int) -> _Rows:
+    def _first_rows(self, method: Method, staged: Staged, size: int) -> Rows:
         """All rows of the chunk's samples, sample after sample, as slices of what is kept on the device."""
         count = method.count(self.shapes)
         aligned = bool(staged.baseline and staged.baseline.per_sample)
         known = self._known_rows.get((method, aligned))
         if known is None or len(known.sample) < staged.count * count:
             sample, step = np.divmod(np.arange(size // count * count), count)
-            known = _Rows(sample, np.zeros(len(step), np.int64), method.rows(step, np.zeros(len(step), np.uint64)))
+            known = Rows(sample, np.zeros(len(step), np.int64), method.rows(step, np.zeros(len(step), np.uint64)))
             holders = [p for p in self.program.placeholders if p.axis == "rows"]
             known.staged = {p.name: self._row_values(p, staged, known, None) for p in holders}
             self._known_rows[method, aligned] = known
         rows = staged.count * count
         parts = {name: array[:rows] for name, array in known.staged.items()}
-        return _Rows(known.sample[:rows], known.baseline[:rows], {}, parts)
+        return Rows(known.sample[:rows], known.baseline[:rows], {}, parts)
 
     def _add(self, sums: list[Numpy] | None, part: tuple[int, int, list[Array]], count: int) -> list[Numpy]:
         first, last, arrays = part
@@ -497,7 +416,7 @@ class Packages:
             total[first:last] += array
         return sums
 
-    def _package(self, staged: _Staged, method: Method, samples: Numpy, local: Numpy, step: Numpy) -> tuple[Array, ...]:
+    def _package(self, staged: Staged, method: Method, samples: Numpy, local: Numpy, step: Numpy) -> tuple[Array, ...]:
         """Run the rows (samples[local], step); ``local`` ascends."""
         chosen = samples[local]
         seeds = staged.seeds[chosen] if staged.seeds is not None else np.zeros(len(step), np.uint64)
@@ -505,9 +424,14 @@ class Packages:
         baseline = np.zeros(len(step), np.int64)
         if staged.baseline is not None and staged.baseline.distribution:
             baseline = method.references(step, seeds, len(staged.baseline))
-        touched = samples[local[0] : local[-1] + 1]
-        contiguous = int(touched[-1]) - int(touched[0]) + 1 == len(touched)
-        if not contiguous:
+        return self.package(staged, samples[local[0] : local[-1] + 1], local - local[0], baseline, values)
+
+    def package(
+        self, staged: Staged, touched: Numpy, sample: Numpy, baseline: Numpy, values: dict[str, Numpy]
+    ) -> tuple[Array, ...]:
+        """Run rows of the samples ``touched`` (ascending): ``sample``: which of these each row is of."""
+        first, last = int(touched[0]), int(touched[-1]) + 1
+        if last - first != len(touched):
             inputs = [self.backend.take(array, touched) for array in staged.inputs]
             tables = staged.tables
             if staged.baseline is not None and staged.baseline.per_sample:
@@ -516,43 +440,41 @@ class Packages:
                 staged, inputs=inputs, mask=self.backend.take(staged.mask, touched), tables=tables
             )
             first, last = 0, len(touched)
-        else:
-            first, last = int(touched[0]), int(touched[-1]) + 1
-        return self._call(staged, first, last, _Rows(local - local[0], baseline, values))
+        return self._call(staged, first, last, Rows(sample, baseline, values))
 
-    def _endpoint(self, staged: _Staged, which: str, size: int) -> Numpy:
+    def endpoint_outputs(self, staged: Staged, which: str, size: int) -> Numpy:
         """f at each sample, or at its baseline: (n, …)."""
         count = staged.count
-        values = self._endpoint_rows(which)
+        values = self.endpoint_rows(which)
         parts = []
         for first in range(0, count, size):
             last = min(first + size, count)
             rows = np.arange(last - first)
             row_values = {name: np.broadcast_to(value, (last - first, *value.shape)) for name, value in values.items()}
             index = np.zeros(last - first, np.int64)
-            result = self._call(staged, first, last, _Rows(rows, index, row_values))
+            result = self._call(staged, first, last, Rows(rows, index, row_values))
             parts.append(self.backend.numpy(result[0])[: last - first])
         return np.concatenate(parts)
 
-    def _endpoint_rows(self, which: str) -> dict[str, Numpy]:
-        given = self.method.endpoint(which)
-        return {p.name: np.full(p.shape, given[p.name]) for p in self._row_holders}
+    def endpoint_rows(self, which: str) -> dict[str, Numpy]:
+        given = (self.program.design or self.method).endpoint(which)
+        return {p.name: np.full(p.shape, given[p.name], _host(p.dtype)) for p in self._row_holders}
 
-    def _baseline_outputs(self, staged: _Staged, size: int) -> Numpy:
+    def _baseline_outputs(self, staged: Staged, size: int) -> Numpy:
         """f(baseline) for each sample, (n, …); for a distribution the mean over its references."""
         if staged.baseline is None or not staged.baseline.distribution:
-            return self._endpoint(staged, "baseline", size)
-        values = self._endpoint_rows("baseline")
+            return self.endpoint_outputs(staged, "baseline", size)
+        values = self.endpoint_rows("baseline")
         total: Any = 0.0
         count = len(staged.baseline)
         for first in range(0, count, size):
             index = np.arange(first, min(first + size, count))
             row_values = {name: np.broadcast_to(value, (len(index), *value.shape)) for name, value in values.items()}
-            result = self._call(staged, 0, 1, _Rows(np.zeros(len(index), np.int64), index, row_values))
+            result = self._call(staged, 0, 1, Rows(np.zeros(len(index), np.int64), index, row_values))
             total = total + self.backend.numpy(result[0])[: len(index)].sum(axis=0, dtype=np.float64)
         return np.broadcast_to(total / count, (staged.count, *self.output_shape))
 
-    def _until_tolerance(self, call: Call, staged: _Staged, chunk: Chunk, size: int) -> None:
+    def _until_tolerance(self, call: Call, staged: Staged, chunk: Chunk, size: int) -> None:
         """Refine the method until each sample is complete; the finished leave the packages."""
         method: Method = self.method
         tolerance = method.refines_to or 0.0
@@ -590,34 +512,7 @@ class Packages:
         chunk.attributions = list(results)
         chunk.standard_errors = [None] * len(results)
 
-    def _forward_chunk(self, call: Call, staged: _Staged, start: int, stop: int, size: int) -> Chunk:
-        """Forward-only: every row's output, explained scalar by scalar or, for ``"all"``, whole."""
-        count, n = self.count, staged.count
-        target = call.target
-        outputs = None
-        if call.details or target.kind == "max":
-            outputs = self._endpoint(staged, "input", size)
-            target = largest(outputs) if target.kind == "max" else target
-        mask = None if target.kind == "all" else _chunk_mask(target, call.target, start, stop)
-        parts = []
-        for first in range(0, n * count, size):
-            row = np.arange(first, min(first + size, n * count))
-            local, step = row // count, row % count
-            result = self._package(staged, self.method, np.arange(n), local, step)
-            y = self.backend.numpy(result[0])[: len(row)].astype(np.float64, copy=False)
-            if call.check:
-                check_finite(y, f"the model's output for perturbations of {row_name(start + int(local[0]), len(call))}")
-            parts.append(y if mask is None else (y * mask[local]).sum(axis=tuple(range(1, y.ndim))))
-            if call.progress:
-                call.progress(len(row))
-        values = np.concatenate(parts)
-        attributions = self.method.attribute(values.reshape(n, count, *values.shape[1:]), self.shapes)
-        dtype = _host(self.program.dtype(self.program.wrt[0]))
-        chunk = Chunk(start, stop, [a.astype(dtype) for a in attributions], [None] * len(attributions), outputs)
-        chunk.target = target if call.target.kind == "max" else None
-        return chunk
-
-    def _run_samples(self, staged: _Staged) -> tuple[Array, ...]:
+    def _run_samples(self, staged: Staged) -> tuple[Array, ...]:
         """One kernel call for methods of one row a sample."""
         arguments = [*staged.inputs, staged.mask, staged.choose]
         bucket = self.bucket(staged.count)
@@ -634,7 +529,7 @@ class Packages:
     def _to_device(self, array: Array, dtype: str) -> Array:
         return self.backend.stage(array, dtype, self.traced.device)
 
-    def _stage(self, call: Call, start: int, stop: int) -> _Staged:
+    def _stage(self, call: Call, start: int, stop: int) -> Staged:
         """Bring samples start … stop−1, their masks and baselines to the device."""
         whole = start == 0 and stop == len(call)
         inputs = []
@@ -650,26 +545,35 @@ class Packages:
             padded = [self.backend.pad(array, size) for array in needed] if size else needed
             cut = self.kernel(size, "prefix")(*padded)
             inputs = [*(array[:count] for array in cut), *inputs]
-        mask = choose = None
-        if self.program.rules:
-            mask = self._mask(call.target, start, stop)
-            choose = self._choose[call.target.kind == "max"]
+        mask = self._mask(call.target, start, stop)
+        choose = self._choose[call.target.kind == "max"]
         tables = []
         if call.baseline is not None:
             for table, value in zip(call.baseline.tables, self.program.wrt, strict=True):
                 part = table[start:stop] if call.baseline.per_sample else table
                 tables.append(self._to_device(part, self.program.dtype(value)))
         seeds = call.seeds[start:stop] if call.seeds is not None else None
-        return _Staged(count, inputs, mask, choose, tables, call.baseline, seeds)
+        return Staged(count, inputs, mask, choose, tables, call.baseline, seeds)
 
     def _mask(self, target: Target, start: int, stop: int) -> Array:
         """The target's weights on the device; those of the last call are kept."""
         known, key = self._last_mask, (start, stop)
         if known is not None and known[0] is target and known[1] == key:
             return known[2]
-        mask = self._to_device(target.mask(start, stop, _host(self.mask_dtype)), self.mask_dtype)
+        mask = self.mask_to_device(target.mask(start, stop, self.mask_host_dtype))
         self._last_mask = target, key, mask
         return mask
+
+    @property
+    def mask_host_dtype(self) -> str:
+        return _host(self.mask_dtype)
+
+    def mask_to_device(self, mask: Numpy) -> Array:
+        return self._to_device(mask, self.mask_dtype)
+
+    def host_dtype(self, value: Value) -> str:
+        """The numpy dtype that carries attributions of ``value``."""
+        return _host(self.program.dtype(value))
 
     def _check_input(self, array: Array, what: str, start: int, count: int) -> None:
         if isinstance(array, np.ndarray):
@@ -677,7 +581,7 @@ class Packages:
         elif not self.backend.finite(array):
             check_finite(self.backend.numpy(array), what, start, count)
 
-    def _call(self, staged: _Staged, first: int, last: int, rows: _Rows) -> tuple[Array, ...]:
+    def _call(self, staged: Staged, first: int, last: int, rows: Rows) -> tuple[Array, ...]:
         """One kernel call on samples first … last−1 of the chunk, for ``rows``."""
         count = len(rows.sample)
         bucket = self.bucket(count)
@@ -705,7 +609,7 @@ class Packages:
         self.stats.ran(count, (bucket or count) - count, time.perf_counter() - began)
         return result
 
-    def _table(self, table: Array, staged: _Staged, first: int, last: int, rows: _Rows, bucket: int | None) -> Array:
+    def _table(self, table: Array, staged: Staged, first: int, last: int, rows: Rows, bucket: int | None) -> Array:
         """The baselines that a package's rows point into."""
         assert staged.baseline is not None
         if staged.baseline.per_sample:
@@ -714,7 +618,7 @@ class Packages:
             return self.backend.take(table, rows.baseline)
         return table
 
-    def _row_values(self, holder: Placeholder, staged: _Staged, rows: _Rows, bucket: int | None) -> Array:
+    def _row_values(self, holder: Placeholder, staged: Staged, rows: Rows, bucket: int | None) -> Array:
         sample, baseline, values = rows.sample, rows.baseline, rows.values
         if holder.name == "sample":
             array = sample
@@ -743,9 +647,3 @@ def _program(graph: Graph, method: Method, wrt: tuple[Value, ...]) -> Program:
 def _host(dtype: str) -> str:
     """The numpy dtype that carries ``dtype``."""
     return "float32" if dtype in ("bfloat16", "float16") else dtype
-
-
-def _chunk_mask(target: Target, asked: Target, start: int, stop: int) -> Numpy:
-    if asked.kind == "max":  # found for this chunk
-        return target.mask(0, stop - start, "float64")
-    return target.mask(start, stop, "float64")

@@ -13,6 +13,13 @@ Array = Any
 no_derivative = RuntimeError
 where = np.where
 zeros_like = np.zeros_like
+ones_like = np.ones_like
+absolute = np.abs
+maximum = np.maximum
+matmul = np.matmul
+bits_and = np.bitwise_and
+bits_xor = np.bitwise_xor
+shift_right = np.right_shift
 
 
 def evaluate(node: Node, arrays: Sequence[Array]) -> tuple[Array, ...]:
@@ -23,8 +30,56 @@ def take(array: Array, index: Array) -> Array:
     return np.take(array, index, axis=0)
 
 
+def take_columns(array: Array, index: Array) -> Array:
+    return np.take(array, index, axis=1)
+
+
+def gather_rows(array: Array, index: Array, axis: int) -> Array:
+    """Each row's own entries ``index``, (R, K), along ``axis`` of a sample."""
+    spread = index.reshape(len(index), *(index.shape[1] if i == axis else 1 for i in range(array.ndim - 1)))
+    return np.take_along_axis(array, spread, axis + 1)
+
+
+def arange(size: int, like: Array) -> Array:
+    return np.arange(size)
+
+
+def reshape_rows(array: Array, shape: tuple[int, ...]) -> Array:
+    return array.reshape(len(array), *shape)
+
+
+def move_axis(array: Array, source: int, destination: int) -> Array:
+    return np.moveaxis(array, source, destination)
+
+
+def scale_rows(array: Array, factor: Array) -> Array:
+    """Multiply each row by its own number."""
+    return array * factor.reshape(-1, *([1] * (array.ndim - 1)))
+
+
+def row_sum(array: Array) -> Array:
+    """The sum of each row, (R,)."""
+    return array.reshape(len(array), -1).sum(axis=1) if array.ndim > 1 else array
+
+
+def segment_sum(array: Array, index: Array, like: Array) -> Array:
+    """Sum the rows of ``array`` that share an index; as many segments as ``like`` has rows."""
+    total = np.zeros((len(like), *array.shape[1:]), array.dtype)
+    np.add.at(total, index, array)
+    return total
+
+
 def cast(array: Array, dtype: str) -> Array:
     return array.astype(dtype, copy=False)
+
+
+def cast_like(array: Array, like: Array) -> Array:
+    return array.astype(like.dtype, copy=False)
+
+
+def wide(array: Array) -> str:
+    """The dtype to compute in beside ``array``."""
+    return "float64" if array.dtype == np.float64 else "float32"
 
 
 def rows_equal(row: Array, array: Array) -> Array:

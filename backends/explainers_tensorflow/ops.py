@@ -204,6 +204,25 @@ def rows_equal(row: tf.Tensor, array: tf.Tensor) -> tf.Tensor:
     return tf.equal(tf.reshape(row, [-1] + [1] * array.shape.rank), array)
 
 
+def take_columns(array: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+    return tf.gather(array, index, axis=1)
+
+
+def gather_rows(array: tf.Tensor, index: tf.Tensor, axis: int) -> tf.Tensor:
+    """Each row's own entries ``index``, (R, K), along ``axis`` of a sample."""
+    front = move_axis(array, axis + 1, 1)
+    return move_axis(tf.gather(front, index, axis=1, batch_dims=1), 1, axis + 1)
+
+
+def matmul(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    return tf.matmul(a, b)
+
+
+def row_sum(array: tf.Tensor) -> tf.Tensor:
+    """The sum of each row, (R,)."""
+    return tf.reduce_sum(array, list(range(1, array.shape.rank)))
+
+
 def row_max(array: tf.Tensor) -> tf.Tensor:
     return tf.reduce_max(array, list(range(1, array.shape.rank)))
 

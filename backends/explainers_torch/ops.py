@@ -238,6 +238,25 @@ def rows_equal(row: Tensor, array: Tensor) -> Tensor:
     return row.reshape(-1, *([1] * array.ndim)) == array
 
 
+def take_columns(array: Tensor, index: Tensor) -> Tensor:
+    return torch.index_select(array, 1, index)
+
+
+def gather_rows(array: Tensor, index: Tensor, axis: int) -> Tensor:
+    """Each row's own entries ``index``, (R, K), along ``axis`` of a sample."""
+    spread = index.reshape(index.shape[0], *(index.shape[1] if i == axis else 1 for i in range(array.ndim - 1)))
+    return torch.take_along_dim(array, spread, axis + 1)
+
+
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    return torch.matmul(a, b)
+
+
+def row_sum(array: Tensor) -> Tensor:
+    """The sum of each row, (R,)."""
+    return array.flatten(1).sum(1) if array.ndim > 1 else array
+
+
 def row_max(array: Tensor) -> Tensor:
     return array.flatten(1).amax(1) if array.ndim > 1 else array
 

@@ -22,14 +22,17 @@ from .gradient import (
     Zero,
 )
 from .lrp import ELRP, LRP
-from .occlusion import FeatureAblation
+from .occlusion import ISM, FeatureAblation, Occlusion
+from .rise import Rise
+from .shapley import ExactShapley, ShapleySampling
+from .surrogate import KernelShap, Lime
 
 METHODS: dict[str, Method] = {
     kind.name: kind()
     for kind in (
         Gradient, Saliency, InputXGradient, IntegratedGradients, SmoothGrad, GradientShap,
         GuidedBackprop, Deconvnet, Zero, DeepLift, DeepLiftShap, LRP, ELRP,
-        FeatureAblation,
+        FeatureAblation, Occlusion, ISM, ShapleySampling, ExactShapley, KernelShap, Lime, Rise,
     )
 }  # fmt: skip
 
@@ -52,6 +55,7 @@ def resolve(method: str | Method) -> Method:
 
 
 __all__ = [
-    "ELRP", "LRP", "Deconvnet", "DeepLift", "DeepLiftShap", "FeatureAblation", "Gradient", "GradientShap",
-    "GuidedBackprop", "InputXGradient", "IntegratedGradients", "Method", "Saliency", "SmoothGrad", "Zero", "resolve",
+    "ELRP", "ISM", "LRP", "Deconvnet", "DeepLift", "DeepLiftShap", "ExactShapley", "FeatureAblation", "Gradient",
+    "GradientShap", "GuidedBackprop", "InputXGradient", "IntegratedGradients", "KernelShap", "Lime", "Method",
+    "Occlusion", "Rise", "Saliency", "ShapleySampling", "SmoothGrad", "Zero", "resolve",
 ]  # fmt: skip

@@ -25,7 +25,7 @@ class Method:
     Class attributes
     ----------------
     name: as registered. rules: the rule set of the reverse walk, or ``None`` (forward only).
-    baseline: ``"none"``, ``"point"`` (one for a sample) or ``"references"`` (a distribution).
+    baseline: ``"none"``, ``"point"`` (one for a sample), ``"references"`` (a distribution), or ``"either"``.
     single: exactly one unperturbed row a sample. complete: Σ attribution = f(x) − f(baseline).
     sampled: an estimate from random draws, with a standard error. accumulators: sums kept per
     attributed value.
@@ -100,13 +100,6 @@ class Method:
     def finish(self, sums: list[Numpy], count: int) -> tuple[Numpy, Numpy | None]:
         """From the ``accumulators`` sums over ``count`` rows to (attribution, standard error or None)."""
         return sums[0], None
-
-    def attribute(self, values: Numpy, shapes: Shapes) -> list[Numpy]:
-        """Forward-only methods: from values (N, S, …) of the rows to attributions, one per shape.
-
-        Trailing axes of ``values`` (the outputs, under ``target="all"``) lead in the result.
-        """
-        raise NotImplementedError(f"{self.name} is not a forward-only method")
 
 
 def at_least(name: str, value: Any, least: int) -> None:

@@ -1,8 +1,9 @@
-"""Methods that remove features and look at the output: forward only, for any callable."""
+"""Methods that remove some features at a time and look at the output: forward only, for any callable."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -10,64 +11,61 @@ import numpy as np
 
 from ..counter import UInt64
 from ..errors import InputError
-from .base import Array, Method, Numpy, Shapes
+from .base import Array, Numpy, Shapes, one_of
+from .removal import Design, Placeholders, Removal, Sums, feature_maps, spread
+
+
+class Effects(Design):
+    """One effect s(x) − s(row) for each row."""
+
+    def start(self, count: int, outputs: tuple[int, ...]) -> list[Numpy]:
+        return [np.zeros((count, self.units, *outputs))]
+
+    def add(self, sums: Sums, samples: Numpy, first: int, values: Numpy, seeds: UInt64) -> None:
+        sums.sums[0][samples, first : first + values.shape[1]] = sums.x[samples, None] - values
+
+
+# --- feature ablation ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class FeatureAblation(Method):
+class FeatureAblation(Removal):
     """s(x) − s(x with one feature at its baseline), at each element of the feature, undivided.
 
-    ``groups``: an integer map that tells which elements form one feature, broadcastable to the
-    sample's shape; for several inputs a tuple of maps, whose ids may be shared between inputs.
-    Ids need not be contiguous. ``None``: each element by itself.
+    With ``References``: s of the ablated sample is the mean over the references.
+
+    Parameters
+    ----------
+    groups: an integer map that tells which elements form one feature, broadcastable to the sample's shape;
+        for several inputs a tuple of maps, whose ids may be shared between inputs. Ids need not be
+        contiguous. ``None``: each element by itself.
     """
 
     groups: Any = field(default=None, compare=False)
 
     name: ClassVar[str] = "feature_ablation"
-    rules: ClassVar[str | None] = None
-    baseline: ClassVar[str] = "point"
-    single: ClassVar[bool] = False
-    accumulators: ClassVar[int] = 0
 
-    def _maps(self, shapes: Shapes) -> list[Numpy]:
-        """One map of feature numbers 0…G−1 per input, each of the sample's shape."""
-        if self.groups is None:
-            sizes = [int(np.prod(shape)) for shape in shapes]
-            starts = np.cumsum([0, *sizes[:-1]])
-            return [np.arange(start, start + n).reshape(s) for start, n, s in zip(starts, sizes, shapes, strict=True)]
-        given = self.groups if isinstance(self.groups, tuple) else (self.groups,)
-        if len(given) != len(shapes):
-            raise InputError(f"{len(given)} group maps for {len(shapes)} attributed inputs: give a tuple, one for each")
-        maps = []
-        for group, shape in zip(map(np.asarray, given), shapes, strict=True):
-            if group.dtype.kind not in "iu":
-                raise InputError(f"groups must hold integer feature ids; got dtype {group.dtype}")
-            try:
-                maps.append(np.broadcast_to(group, shape))
-            except ValueError:
-                raise InputError(
-                    f"groups of shape {group.shape} do not broadcast to a sample of shape {shape}"
-                ) from None
-        flat = np.concatenate([m.ravel() for m in maps])
-        numbers = np.unique(flat, return_inverse=True)[1]
-        splits = np.split(numbers, np.cumsum([m.size for m in maps])[:-1])
-        return [part.reshape(shape) for part, shape in zip(splits, shapes, strict=True)]
+    def design(self, shapes: Shapes) -> Design:
+        return _Ablation(shapes, self.groups)
 
-    def count(self, shapes: Shapes) -> int:
-        return 2 + max(int(m.max(initial=-1)) for m in self._maps(shapes))
 
-    def placeholders(self, shapes: Shapes) -> dict[str, tuple[str, tuple[int, ...], str]]:
-        maps = {f"groups_{i}": ("", tuple(shape), "int64") for i, shape in enumerate(shapes)}
+class _Ablation(Effects):
+    def __init__(self, shapes: Shapes, groups: Any) -> None:
+        super().__init__(shapes)
+        self.maps = feature_maps(groups, shapes)
+        self.units = 1 + max((int(m.max(initial=-1)) for m in self.maps), default=-1)
+
+    def placeholders(self) -> Placeholders:
+        maps: Placeholders = {f"groups_{i}": ("", m.shape, "int64") for i, m in enumerate(self.maps)}
         return {"feature": ("rows", (), "int64"), **maps}
 
-    def constants(self, shapes: Shapes) -> dict[str, Numpy]:
-        return {f"groups_{i}": m.astype(np.int64) for i, m in enumerate(self._maps(shapes))}
+    def constants(self) -> dict[str, Numpy]:
+        return {f"groups_{i}": m.astype(np.int64) for i, m in enumerate(self.maps)}
 
     def rows(self, steps: Numpy, seeds: UInt64) -> dict[str, Numpy]:
-        return {"feature": steps.astype(np.int64) - 1}  # row 0 of a sample is the sample itself
+        return {"feature": steps}
 
-    def endpoint(self, which: str) -> dict[str, float | int]:
+    def endpoint(self, which: str) -> dict[str, Any]:
         return {"feature": -1}
 
     def expand(self, ops: Any, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
@@ -76,7 +74,250 @@ class FeatureAblation(Method):
             for i, (value, base) in enumerate(zip(x, b, strict=True))
         ]
 
-    def attribute(self, values: Numpy, shapes: Shapes) -> list[Numpy]:
-        effect = values[:, :1] - values[:, 1:]  # (N, G, …)
-        lead = np.moveaxis(effect, (0, 1), (-2, -1))  # (…, N, G)
-        return [lead[..., m] for m in self._maps(shapes)]
+    def finish(self, sums: Sums, units: Numpy, inputs: Sequence[Numpy]) -> tuple[list[Numpy], list[Numpy] | None]:
+        return spread(sums.sums[0], self.maps), None
+
+
+# --- occlusion -------------------------------------------------------------------------------
+
+AGGREGATES = ("mean", "mean_per_element", "sum")
+
+
+@dataclass(frozen=True)
+class Occlusion(Removal):
+    """Each window is set to the baseline; its effect s(x) − s(x_window) goes to its elements.
+
+    Zeiler and Fergus 2014, "Visualizing and Understanding Convolutional Networks", section 4.2.
+
+    Parameters
+    ----------
+    window: sizes of the window along the sample's axes, channels included; an int goes for every axis, and
+        covers axes that are shorter whole. For several inputs a tuple of these.
+    stride: likewise; how far each window is from the next, at most the window's size. The last window of an
+        axis is cut off at the border, so that every element is covered.
+    aggregate: ``"mean"`` of the effects of the windows that cover an element; ``"mean_per_element"``: the
+        same divided by the number of elements in a whole window; ``"sum"``.
+    """
+
+    window: Any = 1
+    stride: Any = 1
+    aggregate: str = "mean"
+
+    name: ClassVar[str] = "occlusion"
+
+    def __post_init__(self) -> None:
+        one_of("aggregate", self.aggregate, AGGREGATES)
+        for name in ("window", "stride"):
+            given = getattr(self, name)
+            object.__setattr__(self, name, _as_tuples(given))
+            for size in _flat(getattr(self, name)):
+                if not isinstance(size, (int, np.integer)) or isinstance(size, bool) or size < 1:
+                    raise InputError(f"{name} must hold whole numbers ≥ 1; got {given!r}")
+
+    def design(self, shapes: Shapes) -> Design:
+        return _Windows(shapes, self)
+
+
+def _as_tuples(given: Any) -> Any:
+    if isinstance(given, np.ndarray):
+        given = given.tolist()
+    return tuple(map(_as_tuples, given)) if isinstance(given, (tuple, list)) else given
+
+
+def _flat(given: Any) -> list[Any]:
+    return [entry for part in given for entry in _flat(part)] if isinstance(given, tuple) else [given]
+
+
+def _for_inputs(name: str, given: Any, shapes: Shapes) -> list[Any]:
+    """One entry for each input."""
+    if not isinstance(given, tuple) or (len(shapes) == 1 and not any(isinstance(part, tuple) for part in given)):
+        return [given] * len(shapes)
+    if len(given) != len(shapes):
+        raise InputError(f"{name} {given!r} for {len(shapes)} attributed inputs: give a tuple, one entry for each")
+    return list(given)
+
+
+def _sizes(name: str, given: Any, shape: tuple[int, ...], most: Sequence[int]) -> tuple[int, ...]:
+    """One size for each axis, at most ``most``."""
+    if isinstance(given, tuple):
+        if len(given) != len(shape):
+            raise InputError(f"{name} {given} has {len(given)} sizes; a sample has the shape {shape}")
+        sizes = tuple(map(int, given))
+        if any(size > limit for size, limit in zip(sizes, most, strict=True)):
+            than = f"a sample, {shape}" if name == "window" else f"the window, {tuple(most)}: it would leave gaps"
+            raise InputError(f"{name} {given} is larger than {than}")
+        return sizes
+    if given > max(most, default=1):
+        than = f"every axis of a sample, {shape}" if name == "window" else f"the window, {tuple(most)}: gaps"
+        raise InputError(f"{name} {given} is larger than {than}")
+    return tuple(min(int(given), limit) for limit in most)
+
+
+class _Windows(Effects):
+    """Windows of the first input, last axis fastest, then those of the next."""
+
+    def __init__(self, shapes: Shapes, method: Occlusion) -> None:
+        super().__init__(shapes)
+        self.aggregate = method.aggregate
+        windows, strides = (_for_inputs(name, getattr(method, name), shapes) for name in ("window", "stride"))
+        self.windows = [_sizes("window", w, s, s) for w, s in zip(windows, self.shapes, strict=True)]
+        self.strides = [_sizes("stride", t, s, w) for t, s, w in zip(strides, self.shapes, self.windows, strict=True)]
+        self.starts = [
+            [np.arange(-(-(size - w) // t) + 1) * t for size, w, t in zip(*axes, strict=True)]
+            for axes in zip(self.shapes, self.windows, self.strides, strict=True)
+        ]
+        self.counts = [int(np.prod([len(axis) for axis in starts])) for starts in self.starts]
+        self.units = sum(self.counts)
+        self.corners = self._corners()
+
+    def _corners(self) -> list[Numpy]:
+        """For each input the first element of every window, (units, axes); beyond the sample for other inputs'."""
+        result = []
+        first = 0
+        for starts, shape, count in zip(self.starts, self.shapes, self.counts, strict=True):
+            corners = np.tile(np.array(shape, np.int64).reshape(1, -1), (self.units, 1))
+            corners[first : first + count] = np.array(list(itertools.product(*starts))).reshape(count, len(shape))
+            result.append(corners)
+            first += count
+        return result
+
+    def placeholders(self) -> Placeholders:
+        return {f"corner_{i}": ("rows", (max(len(s), 1),), "int64") for i, s in enumerate(self.shapes)}
+
+    def rows(self, steps: Numpy, seeds: UInt64) -> dict[str, Numpy]:
+        return {f"corner_{i}": self._with_axis(corners)[steps] for i, corners in enumerate(self.corners)}
+
+    def _with_axis(self, corners: Numpy) -> Numpy:
+        """A sample of no axes has one window; its corner is written as one number, 0."""
+        return corners if corners.shape[1] else np.zeros((len(corners), 1), np.int64)
+
+    def endpoint(self, which: str) -> dict[str, Any]:
+        return {f"corner_{i}": np.array(shape or (1,), np.int64) for i, shape in enumerate(self.shapes)}
+
+    def expand(self, ops: Any, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
+        points = []
+        for i, (value, base) in enumerate(zip(x, b, strict=True)):
+            corner, shape = args[f"corner_{i}"], self.shapes[i]
+            covered: Any = corner[:, 0] < 1
+            for axis, (size, width) in enumerate(zip(shape, self.windows[i], strict=True)):
+                from_corner = ops.arange(size, corner) - corner[:, axis : axis + 1]
+                inside = ops.reshape_rows((from_corner >= 0) & (from_corner < width), _along(axis, size, shape))
+                covered = covered & inside if axis else inside
+            points.append(ops.where(covered, base, value))
+        return points
+
+    def finish(self, sums: Sums, units: Numpy, inputs: Sequence[Numpy]) -> tuple[list[Numpy], list[Numpy] | None]:
+        results = []
+        first = 0
+        for i, count in enumerate(self.counts):
+            lead = np.moveaxis(sums.sums[0][:, first : first + count], (0, 1), (-2, -1))
+            first += count
+            total = self._over_elements(lead.reshape(*lead.shape[:-1], *map(len, self.starts[i])), i)
+            if self.aggregate != "sum":
+                total = total / self._over_elements(np.ones([len(axis) for axis in self.starts[i]]), i)
+            if self.aggregate == "mean_per_element":
+                total = total / np.prod(self.windows[i])
+            results.append(total)
+        return results, None
+
+    def _over_elements(self, effects: Numpy, i: int) -> Numpy:
+        """The sum, at each element, of the effects of the windows that cover it; windows are the last axes."""
+        axes = len(self.shapes[i])
+        for axis in range(axes):
+            element = np.arange(self.shapes[i][axis])[:, None]
+            starts = self.starts[i][axis][None]
+            covers = ((element >= starts) & (element < starts + self.windows[i][axis])).astype(np.float64)
+            place = effects.ndim - axes + axis
+            effects = np.moveaxis(np.tensordot(effects, covers, axes=(place, 1)), -1, place)
+        return effects
+
+
+def _along(axis: int, size: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(size if i == axis else 1 for i in range(len(shape)))
+
+
+# --- in-silico mutagenesis -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ISM(Removal):
+    """In-silico mutagenesis of one-hot sequences: s(x with one letter put for another) − s(x).
+
+    The result has the input's shape: the effect of writing letter a at position p stands at (a, p), and 0
+    at the letters that are there: they are not evaluated. Zhou and Troyanskaya 2015, "Predicting Effects of
+    Noncoding Variants with Deep Learning-Based Sequence Model", methods.
+
+    Parameters
+    ----------
+    alphabet_axis: which axis of a sample are the letters: 0 for (letters, positions), −1 for (positions,
+        letters). ``None``: the shorter one.
+    """
+
+    alphabet_axis: int | None = None
+
+    name: ClassVar[str] = "ism"
+    baseline: ClassVar[str] = "none"
+
+    def __post_init__(self) -> None:
+        if self.alphabet_axis not in (None, 0, 1, -1):
+            raise InputError(f"alphabet_axis must be 0, −1 or None; got {self.alphabet_axis!r}")
+
+    def design(self, shapes: Shapes) -> Design:
+        return _Substitutions(shapes, self)
+
+
+class _Substitutions(Effects):
+    def __init__(self, shapes: Shapes, method: ISM) -> None:
+        super().__init__(shapes)
+        if len(self.shapes) != 1 or len(self.shapes[0]) != 2:
+            raise InputError(
+                f"ism takes one input of samples (letters, positions) or (positions, letters); got {shapes}"
+            )
+        shape = self.shapes[0]
+        axis = method.alphabet_axis
+        if axis is None:
+            if shape[0] == shape[1]:
+                raise InputError(f"which axis of {shape} are the letters? Give ISM(alphabet_axis=0 or -1)")
+            axis = int(shape[1] < shape[0])
+        self.axis = axis % 2
+        self.letters, self.positions = shape[self.axis], shape[1 - self.axis]
+        self.units = self.positions * (self.letters - 1)
+
+    def placeholders(self) -> Placeholders:
+        return {"position": ("rows", (), "int64"), "change": ("rows", (), "int64")}
+
+    def rows(self, steps: Numpy, seeds: UInt64) -> dict[str, Numpy]:
+        position, change = np.divmod(steps, max(self.letters - 1, 1))
+        return {"position": position, "change": change + 1}
+
+    def endpoint(self, which: str) -> dict[str, Any]:
+        return {"position": -1, "change": 0}
+
+    def expand(self, ops: Any, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
+        letter = ops.arange(self.letters, args["change"]) - args["change"][:, None]
+        letter = letter + ops.where(letter < 0, self.letters, 0)
+        rotated = ops.gather_rows(x[0], letter, self.axis)
+        position = ops.arange(self.positions, args["position"]) - args["position"][:, None]
+        shape = _along(1 - self.axis, self.positions, self.shapes[0])
+        return [ops.where(ops.reshape_rows(position == 0, shape), rotated, x[0])]
+
+    def check(self, inputs: Sequence[Numpy], first: int, count: int) -> None:
+        x = np.moveaxis(inputs[0], self.axis + 1, 1)
+        wrong = (((x != 0) & (x != 1)).any(axis=1)) | (x.sum(axis=1) != 1)
+        if wrong.any():
+            sample, position = map(int, np.argwhere(wrong)[0])
+            raise InputError(
+                f"ism takes one-hot sequences; sample {first + sample} of {count} has {x[sample, :, position]} at "
+                f"position {position}. The letters are along axis {self.axis} of a sample of shape {self.shapes[0]}."
+            )
+
+    def finish(self, sums: Sums, units: Numpy, inputs: Sequence[Numpy]) -> tuple[list[Numpy], list[Numpy] | None]:
+        effects = -sums.sums[0]
+        n, outputs = len(effects), effects.shape[2:]
+        effects = effects.reshape(n, self.positions, self.letters - 1, *outputs)
+        there = np.moveaxis(inputs[0], self.axis + 1, 2).argmax(axis=2)
+        letter = (there[:, :, None] + np.arange(1, self.letters)) % self.letters
+        result = np.zeros((n, self.positions, self.letters, *outputs))
+        np.put_along_axis(result, letter.reshape(*letter.shape, *[1] * len(outputs)), effects, axis=2)
+        result = np.moveaxis(result, (0, 1, 2), (-3, -2, -1) if self.axis else (-3, -1, -2))
+        return [result], None

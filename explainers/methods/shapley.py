@@ -1,0 +1,193 @@
+"""Shapley values of features: how much each adds to the output, averaged over the orders of joining.
+
+Shapley 1953, "A Value for n-Person Games"; Castro, Gómez and Tejada 2009, "Polynomial calculation of the
+Shapley value based on sampling"; Mitchell et al. 2022, "Sampling Permutations for Shapley Value Estimation"
+(antithetic pairs, section 4.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import comb
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .. import counter
+from ..counter import UInt64
+from ..errors import InputError
+from .base import Numpy, Shapes, at_least
+from .removal import Coalitions, Design, Removal, Sums, spread
+
+MOST_FEATURES = 20  # of exact Shapley values
+
+
+@dataclass(frozen=True)
+class ShapleySampling(Removal):
+    """Mean over random orders of what each feature adds when it joins, from the baseline to the sample.
+
+    Σ attribution = s(x) − s(b), for any number of permutations. Castro, Gómez and Tejada 2009, section 3.
+
+    Parameters
+    ----------
+    permutations: random orders for each sample, drawn by itself.
+    antithetic: take orders in pairs, one the reverse of the other; ``permutations`` is then even. Exact for
+        functions of pairs of features.
+    groups: as of FeatureAblation. ``None``: each element is a feature.
+    tolerance: draw on until the largest standard error of a sample is at most this, in the unit of the
+        output; ``permutations`` is then how many are drawn first.
+    max_evaluations: of the model for one sample. With ``tolerance`` NotConverged is raised there; without,
+        no more permutations are drawn than fit.
+    """
+
+    permutations: int = 25
+    antithetic: bool = True
+    groups: Any = field(default=None, compare=False)
+    tolerance: float | None = None
+    max_evaluations: int | None = None
+
+    name: ClassVar[str] = "shapley_sampling"
+    complete: ClassVar[bool] = True
+    sampled: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        at_least("permutations", self.permutations, 1)
+        if self.max_evaluations is not None:
+            at_least("max_evaluations", self.max_evaluations, 1)
+        if self.tolerance is not None and not self.tolerance > 0:
+            raise InputError(f"tolerance must be above 0, or None; got {self.tolerance!r}")
+
+    @property
+    def error_to(self) -> float | None:
+        return self.tolerance
+
+    @property
+    def most_evaluations(self) -> int | None:
+        return self.max_evaluations
+
+    def design(self, shapes: Shapes) -> Design:
+        return _Permutations(shapes, self)
+
+
+class _Permutations(Coalitions):
+    """A unit is an order of the features, or one and its reverse: the coalitions of 1 … G−1 that come first."""
+
+    sampled = True
+
+    def __init__(self, shapes: Shapes, method: ShapleySampling) -> None:
+        super().__init__(shapes, method.groups)
+        self.orders = 2 if method.antithetic else 1
+        self.length = max(self.features - 1, 0)
+        self.unit = self.orders * self.length
+        self.units = -(-method.permutations // self.orders) if self.unit else 0
+
+    def _ranks(self, units: Numpy, seeds: UInt64) -> Numpy:
+        """When each feature joins in the order of each (unit, seed), (R, G): a random permutation."""
+        keys = counter.priorities(counter.draw_keys(seeds, units), self.features)
+        ranks = np.empty(keys.shape, np.int64)
+        np.put_along_axis(ranks, keys.argsort(axis=1), np.arange(self.features)[None], axis=1)
+        return ranks
+
+    def kept(self, steps: Numpy, seeds: UInt64) -> Numpy:
+        unit, within = np.divmod(steps, self.unit)
+        order, size = np.divmod(within, self.length)
+        starts = np.flatnonzero(np.r_[True, (unit[1:] != unit[:-1]) | (seeds[1:] != seeds[:-1])])
+        ranks = self._ranks(unit[starts], seeds[starts]).astype(np.int32)
+        ranks = np.repeat(ranks, np.diff(np.r_[starts, len(steps)]), axis=0)
+        last_in = self.features - 1 - size[:, None]  # in a reversed order those with the highest ranks come first
+        return np.where(order[:, None] == 0, ranks <= size[:, None], ranks >= last_in)
+
+    def start(self, count: int, outputs: tuple[int, ...]) -> list[Numpy]:
+        return [np.zeros((count, self.features, *outputs)) for _ in range(2)]
+
+    def add(self, sums: Sums, samples: Numpy, first: int, values: Numpy, seeds: UInt64) -> None:
+        n, outputs = len(samples), values.shape[2:]
+        units = values.shape[1] // self.unit
+        values = values.reshape(n, units, self.orders, self.length, *outputs)
+        shape = (n, units, self.orders, 1, *outputs)
+        low, high = (np.broadcast_to(end[samples].reshape(n, 1, 1, 1, *outputs), shape) for end in (sums.b, sums.x))
+        steps = np.diff(np.concatenate([low, values, high], axis=3), axis=3)
+        number = np.tile(np.arange(first, first + units), n)
+        ranks = self._ranks(number, np.repeat(seeds, units)).reshape(n, units, self.features, *[1] * len(outputs))
+        shares = np.take_along_axis(steps[:, :, 0], ranks, axis=2)
+        if self.orders == 2:
+            shares = (shares + np.take_along_axis(steps[:, :, 1], self.features - 1 - ranks, axis=2)) / 2
+        sums.sums[0][samples] += shares.sum(axis=1)
+        sums.sums[1][samples] += (shares * shares).sum(axis=1)
+
+    def finish(self, sums: Sums, units: Numpy, inputs: Sequence[Numpy]) -> tuple[list[Numpy], list[Numpy] | None]:
+        if not self.unit:  # one feature has it all
+            whole = (sums.x - sums.b)[:, None] + sums.sums[0]
+            return spread(whole, self.maps), spread(np.zeros_like(whole), self.maps)
+        count = _column(units, sums.sums[0])
+        errors = self._errors(sums.sums[0], sums.sums[1], count)
+        return spread(sums.sums[0] / count, self.maps), spread(errors, self.maps)
+
+    def _errors(self, total: Numpy, squares: Numpy, count: Any) -> Numpy:
+        """The standard error of the mean over units; NaN where there is but one."""
+        mean = total / count
+        variance = np.maximum(squares / count - mean * mean, 0.0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            errors: Numpy = np.where(count > 1, np.sqrt(variance / (count - 1)), np.nan)
+        return errors
+
+    def error(self, sums: Sums, samples: Numpy, units: int) -> Numpy:
+        if units < 2:
+            return np.full(len(samples), np.inf if self.unit else 0.0)
+        errors = self._errors(sums.sums[0][samples], sums.sums[1][samples], units)
+        largest: Numpy = errors.reshape(len(samples), -1).max(axis=1, initial=0.0)
+        return largest
+
+
+def _column(numbers: Numpy, like: Numpy) -> Numpy:
+    return numbers.reshape(-1, *[1] * (like.ndim - 1))
+
+
+@dataclass(frozen=True)
+class ExactShapley(Removal):
+    """φ_i = Σ_{S∌i} |S|!(G−|S|−1)!/G! · (s(S∪i) − s(S)), over all coalitions S (Shapley 1953, eq. 13).
+
+    2^G evaluations for G features, at most 20. ``groups``: as of FeatureAblation.
+    """
+
+    groups: Any = field(default=None, compare=False)
+
+    name: ClassVar[str] = "exact_shapley"
+    complete: ClassVar[bool] = True
+
+    def design(self, shapes: Shapes) -> Design:
+        return _AllCoalitions(shapes, self.groups)
+
+
+class _AllCoalitions(Coalitions):
+    """Row k keeps the features whose bits are set in k + 1: all coalitions but the empty and the full one."""
+
+    def __init__(self, shapes: Shapes, groups: Any) -> None:
+        super().__init__(shapes, groups)
+        if self.features > MOST_FEATURES:
+            raise InputError(
+                f"exact Shapley values of {self.features} features need 2^{self.features} evaluations a sample; at "
+                f"most {MOST_FEATURES} features are allowed. Join elements with groups=, or take ShapleySampling."
+            )
+        self.units = max(2**self.features - 2, 0)
+
+    def kept(self, steps: Numpy, seeds: UInt64) -> Numpy:
+        return subsets(steps + 1, self.features)
+
+    def add(self, sums: Sums, samples: Numpy, first: int, values: Numpy, seeds: UInt64) -> None:
+        present = self.kept(np.arange(first, first + values.shape[1]), seeds)
+        size = present.sum(axis=1)
+        ways = np.array([comb(self.features, g) for g in range(self.features + 1)], np.float64)[size]
+        weights = np.where(present, (1 / (ways * size))[:, None], (-1 / (ways * (self.features - size)))[:, None])
+        sums.sums[0][samples] += np.moveaxis(np.tensordot(values, weights, axes=(1, 0)), -1, 1)
+
+    def finish(self, sums: Sums, units: Numpy, inputs: Sequence[Numpy]) -> tuple[list[Numpy], list[Numpy] | None]:
+        ends = (sums.x - sums.b)[:, None] / max(self.features, 1)
+        return spread(sums.sums[0] + ends, self.maps), None
+
+
+def subsets(numbers: Numpy, features: int) -> Numpy:
+    """Which features' bits are set in each number, (R, G) booleans."""
+    found: Numpy = (numbers[:, None] >> np.arange(features)) & 1 == 1
+    return found

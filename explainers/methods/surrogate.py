@@ -1,0 +1,241 @@
+"""Weighted linear models of what the model does on coalitions of features: KernelSHAP and LIME."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from math import comb
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .. import counter
+from ..counter import UInt64
+from ..errors import InputError
+from .base import Numpy, Shapes, at_least
+from .removal import Coalitions, Design, Removal, Sums, spread
+
+
+class _Regression(Coalitions):
+    """All rows of a sample are one unit; its coefficients come from one least-squares fit."""
+
+    sampled = True
+    units = 1
+
+    def present(self, seed: UInt64) -> Numpy:
+        """The coalitions of a sample with this seed (1,), (S, G) booleans."""
+        raise NotImplementedError
+
+    def kept(self, steps: Numpy, seeds: UInt64) -> Numpy:
+        known = {int(seed): self.present(np.array([seed], np.uint64)) for seed in np.unique(seeds)}
+        result = np.empty((len(steps), self.features), bool)
+        for seed, present in known.items():
+            rows = seeds == np.uint64(seed)
+            result[rows] = present[steps[rows]]
+        return result
+
+    def start(self, count: int, outputs: tuple[int, ...]) -> list[Numpy]:
+        return [np.zeros((count, self.features, *outputs)) for _ in range(2)]
+
+    def add(self, sums: Sums, samples: Numpy, first: int, values: Numpy, seeds: UInt64) -> None:
+        outputs = values.shape[2:]
+        for i, sample in enumerate(samples):
+            present = self.present(seeds[i : i + 1])
+            flat = values[i].reshape(len(present), -1)
+            ends = (sums.x[sample].reshape(1, -1), sums.b[sample].reshape(1, -1))
+            coefficients, errors = self.fit(present, flat, *ends)
+            sums.sums[0][sample] = coefficients.reshape(self.features, *outputs)
+            sums.sums[1][sample] = errors.reshape(self.features, *outputs)
+
+    def fit(self, present: Numpy, values: Numpy, x: Numpy, b: Numpy) -> tuple[Numpy, Numpy]:
+        """Coefficients and standard errors, (G, C), from values (S, C) of coalitions, (1, C) of x and b."""
+        raise NotImplementedError
+
+    def finish(self, sums: Sums, units: Numpy, inputs: Sequence[Numpy]) -> tuple[list[Numpy], list[Numpy] | None]:
+        return spread(sums.sums[0], self.maps), spread(sums.sums[1], self.maps)
+
+
+def least_squares(
+    a: Numpy, y: Numpy, weights: Numpy, ridge: Numpy | float = 0.0, *, fixed: int = 0, paired: bool = False
+) -> tuple[Numpy, Numpy]:
+    """argmin Σ w·(y − a·β)² + ridge·β², (P, C), and how much β would vary if the rows were drawn again.
+
+    The first ``fixed`` rows of a (S, P) are not drawn. ``paired``: the second half of the drawn ones goes with
+    the first. By the delta method: β varies as the sum of a⁺·w·(y − a·β) over independent draws, residuals
+    corrected for leverage (MacKinnon and White 1985, HC2).
+    """
+    weighted = a * weights[:, None]
+    inverse = np.linalg.pinv(weighted.T @ a + np.diag(np.broadcast_to(ridge, a.shape[1])), hermitian=True)
+    beta = inverse @ (weighted.T @ y)
+    pull = (a @ inverse)[fixed:]
+    leverage = (pull * weighted[fixed:]).sum(axis=1, keepdims=True)
+    push = (weights[:, None] * (y - a @ beta))[fixed:] / np.sqrt(np.maximum(1 - leverage, 1e-3))
+    draws = len(pull) // (2 if paired else 1)
+    if draws < 2:
+        return beta, np.full_like(beta, np.nan if draws else 0.0)
+    squares = (pull**2).T @ push**2
+    if paired:
+        squares += 2 * (pull[:draws] * pull[draws:]).T @ (push[:draws] * push[draws:])
+    variance = squares - (pull.T @ push) ** 2 / draws
+    return beta, np.sqrt(np.maximum(variance, 0.0) * draws / (draws - 1))
+
+
+# --- KernelSHAP ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class KernelShap(Removal):
+    """Shapley values by weighted least squares over coalitions, with Σ attribution = s(x) − s(b) kept.
+
+    min_φ Σ_S π(S)·(s(S) − s(b) − Σ_{i∈S} φ_i)², π(S) = (G−1)/(C(G,|S|)·|S|·(G−|S|)) (Lundberg and Lee 2017,
+    theorem 2). The smallest and largest coalitions are taken whole as far as ``samples`` reach, the others
+    are drawn by their weight.
+
+    Parameters
+    ----------
+    samples: coalitions for each sample, without the empty and the full one. From 2^G − 2 on, all are taken
+        and the values are exact.
+    paired: draw each coalition with its complement (Covert and Lee 2021, section 4.1).
+    groups: as of FeatureAblation.
+    """
+
+    samples: int = 2048
+    paired: bool = True
+    groups: Any = field(default=None, compare=False)
+
+    name: ClassVar[str] = "kernel_shap"
+    complete: ClassVar[bool] = True
+    sampled: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        at_least("samples", self.samples, 2)
+
+    def design(self, shapes: Shapes) -> Design:
+        return _Kernel(shapes, self)
+
+
+class _Kernel(_Regression):
+    def __init__(self, shapes: Shapes, method: KernelShap) -> None:
+        super().__init__(shapes, method.groups)
+        self.paired = method.paired
+        g = self.features
+        budget = min(method.samples, max(2**g - 2, 0) if g < 60 else method.samples)
+        budget -= budget % 2
+        kernel = np.array([1 / (s * (g - s)) for s in range(1, g)])  # of all coalitions of one size
+        kernel = kernel / kernel.sum() if g > 1 else kernel
+        whole: list[Numpy] = []
+        weights: list[Numpy] = []
+        left, rest = budget, kernel.copy()
+        for size in range(1, g // 2 + 1):
+            sizes = {size, g - size}
+            number = sum(comb(g, s) for s in sizes)
+            share = sum(rest[s - 1] for s in sizes) / rest.sum() if rest.sum() > 0 else 0.0
+            if number > left * share * (1 + 1e-9):
+                break
+            for s in sorted(sizes):
+                members = np.zeros((comb(g, s), g), bool)
+                for row, chosen in enumerate(combinations(range(g), s)):
+                    members[row, list(chosen)] = True
+                whole.append(members)
+                weights.append(np.full(len(members), kernel[s - 1] / len(members)))
+                rest[s - 1] = 0.0
+            left -= number
+        self.whole = np.concatenate([np.zeros((0, g), bool), *whole])
+        self.drawn = left if rest.sum() > 1e-12 else 0
+        if g > 1 and not len(self.whole) and self.drawn < g:
+            raise InputError(f"KernelShap(samples={method.samples}) is too few for {g} features: give {2 * g} or more")
+        self.sizes = rest / rest.sum() if self.drawn else rest
+        drawn = np.full(self.drawn, rest.sum() / max(self.drawn, 1))
+        self.weights = np.concatenate([*weights, drawn]) if g > 1 else np.zeros(0)
+        self.unit = len(self.whole) + self.drawn
+        self.units = 1 if self.unit else 0
+
+    def present(self, seed: UInt64) -> Numpy:
+        if not self.drawn:
+            return self.whole
+        g, draws = self.features, self.drawn // 2 if self.paired else self.drawn
+        number = np.arange(draws)
+        seeds = np.repeat(seed, draws)
+        size = 1 + np.searchsorted(np.cumsum(self.sizes), counter.unit(counter.draw_keys(seeds, number, 1)))
+        keys = counter.priorities(counter.draw_keys(seeds, number), g)
+        bound = np.take_along_axis(np.sort(keys, axis=1), np.minimum(size, g - 1)[:, None] - 1, axis=1)
+        chosen = keys <= bound
+        return np.concatenate([self.whole, chosen, ~chosen] if self.paired else [self.whole, chosen])
+
+    def fit(self, present: Numpy, values: Numpy, x: Numpy, b: Numpy) -> tuple[Numpy, Numpy]:
+        z = present.astype(np.float64)
+        last = z[:, -1:]
+        beta, errors = self._fit(z[:, :-1] - last, values - b - last * (x - b))
+        beta = np.concatenate([beta, (x - b) - beta.sum(axis=0, keepdims=True)])
+        first = z[:, :1]  # the error of the last: the same fit with the first one expressed by the others
+        _, others = self._fit(z[:, 1:] - first, values - b - first * (x - b))
+        return beta, np.concatenate([errors, others[-1:]])
+
+    def _fit(self, a: Numpy, y: Numpy) -> tuple[Numpy, Numpy]:
+        return least_squares(a, y, self.weights, fixed=len(self.whole), paired=self.paired)
+
+    def finish(self, sums: Sums, units: Numpy, inputs: Sequence[Numpy]) -> tuple[list[Numpy], list[Numpy] | None]:
+        if self.features == 1:
+            whole = (sums.x - sums.b)[:, None]
+            return spread(whole, self.maps), spread(np.zeros_like(whole), self.maps)
+        return super().finish(sums, units, inputs)
+
+
+# --- LIME ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Lime(Removal):
+    """Coefficients of a weighted ridge regression of s on which features are kept (Ribeiro et al. 2016, eq. 2).
+
+    Each feature is kept with probability ½. A coalition z weighs π(z) = exp(−D(z)²/σ²), where D is the cosine
+    distance of z to all features kept, 1 − √(|z|/G).
+
+    Parameters
+    ----------
+    samples: coalitions for each sample.
+    kernel_width: σ.
+    ridge: the penalty of squared coefficients; the intercept has none.
+    groups: as of FeatureAblation.
+    """
+
+    samples: int = 1000
+    kernel_width: float = 0.25
+    ridge: float = 1.0
+    groups: Any = field(default=None, compare=False)
+
+    name: ClassVar[str] = "lime"
+    sampled: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        at_least("samples", self.samples, 2)
+        if not (self.kernel_width > 0 and np.isfinite(self.kernel_width)):
+            raise InputError(f"kernel_width must be a number above 0; got {self.kernel_width!r}")
+        if not (self.ridge >= 0 and np.isfinite(self.ridge)):
+            raise InputError(f"ridge must be a number ≥ 0; got {self.ridge!r}")
+
+    def design(self, shapes: Shapes) -> Design:
+        return _Local(shapes, self)
+
+
+class _Local(_Regression):
+    def __init__(self, shapes: Shapes, method: Lime) -> None:
+        super().__init__(shapes, method.groups)
+        self.method = method
+        self.unit = method.samples
+
+    def present(self, seed: UInt64) -> Numpy:
+        number = np.arange(self.unit)
+        keys = counter.priorities(counter.draw_keys(np.repeat(seed, self.unit), number), self.features)
+        kept: Numpy = (keys >> counter.PRIORITY_BITS) & 1 == 1
+        return kept
+
+    def fit(self, present: Numpy, values: Numpy, x: Numpy, b: Numpy) -> tuple[Numpy, Numpy]:
+        z = np.concatenate([np.ones((1, self.features)), np.zeros((1, self.features)), present])
+        y = np.concatenate([x, b, values])
+        distance = 1 - np.sqrt(z.mean(axis=1))
+        weights = np.exp(-((distance / self.method.kernel_width) ** 2))
+        ridge = np.append(np.full(self.features, self.method.ridge), 0.0)
+        beta, errors = least_squares(np.column_stack([z, np.ones(len(z))]), y, weights, ridge, fixed=2)
+        return beta[:-1], errors[:-1]
