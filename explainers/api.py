@@ -278,8 +278,7 @@ class Explainer:
         if self.method.complete and baselines is not None and not isinstance(mask, str):
             weights = self.method.weights(_OnHost, mask.astype(np.float64))
             change = _scalar(outputs, weights) - _scalar(baselines, weights)
-            parts = [np.concatenate([self._host(c.attributions[i]) for c in chunks]) for i in range(len(plan.wrt))]
-            gap = sum(p.reshape(len(p), -1).sum(axis=1, dtype=np.float64) for p in parts) - change
+            gap = np.concatenate([self._total(chunk) for chunk in chunks]) - change
         errors = None
         if chunks and chunks[0].standard_errors[0] is not None:
             joined = [np.concatenate([_present(c.standard_errors[i]) for c in chunks]) for i in range(len(plan.wrt))]
@@ -300,6 +299,14 @@ class Explainer:
             self.method,
             self.coverage.approximate,
         )
+
+    def _total(self, chunk: Chunk) -> Numpy:
+        """Σ attribution of each sample of the chunk."""
+        if chunk.totals is not None:
+            return chunk.totals
+        parts = [self._host(array) for array in chunk.attributions]
+        total: Numpy = np.sum([p.reshape(len(p), -1).sum(axis=1, dtype=np.float64) for p in parts], axis=0)
+        return total
 
     def _call(
         self, inputs: Sequence[Any], named: Mapping[str, Any], target: Any, baseline: Any, seed: Any,

@@ -75,6 +75,7 @@ class Chunk:
     baseline_outputs: Numpy | None = None
     target: Target | None = None
     evaluations: Numpy | None = None
+    totals: Numpy | None = None  # Σ attribution of each sample, where elements share features
 
 
 @dataclass(slots=True)

@@ -61,8 +61,10 @@ class Packages:
         self.count = self.rows_per_sample(1)
         self.output_shape = self.program.sample_shape(self.program.output)
         self.mask_dtype = self.program.dtype(self.program.output)
+        kinds = {holder.name: holder.dtype for holder in self.program.placeholders}
         self.constants = {
-            name: backend.stage(array, str(array.dtype), traced.device) for name, array in self._constants().items()
+            name: backend.stage(array.astype(_host(kinds[name])), kinds[name], traced.device)
+            for name, array in self._constants().items()
         }
         self._choose = [backend.stage(np.array(flag), self.mask_dtype, traced.device) for flag in (0.0, 1.0)]
         self.batch_size = batch_size or self._memory_batch()

@@ -244,8 +244,9 @@ def take_columns(array: Tensor, index: Tensor) -> Tensor:
 
 def gather_rows(array: Tensor, index: Tensor, axis: int) -> Tensor:
     """Each row's own entries ``index``, (R, K), along ``axis`` of a sample."""
-    spread = index.reshape(index.shape[0], *(index.shape[1] if i == axis else 1 for i in range(array.ndim - 1)))
-    return torch.take_along_dim(array, spread, axis + 1)
+    spread = index.reshape(-1, *(index.shape[1] if i == axis else 1 for i in range(array.ndim - 1)))
+    sizes = [index.shape[1] if i == axis + 1 else size for i, size in enumerate(array.shape)]
+    return torch.gather(array, axis + 1, spread.expand(sizes))
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:

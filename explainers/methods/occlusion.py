@@ -295,8 +295,7 @@ class _Substitutions(Effects):
 
     def expand(self, ops: Any, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
         letter = ops.arange(self.letters, args["change"]) - args["change"][:, None]
-        letter = letter + ops.where(letter < 0, self.letters, 0)
-        rotated = ops.gather_rows(x[0], letter, self.axis)
+        rotated = ops.gather_rows(x[0], ops.where(letter < 0, letter + self.letters, letter), self.axis)
         position = ops.arange(self.positions, args["position"]) - args["position"][:, None]
         shape = _along(1 - self.axis, self.positions, self.shapes[0])
         return [ops.where(ops.reshape_rows(position == 0, shape), rotated, x[0])]

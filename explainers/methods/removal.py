@@ -84,6 +84,10 @@ class Design:
         """Attributions (…, N, \\*shape), one per shape, and their standard errors, after ``units`` (N,) units."""
         raise NotImplementedError
 
+    def total(self, attributions: Sequence[Numpy]) -> Numpy | None:
+        """Σ over the features of each sample, (…, N), each counted once, for methods that are complete."""
+        return None
+
     def error(self, sums: Sums, samples: Numpy, units: int) -> Numpy:
         """The largest standard error of each of ``samples``, (n,)."""
         raise NotImplementedError
@@ -189,3 +193,14 @@ class Coalitions(Design):
 
     def start(self, count: int, outputs: tuple[int, ...]) -> list[Numpy]:
         return [np.zeros((count, self.features, *outputs))]
+
+    def total(self, attributions: Sequence[Numpy]) -> Numpy:
+        pairs = zip(attributions, self.maps, strict=True)
+        flat = np.concatenate([a.reshape(*a.shape[: a.ndim - m.ndim], m.size) for a, m in pairs], axis=-1)
+        found: Numpy = flat[..., self._first_elements].sum(axis=-1, dtype=np.float64)
+        return found
+
+    @cached_property
+    def _first_elements(self) -> Numpy:
+        """One element of each feature."""
+        return np.unique(np.concatenate([m.ravel() for m in self.maps]), return_index=True)[1]

@@ -75,6 +75,14 @@ class Ops:
         return np.eye(array.shape[1])[array.argmax(1)]
 
     @staticmethod
+    def row_sum(array: Any) -> Any:
+        return array.reshape(len(array), -1).sum(1)
+
+    @staticmethod
+    def take_columns(array: Any, index: Any) -> Any:
+        return array[:, index]
+
+    @staticmethod
     def row_max(array: Any) -> Any:
         return array.max(1)
 

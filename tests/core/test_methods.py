@@ -9,6 +9,7 @@ import explainers
 from explainers import methods
 from explainers.errors import InputError, UnknownNameError
 from explainers.methods.gradient import QUADRATURES, quadrature_rule
+from explainers.methods.removal import feature_maps, spread
 
 
 def test_public_names() -> None:
@@ -16,9 +17,9 @@ def test_public_names() -> None:
         "Explainer", "Explanation", "References", "Signature", "TensorSpec", "errors", "methods",
     ]  # fmt: skip
     assert methods.__all__ == [
-        "ELRP", "LRP", "Deconvnet", "DeepLift", "DeepLiftShap", "FeatureAblation", "Gradient", "GradientShap",
-        "GuidedBackprop", "InputXGradient", "IntegratedGradients", "Method", "Saliency", "SmoothGrad",
-        "Zero", "resolve",
+        "ELRP", "ISM", "LRP", "Deconvnet", "DeepLift", "DeepLiftShap", "ExactShapley", "FeatureAblation", "Gradient",
+        "GradientShap", "GuidedBackprop", "InputXGradient", "IntegratedGradients", "KernelShap", "Lime", "Method",
+        "Occlusion", "Rise", "Saliency", "ShapleySampling", "SmoothGrad", "Zero", "resolve",
     ]  # fmt: skip
 
 
@@ -58,10 +59,9 @@ def test_bad_parameters(make: object) -> None:
 
 
 def test_groups_may_have_gaps_and_span_inputs() -> None:
-    method = methods.FeatureAblation((np.array([3, 3, 9]), np.array([9, -1])))
-    shapes = [(3,), (2,)]
-    assert method.count(shapes) == 4
-    values = np.array([[10.0, 9.0, 7.0, 4.0]])  # x, then without −1, 3, 9
-    first, second = method.attribute(values, shapes)
-    assert first.tolist() == [[3, 3, 6]]
-    assert second.tolist() == [[6, 1]]
+    first, second = feature_maps((np.array([3, 3, 9]), np.array([9, -1])), [(3,), (2,)])
+    assert first.tolist() == [1, 1, 2]
+    assert second.tolist() == [2, 0]
+    one, other = spread(np.array([[6.0, 1.0, 3.0]]), [first, second])
+    assert one.tolist() == [[1, 1, 3]]
+    assert other.tolist() == [[3, 6]]
