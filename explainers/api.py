@@ -216,6 +216,7 @@ class Explainer:
         batch_size: int | None = None,
         progress: Progress = False,
         allow_nonfinite: bool = False,
+        attribution: Any = None,
         **named: Any,
     ) -> Any:
         """Attributions of ``target`` to the inputs.
@@ -231,6 +232,7 @@ class Explainer:
         batch_size: rows in a package, for this call.
         progress: True for a bar over rows, or a function of (rows done, rows in total).
         allow_nonfinite: let NaN and infinity through, in inputs and results.
+        attribution: for ``Perturbation``: what its generator is given, of the attributed inputs' shapes.
 
         Returns
         -------
@@ -242,6 +244,7 @@ class Explainer:
         InputError, NonFiniteError, TargetError, BaselineError, NotConverged
         """
         plan, bound, call = self._call(inputs, named, target, baseline, seed, batch_size, progress, allow_nonfinite)
+        call.attribution = self._given_attribution(plan, attribution, len(call))
         if not len(call):
             return self._structured(plan, inputs, named, bound, self._empty(plan, call))
         chunks = list(plan.packages.run(call))
@@ -257,6 +260,7 @@ class Explainer:
         batch_size: int | None = None,
         progress: Progress = False,
         allow_nonfinite: bool = False,
+        attribution: Any = None,
         **named: Any,
     ) -> Explanation:
         """The attributions with the outputs, baseline outputs, completeness gap and standard error.
@@ -266,6 +270,7 @@ class Explainer:
         plan, bound, call = self._call(
             inputs, named, target, baseline, seed, batch_size, progress, allow_nonfinite, details=True
         )
+        call.attribution = self._given_attribution(plan, attribution, len(call))
         chunks = list(plan.packages.run(call)) if len(call) else []
         results = self._joined(plan, bound, chunks, call) if chunks else self._empty(plan, call)
         shape = plan.packages.output_shape
@@ -335,6 +340,17 @@ class Explainer:
         size = int(batch_size or plan.packages.batch_size)
         call = Call(count, arrays, resolved, chosen, seeds, size, not allow_nonfinite, details, report)
         return plan, bound, call
+
+    def _given_attribution(self, plan: _Plan, given: Any, count: int) -> list[Numpy] | None:
+        if given is None:
+            return None
+        if not isinstance(self.method, methods.Perturbation):
+            raise InputError(f"attribution= is for the method Perturbation; this is {self.method.name!r}")
+        parts = [self._to_numpy(part, "attribution") for part in (given if isinstance(given, tuple) else (given,))]
+        wanted = [(count, *spec.sample_shape) for spec in plan.specs]
+        if [part.shape for part in parts] != wanted:
+            raise InputError(f"attribution has shape {[p.shape for p in parts]}; the attributed inputs have {wanted}")
+        return parts
 
     def _array(self, value: Any, spec: TensorSpec) -> Array:
         """An input as numpy or as the backend's own array, its kind and shape checked."""

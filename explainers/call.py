@@ -58,6 +58,7 @@ class Call:
     check: bool
     details: bool = False
     progress: Progress | None = None
+    attribution: list[Numpy] | None = None  # for generators of perturbed samples
 
     def __len__(self) -> int:
         return self.count

@@ -11,6 +11,7 @@
     ├── TraceError          (RuntimeError)     the model cannot be turned into a graph
     ├── UnsupportedOperation (RuntimeError)    an operation that a rule set has no rule for
     ├── NotConverged        (RuntimeError)     a tolerance was not reached
+    ├── PerturbationError   (RuntimeError)     a user's generator or its worker failed
     └── BackendMissing      (ImportError)      the framework is not installed
 
 Each message says what was given, what was expected, and what to do.
@@ -76,6 +77,10 @@ class UnsupportedOperation(ExplainersError, RuntimeError):
 
 class NotConverged(ExplainersError, RuntimeError):
     """The tolerance asked for was not reached within the allowed number of steps."""
+
+
+class PerturbationError(ExplainersError, RuntimeError):
+    """A user's generator raised, took too long, or lost its worker; the message names the sample."""
 
 
 class BackendMissing(ExplainersError, ImportError):

@@ -25,6 +25,8 @@ from .errors import NotConverged
 from .forward import ForwardRun
 from .graph import Graph, Node, Value
 from .methods.base import Method
+from .methods.perturbation import Perturbation
+from .perturbed import PerturbedRun
 from .program import Forward, Placeholder, Program
 from .references import ReferenceActivations
 from .reorder import relu_behind_pools
@@ -180,7 +182,8 @@ class Packages:
     def _chunk(self, call: Call, start: int, stop: int, size: int) -> Chunk:
         staged = self._stage(call, start, stop)
         if self.program.design is not None:
-            return ForwardRun(self, call, staged, start, stop, size).run()
+            kind = PerturbedRun if isinstance(self.method, Perturbation) else ForwardRun
+            return kind(self, call, staged, start, stop, size).run()
         if self.references is not None:
             chunk = self._contrast_chunk(call, staged, start, stop, size)
         elif self.method.single:
@@ -565,6 +568,14 @@ class Packages:
         mask = self.mask_to_device(target.mask(start, stop, self.mask_host_dtype))
         self._last_mask = target, key, mask
         return mask
+
+    def stage(self, array: Numpy, value: Value) -> Array:
+        """``array`` as ``value`` of the graph."""
+        return self._to_device(array, self.program.dtype(value))
+
+    def run_rows(self, staged: Staged, rows: Rows) -> tuple[Array, ...]:
+        """One kernel call on all samples of ``staged``."""
+        return self._call(staged, 0, staged.count, rows)
 
     @property
     def mask_host_dtype(self) -> str:

@@ -23,6 +23,7 @@ from .gradient import (
 )
 from .lrp import ELRP, LRP
 from .occlusion import ISM, FeatureAblation, Occlusion
+from .perturbation import Perturbation
 from .rise import Rise
 from .shapley import ExactShapley, ShapleySampling
 from .surrogate import KernelShap, Lime
@@ -57,5 +58,5 @@ def resolve(method: str | Method) -> Method:
 __all__ = [
     "ELRP", "ISM", "LRP", "Deconvnet", "DeepLift", "DeepLiftShap", "ExactShapley", "FeatureAblation", "Gradient",
     "GradientShap", "GuidedBackprop", "InputXGradient", "IntegratedGradients", "KernelShap", "Lime", "Method",
-    "Occlusion", "Rise", "Saliency", "ShapleySampling", "SmoothGrad", "Zero", "resolve",
+    "Occlusion", "Perturbation", "Rise", "Saliency", "ShapleySampling", "SmoothGrad", "Zero", "resolve",
 ]  # fmt: skip

@@ -19,7 +19,7 @@ def test_public_names() -> None:
     assert methods.__all__ == [
         "ELRP", "ISM", "LRP", "Deconvnet", "DeepLift", "DeepLiftShap", "ExactShapley", "FeatureAblation", "Gradient",
         "GradientShap", "GuidedBackprop", "InputXGradient", "IntegratedGradients", "KernelShap", "Lime", "Method",
-        "Occlusion", "Rise", "Saliency", "ShapleySampling", "SmoothGrad", "Zero", "resolve",
+        "Occlusion", "Perturbation", "Rise", "Saliency", "ShapleySampling", "SmoothGrad", "Zero", "resolve",
     ]  # fmt: skip
 
 

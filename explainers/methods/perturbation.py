@@ -1,0 +1,84 @@
+"""Perturbations that only Python can make: inpainting, superpixels, edits of text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..counter import UInt64
+from ..errors import InputError
+from .base import Array, Numpy, Shapes, at_least
+from .removal import Design, Placeholders, Removal
+
+Generate = Callable[[Any, Any], Iterable[Any]]
+Reduce = Callable[[Numpy, Any], Any]
+
+
+@dataclass(frozen=True)
+class Perturbation(Removal):
+    """Attributions from perturbed samples that workers on the host make while the model runs.
+
+    Parameters
+    ----------
+    generate: ``generate(x, attribution)`` yields perturbed samples of the shape of ``x``, one sample without
+        batch axis (a tuple of arrays for several attributed inputs); ``attribution`` is what was given to the
+        call for this sample, or None. Each sample's are made one after the other, by one worker.
+    reduce: ``reduce(values, x)`` returns the attribution, of the shape of ``x``. ``values[0]`` is s(x), then
+        come s of the perturbed samples in their order.
+    workers: samples that are perturbed at once.
+    processes: use processes in place of threads; ``generate`` must then be a function of a module.
+    timeout: seconds that one perturbed sample may take to make.
+    """
+
+    generate: Generate
+    reduce: Reduce
+    workers: int = 2
+    processes: bool = False
+    timeout: float = 60.0
+
+    name: ClassVar[str] = "perturbation"
+    baseline: ClassVar[str] = "none"
+
+    def __post_init__(self) -> None:
+        for name in ("generate", "reduce"):
+            if not callable(getattr(self, name)):
+                raise InputError(f"{name} must be a function; got {getattr(self, name)!r}")
+        at_least("workers", self.workers, 1)
+        if not self.timeout > 0:
+            raise InputError(f"timeout must be a number of seconds above 0; got {self.timeout!r}")
+
+    def design(self, shapes: Shapes) -> Design:
+        return _AsTheyAre(shapes)
+
+
+class _AsTheyAre(Design):
+    """Rows are samples that were perturbed before."""
+
+    def placeholders(self) -> Placeholders:
+        return {}
+
+    def rows(self, steps: Numpy, seeds: UInt64) -> dict[str, Numpy]:
+        return {}
+
+    def endpoint(self, which: str) -> dict[str, Any]:
+        return {}
+
+    def expand(self, ops: Any, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
+        return x
+
+    def start(self, count: int, outputs: tuple[int, ...]) -> list[Numpy]:
+        return []
+
+
+def as_sample(given: Any, shapes: Shapes, what: str) -> list[Numpy]:
+    """What a user's function returned, as one array for each attributed input."""
+    parts = list(given) if isinstance(given, tuple) else [given]
+    arrays = [np.asarray(part) for part in parts]
+    found = [array.shape for array in arrays]
+    if found != [tuple(shape) for shape in shapes] or any(array.dtype.kind not in "fiub" for array in arrays):
+        wanted = " and ".join(map(str, shapes))
+        raise InputError(f"{what} has shape {' and '.join(map(str, found))}; a sample has {wanted}")
+    return arrays
