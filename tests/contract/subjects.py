@@ -14,8 +14,9 @@ import numpy as np
 
 from explainers import Explainer, References, methods
 
+from . import naive_removal
 from .cases import Case
-from .naive import Arrays, Naive, mask_of, one_row, sample_seed
+from .naive import Arrays, Naive, mask_of, numbered, one_row, sample_seed
 
 CASE_NAMES = {
     "torch": [
@@ -79,16 +80,22 @@ METHODS: dict[str, Any] = {
     "lrp-epsilon_gamma_box": methods.LRP("epsilon_gamma_box", low=-5, high=5),
     "elrp": methods.ELRP(),
     **DEEPLIFT,
+    "occlusion-mean": methods.Occlusion(window=2),
+    "occlusion-sum": methods.Occlusion(window=3, stride=2, aggregate="sum"),
+    "shapley_sampling-antithetic": methods.ShapleySampling(permutations=3),
+    "shapley_sampling-plain": methods.ShapleySampling(permutations=2, antithetic=False),
 }
+FORWARD_ONLY = tuple(name for name, method in METHODS.items() if method.rules is None)
 ONE_OF_EACH = [
     "gradient", "saliency", "input_x_gradient", "guided_backprop", "deconvnet", "integrated_gradients-gauss_legendre",
     "smoothgrad-mean", "gradient_shap", "feature_ablation", "lrp", "elrp", "deeplift-rescale", "deeplift_shap",
+    "occlusion-mean", "shapley_sampling-antithetic",
 ]  # fmt: skip
 BY_RULES = ("lrp", "elrp", "deeplift", "deeplift_shap")  # see test_lrp.py and test_deeplift*.py
 
 
 def methods_of(backend: str, names: Any = METHODS) -> list[str]:
-    return [name for name in names if backend != "numpy" or name == "feature_ablation"]
+    return [name for name in names if backend != "numpy" or name in FORWARD_ONLY]
 
 
 def with_naive_twin(names: Any) -> list[str]:
@@ -180,6 +187,14 @@ def _one(naive: Naive, method: str, baselines: Arrays, seed: int) -> Arrays:
         return naive.gradient_shap(SAMPLES, baselines, seed)
     if name == "feature_ablation":
         return naive.feature_ablation(None)
+    if name == "occlusion":
+        method = METHODS[method]
+        return naive_removal.occlusion(naive.value, naive.x, naive.b, method.window, method.stride, method.aggregate)
+    if name == "shapley_sampling":
+        method = METHODS[method]
+        return naive_removal.shapley_sampling(
+            naive.value, naive.x, naive.b, numbered(naive.x), method.permutations, method.antithetic, seed
+        )[0]
     return getattr(naive, name)()
 
 
