@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -50,13 +51,14 @@ class PerturbedRun(ForwardRun):
             method.generate, tasks(), workers=min(method.workers, self.staged.count), processes=method.processes,
             timeout=method.timeout, ready=READY * self.size, name=self._name,
         )  # fmt: skip
-        for sample, item in made:
-            if item is not END:
-                self.waiting.append((sample, self._checked_sample(item, sample)))
-            elif self.call.progress:
-                self.call.progress(1)
-            while len(self.waiting) >= self.size:
-                self._evaluate(self.size)
+        with contextlib.closing(made):  # also when the model raises
+            for sample, item in made:
+                if item is not END:
+                    self.waiting.append((sample, self._checked_sample(item, sample)))
+                elif self.call.progress:
+                    self.call.progress(1)
+                while len(self.waiting) >= self.size:
+                    self._evaluate(self.size)
         while self.waiting:
             self._evaluate(self.size)
         return self._chunk()

@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 from .errors import PerturbationError
@@ -25,7 +25,7 @@ FLUSH = 0.02  # seconds that a process gathers what it has made
 def produce(
     function: Callable[..., Iterable[Any]], tasks: Iterator[Task], *, workers: int, processes: bool, timeout: float,
     ready: int, name: Callable[[int], str],
-) -> Iterator[tuple[int, Any]]:  # fmt: skip
+) -> Generator[tuple[int, Any], None, None]:  # fmt: skip
     """(sample, what its generator yielded) as it comes, in order within a sample; (sample, END) at its end.
 
     ``tasks`` is taken from the caller's thread. ``ready``: how much may wait.
