@@ -37,18 +37,13 @@ def draw(images: Numpy, panels: Sequence[Panel], path: Path) -> Path:
 
     names = list(dict.fromkeys(panel.method for panel in panels))
     backends = list(dict.fromkeys(panel.backend for panel in panels))
-    wide = [b for b in backends if sum(p.backend == b for p in panels) > 1]
-    narrow = [b for b in backends if b not in wide]
     size, digits = 0.56, len(images)
-    figure = Figure(figsize=(1.9 + len(wide) * (digits * size + 0.4), (len(names) + 4.0) * size + 0.9), dpi=120)
+    figure = Figure(figsize=(1.9 + len(backends) * (digits * size + 0.4), (len(names) + 3.0) * size + 0.9), dpi=120)
     grid = _Grid(figure, size, digits)
-    for place, backend in enumerate(wide):
+    for place, backend in enumerate(backends):
         chosen = {p.method: p.scores for p in panels if p.backend == backend}
-        grid.block(place, 0, backend, images, [(name, chosen.get(name)) for name in names])
-    for place, backend in enumerate(narrow):
-        chosen_panels = [(p.method, p.scores) for p in panels if p.backend == backend]
-        grid.block(place, len(names) + 2.0, backend, images, chosen_panels)
-    grid.colour_bar(len(wide) - 1, len(names) + 3.0)
+        grid.block(place, backend, images, [(name, chosen.get(name)) for name in names])
+    grid.colour_bar(len(backends) - 1, len(names) + 2.0)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     return path
@@ -63,20 +58,20 @@ class _Grid:
         self.figure, self.size, self.digits = figure, size, digits
         self.width, self.height = figure.get_size_inches()
 
-    def block(self, place: int, row: float, backend: str, images: Numpy, bands: Sequence[tuple[str, Any]]) -> None:
+    def block(self, place: int, backend: str, images: Numpy, bands: Sequence[tuple[str, Any]]) -> None:
         """One backend: the digits, then one band for each method."""
-        x, y = self._corner(place, row)
+        x, y = self._corner(place, 0)
         self.figure.text(
             x / self.width, 1 - (y - 0.16) / self.height, TITLES.get(backend, backend), fontsize=11, weight="bold"
         )
-        self._label(place, row, "digit")
+        self._label(place, 0, "digit")
         for column, image in enumerate(images):
-            self._cell(place, row, column).imshow(image, cmap="gray_r", vmin=0, vmax=1)
+            self._cell(place, 0, column).imshow(image, cmap="gray_r", vmin=0, vmax=1)
         for band, (name, scores) in enumerate(bands, start=1):
-            self._label(place, row + band, name)
+            self._label(place, band, name)
             for column in range(self.digits if scores is not None else 0):
                 largest = float(np.abs(scores[column]).max()) or 1.0
-                axes = self._cell(place, row + band, column)
+                axes = self._cell(place, band, column)
                 axes.imshow(scores[column], cmap=COLOURS, vmin=-largest, vmax=largest)
 
     def colour_bar(self, place: int, row: float) -> None:

@@ -93,15 +93,21 @@ gap:     largest |sum of attributions - (f(x) - f(baseline))| relative to the ch
 
 def chosen_methods(subject: Subject, quick: bool) -> list[methods.Method]:
     """What is run on ``subject``."""
+    steps, draws = (16, 4) if quick else (50, 16)
+    squares = np.arange(8)[:, None] // 2 * 4 + np.arange(8) // 2  # sixteen features of 2 × 2 pixels
+    groups = subject.shaped(squares[None])[0]
+    removal: list[methods.Method] = [
+        methods.FeatureAblation(), methods.Occlusion(window=3), methods.ShapleySampling(draws, groups=groups),
+        methods.KernelShap(16 * draws, groups=groups), methods.Lime(16 * draws, groups=groups),
+        methods.Rise(64 * draws, grid=4),
+    ]  # fmt: skip
     if subject.forward_only:
-        return [methods.FeatureAblation()]
-    steps = 16 if quick else 50
+        return removal
     return [
         methods.Gradient(), methods.Saliency(), methods.InputXGradient(),
         methods.IntegratedGradients(steps), methods.SmoothGrad(steps), methods.GradientShap(steps),
         methods.GuidedBackprop(), methods.Deconvnet(), methods.DeepLift(), methods.DeepLiftShap(),
-        methods.LRP(), methods.ELRP(),
-        methods.FeatureAblation(),
+        methods.LRP(), methods.ELRP(), *removal,
     ]  # fmt: skip
 
 

@@ -18,9 +18,20 @@ LINE = re.compile(
     re.MULTILINE,
 )
 METHODS = [
-    "gradient", "saliency", "input_x_gradient", "integrated_gradients", "smoothgrad", "gradient_shap",
-    "guided_backprop", "deconvnet", "deeplift", "deeplift_shap", "lrp", "elrp", "feature_ablation",
-]  # fmt: skip
+    "gradient",
+    "saliency",
+    "input_x_gradient",
+    "integrated_gradients",
+    "smoothgrad",
+    "gradient_shap",
+    "guided_backprop",
+    "deconvnet",
+    "deeplift",
+    "deeplift_shap",
+    "lrp",
+    "elrp",
+]
+REMOVAL = ["feature_ablation", "occlusion", "shapley_sampling", "kernel_shap", "lime", "rise"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +55,8 @@ def test_the_models_have_learned(demo: tuple[str, Path]) -> None:
 
 def test_every_method_ran_on_every_backend(demo: tuple[str, Path]) -> None:
     lines = [(found["backend"], found["method"]) for found in LINE.finditer(demo[0])]
-    expected = [(backend, method) for backend in ("torch", "tensorflow") for method in METHODS]
-    assert lines == [*expected, ("numpy", "feature_ablation")]
+    expected = [(backend, method) for backend in ("torch", "tensorflow") for method in [*METHODS, *REMOVAL]]
+    assert lines == [*expected, *(("numpy", method) for method in REMOVAL)]
 
 
 def test_nothing_was_traced_again(demo: tuple[str, Path]) -> None:
@@ -54,6 +65,7 @@ def test_nothing_was_traced_again(demo: tuple[str, Path]) -> None:
 
 def test_complete_methods_are_complete(demo: tuple[str, Path]) -> None:
     largest = {"integrated_gradients": 0.1, "deeplift": 1e-4, "deeplift_shap": 1e-4}
+    largest |= {"shapley_sampling": 1e-4, "kernel_shap": 1e-4}
     gaps = {(found["backend"], found["method"]): found["gap"] for found in LINE.finditer(demo[0])}
     for (_, method), gap in gaps.items():
         assert float(gap) < largest[method] if method in largest else gap == "–"
@@ -73,3 +85,13 @@ def test_the_gallery_is_a_picture(demo: tuple[str, Path]) -> None:
     red, _, blue = np.moveaxis(pixels, -1, 0)
     assert (red - blue > 60).mean() > 0.01  # both signs are there
     assert (blue - red > 60).mean() > 0.01
+
+
+def test_any_model() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "any_model.py")], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "random forest" in done.stdout
+    assert float(re.search(r"differ by (\S+)", done.stdout)[1]) < 1e-5  # type: ignore[index]
+    assert float(re.search(r"([\d.]+) at most", done.stdout)[1]) < 5  # type: ignore[index]

@@ -64,7 +64,7 @@ def test_the_table_of_methods_is_complete() -> None:
     known = {name: [True, True, method.rules is None] for name, method in methods.METHODS.items()}
     assert {name: ticks[name] for name in known} == known
     options = set(ticks) - set(known)
-    assert options <= {"tolerance", "References", "groups"}
+    assert options <= {"tolerance", "References", "groups", "Perturbation"}
 
 
 def test_the_table_of_engines_is_complete() -> None:

@@ -9,7 +9,8 @@ from explainers import errors
 FAMILY = {
     errors.InputError: ValueError, errors.NonFiniteError: errors.InputError, errors.TargetError: errors.InputError,
     errors.BaselineError: errors.InputError, errors.UnknownNameError: ValueError, errors.TraceError: RuntimeError,
-    errors.UnsupportedOperation: RuntimeError, errors.NotConverged: RuntimeError, errors.BackendMissing: ImportError,
+    errors.UnsupportedOperation: RuntimeError, errors.NotConverged: RuntimeError,
+    errors.PerturbationError: RuntimeError, errors.BackendMissing: ImportError,
 }  # fmt: skip
 
 

@@ -432,7 +432,8 @@ def test_roles() -> None:
     graph = traced_model(function, np.ones((2, 3), "float32")).graph
     found = [(node.op, node.role, node.function) for node in graph if node.op in ("Mul", "RealDiv", "Maximum")]
     assert found == [
-        ("Mul", Role.UNIVARIATE, "arithmetic"), ("Mul", Role.LINEAR, "scale"), ("RealDiv", Role.UNIVARIATE, "arithmetic"),
+        ("Mul", Role.UNIVARIATE, "arithmetic"), ("Mul", Role.LINEAR, "scale"),
+        ("RealDiv", Role.UNIVARIATE, "arithmetic"),
         ("RealDiv", Role.LINEAR, "scale"), ("Maximum", Role.UNIVARIATE, "relu"), ("Mul", Role.LINEAR, "scale"),
         ("Maximum", Role.REDUCE_MAX, ""), ("Mul", Role.PRODUCT, ""),
     ]  # fmt: skip
