@@ -9,6 +9,7 @@ from .timing import Rounds, median, ratio
 
 STEPS = 16
 SMALL = ("mlp", "cnn")
+REMOVAL = ("shapley_sampling", "occlusion", "kernel_shap", "feature_ablation")
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,10 @@ class Line:
             return None, (1.6 if self.model == "bert" else 1.25)
         if self.method == "deeplift_shap":
             return (0.55 if self.model == "mlp" else 0.15), None
+        if self.backend == "numpy":
+            return 1.1, None
+        if self.method in REMOVAL:
+            return (0.7 if self.batch == 1 else 0.95), None
         if self.backend == "tensorflow":
             return 0.1, 1.1
         if self.method == "saliency":

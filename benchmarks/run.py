@@ -4,6 +4,7 @@
 
 F: the time of a bare forward pass of the rows (N for saliency, N × 16 for integrated gradients) in the same packages.
 peer: Captum at its best setting (torch), the eager GradientTape (TensorFlow).
+Forward-only methods: F and hand are bare calls of the model on as many rows; the peer on numpy is just that.
 DeepLIFT has a fixed reference (deeplift_shap: 20); its F and hand are a forward pass and a gradient of the batch alone.
 hand: autograd.grad (torch) or a tf.function with tf.gradients (TensorFlow) over the same rows in the same packages.
 All candidates of a line run interleaved in one process; costs are medians, ratios are medians over the rounds with
@@ -22,13 +23,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from .report import HEAD, RULE, Line, mark, missed, table_row
+from .report import HEAD, REMOVAL, RULE, SMALL, Line, mark, missed, table_row
 from .timing import machine
 
-MODELS = ("mlp", "cnn", "dilated", "bert", "resnet50")
-METHODS = ("saliency", "integrated_gradients", "deeplift", "deeplift_shap")
+MODELS = ("mlp", "cnn", "dilated", "bert", "resnet50", "forest")
+METHODS = ("saliency", "integrated_gradients", "deeplift", "deeplift_shap", *REMOVAL)
 DEEPLIFT = {"deeplift": ("mlp", "cnn", "dilated", "bert"), "deeplift_shap": ("mlp", "cnn")}
-BACKENDS = ("torch", "tensorflow")
+BACKENDS = ("torch", "tensorflow", "numpy")
 
 
 def main() -> None:
@@ -42,7 +43,11 @@ def main() -> None:
 
 
 def batches(backend: str, name: str, method: str, large: int) -> tuple[int, ...]:
-    """The batch sizes to time: DeepLIFT on torch, on some models, with a fixed reference."""
+    """The batch sizes to time: DeepLIFT on torch, on some models, with a fixed reference; forward-only methods."""
+    if backend == "numpy":
+        return (1, large) if method in ("shapley_sampling", "kernel_shap", "feature_ablation") else ()
+    if method in REMOVAL:
+        return (1, large) if backend == "torch" and name in SMALL and method in REMOVAL[:2] else ()
     if method not in DEEPLIFT:
         return (1, large)
     return (large,) if backend == "torch" and name in DEEPLIFT[method] else ()
@@ -104,9 +109,13 @@ def run_backend(backend: str, args: argparse.Namespace) -> dict[str, Any]:
                 lines.append(cells.cell(name, method, batch, args.seconds))
                 print(table_row(lines[-1].cells()), flush=True)
     extra = cells.overhead(args.seconds)
-    print("\nPython in a warm explain(x), over explain.native on prepared tensors:")
+    if extra:
+        print("\nPython in a warm explain(x), over explain.native on prepared tensors:")
     for what, microseconds in extra:
         print(f"- {what}: {microseconds:.0f} µs{mark(microseconds, 60)}")
+    if backend == "torch" and "shapley_sampling" in args.methods:
+        share = cells.one_against_many(args.seconds)
+        print(f"\nRows/s of one sample with 2,016 perturbations over 63 with 32 each: {share:.2f}")
     print(f"\n{missed(lines)}\n", flush=True)
     return {"about": about, "lines": [line.record() for line in lines], "overhead_microseconds": dict(extra)}
 

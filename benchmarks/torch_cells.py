@@ -13,13 +13,13 @@ from torch import Tensor
 from explainers import Explainer, References, methods
 
 from .models import LARGE_BATCH, MODELS, Subject, subject
-from .report import STEPS, Line
+from .report import REMOVAL, STEPS, Line
 from .timing import median, rounds
 
 REFERENCES = 20
 SAME_AS_CAPTUM = ("mlp",)  # elsewhere Captum's DeepLIFT differs: max pools of a batch, functional ReLU
 
-__all__ = ["LARGE_BATCH", "MODELS", "cell", "overhead", "versions"]
+__all__ = ["LARGE_BATCH", "MODELS", "cell", "one_against_many", "overhead", "versions"]
 
 
 def versions() -> str:
@@ -31,6 +31,8 @@ def cell(name: str, method: str, batch: int, seconds: float) -> Line:
     """One line of the table."""
     if method.startswith("deeplift"):
         return deeplift(name, method, batch, seconds)
+    if method in REMOVAL:
+        return removal(name, method, batch, seconds)
     item = subject(name)
     inputs = item.inputs(batch)
     value = methods.Saliency() if method == "saliency" else methods.IntegratedGradients(STEPS)
@@ -74,6 +76,52 @@ def deeplift(name: str, method: str, batch: int, seconds: float) -> Line:
     else:
         candidates["gradient"] = candidates["hand"]  # no peer runs on it
     package = batch * REFERENCES if several else batch
+    return Line("torch", name, item.title, method, batch, package, rounds(candidates, seconds))
+
+
+def removal(name: str, method: str, batch: int, seconds: float) -> Line:
+    """Shapley sampling of 49 squares, 10 permutations; occlusion by 4 × 4, stride 2. F: the same rows, bare."""
+    item = subject(name)
+    (x,) = item.inputs(batch)
+    image = x.reshape(batch, 1, 28, 28)
+    model = torch.nn.Sequential(torch.nn.Flatten(), item.model) if x.ndim == 2 else item.model
+    squares = torch.arange(28).div(4, rounding_mode="floor")
+    groups = (squares[:, None] * 7 + squares)[None]
+    value: Any = methods.Occlusion((1, 4, 4), (1, 2, 2))
+    if method == "shapley_sampling":
+        value = methods.ShapleySampling(10, antithetic=False, groups=groups.numpy())
+    explain = Explainer.compile(model, value, inputs=image)
+    rows = batch * int(explain.explanation(image[:1], target=1).evaluations[0])
+    package = min(rows, explain.stats.batch_size)
+    parts = torch.randn(rows, 1, 28, 28).split(package)
+
+    def forward() -> None:
+        with torch.inference_mode():
+            for part in parts:
+                model(part)
+
+    from captum.attr import Occlusion, ShapleyValueSampling
+
+    def by_captum(at_once: int) -> Callable[[], Any]:
+        if method == "occlusion":
+            peer: Any = Occlusion(model)
+            options: dict[str, Any] = {"sliding_window_shapes": (1, 4, 4), "strides": (1, 2, 2)}
+        else:
+            peer, options = ShapleyValueSampling(model), {"feature_mask": groups, "n_samples": 10}
+
+        def run() -> Any:
+            with torch.inference_mode():
+                return peer.attribute(image, target=1, perturbations_per_eval=at_once, **options)
+
+        return run
+
+    most = 169 if method == "occlusion" else 50
+    settings = [n for n in (1, 4, 16, 64, most) if n <= most and n * batch <= 4096]
+    captum = {f"Captum, {n} at once": by_captum(n) for n in settings}
+    best = min(captum, key=lambda key: median(rounds({key: captum[key]}, 0.5, least=2, warm=0)[key]))
+    candidates = {"forward": forward, "explain": lambda: explain(image, target=1), best: captum[best], "hand": forward}
+    if method == "occlusion":
+        torch.testing.assert_close(candidates["explain"](), captum[best](), rtol=1e-3, atol=1e-4)
     return Line("torch", name, item.title, method, batch, package, rounds(candidates, seconds))
 
 
@@ -167,6 +215,20 @@ def overhead(seconds: float) -> list[tuple[str, float]]:
             extra = (median(times[given]) - median(times["native"])) * 1e6
             found.append((f"{name} of one {given} sample", extra))
     return found
+
+
+def one_against_many(seconds: float) -> float:
+    """Rows per second of one sample with 2,016 perturbations, over those of 63 samples with 32 each."""
+    item = subject("mlp")
+    x = item.inputs(63)[0]
+    squares = torch.arange(784).div(16, rounding_mode="floor").numpy()  # 49 features, 48 coalitions a permutation
+    one, many = (
+        Explainer.compile(item.model, value, inputs=x)
+        for value in (methods.ShapleySampling(42, False, squares), methods.FeatureAblation(squares * 31 // 49))
+    )
+    rows = {name: int(e.explanation(x[:1], target=1).evaluations[0]) for name, e in (("one", one), ("many", many))}
+    times = rounds({"one": lambda: one(x[:1], target=1), "many": lambda: many(x, target=1)}, seconds)
+    return (rows["one"] / median(times["one"])) / (63 * rows["many"] / median(times["many"]))
 
 
 def bare(explain: Any, array: Any, x: Tensor, native: Any, arguments: Any) -> dict[str, Callable[[], object]]:
