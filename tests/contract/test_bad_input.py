@@ -187,7 +187,6 @@ BAD_BASELINES: list[tuple[Any, str]] = [
     ("black", r"baseline"),
     ((0.0, 0.0), r"2 baselines for 1 attributed inputs"),
     ({"picture": 0.0}, r"baselines for \['picture'\]; the attributed inputs are"),
-    (References(np.zeros((3, 5))), r"takes one baseline for each sample, not References"),
     (lambda batch: batch[:, :2], r"baseline of shape \(4, 2\)"),
 ]
 
@@ -195,6 +194,15 @@ BAD_BASELINES: list[tuple[Any, str]] = [
 @pytest.mark.parametrize(("baseline", "match"), BAD_BASELINES, ids=range(len(BAD_BASELINES)))
 def test_bad_baseline(works: Works, baseline: Any, match: str) -> None:
     works.refuses(errors.BaselineError, match, works.arrays[0], baseline=baseline)
+
+
+@pytest.mark.parametrize("label", DIFFERENTIABLE)
+def test_references_where_one_baseline_fits(label: str) -> None:
+    works = Works(label)
+    given = References(np.zeros((3, 5)))
+    works.refuses(
+        errors.BaselineError, r"takes one baseline for each sample, not References", works.arrays[0], baseline=given
+    )
 
 
 @pytest.mark.parametrize("label", DIFFERENTIABLE)

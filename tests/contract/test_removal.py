@@ -367,7 +367,7 @@ def test_agrees_with_shap() -> None:
     kernel = shap.KernelExplainer(net, background).shap_values(x, nsamples=2**6, silent=True)
     for method in (methods.ExactShapley(), methods.KernelShap()):
         ours = Explainer.compile(net, method, inputs=x, baseline=References(background))(x)
-        np.testing.assert_allclose(ours, exact.double(), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(ours, exact, rtol=1e-5, atol=1e-8)
         np.testing.assert_allclose(ours, kernel, rtol=1e-5, atol=1e-6)
 
 
