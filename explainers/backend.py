@@ -18,6 +18,7 @@ from .graph import Graph, Value
 from .spec import Array, Numpy, Signature
 
 GROUP = "explainers.backends"
+CPU_CACHE = 32 * 2**20  # bytes of activations that convolutions on CPUs run fastest with
 Size = int | tuple[int, int] | None  # of a kernel's leading axes: all the same, (samples, baselines), or any
 
 
@@ -110,6 +111,9 @@ class Backend(Protocol):
 
     def free_bytes(self, device: Any) -> int:
         """Memory that is free on the device."""
+
+    def cache_bytes(self, device: Any) -> int | None:
+        """Memory near the processor, which packages of small rows should stay in; None where size alone counts."""
 
     def version(self, weights: Mapping[Value, Array]) -> Any:
         """Something that changes when a weight is written to, where the framework can tell; else a constant."""

@@ -32,6 +32,8 @@ from .references import ReferenceActivations
 from .reorder import relu_behind_pools
 from .spec import Array, Numpy, Target, check_finite, largest, row_name
 
+LARGEST_PACKAGE, SMALL_PACKAGE = 1024, 32  # rows: by default at most, and not fewer for the cache's sake
+
 
 class Packages:
     """Runs one program over samples in packages, with a kernel for each shape that the engine needs."""
@@ -97,10 +99,14 @@ class Packages:
     # --- kernels -----------------------------------------------------------------------------
 
     def _memory_batch(self) -> int:
-        """A package whose activations take a small part of the device's free memory."""
-        per_row = max(1, self.program.graph.row_bytes()) * (2 if self.program.rules else 1)
+        """A package whose activations are a small part of the free memory and, if rows are small, fit the cache."""
+        row = max(1, self.program.graph.row_bytes())
         budget = min(self.backend.free_bytes(self.traced.device) // 4, 2**31)
-        return 1 << max(0, min(budget // per_row, 1024).bit_length() - 1)
+        rows = min(budget // (row * (2 if self.program.rules else 1)), LARGEST_PACKAGE)
+        cache = self.backend.cache_bytes(self.traced.device)
+        if cache is not None:
+            rows = min(rows, max(cache // row, SMALL_PACKAGE))
+        return 1 << max(0, rows.bit_length() - 1)
 
     def bucket(self, rows: int) -> int | None:
         """The static size that ``rows`` rows are padded to; None where the engine takes any."""

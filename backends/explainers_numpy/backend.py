@@ -66,6 +66,9 @@ class NumpyBackend:
     def free_bytes(self, device: Any) -> int:
         return int(psutil.virtual_memory().available)
 
+    def cache_bytes(self, device: Any) -> int | None:
+        return None
+
     def version(self, weights: Mapping[Value, Any]) -> int:
         return 0
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from explainers.backend import Kernel, Program, Size, Traced
+from explainers.backend import CPU_CACHE, Kernel, Program, Size, Traced
 from explainers.graph import Value
 from explainers.spec import Numpy, Signature
 
@@ -135,6 +135,9 @@ class TensorFlowBackend:
         name = "/device:" + device.rpartition("device:")[2]
         used = self.tensorflow.config.experimental.get_memory_info(device.rpartition("device:")[2])["current"]
         return int(limits[name] - used)
+
+    def cache_bytes(self, device: Any) -> int | None:
+        return None if device is not None and "GPU" in device else CPU_CACHE
 
     def version(self, weights: Mapping[Value, Any]) -> int:
         """Variables do not tell when they were written to; ``refresh()`` does."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from explainers.backend import Kernel, Program, Size, Traced
+from explainers.backend import CPU_CACHE, Kernel, Program, Size, Traced
 from explainers.graph import Value
 from explainers.spec import Numpy, Signature
 
@@ -130,6 +130,9 @@ class TorchBackend:
         import psutil
 
         return int(psutil.virtual_memory().available)
+
+    def cache_bytes(self, device: Any) -> int | None:
+        return None if device is not None and device.type == "cuda" else CPU_CACHE
 
     def version(self, weights: Mapping[Value, Any]) -> int:
         """Grows whenever a weight is written to in place."""

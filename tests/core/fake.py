@@ -194,5 +194,8 @@ class FakeBackend:
     def free_bytes(self, device: Any) -> int:
         return 2**30
 
+    def cache_bytes(self, device: Any) -> int | None:
+        return None
+
     def is_out_of_memory(self, error: BaseException) -> bool:
         return isinstance(error, OutOfMemory)
