@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import combinations
 from math import comb
 from typing import Any, ClassVar
@@ -23,16 +24,19 @@ class _Regression(Coalitions):
     sampled = True
     units = 1
 
-    def present(self, seed: UInt64) -> Numpy:
-        """The coalitions of a sample with this seed (1,), (S, G) booleans."""
+    def __init__(self, shapes: Shapes, groups: Any) -> None:
+        super().__init__(shapes, groups)
+        self.present = lru_cache(maxsize=64)(self._present)
+
+    def _present(self, seed: int) -> Numpy:
+        """The coalitions of a sample with this seed, (S, G) booleans."""
         raise NotImplementedError
 
     def kept(self, steps: Numpy, seeds: UInt64) -> Numpy:
-        known = {int(seed): self.present(np.array([seed], np.uint64)) for seed in np.unique(seeds)}
         result = np.empty((len(steps), self.features), bool)
-        for seed, present in known.items():
+        for seed in dict.fromkeys(seeds.tolist()):
             rows = seeds == np.uint64(seed)
-            result[rows] = present[steps[rows]]
+            result[rows] = self.present(seed)[steps[rows]]
         return result
 
     def start(self, count: int, outputs: tuple[int, ...]) -> list[Numpy]:
@@ -41,7 +45,7 @@ class _Regression(Coalitions):
     def add(self, sums: Sums, samples: Numpy, first: int, values: Numpy, seeds: UInt64) -> None:
         outputs = values.shape[2:]
         for i, sample in enumerate(samples):
-            present = self.present(seeds[i : i + 1])
+            present = self.present(int(seeds[i]))
             flat = values[i].reshape(len(present), -1)
             ends = (sums.x[sample].reshape(1, -1), sums.b[sample].reshape(1, -1))
             coefficients, errors = self.fit(present, flat, *ends)
@@ -57,13 +61,14 @@ class _Regression(Coalitions):
 
 
 def least_squares(
-    a: Numpy, y: Numpy, weights: Numpy, ridge: Numpy | float = 0.0, *, fixed: int = 0, paired: bool = False
-) -> tuple[Numpy, Numpy]:
+    a: Numpy, y: Numpy, weights: Numpy, ridge: Numpy | float = 0.0, *,
+    fixed: int = 0, paired: bool = False, combined: Numpy | None = None,
+) -> tuple[Numpy, Numpy]:  # fmt: skip
     """argmin Σ w·(y − a·β)² + ridge·β², (P, C), and how much β would vary if the rows were drawn again.
 
     The first ``fixed`` rows of a (S, P) are not drawn. ``paired``: the second half of the drawn ones goes with
-    the first. By the delta method: β varies as the sum of a⁺·w·(y − a·β) over independent draws, residuals
-    corrected for leverage (MacKinnon and White 1985, HC2).
+    the first. ``combined`` (Q, P): return it times β. By the delta method: β varies as the sum of
+    a⁺·w·(y − a·β) over independent draws, residuals corrected for leverage (MacKinnon and White 1985, HC2).
     """
     weighted = a * weights[:, None]
     inverse = np.linalg.pinv(weighted.T @ a + np.diag(np.broadcast_to(ridge, a.shape[1])), hermitian=True)
@@ -71,6 +76,8 @@ def least_squares(
     pull = (a @ inverse)[fixed:]
     leverage = (pull * weighted[fixed:]).sum(axis=1, keepdims=True)
     push = (weights[:, None] * (y - a @ beta))[fixed:] / np.sqrt(np.maximum(1 - leverage, 1e-3))
+    if combined is not None:
+        beta, pull = combined @ beta, pull @ combined.T
     draws = len(pull) // (2 if paired else 1)
     if draws < 2:
         return beta, np.full_like(beta, np.nan if draws else 0.0)
@@ -151,12 +158,12 @@ class _Kernel(_Regression):
         self.unit = len(self.whole) + self.drawn
         self.units = 1 if self.unit else 0
 
-    def present(self, seed: UInt64) -> Numpy:
+    def _present(self, seed: int) -> Numpy:
         if not self.drawn:
             return self.whole
         g, draws = self.features, self.drawn // 2 if self.paired else self.drawn
         number = np.arange(draws)
-        seeds = np.repeat(seed, draws)
+        seeds = np.full(draws, seed, np.uint64)
         size = 1 + np.searchsorted(np.cumsum(self.sizes), counter.unit(counter.draw_keys(seeds, number, 1)))
         keys = counter.priorities(counter.draw_keys(seeds, number), g)
         bound = np.take_along_axis(np.sort(keys, axis=1), np.minimum(size, g - 1)[:, None] - 1, axis=1)
@@ -166,14 +173,13 @@ class _Kernel(_Regression):
     def fit(self, present: Numpy, values: Numpy, x: Numpy, b: Numpy) -> tuple[Numpy, Numpy]:
         z = present.astype(np.float64)
         last = z[:, -1:]
-        beta, errors = self._fit(z[:, :-1] - last, values - b - last * (x - b))
-        beta = np.concatenate([beta, (x - b) - beta.sum(axis=0, keepdims=True)])
-        first = z[:, :1]  # the error of the last: the same fit with the first one expressed by the others
-        _, others = self._fit(z[:, 1:] - first, values - b - first * (x - b))
-        return beta, np.concatenate([errors, others[-1:]])
-
-    def _fit(self, a: Numpy, y: Numpy) -> tuple[Numpy, Numpy]:
-        return least_squares(a, y, self.weights, fixed=len(self.whole), paired=self.paired)
+        others = np.vstack([np.eye(self.features - 1), -np.ones(self.features - 1)])  # of which all φ are made
+        beta, errors = least_squares(
+            z[:, :-1] - last, values - b - last * (x - b), self.weights,
+            fixed=len(self.whole), paired=self.paired, combined=others,
+        )  # fmt: skip
+        beta[-1] += (x - b)[0]
+        return beta, errors
 
     def finish(self, sums: Sums, units: Numpy, inputs: Sequence[Numpy]) -> tuple[list[Numpy], list[Numpy] | None]:
         if self.features == 1:
@@ -225,9 +231,9 @@ class _Local(_Regression):
         self.method = method
         self.unit = method.samples
 
-    def present(self, seed: UInt64) -> Numpy:
+    def _present(self, seed: int) -> Numpy:
         number = np.arange(self.unit)
-        keys = counter.priorities(counter.draw_keys(np.repeat(seed, self.unit), number), self.features)
+        keys = counter.priorities(counter.draw_keys(np.full(self.unit, seed, np.uint64), number), self.features)
         kept: Numpy = (keys >> counter.PRIORITY_BITS) & 1 == 1
         return kept
 
