@@ -501,8 +501,13 @@ class Explainer:
             s.name: np.zeros((size, *s.sample_shape), "float32" if s.floating else s.dtype) for s in signature.inputs
         }
         mask = np.zeros(plan.packages.output_shape, np.float32)
+        target = mask if mask.ndim else None
         for _ in range(3):  # TorchScript specializes in its first runs
-            self(zeros, target=mask if mask.ndim else None, allow_nonfinite=True)
+            if plan.packages.program.design is None:
+                self(zeros, target=target, allow_nonfinite=True)
+            else:  # zeros need not be samples that the method takes
+                call = self._call((zeros,), {}, target, None, None, None, False, True)[2]
+                plan.packages.run_endpoints(call)
 
     def _ready(self, what: str) -> _Plan:
         if self._plan is None:

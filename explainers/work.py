@@ -583,6 +583,10 @@ class Packages:
         """One kernel call on all samples of ``staged``."""
         return self._call(staged, 0, staged.count, rows)
 
+    def run_endpoints(self, call: Call) -> None:
+        """The model at the call's samples themselves."""
+        self.endpoint_outputs(self._stage(call, 0, len(call)), "input", self.limit(call.batch_size))
+
     @property
     def mask_host_dtype(self) -> str:
         return _host(self.mask_dtype)

@@ -458,3 +458,17 @@ def test_memory_is_flat_in_samples_and_steps() -> None:
     small = peak(10, 2)
     assert peak(10_000, 2) - small < 5e6
     assert peak(10, 2000) - small < 5e6
+
+
+def test_warming_up_needs_no_real_samples() -> None:
+    """Zeros are no one-hot sequences, and a user's generator must not be given them."""
+    net = torch_net()
+    shape = (2, 5, 6)
+
+    def never(x: Any, attribution: Any) -> Any:
+        raise AssertionError("called")
+
+    for method in (methods.Perturbation(never, never), methods.ShapleySampling(2), methods.Occlusion(2)):
+        Explainer.compile(net, method, inputs=np.zeros((1, *shape))).warmup([1, 3])
+    torch = pytest.importorskip("torch")
+    Explainer.compile(torch.nn.Flatten(), methods.ISM(), inputs=np.zeros((1, 4, 6))).warmup(2)
