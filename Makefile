@@ -21,12 +21,14 @@ demo: $(STAMP)
 	$(BIN)/python examples/digits.py
 
 test test-slow: export OMP_NUM_THREADS ?= 1
+# processes that share the test files
+WORKERS ?= 2
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m slow
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -59,7 +59,7 @@ class TensorFlowBackend:
     ) -> Traced:  # fmt: skip
         from . import trace
 
-        return trace.trace(model, signature, device, dtype)
+        return trace.trace(model, signature, device, dtype, elementary)
 
     def refresh(self, model: Any, traced: Traced) -> dict[Value, Any]:
         """The variables themselves: kernels read them at every call."""

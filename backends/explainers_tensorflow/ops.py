@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import cached_property
 from typing import Any
 
@@ -34,6 +35,12 @@ class Recipe:
         self.definition = op.op_def
         names = {attr.name for attr in op.op_def.attr}
         self.attributes = {name: value for name, value in op.node_def.attr.items() if name in names}
+
+    def of_type(self, kind: str) -> Recipe:
+        """Another operation that has the same attributes."""
+        recipe = copy(self)
+        recipe.type, recipe.definition = kind, None
+        return recipe
 
     def make(self, name: str, arrays: Sequence[Any]) -> Any:
         """The operation on ``arrays``: a ``tf.Operation`` in a graph, an :class:`EagerOperation` else."""

@@ -23,6 +23,7 @@ from explainers.spec import Signature
 
 from . import models, roles, scopes
 from .flatten import Flat, Modules, Site, flatten
+from .norms import normalized
 from .ops import Recipe
 from .scopes import numbered
 
@@ -30,8 +31,8 @@ _TRACING = threading.RLock()  # Keras keeps state of its own on its layers while
 _SIZES = (3, 5)  # two batch sizes; what differs between them depends on the batch
 
 
-def trace(model: Any, sig: Signature, device: Any, dtype: str | None) -> Traced:
-    """The model in inference as a Graph over its own variables."""
+def trace(model: Any, sig: Signature, device: Any, dtype: str | None, elementary: bool = False) -> Traced:
+    """The model in inference as a Graph over its own variables; ``elementary``: norms as on other frameworks."""
     place = device_name(device)
     target = models.opened(model)
     _check_dtype(target, sig, dtype)
@@ -45,7 +46,7 @@ def trace(model: Any, sig: Signature, device: Any, dtype: str | None) -> Traced:
             return flatten(concrete, variables, _specs(sig, batch), locate, user_line_of)
 
         graph, weights = _read(flat, keys, str(models.kind(target)))
-    return Traced(graph, sig, weights, device=place, memory=target)
+    return Traced(normalized(graph) if elementary else graph, sig, weights, device=place, memory=target)
 
 
 def device_name(device: Any) -> str | None:

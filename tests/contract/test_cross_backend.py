@@ -37,16 +37,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, np.
     return found
 
 
-APART = pytest.mark.xfail(
-    strict=True,
-    reason="Keras writes LayerNorm as x·s + (β − mean·s) on TensorFlow and (x − mean)·s on torch; RevealCancel tells "
-    "rises from falls behind each product, so that it depends on how a function is written",
-)
-PAIRS = [
-    pytest.param(name, method, marks=[APART] if (name, method) == ("attention", "deeplift-revealcancel") else [])
-    for name in NAMES
-    for method in methods_for(name)
-]
+PAIRS = [(name, method) for name in NAMES for method in methods_for(name)]
 
 
 @pytest.mark.parametrize(("name", "method"), PAIRS)
@@ -58,9 +49,4 @@ def test_torch_and_tensorflow_agree(name: str, method: str, results: dict[str, d
     scale = max(abs(results["tensorflow"][key]).max() for key in keys)
     assert scale > 0
     for key in keys:
-        assert abs(results["torch"][key] - results["tensorflow"][key]).max() <= tolerance(name, method) * scale
-
-
-def tolerance(name: str, method: str) -> float:
-    """The backends write a layer norm as different sums, and ε = 1e-6 is added to each: it shows where z is near 0."""
-    return 5e-4 if name == "attention" and method.startswith("lrp-") else 1e-4
+        assert abs(results["torch"][key] - results["tensorflow"][key]).max() <= 1e-4 * scale
