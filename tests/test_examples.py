@@ -60,7 +60,9 @@ def test_every_method_ran_on_every_backend(demo: tuple[str, Path]) -> None:
 
 
 def test_nothing_was_traced_again(demo: tuple[str, Path]) -> None:
-    assert all((found["before"], found["after"]) == ("1", "1") for found in LINE.finditer(demo[0]))
+    for found in LINE.finditer(demo[0]):
+        kernels = "2" if found["method"].startswith("deeplift") else "1"  # one for references
+        assert (found["before"], found["after"]) == (kernels, kernels)
 
 
 def test_complete_methods_are_complete(demo: tuple[str, Path]) -> None:
