@@ -34,6 +34,10 @@ def take_columns(array: Array, index: Array) -> Array:
     return np.take(array, index, axis=1)
 
 
+def nonzero(array: Array) -> Array:
+    return array != 0
+
+
 def gather_rows(array: Array, index: Array, axis: int) -> Array:
     """Each row's own entries ``index``, (R, K), along ``axis`` of a sample."""
     spread = index.reshape(len(index), *(index.shape[1] if i == axis else 1 for i in range(array.ndim - 1)))

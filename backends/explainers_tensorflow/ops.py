@@ -215,6 +215,10 @@ def take_columns(array: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
     return tf.gather(array, index, axis=1)
 
 
+def nonzero(array: tf.Tensor) -> tf.Tensor:
+    return tf.cast(array, tf.bool)
+
+
 def gather_rows(array: tf.Tensor, index: tf.Tensor, axis: int) -> tf.Tensor:
     """Each row's own entries ``index``, (R, K), along ``axis`` of a sample."""
     front = move_axis(array, axis + 1, 1)

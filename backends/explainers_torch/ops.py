@@ -239,7 +239,10 @@ def rows_equal(row: Tensor, array: Tensor) -> Tensor:
 
 
 def take_columns(array: Tensor, index: Tensor) -> Tensor:
-    return torch.index_select(array, 1, index)
+    return torch.gather(array, 1, index.reshape(1, -1).expand(array.shape[0], index.shape[0]))
+
+
+nonzero = Tensor.bool
 
 
 def gather_rows(array: Tensor, index: Tensor, axis: int) -> Tensor:

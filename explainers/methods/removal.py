@@ -188,7 +188,7 @@ class Coalitions(Design):
         points = []
         for i, (value, base, shape) in enumerate(zip(x, b, self.shapes, strict=True)):
             bits = ops.bits_and(ops.take_columns(args["coalition"], args[f"byte_{i}"]), args[f"bit_{i}"])
-            points.append(ops.where(ops.reshape_rows(bits, shape) != 0, value, base))
+            points.append(ops.where(ops.reshape_rows(ops.nonzero(bits), shape), value, base))
         return points
 
     def start(self, count: int, outputs: tuple[int, ...]) -> list[Numpy]:

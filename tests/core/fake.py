@@ -79,6 +79,10 @@ class Ops:
         return array.reshape(len(array), -1).sum(1)
 
     @staticmethod
+    def nonzero(array: Any) -> Any:
+        return array != 0
+
+    @staticmethod
     def take_columns(array: Any, index: Any) -> Any:
         return array[:, index]
 
