@@ -102,7 +102,8 @@ class Packages:
         """A package whose activations are a small part of the free memory and, if rows are small, fit the cache."""
         row = max(1, self.program.graph.row_bytes())
         budget = min(self.backend.free_bytes(self.traced.device) // 4, 2**31)
-        rows = min(budget // (row * (2 if self.program.rules else 1)), LARGEST_PACKAGE)
+        most = LARGEST_PACKAGE * (4 if self.backend.forward_only else 1)  # a call of a callable costs more than a row
+        rows = min(budget // (row * (2 if self.program.rules else 1)), most)
         cache = self.backend.cache_bytes(self.traced.device)
         if cache is not None:
             rows = min(rows, max(cache // row, SMALL_PACKAGE))

@@ -67,7 +67,7 @@ class NumpyBackend:
         return int(psutil.virtual_memory().available)
 
     def cache_bytes(self, device: Any) -> int | None:
-        return None
+        return 2**28
 
     def version(self, weights: Mapping[Value, Any]) -> int:
         return 0
