@@ -404,7 +404,7 @@ class Explainer:
         if resolved.distribution and self.method.baseline == "point":
             raise BaselineError(
                 f"method {self.method.name!r} takes one baseline for each sample, not References; "
-                "'gradient_shap' and 'deeplift_shap' average over references"
+                "'gradient_shap', 'deeplift_shap' and 'shapley_sampling' average over references"
             )
         if self.method.baseline == "references" and not resolved.distribution and not resolved.per_sample:
             resolved = Baseline(resolved.tables, distribution=True)

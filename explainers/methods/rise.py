@@ -38,6 +38,7 @@ class Rise(Removal):
     axes: tuple[int, ...] | None = None
 
     name: ClassVar[str] = "rise"
+    baseline: ClassVar[str] = "point"  # sums are kept in the kernel, where the rows of References would count as masks
     sampled: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -61,6 +62,10 @@ class _Masks(Design):
         self.method = method
         self.units = method.samples
         self.axes = [self._masked(shape) for shape in self.shapes]
+        self.mask_shapes = [
+            tuple(size if axis in axes else 1 for axis, size in enumerate(shape))
+            for shape, axes in zip(self.shapes, self.axes, strict=True)
+        ]
 
     def _masked(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         chosen = self.method.axes
@@ -122,7 +127,7 @@ class _Masks(Design):
         """Masks (R, …) of each input, that go with its samples."""
         masks = []
         first = 0
-        for i, (shape, axes) in enumerate(zip(self.shapes, self.axes, strict=True)):
+        for i, (shape, axes) in enumerate(zip(self.mask_shapes, self.axes, strict=True)):
             nodes = [self._cells(i, axis)[0] + 2 for axis in axes]
             size = int(np.prod(nodes))
             u = counter.uniform(ops, args["key"], tuple(nodes), ops.wide(x[i]), first)
@@ -130,7 +135,7 @@ class _Masks(Design):
             mask = ops.cast(u < self.method.probability, ops.wide(x[i]))
             for k, axis in enumerate(axes):
                 mask = self._interpolated(ops, mask, k + 1, args[f"place_{i}_{axis}"], args[f"shift_{i}"][:, k : k + 1])
-            masks.append(ops.reshape_rows(mask, tuple(s if a in axes else 1 for a, s in enumerate(shape))))
+            masks.append(ops.reshape_rows(mask, shape))
         return masks
 
     def _interpolated(self, ops: Any, mask: Array, axis: int, place: Array, shift: Array) -> Array:
@@ -153,11 +158,7 @@ class _Masks(Design):
         return [term for part in parts for term in (part, part * part)]
 
     def start(self, count: int, outputs: tuple[int, ...]) -> list[Numpy]:
-        shapes = [tuple(s if a in axes else 1 for a, s in enumerate(shape)) for shape, axes in self._masked_shapes()]
-        return [np.zeros((count, *shape)) for shape in shapes for _ in range(2)]
-
-    def _masked_shapes(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-        return list(zip(self.shapes, self.axes, strict=True))
+        return [np.zeros((count, *shape)) for shape in self.mask_shapes for _ in range(2)]
 
     def add(self, sums: Sums, samples: Numpy, first: int, values: Numpy, seeds: UInt64) -> None:
         """Added up in the kernel."""

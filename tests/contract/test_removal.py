@@ -410,6 +410,11 @@ def test_bad_input(make: Callable[[], Any], message: str) -> None:
         make()
 
 
+def test_rise_has_one_baseline_for_each_sample() -> None:
+    with pytest.raises(errors.BaselineError, match="method 'rise' takes one baseline for each sample, not References"):
+        compiled("rise", baseline=References(B))(X, target=0)
+
+
 def test_a_callable_that_returns_the_wrong_number_of_rows() -> None:
     with pytest.raises(errors.ExplainersError, match=r"rows|samples"):
         Explainer.compile(lambda x: x.sum(1)[:1], methods.Occlusion(), inputs=X[0])(X[0])
