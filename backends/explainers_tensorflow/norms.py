@@ -30,6 +30,10 @@ class _Found:
     rest: Value | None
     common: Value
 
+    @property
+    def names(self) -> set[str]:
+        return {node.name for node in (self.outer, self.first, self.inner, self.second)}
+
     def rewritten(self) -> Iterator[Node]:
         """The same with one product, in the place of ``outer``."""
         x, m = (_other(product, self.common) for product in (self.first, self.second))
@@ -68,8 +72,13 @@ def _squares_apart(graph: Graph) -> Graph:
 def _factored(graph: Graph) -> Graph:
     uses = Counter(value for node in graph for value in node.inputs)
     uses.update(value for _, value in graph.outputs)
-    found = {outer.name: match for outer in graph if (match := _match(graph, outer, uses)) is not None}
-    gone = {node.name for match in found.values() for node in (match.first, match.inner, match.second)}
+    found: dict[str, _Found] = {}
+    gone: set[str] = set()
+    for outer in graph:
+        match = _match(graph, outer, uses)
+        if match is not None and gone.isdisjoint(match.names):  # of a·s + b·s + c·s the first two
+            found[outer.name] = match
+            gone.update(match.names)
     nodes: list[Node] = []
     for node in graph:
         if node.name in found:

@@ -63,3 +63,22 @@ def test_what_something_else_uses_stays() -> None:
     explain = Explainer.compile(tf.function(shared), "deeplift", inputs=X)
     assert sum(node.op == "Mul" and node.role.value == "product" for node in explain.graph) == 2
     assert explain.explanation(X, target=(1, 2), baseline=R).largest_gap < 1e-9
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+@pytest.mark.parametrize("rule", ["rescale", "revealcancel"])
+def test_several_products_of_one_factor(rule: str, count: int) -> None:
+    weights = np.random.default_rng(3).normal(size=(count + 1, 5, 5))
+
+    def gated(x: Any) -> Any:
+        gate, *parts = (tf.linalg.matvec(w, x) for w in weights)
+        total = parts[0] * gate
+        for part in parts[1:]:
+            total = total + part * gate
+        return tf.reduce_sum(total, 2)
+
+    explain = Explainer.compile(tf.function(gated), methods.DeepLift(rule=rule), inputs=X)
+    found = explain.explanation(X, target=1, baseline=R)
+    gate, *parts = np.einsum("koi,nti->knto", weights, X)
+    np.testing.assert_allclose(found.outputs, sum(part * gate for part in parts).sum(2))
+    assert found.largest_gap < 1e-9
