@@ -62,8 +62,8 @@ END = _End()
 class _Pool:
     """Workers that say, for one another's sake, which sample they are at and since when."""
 
-    def __init__(self, function: Callable[..., Iterable[Any]], workers: int, ready: int) -> None:
-        self.function, self.ready = function, ready
+    def __init__(self, function: Callable[..., Iterable[Any]], workers: int) -> None:
+        self.function = function
         self.samples: list[int | None] = [None] * workers
 
     def give(self, worker: int, task: Task | None) -> int:
@@ -73,10 +73,11 @@ class _Pool:
         return int(task is not None)
 
     def take(self) -> Iterator[tuple[int, int, str, Any]]:
-        """What has been made; returns after ``LOOK`` seconds if nothing has."""
+        """What has been made; returns after ``LOOK`` seconds, or when there is no more, for a look at the workers."""
+        until = time.monotonic() + LOOK
         with contextlib.suppress(queue.Empty):
             yield self.made.get(timeout=LOOK)
-            while True:
+            while time.monotonic() < until:
                 yield self.made.get_nowait()
 
     def look(self, timeout: float, name: Callable[[int], str]) -> None:
@@ -111,7 +112,7 @@ class _Pool:
 
 class _Threads(_Pool):
     def __init__(self, function: Callable[..., Iterable[Any]], workers: int, ready: int) -> None:
-        super().__init__(function, workers, ready)
+        super().__init__(function, workers)
         self.made: queue.Queue[Any] = queue.Queue(ready)
         self.tasks: list[queue.SimpleQueue[Task | None]] = [queue.SimpleQueue() for _ in range(workers)]
         self.began = [0.0] * workers
@@ -162,7 +163,7 @@ class _Stopped(Exception):
 
 class _Processes(_Pool):
     def __init__(self, function: Callable[..., Iterable[Any]], workers: int, ready: int) -> None:
-        super().__init__(function, workers, ready)
+        super().__init__(function, workers)
         context = multiprocessing.get_context("spawn")
         self.made = context.Queue(max(ready // 4, 2))
         self.tasks = [context.SimpleQueue() for _ in range(workers)]

@@ -52,6 +52,19 @@ def is_killed(x: np.ndarray, attribution: Any) -> Iterator[np.ndarray]:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Either:
+    """Endless, or, at marked samples, what is given."""
+
+    def __init__(self, generate: Callable[..., Any]) -> None:
+        self.generate = generate
+
+    def __call__(self, x: np.ndarray, attribution: Any) -> Iterator[np.ndarray]:
+        if x[0] > 0.5:
+            yield from self.generate(x, attribution)
+        while True:
+            yield x
+
+
 def mean(values: np.ndarray, x: np.ndarray) -> np.ndarray:
     return np.full(x.shape, values.mean())
 
@@ -205,6 +218,14 @@ def test_a_worker_that_fails_names_its_sample(generate: Callable[..., Any], proc
     with pytest.raises(errors.PerturbationError, match=message):
         explain(MARKED, target=0)
     np.testing.assert_allclose(explain(X, target=0)[:, 0], (X**2).sum(1))  # the next call works
+
+
+@pytest.mark.parametrize(("generate", "processes"), [(hangs, False), (is_killed, True)])
+def test_a_failure_is_seen_while_others_go_on(generate: Callable[..., Any], processes: bool) -> None:
+    """Sample 3 fails; another one's generator never ends."""
+    method = methods.Perturbation(Either(generate), mean, workers=2, processes=processes, timeout=0.5)
+    with pytest.raises(errors.PerturbationError, match="sample 1 of 2"):
+        Explainer.compile(model, method, inputs=X)(MARKED[[0, 3]], target=0)
 
 
 def test_an_interrupted_call_stops_its_workers() -> None:
