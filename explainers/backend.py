@@ -60,6 +60,7 @@ class Backend(Protocol):
     engines: Mapping[str, bool]  # engine → whether its shapes are static
     default_engine: str
     forward_only: bool
+    largest_package: int  # rows that a package has at most, unless the caller says more
 
     def installed(self) -> bool:
         """Whether the framework can be imported; does not import it."""

@@ -32,7 +32,7 @@ from .references import ReferenceActivations
 from .reorder import relu_behind_pools
 from .spec import Array, Numpy, Target, check_finite, largest, row_name
 
-LARGEST_PACKAGE, SMALL_PACKAGE = 1024, 32  # rows: by default at most, and not fewer for the cache's sake
+SMALL_PACKAGE = 32  # rows that a package has at least, whatever the cache holds
 
 
 class Packages:
@@ -102,8 +102,7 @@ class Packages:
         """A package whose activations are a small part of the free memory and, if rows are small, fit the cache."""
         row = max(1, self.program.graph.row_bytes())
         budget = min(self.backend.free_bytes(self.traced.device) // 4, 2**31)
-        most = LARGEST_PACKAGE * (4 if self.backend.forward_only else 1)  # a call of a callable costs more than a row
-        rows = min(budget // (row * (2 if self.program.rules else 1)), most)
+        rows = min(budget // (row * (2 if self.program.rules else 1)), self.backend.largest_package)
         cache = self.backend.cache_bytes(self.traced.device)
         if cache is not None:
             rows = min(rows, max(cache // row, SMALL_PACKAGE))

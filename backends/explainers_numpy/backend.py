@@ -14,12 +14,15 @@ from explainers.spec import Numpy, Signature
 
 from . import kernel, trace
 
+LARGEST_POINTS = 2**28  # bytes of perturbed samples that are made at once
+
 
 class NumpyBackend:
     name = "numpy"
     engines: Mapping[str, bool] = {"eager": False}
     default_engine = "eager"
     forward_only = True
+    largest_package = 4096  # a call of a callable costs more than a row
 
     def installed(self) -> bool:
         return True
@@ -67,7 +70,7 @@ class NumpyBackend:
         return int(psutil.virtual_memory().available)
 
     def cache_bytes(self, device: Any) -> int | None:
-        return 2**28
+        return LARGEST_POINTS
 
     def version(self, weights: Mapping[Value, Any]) -> int:
         return 0

@@ -21,6 +21,7 @@ class TensorFlowBackend:
     engines: Mapping[str, bool] = {"graph": False, "xla": True, "eager": False}
     default_engine = "graph"
     forward_only = False
+    largest_package = 1024
 
     @cached_property
     def tensorflow(self) -> Any:

@@ -261,7 +261,6 @@ def normal(uniform: tf.Tensor) -> tf.Tensor:
 absolute = tf.abs
 exp = tf.exp
 log = tf.math.log
-sqrt = tf.sqrt
 maximum = tf.maximum
 minimum = tf.minimum
 ones_like = tf.ones_like
@@ -289,13 +288,6 @@ def row_mean(array: tf.Tensor) -> tf.Tensor:
 
 def sum_axis(array: tf.Tensor, axis: int) -> tf.Tensor:
     return tf.reduce_sum(array, axis)
-
-
-def sum_rows(array: tf.Tensor, axis: int | None, like: tf.Tensor) -> tf.Tensor:
-    """One sum for each sample: over all axes but ``axis``, or, with the batch folded, over equal parts."""
-    if axis is None:
-        return tf.reduce_sum(tf.reshape(array, [_size(like, 0), -1]), 1)
-    return tf.reduce_sum(array, [i for i in range(array.shape.rank) if i != axis])
 
 
 def stack(arrays: Sequence[tf.Tensor]) -> tf.Tensor:

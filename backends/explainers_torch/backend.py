@@ -20,6 +20,7 @@ class TorchBackend:
     engines: Mapping[str, bool] = {"torchscript": False, "inductor": True, "cudagraphs": True, "eager": False}
     default_engine = "torchscript"
     forward_only = False
+    largest_package = 1024
 
     @cached_property
     def torch(self) -> Any:

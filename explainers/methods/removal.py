@@ -36,7 +36,6 @@ class Design:
     endpoints = 1  # rows before the units: the sample, or the sample and its baseline
     unit = 1  # rows whose values belong together
     units = 0  # by default
-    sampled = False
     all_outputs = True  # whether target="all" is possible
 
     def __init__(self, shapes: Shapes) -> None:
@@ -100,7 +99,6 @@ class Removal(Method):
     rules: ClassVar[str | None] = None
     baseline: ClassVar[str] = "either"
     single: ClassVar[bool] = False
-    accumulators: ClassVar[int] = 0
 
     def design(self, shapes: Shapes) -> Design:
         raise NotImplementedError

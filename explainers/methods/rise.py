@@ -54,7 +54,6 @@ class Rise(Removal):
 
 
 class _Masks(Design):
-    sampled = True
     all_outputs = False
 
     def __init__(self, shapes: Shapes, method: Rise) -> None:

@@ -73,8 +73,6 @@ class ShapleySampling(Removal):
 class _Permutations(Coalitions):
     """A unit is an order of the features, or one and its reverse: the coalitions of 1 … G−1 that come first."""
 
-    sampled = True
-
     def __init__(self, shapes: Shapes, method: ShapleySampling) -> None:
         super().__init__(shapes, method.groups)
         self.orders = 2 if method.antithetic else 1

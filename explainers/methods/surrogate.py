@@ -21,7 +21,6 @@ from .removal import Coalitions, Design, Removal, Sums, spread
 class _Regression(Coalitions):
     """All rows of a sample are one unit; its coefficients come from one least-squares fit."""
 
-    sampled = True
     units = 1
 
     def __init__(self, shapes: Shapes, groups: Any) -> None:

@@ -143,6 +143,7 @@ class FakeBackend:
     engines: Mapping[str, bool] = {"dynamic": False, "static": True}
     default_engine = "dynamic"
     forward_only = False
+    largest_package = 1024
 
     def __init__(self, memory: int = 10**9) -> None:
         self.memory = memory
