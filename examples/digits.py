@@ -99,7 +99,7 @@ def chosen_methods(subject: Subject, quick: bool) -> list[methods.Method]:
     removal: list[methods.Method] = [
         methods.FeatureAblation(), methods.Occlusion(window=3), methods.ShapleySampling(draws, groups=groups),
         methods.KernelShap(16 * draws, groups=groups), methods.Lime(16 * draws, groups=groups),
-        methods.Rise(64 * draws, grid=4),
+        methods.Rise(16 * draws, grid=4),
     ]  # fmt: skip
     if subject.forward_only:
         return removal
