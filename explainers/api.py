@@ -14,6 +14,7 @@ import numpy as np
 from . import counter, methods
 from .backend import Backend, Traced, find, owner
 from .call import Call, Chunk, Stats
+from .contrasted import audit
 from .coverage import Audit, Coverage
 from .errors import BaselineError, InputError, NonFiniteError, TargetError, UnknownNameError, UnsupportedOperation
 from .explanation import Explanation
@@ -247,7 +248,7 @@ class Explainer:
         call.attribution = self._given_attribution(plan, attribution, len(call))
         if not len(call):
             return self._structured(plan, inputs, named, bound, self._empty(plan, call))
-        chunks = list(plan.packages.run(call))
+        chunks = plan.packages.run(call)
         results = self._joined(plan, bound, chunks, call)
         return self._structured(plan, inputs, named, bound, results)
 
@@ -271,7 +272,7 @@ class Explainer:
             inputs, named, target, baseline, seed, batch_size, progress, allow_nonfinite, details=True
         )
         call.attribution = self._given_attribution(plan, attribution, len(call))
-        chunks = list(plan.packages.run(call)) if len(call) else []
+        chunks = plan.packages.run(call) if len(call) else []
         results = self._joined(plan, bound, chunks, call) if chunks else self._empty(plan, call)
         shape = plan.packages.output_shape
         outputs = _concatenated([c.outputs for c in chunks], shape)
@@ -551,7 +552,7 @@ class Explainer:
             raise UnsupportedOperation(
                 f"audit needs a method that is complete at every operation, such as 'deeplift'; this is {self.method}"
             )
-        return Audit.of(plan.packages.audit(call) if len(call) else [])
+        return Audit.of(audit(plan.packages, call) if len(call) else [])
 
     @property
     def native(self) -> Any:

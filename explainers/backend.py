@@ -95,6 +95,9 @@ class Backend(Protocol):
     def take(self, array: Array, index: Numpy) -> Array:
         """The rows ``index`` of ``array``."""
 
+    def concat(self, arrays: Sequence[Array]) -> Array:
+        """The rows of all the arrays, one after the other."""
+
     def pad(self, array: Array, count: int) -> Array:
         """``array`` with its first row repeated at the end until it has ``count`` rows."""
 

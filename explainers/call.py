@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from .counter import UInt64
 from .spec import Array, Baseline, Numpy, Target
 
 Progress = Callable[[int], None]
+Results = tuple[Array, ...]  # of a kernel
 
 
 @dataclass
@@ -47,7 +49,10 @@ class Stats:
 
 @dataclass(slots=True)
 class Call:
-    """One call, bound and checked. ``inputs``: in the signature's order, numpy or the backend's own."""
+    """One call, bound and checked. ``inputs``: in the signature's order, numpy or the backend's own.
+
+    ``batch_size``: rows that it may ask for at once.
+    """
 
     count: int
     inputs: list[Array]
@@ -100,3 +105,48 @@ class Rows:
     baseline: Numpy
     values: dict[str, Numpy]
     staged: dict[str, Array] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Piece:
+    """Rows that a run wants of the device: samples first … last−1 of ``staged``.
+
+    ``kind``: ``"samples"`` (one row each), ``"rows"``, ``"aligned"`` (each against its reference, whose
+    ``activations`` have as many rows as there are samples, or one) or ``"grid"`` (each against ``references``).
+    """
+
+    kind: str
+    staged: Staged
+    first: int
+    last: int
+    rows: Rows | None = None
+    activations: list[Array] = field(default_factory=list)
+    references: int = 1
+    part: str = ""
+
+    def __len__(self) -> int:
+        """Rows of the model."""
+        return len(self.rows.sample) if self.rows else self.count * self.references
+
+    @property
+    def count(self) -> int:
+        return self.last - self.first
+
+    @property
+    def whole(self) -> bool:
+        return self.first == 0 and self.last == self.staged.count
+
+    @property
+    def shared(self) -> bool:
+        """Whether all samples have the same reference activations."""
+        return self.kind == "grid" or (self.kind == "aligned" and int(self.activations[0].shape[0]) == 1)
+
+    @property
+    def key(self) -> Any:
+        """Pieces of equal keys may share a package."""
+        return self.kind, self.part, id(self.staged.choose), id(self.activations) if self.shared else None
+
+    def samples(self) -> list[Array]:
+        """The inputs and the mask of its samples."""
+        arrays = [*self.staged.inputs, self.staged.mask]
+        return arrays if self.whole else [array[self.first : self.last] for array in arrays]

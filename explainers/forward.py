@@ -18,6 +18,7 @@ import numpy as np
 from .call import Call, Chunk, Staged
 from .errors import NotConverged, TargetError
 from .methods.removal import Design, Removal, Sums
+from .run import Run, Steps
 from .spec import Numpy, Target, check_finite, largest, row_name
 
 if TYPE_CHECKING:
@@ -54,14 +55,13 @@ def segments(first: int, last: int, length: int) -> Iterator[_Segment]:
         first += found.rows
 
 
-class ForwardRun:
+class ForwardRun(Run):
     """One chunk of samples."""
 
-    def __init__(self, packages: Packages, call: Call, staged: Staged, start: int, stop: int, size: int) -> None:
+    def __init__(self, packages: Packages, call: Call, staged: Staged, start: int, stop: int) -> None:
+        super().__init__(packages, call, staged, start, stop)
         assert packages.program.design is not None
         assert isinstance(packages.method, Removal)
-        self.packages, self.call, self.staged, self.size = packages, call, staged, size
-        self.start, self.stop = start, stop
         self.method: Removal = packages.method
         self.design: Design = packages.program.design
         baseline = staged.baseline
@@ -85,13 +85,13 @@ class ForwardRun:
 
     # --- a chunk -------------------------------------------------------------------------------
 
-    def run(self) -> Chunk:
+    def steps(self) -> Steps[Chunk]:
         inputs = self._checked()
         skip = 0
         if self.call.target.kind == "max":
-            self._find_max()
+            yield from self._find_max()
             skip = 1
-        self._to_tolerance(skip)
+        yield from self._to_tolerance(skip)
         results, errors = self.design.finish(self.sums, self.units, inputs)
         kinds = [self.packages.host_dtype(value) for value in self.packages.program.wrt]
         attributions = [a.astype(kind) for a, kind in zip(results, kinds, strict=True)]
@@ -114,9 +114,9 @@ class ForwardRun:
         self.design.check(inputs, self.start, len(self.call))
         return inputs
 
-    def _find_max(self) -> None:
+    def _find_max(self) -> Steps[None]:
         """Each sample's largest output, from the evaluation that is its first row."""
-        outputs = self.packages.endpoint_outputs(self.staged, "input", self.size)
+        outputs = yield from self.endpoint_outputs("input")
         self._finite(outputs, 0)
         self.target = largest(outputs)
         mask = self.target.mask(0, self.staged.count, self.packages.mask_host_dtype)
@@ -126,7 +126,7 @@ class ForwardRun:
         if self.outputs is not None:
             self.outputs[:] = outputs
 
-    def _to_tolerance(self, skip: int) -> None:
+    def _to_tolerance(self, skip: int) -> Steps[None]:
         """Units until each sample's standard error is small enough; the finished leave the packages."""
         tolerance, budget = self.method.error_to, self.method.most_evaluations
         left = np.arange(self.staged.count)
@@ -134,7 +134,7 @@ class ForwardRun:
         while True:
             if budget is not None:
                 units = min(units, self._affordable(budget) - done)
-            self._stream(left, done, done + units, skip)
+            yield from self._stream(left, done, done + units, skip)
             done += units
             self.units[left] = done
             if tolerance is None:
@@ -166,15 +166,16 @@ class ForwardRun:
 
     # --- rows ------------------------------------------------------------------------------------
 
-    def _stream(self, samples: Numpy, first: int, last: int, skip: int) -> None:
+    def _stream(self, samples: Numpy, first: int, last: int, skip: int) -> Steps[None]:
         """Evaluate the units first … last−1 of ``samples``, with endpoints from number ``skip`` on before unit 0."""
         steps = self._steps(first, last, skip)
         length = len(steps)
         total = len(samples) * length
-        for begin in range(0, total, self.size):
-            end = min(begin + self.size, total)
+        end = 0
+        while end < total:
+            begin, end = end, min(end + self.size, total)
             local, place = np.divmod(np.arange(begin, end), max(length, 1))
-            y, s = self._package(samples, local, steps[place])
+            y, s = yield from self._package(samples, local, steps[place])
             for segment in segments(begin, end, length):
                 chosen = samples[segment.first : segment.last]
                 rows = slice(segment.at, segment.at + segment.rows)
@@ -183,8 +184,7 @@ class ForwardRun:
                 shape = (len(chosen), len(inside))
                 self._add(chosen, inside, s[rows].reshape(*shape, *s.shape[1:]))
             np.add.at(self.evaluations, samples[local], 1)
-            if self.call.progress:
-                self.call.progress(end - begin)
+            self.report(end - begin)
 
     def _steps(self, first: int, last: int, skip: int) -> Numpy:
         """(row, reference) of each row of a sample; the sample is row −2, its baseline −1, then come the units."""
@@ -195,7 +195,7 @@ class ForwardRun:
         reference = np.arange(len(row)) - np.repeat(np.cumsum(whole) - whole, whole)
         return np.stack([row, reference], axis=1)
 
-    def _package(self, samples: Numpy, local: Numpy, steps: Numpy) -> tuple[Any, Numpy]:
+    def _package(self, samples: Numpy, local: Numpy, steps: Numpy) -> Steps[tuple[Any, Numpy]]:
         """Outputs (on the device) and values, (R, …), of rows."""
         seeds = self._seeds(samples[local])
         row, reference = steps[:, 0], steps[:, 1]
@@ -208,7 +208,7 @@ class ForwardRun:
                         values[name] = np.empty((len(row), *np.shape(value)), np.asarray(value).dtype)
                     values[name][chosen] = value
         touched = samples[local[0] : local[-1] + 1]
-        y, s, *sums = self.packages.package(self.staged, touched, local - local[0], reference, values)
+        y, s, *sums = yield self.piece(touched, local - local[0], reference, values)
         host = self.packages.backend.numpy(y if self.all else s)[: len(local)].astype(np.float64, copy=False)
         self._finite(host, int(touched[0]))
         for total, array in zip(self.sums.sums, sums, strict=False):

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .call import Call, Chunk, Rows, Staged
+from .call import Call, Chunk, Piece, Rows, Staged
 from .errors import InputError, PerturbationError
 from .forward import ForwardRun
 from .methods.perturbation import Perturbation, as_sample
+from .run import Steps
 from .spec import Numpy, row_name
 from .workers import END, produce
 
@@ -25,19 +26,19 @@ READY = 4  # packages that may wait, made, for the model
 class PerturbedRun(ForwardRun):
     """One chunk of samples."""
 
-    def __init__(self, packages: Packages, call: Call, staged: Staged, start: int, stop: int, size: int) -> None:
-        super().__init__(packages, call, staged, start, stop, size)
+    def __init__(self, packages: Packages, call: Call, staged: Staged, start: int, stop: int) -> None:
+        super().__init__(packages, call, staged, start, stop)
         self.places = [packages.program.graph.inputs.index(value) for value in packages.program.wrt]
         self.x = [packages.backend.numpy(staged.inputs[place]) for place in self.places]
         self.values: list[list[Any]] = [[] for _ in range(staged.count)]
         self.waiting: list[tuple[int, list[Numpy]]] = []
 
-    def run(self) -> Chunk:
+    def steps(self) -> Steps[Chunk]:
         method = self.method
         assert isinstance(method, Perturbation)
         known_x = self.call.target.kind == "max"
         if known_x:
-            self._find_max()
+            yield from self._find_max()
             for values, x in zip(self.values, self.sums.x, strict=True):
                 values.append(x)
 
@@ -55,12 +56,12 @@ class PerturbedRun(ForwardRun):
             for sample, item in made:
                 if item is not END:
                     self.waiting.append((sample, self._checked_sample(item, sample)))
-                elif self.call.progress:
-                    self.call.progress(1)
+                else:
+                    self.report(1)
                 while len(self.waiting) >= self.size:
-                    self._evaluate(self.size)
+                    yield from self._evaluate(self.size)
         while self.waiting:
-            self._evaluate(self.size)
+            yield from self._evaluate(self.size)
         return self._chunk()
 
     def _name(self, sample: int) -> str:
@@ -84,7 +85,7 @@ class PerturbedRun(ForwardRun):
                 raise InputError(f"what generate yielded at {self._name(sample)} is not finite")
         return arrays
 
-    def _evaluate(self, size: int) -> None:
+    def _evaluate(self, size: int) -> Steps[None]:
         """Run the model on the first ``size`` rows that wait."""
         rows, self.waiting = self.waiting[:size], self.waiting[size:]
         samples = np.array([sample for sample, _ in rows])
@@ -96,7 +97,8 @@ class PerturbedRun(ForwardRun):
             for place, value in enumerate(packages.program.graph.inputs)
         ]
         staged = Staged(len(rows), inputs, backend.take(self.staged.mask, samples), self.staged.choose, [], None, None)
-        y, s, *_ = packages.run_rows(staged, Rows(np.arange(len(rows)), np.zeros(len(rows), np.int64), {}))
+        index = np.arange(len(rows))
+        y, s, *_ = yield Piece("rows", staged, 0, len(rows), Rows(index, np.zeros_like(index), {}))
         values = backend.numpy(y if self.all else s)[: len(rows)].astype(np.float64, copy=False)
         self._finite(values, int(samples[0]))
         for place, (sample, value) in enumerate(zip(samples, values, strict=True)):

@@ -54,6 +54,9 @@ class NumpyBackend:
     def take(self, array: Any, index: Numpy) -> Any:
         return array[index]
 
+    def concat(self, arrays: Sequence[Any]) -> Any:
+        return np.concatenate(arrays)
+
     def pad(self, array: Any, count: int) -> Any:
         return array
 

@@ -93,6 +93,9 @@ class TensorFlowBackend:
     def take(self, array: Any, index: Numpy) -> Any:
         return self.tensorflow.gather(array, index)
 
+    def concat(self, arrays: Sequence[Any]) -> Any:
+        return self.tensorflow.concat(list(arrays), 0)
+
     def pad(self, array: Any, count: int) -> Any:
         missing = count - array.shape[0]
         if missing <= 0:

@@ -97,6 +97,9 @@ class TorchBackend:
     def take(self, array: Any, index: Numpy) -> Any:
         return array[self.torch.from_numpy(index).to(array.device)]
 
+    def concat(self, arrays: Sequence[Any]) -> Any:
+        return self.torch.cat(list(arrays))
+
     def pad(self, array: Any, count: int) -> Any:
         missing = count - array.shape[0]
         if missing <= 0:

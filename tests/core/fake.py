@@ -181,6 +181,9 @@ class FakeBackend:
     def take(self, array: Any, index: Any) -> Any:
         return array[index]
 
+    def concat(self, arrays: Any) -> Any:
+        return np.concatenate(arrays)
+
     def pad(self, array: Any, count: int) -> Any:
         return np.concatenate([array, np.repeat(array[:1], count - len(array), axis=0)])
 

@@ -1,0 +1,148 @@
+"""Methods that compare with references: each sample with its own, or with every one of a distribution."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .call import Call, Chunk, Piece, Results, Staged
+from .contrast import Contrast
+from .references import ReferenceActivations
+from .run import Run, Steps
+from .spec import Array, Numpy, largest
+
+if TYPE_CHECKING:
+    from .work import Packages
+
+
+class ContrastRun(Run):
+    """One chunk of samples."""
+
+    def __init__(self, packages: Packages, call: Call, staged: Staged, start: int, stop: int) -> None:
+        super().__init__(packages, call, staged, start, stop)
+        assert packages.references is not None
+        self.references: ReferenceActivations = packages.references
+        self.details = call.details
+
+    def steps(self) -> Steps[Chunk]:
+        staged = self.staged
+        assert staged.baseline is not None
+        pairs = len(staged.baseline) if staged.baseline.distribution else 1
+        if not staged.baseline.distribution:
+            piece = aligned(self.packages, staged, self.references)
+            y, *sums = yield piece
+            outputs = self.backend.numpy(y) if self.details else None
+            references = self.backend.numpy(piece.activations[0]) if self.details else None
+        else:
+            together = isinstance(self.packages.program, Contrast) and self.packages.program.grid
+            outputs, references, sums = yield from (self._against_all() if together else self._pairs())
+        chunk = Chunk(self.start, self.stop, sums, [None] * len(sums), outputs)
+        if self.details:
+            assert references is not None
+            assert outputs is not None
+            chunk.baseline_outputs = np.broadcast_to(references, (staged.count, *self.packages.output_shape))
+            chunk.evaluations = np.full(staged.count, pairs)
+            chunk.target = largest(outputs) if self.call.target.kind == "max" else None
+        self.report(staged.count)
+        return chunk
+
+    def _against_all(self) -> Steps[tuple[Numpy | None, Numpy | None, list[Array]]]:
+        """Means over the references, with f of each sample and the mean of f over the references."""
+        staged, packages = self.staged, self.packages
+        assert staged.baseline is not None
+        total = len(staged.baseline)
+        outputs: list[Numpy] = []
+        parts: list[list[Array]] = []
+        references: Any = 0.0
+        first = 0
+        while first < staged.count:
+            width = packages.limit(min(total, self.size))
+            last = min(first + max(1, self.size // width), staged.count)
+            sums: list[Array] = []
+            references = 0.0
+            for low, high in self._spans(total, width):
+                activations = self.references.shared(staged.baseline, low, high)
+                piece = Piece("grid", staged, first, last, activations=activations, references=high - low)
+                y, *found = yield piece
+                sums = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
+                if self.details:
+                    references = references + self.backend.numpy(activations[0]).sum(0, dtype=np.float64)
+            parts.append([self.backend.numpy(array) / total for array in sums])
+            if self.details:
+                outputs.append(self.backend.numpy(y))
+            first = last
+        means: list[Array] = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+        if not self.details:
+            return None, None, means
+        return np.concatenate(outputs), references / total, means
+
+    def _spans(self, total: int, width: int) -> list[tuple[int, int]]:
+        """The references in runs of ``width``; on a static engine the last ones one by one."""
+        whole = total // width * width
+        spans = [(low, low + width) for low in range(0, whole, width)]
+        if self.packages.static:
+            return spans + [(i, i + 1) for i in range(whole, total)]
+        return spans + ([(whole, total)] if whole < total else [])
+
+    def _pairs(self) -> Steps[tuple[Numpy | None, Numpy | None, list[Array]]]:
+        """Like a grid, where the references' activations depend on the sample: every pair runs whole."""
+        staged, packages = self.staged, self.packages
+        assert staged.baseline is not None
+        total, n = len(staged.baseline), staged.count
+        sums: list[Numpy] = [np.zeros((n, *shape), np.float64) for shape in packages.shapes]
+        outputs = np.zeros((n, *packages.output_shape), np.float64)
+        references = np.zeros((n, *packages.output_shape), np.float64)
+        first = 0
+        while first < n * total:
+            pair = np.arange(first, min(first + self.size, n * total))
+            sample, reference = pair // total, pair % total
+            some = dataclasses.replace(
+                staged,
+                count=len(pair),
+                inputs=[self.backend.take(array, sample) for array in staged.inputs],
+                mask=self.backend.take(staged.mask, sample),
+                tables=[self.backend.take(table, reference) for table in staged.tables],
+                baseline=dataclasses.replace(staged.baseline, per_sample=True, distribution=False, fixed=False),
+            )
+            piece = aligned(packages, some, self.references)
+            y, *results = yield piece
+            for array, part in zip(sums, results, strict=True):
+                np.add.at(array, sample, self.backend.numpy(part))
+            outputs[sample] = self.backend.numpy(y)
+            np.add.at(references, sample, self.backend.numpy(piece.activations[0]))
+            first += len(pair)
+        kinds = [packages.host_dtype(value) for value in packages.program.wrt]
+        means = [(array / total).astype(kind) for array, kind in zip(sums, kinds, strict=True)]
+        return outputs, references / total, list(means)
+
+
+def aligned(packages: Packages, staged: Staged, references: ReferenceActivations, part: str = "") -> Piece:
+    """Samples that have a reference each, or share one, with its activations."""
+    assert staged.baseline is not None
+    one = None if staged.baseline.per_sample else references.one_row(staged.inputs)
+    if one is not None:
+        row = [array[:1] for array in staged.inputs] if one else []
+        activations = references.shared(staged.baseline, 0, 1, row, one)
+    else:
+        count = staged.count
+        tables = [packages.backend.expand(t, count) if t.shape[0] != count else t for t in staged.tables]
+        activations = references.run(tables, staged.inputs)
+    return Piece("aligned", staged, 0, staged.count, activations=activations, part=part)
+
+
+def audit(packages: Packages, call: Call) -> list[tuple[Any, Numpy]]:
+    """By how much each walked node is incomplete, for each sample."""
+    program = packages.audited
+    references = ReferenceActivations(
+        program, packages.backend, packages.traced, lambda rows: packages.kernel(rows, "audit reference"),
+        packages.bucket,
+    )  # fmt: skip
+    rows = []
+    for sample in range(len(call)):
+        piece = aligned(packages, packages.stage_call(call, sample, sample + 1), references, "audit")
+        results: Results = packages.execute([piece])[0]
+        rows.append(packages.backend.numpy(results[1])[:1])
+    gaps = np.concatenate(rows)
+    return [(node, gaps[:, i]) for i, node in enumerate(program.walked)]

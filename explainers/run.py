@@ -1,0 +1,70 @@
+"""What runs share: one chunk of samples on its way through the packages.
+
+A run is a generator of :class:`~.call.Piece`: what it next wants of the device. It is sent the results and
+goes on, and returns the chunk's results. So the same run serves a call, which executes each piece as it
+comes, and a scheduler, which fills one package from the pieces of many calls.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Generator
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from .call import Call, Chunk, Piece, Results, Rows, Staged
+from .spec import Numpy
+
+if TYPE_CHECKING:
+    from .work import Packages
+
+Found = TypeVar("Found")
+Steps = Generator[Piece, Results, Found]
+
+
+class Run:
+    """Samples start … stop−1 of a call, on the device."""
+
+    def __init__(self, packages: Packages, call: Call, staged: Staged, start: int, stop: int) -> None:
+        self.packages, self.backend = packages, packages.backend
+        self.call, self.staged, self.start, self.stop = call, staged, start, stop
+
+    def steps(self) -> Steps[Chunk]:
+        raise NotImplementedError
+
+    @property
+    def size(self) -> int:
+        """Rows that the next piece may have. A scheduler changes it on the way."""
+        return self.packages.limit(self.call.batch_size)
+
+    def piece(self, touched: Numpy, sample: Numpy, baseline: Numpy, values: dict[str, Numpy]) -> Piece:
+        """Rows of the samples ``touched`` (ascending): ``sample``: which of these each row is of."""
+        staged, first, last = self.staged, int(touched[0]), int(touched[-1]) + 1
+        if last - first != len(touched):
+            inputs = [self.backend.take(array, touched) for array in staged.inputs]
+            tables = staged.tables
+            if staged.baseline is not None and staged.baseline.per_sample:
+                tables = [self.backend.take(table, touched) for table in tables]
+            mask = self.backend.take(staged.mask, touched)
+            staged = dataclasses.replace(staged, inputs=inputs, mask=mask, tables=tables)
+            first, last = 0, len(touched)
+        return Piece("rows", staged, first, last, Rows(sample, baseline, values))
+
+    def endpoint_outputs(self, which: str) -> Steps[Numpy]:
+        """f at each sample, or at its baseline: (n, …)."""
+        values = self.packages.endpoint_rows(which)
+        parts = []
+        first = 0
+        while first < self.staged.count:
+            last = min(first + self.size, self.staged.count)
+            rows = np.arange(last - first)
+            row_values = {name: np.broadcast_to(value, (last - first, *value.shape)) for name, value in values.items()}
+            result = yield Piece("rows", self.staged, first, last, Rows(rows, np.zeros_like(rows), row_values))
+            parts.append(self.backend.numpy(result[0])[: last - first])
+            first = last
+        return np.concatenate(parts)
+
+    def report(self, rows: int) -> None:
+        if self.call.progress:
+            self.call.progress(rows)
