@@ -8,7 +8,8 @@
 from . import errors, methods
 from .api import Explainer
 from .explanation import Explanation
+from .scheduler import Scheduler
 from .spec import References, Signature, TensorSpec
 
 __version__ = "0.1.0"
-__all__ = ["Explainer", "Explanation", "References", "Signature", "TensorSpec", "errors", "methods"]
+__all__ = ["Explainer", "Explanation", "References", "Scheduler", "Signature", "TensorSpec", "errors", "methods"]

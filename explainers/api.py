@@ -50,7 +50,7 @@ class _Options:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class Plan:
     """A traced model with the program that explains it. Immutable, but for a cached baseline."""
 
     traced: Traced
@@ -60,6 +60,33 @@ class _Plan:
     specs: tuple[TensorSpec, ...]  # of the attributed values
     places: tuple[int | None, ...]  # of the attributed values among the inputs; None for a layer
     fixed: dict[int, Baseline]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A call of an explainer, bound and checked, before it runs."""
+
+    explainer: Explainer
+    plan: Plan
+    call: Call
+    bound: list[Any]
+    inputs: Sequence[Any]
+    named: Mapping[str, Any]
+
+    @property
+    def packages(self) -> Packages:
+        return self.plan.packages
+
+    @property
+    def rows(self) -> int:
+        """Evaluations of the model, as far as they are known beforehand."""
+        baseline = self.call.baseline
+        references = len(baseline) if baseline is not None and baseline.distribution else 1
+        return len(self.call) * self.packages.rows_per_sample(references)
+
+    def explanation(self, chunks: list[Chunk]) -> Explanation:
+        """The result, from the chunks that the packages' run returned."""
+        return self.explainer._explained(self, chunks)
 
 
 class Explainer:
@@ -74,7 +101,7 @@ class Explainer:
         self._model = model
         self._backend = backend
         self._options = options
-        self._plan: _Plan | None = None
+        self._plan: Plan | None = None
         self._uncovered: Coverage | None = None
         self._lock = threading.RLock()
 
@@ -147,7 +174,7 @@ class Explainer:
             self._prepare(signature, [*args, *kwargs.values()])
         return self
 
-    def _prepare(self, signature: Signature, examples: Sequence[Any]) -> _Plan:
+    def _prepare(self, signature: Signature, examples: Sequence[Any]) -> Plan:
         """Trace the model and compile the first kernel, once."""
         with self._lock:
             if self._plan is None:
@@ -158,7 +185,7 @@ class Explainer:
                     raise
             return self._plan
 
-    def _trace(self, signature: Signature, examples: Sequence[Any]) -> _Plan:
+    def _trace(self, signature: Signature, examples: Sequence[Any]) -> Plan:
         options, backend = self._options, self._backend
         began = time.perf_counter()
         rules = self.method.rule_set
@@ -191,9 +218,9 @@ class Explainer:
             packages.compile(1)
         elif options.batch_size is not None:
             packages.compile(packages.limit(options.batch_size))
-        return _Plan(traced, packages, graph, wrt, specs, places, {})
+        return Plan(traced, packages, graph, wrt, specs, places, {})
 
-    def _bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[_Plan, list[Any]]:
+    def _bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Plan, list[Any]]:
         """The plan and the inputs in the signature's order; traces at the first call."""
         if len(args) == 1 and not kwargs and isinstance(args[0], (dict, tuple)):
             args, kwargs = _as_arguments(args[0])
@@ -268,11 +295,33 @@ class Explainer:
 
         Parameters and errors as for calling; see :class:`Explanation` for what it holds.
         """
+        request = self.request(
+            *inputs, target=target, baseline=baseline, seed=seed, batch_size=batch_size, progress=progress,
+            allow_nonfinite=allow_nonfinite, attribution=attribution, **named,
+        )  # fmt: skip
+        return request.explanation(request.packages.run(request.call))
+
+    def request(
+        self,
+        *inputs: Any,
+        target: Any = None,
+        baseline: Any = None,
+        seed: Any = None,
+        batch_size: int | None = None,
+        progress: Progress = False,
+        allow_nonfinite: bool = False,
+        attribution: Any = None,
+        **named: Any,
+    ) -> Request:
+        """A call as :meth:`explanation` takes it, bound and checked but not run: for schedulers."""
         plan, bound, call = self._call(
             inputs, named, target, baseline, seed, batch_size, progress, allow_nonfinite, details=True
         )
         call.attribution = self._given_attribution(plan, attribution, len(call))
-        chunks = plan.packages.run(call) if len(call) else []
+        return Request(self, plan, call, bound, inputs, named)
+
+    def _explained(self, request: Request, chunks: list[Chunk]) -> Explanation:
+        plan, bound, call, inputs, named = request.plan, request.bound, request.call, request.inputs, request.named
         results = self._joined(plan, bound, chunks, call) if chunks else self._empty(plan, call)
         shape = plan.packages.output_shape
         outputs = _concatenated([c.outputs for c in chunks], shape)
@@ -317,7 +366,7 @@ class Explainer:
     def _call(
         self, inputs: Sequence[Any], named: Mapping[str, Any], target: Any, baseline: Any, seed: Any,
         batch_size: int | None, progress: Progress, allow_nonfinite: bool, details: bool = False,
-    ) -> tuple[_Plan, list[Any], Call]:  # fmt: skip
+    ) -> tuple[Plan, list[Any], Call]:  # fmt: skip
         plan, bound = self._bound(inputs, named)
         arrays = [self._array(value, spec) for value, spec in zip(bound, plan.traced.signature.inputs, strict=True)]
         count = int(arrays[0].shape[0])
@@ -342,7 +391,7 @@ class Explainer:
         call = Call(count, arrays, resolved, chosen, seeds, size, not allow_nonfinite, details, report)
         return plan, bound, call
 
-    def _given_attribution(self, plan: _Plan, given: Any, count: int) -> list[Numpy] | None:
+    def _given_attribution(self, plan: Plan, given: Any, count: int) -> list[Numpy] | None:
         if given is None:
             return None
         if not isinstance(self.method, methods.Perturbation):
@@ -390,7 +439,7 @@ class Explainer:
         home = None if target is None or isinstance(target, (int, str)) else owner(target)
         return home.numpy(target) if home else target
 
-    def _baseline(self, plan: _Plan, given: Any, count: int, bound: list[Any]) -> Baseline:
+    def _baseline(self, plan: Plan, given: Any, count: int, bound: list[Any]) -> Baseline:
         fixed = given is None
         if fixed:
             if 0 in plan.fixed:
@@ -421,7 +470,7 @@ class Explainer:
 
     # --- results -----------------------------------------------------------------------------
 
-    def _joined(self, plan: _Plan, bound: list[Any], chunks: list[Chunk], call: Call) -> list[Any]:
+    def _joined(self, plan: Plan, bound: list[Any], chunks: list[Chunk], call: Call) -> list[Any]:
         """One array for each attributed value, of the type that was given."""
         results = []
         for i in range(len(plan.wrt)):
@@ -447,7 +496,7 @@ class Explainer:
             check_finite(host, "the attribution (the model's derivative or output is not finite there)")
         raise NonFiniteError("an attribution is not finite; pass allow_nonfinite=True to let it through")
 
-    def _finished(self, plan: _Plan, bound: list[Any], index: int, array: Any) -> Any:
+    def _finished(self, plan: Plan, bound: list[Any], index: int, array: Any) -> Any:
         """``array`` with the type, dtype and device of the input that it belongs to."""
         if self._options.per_token:
             array = self._host(array).sum(-1)
@@ -465,7 +514,7 @@ class Explainer:
         return array if isinstance(array, np.ndarray) else self._backend.numpy(array)
 
     def _structured(
-        self, plan: _Plan, inputs: Sequence[Any], named: Mapping[str, Any], bound: list[Any], results: list[Any]
+        self, plan: Plan, inputs: Sequence[Any], named: Mapping[str, Any], bound: list[Any], results: list[Any]
     ) -> Any:
         """The results in the structure that the inputs came in."""
         by_name = bool(named) or (len(inputs) == 1 and isinstance(inputs[0], dict))
@@ -473,7 +522,7 @@ class Explainer:
             return {spec.name: result for spec, result in zip(plan.specs, results, strict=True)}
         return results[0] if len(results) == 1 else tuple(results)
 
-    def _empty(self, plan: _Plan, call: Call) -> list[Any]:
+    def _empty(self, plan: Plan, call: Call) -> list[Any]:
         lead = plan.packages.output_shape if call.target.kind == "all" else ()
         bound = call.inputs
         shapes = [(*lead, 0, *spec.sample_shape) for spec in plan.specs]
@@ -496,7 +545,7 @@ class Explainer:
                 self._run_on_zeros(plan, size)
         return self
 
-    def _run_on_zeros(self, plan: _Plan, size: int) -> None:
+    def _run_on_zeros(self, plan: Plan, size: int) -> None:
         signature = plan.traced.signature
         zeros = {
             s.name: np.zeros((size, *s.sample_shape), "float32" if s.floating else s.dtype) for s in signature.inputs
@@ -510,13 +559,18 @@ class Explainer:
                 call = self._call((zeros,), {}, target, None, None, None, False, True)[2]
                 plan.packages.run_endpoints(call)
 
-    def _ready(self, what: str) -> _Plan:
+    def _ready(self, what: str) -> Plan:
         if self._plan is None:
             raise InputError(
                 f"{what} needs a traced model, and this one is traced at its first call. Give inputs= (example "
                 "arrays or TensorSpecs) to Explainer.compile, or call the explainer first."
             )
         return self._plan
+
+    @property
+    def device(self) -> Any:
+        """Where the kernels run, as the framework names it."""
+        return self._ready("device").traced.device
 
     @property
     def signature(self) -> Signature:
@@ -564,6 +618,25 @@ class Explainer:
     def placeholders(self) -> tuple[str, ...]:
         """Names of the arguments of ``native``, in order."""
         return tuple(p.name for p in self._ready("placeholders").packages.program.placeholders)
+
+    def replace(self, **effort: Any) -> Explainer:
+        """An explainer of other effort that shares everything compiled: ``explain.replace(steps=128)``.
+
+        ``effort``: parameters of the method that say how much is evaluated, not what: those in the method's
+        ``effort``, such as ``steps``, ``permutations`` or ``tolerance``.
+
+        Raises
+        ------
+        UnknownNameError: for a parameter that is not one of these. InputError: as the method raises it.
+        """
+        for name in effort:
+            if name not in self.method.effort:
+                raise UnknownNameError.among(f"effort of method {self.method.name!r}", name, self.method.effort)
+        plan = self._ready("replace")
+        other = Explainer(self._model, replace(self.method, **effort), self._backend, self._options)
+        other.stats = self.stats
+        other._plan = replace(plan, packages=plan.packages.variant(other.method))
+        return other
 
     def refresh(self) -> Explainer:
         """Take over the model's weights as they are now. Does not retrace. Returns itself."""

@@ -64,6 +64,7 @@ class Call:
     details: bool = False
     progress: Progress | None = None
     attribution: list[Numpy] | None = None  # for generators of perturbed samples
+    watch: Callable[[Any], None] | None = None  # is shown the run after each of its pieces
 
     def __len__(self) -> int:
         return self.count
@@ -144,7 +145,10 @@ class Piece:
     @property
     def key(self) -> Any:
         """Pieces of equal keys may share a package."""
-        return self.kind, self.part, id(self.staged.choose), id(self.activations) if self.shared else None
+        baseline = self.staged.baseline
+        kept = self.shared and baseline is not None and (self.kind == "grid" or baseline.fixed)
+        choose = None if self.kind == "rows" else id(self.staged.choose)
+        return self.kind, self.part, choose, id(self.activations) if kept else None
 
     def samples(self) -> list[Array]:
         """The inputs and the mask of its samples."""

@@ -12,6 +12,7 @@
     ├── UnsupportedOperation (RuntimeError)    an operation that a rule set has no rule for
     ├── NotConverged        (RuntimeError)     a tolerance was not reached
     ├── PerturbationError   (RuntimeError)     a user's generator or its worker failed
+    ├── QueueFull           (RuntimeError)     more rows wait than a scheduler takes
     └── BackendMissing      (ImportError)      the framework is not installed
 
 Each message says what was given, what was expected, and what to do.
@@ -81,6 +82,10 @@ class NotConverged(ExplainersError, RuntimeError):
 
 class PerturbationError(ExplainersError, RuntimeError):
     """A user's generator raised, took too long, or lost its worker; the message names the sample."""
+
+
+class QueueFull(ExplainersError, RuntimeError):
+    """More rows wait than the scheduler takes. Try again later."""
 
 
 class BackendMissing(ExplainersError, ImportError):

@@ -66,5 +66,8 @@ class Run:
         return np.concatenate(parts)
 
     def report(self, rows: int) -> None:
+        """``rows`` have been evaluated."""
         if self.call.progress:
             self.call.progress(rows)
+        if self.call.watch:
+            self.call.watch(self)

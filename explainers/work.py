@@ -9,6 +9,7 @@ results cross to the device.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import threading
 import time
@@ -89,6 +90,24 @@ class Packages:
             p for p in self.program.placeholders if p.axis == "rows" and p.name not in ("sample", "baseline")
         ]
 
+    def variant(self, method: Method) -> Packages:
+        """The same for a method that differs in its effort only; the kernels are shared."""
+        other = copy.copy(self)
+        other.method, other.program = method, dataclasses.replace(self.program, method=method)
+        other.count = other.rows_per_sample(1)
+        other.known_rows = {}
+        return other
+
+    @property
+    def family(self) -> int:
+        """The same number for variants of one another."""
+        return id(self._kernels)
+
+    @property
+    def room(self) -> int:
+        """Rows in a package."""
+        return self.limit(self.batch_size)
+
     def rows_per_sample(self, references: int) -> int:
         """Evaluations for a sample, at first where a method refines its result."""
         design = self.program.design
@@ -117,7 +136,7 @@ class Packages:
 
     def limit(self, batch_size: int) -> int:
         """Rows in a package: a power of two where shapes are static."""
-        size = min(batch_size, self.batch_size) if self.stats.out_of_memory else batch_size
+        size = min(batch_size, self.stats.batch_size) if self.stats.out_of_memory else batch_size
         return 1 << (size.bit_length() - 1) if self.static else size
 
     def kernel(self, rows: Size, part: str = "") -> Kernel:
@@ -245,8 +264,9 @@ class Packages:
         count = sum(piece.count for piece in pieces)
         staged = dataclasses.replace(first.staged, count=count, inputs=inputs, mask=mask)
         joined = dataclasses.replace(first, staged=staged, first=0, last=count)
-        if first.kind == "aligned" and not first.shared:
-            joined.activations = list(map(self.backend.concat, zip(*(p.activations for p in pieces), strict=True)))
+        if any(piece.activations is not first.activations for piece in pieces) and first.kind == "aligned":
+            expanded = ([self.backend.expand(a, p.count) if p.shared else a for a in p.activations] for p in pieces)
+            joined.activations = list(map(self.backend.concat, zip(*expanded, strict=True)))
         if first.kind == "rows":
             joined.rows = self._joined_rows(pieces, staged)
         return joined

@@ -28,7 +28,7 @@ class Method:
     baseline: ``"none"``, ``"point"`` (one for a sample), ``"references"`` (a distribution), or ``"either"``.
     single: exactly one unperturbed row a sample. complete: Σ attribution = f(x) − f(baseline).
     sampled: an estimate from random draws, with a standard error. accumulators: sums kept per
-    attributed value.
+    attributed value. effort: the parameters that say how much is evaluated; kernels do not depend on them.
 
     In ``expand`` and ``contribute`` the arrays have the rows leading, ``args`` are the kernel's
     placeholders by name.
@@ -41,6 +41,7 @@ class Method:
     complete: ClassVar[bool] = False
     sampled: ClassVar[bool] = False
     accumulators: ClassVar[int] = 1
+    effort: ClassVar[tuple[str, ...]] = ()
 
     @property
     def rule_set(self) -> RuleSet | None:

@@ -109,6 +109,7 @@ class IntegratedGradients(Method):
     max_steps: int = 4096
 
     name: ClassVar[str] = "integrated_gradients"
+    effort: ClassVar[tuple[str, ...]] = ("steps", "quadrature", "tolerance", "max_steps")
     baseline: ClassVar[str] = "point"
     single: ClassVar[bool] = False
     complete: ClassVar[bool] = True
@@ -173,6 +174,7 @@ class SmoothGrad(Method):
     kind: str = "mean"
 
     name: ClassVar[str] = "smoothgrad"
+    effort: ClassVar[tuple[str, ...]] = ("samples",)
     single: ClassVar[bool] = False
     sampled: ClassVar[bool] = True
     accumulators: ClassVar[int] = 2
@@ -234,6 +236,7 @@ class GradientShap(Method):
     samples: int = 50
 
     name: ClassVar[str] = "gradient_shap"
+    effort: ClassVar[tuple[str, ...]] = ("samples",)
     baseline: ClassVar[str] = "references"
     single: ClassVar[bool] = False
     complete: ClassVar[bool] = False

@@ -38,6 +38,7 @@ class Rise(Removal):
     axes: tuple[int, ...] | None = None
 
     name: ClassVar[str] = "rise"
+    effort: ClassVar[tuple[str, ...]] = ("samples",)
     baseline: ClassVar[str] = "point"  # sums are kept in the kernel, where the rows of References would count as masks
     sampled: ClassVar[bool] = True
 

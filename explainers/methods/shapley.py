@@ -48,6 +48,7 @@ class ShapleySampling(Removal):
     max_evaluations: int | None = None
 
     name: ClassVar[str] = "shapley_sampling"
+    effort: ClassVar[tuple[str, ...]] = ("permutations", "antithetic", "tolerance", "max_evaluations")
     complete: ClassVar[bool] = True
     sampled: ClassVar[bool] = True
 

@@ -111,6 +111,7 @@ class KernelShap(Removal):
     groups: Any = field(default=None, compare=False)
 
     name: ClassVar[str] = "kernel_shap"
+    effort: ClassVar[tuple[str, ...]] = ("samples", "paired")
     complete: ClassVar[bool] = True
     sampled: ClassVar[bool] = True
 
@@ -211,6 +212,7 @@ class Lime(Removal):
     groups: Any = field(default=None, compare=False)
 
     name: ClassVar[str] = "lime"
+    effort: ClassVar[tuple[str, ...]] = ("samples",)
     sampled: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

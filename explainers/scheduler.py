@@ -1,0 +1,386 @@
+"""Packages filled from the calls of many clients.
+
+A call is a generator of pieces (:mod:`explainers.run`). The scheduler keeps one waiting piece of every
+call and fills each package from the pieces that may share one, whatever their targets, baselines, steps
+and seeds: a hundred small requests cost what one large batch does. Calls take turns, so that short ones
+overtake long ones. One thread for each device runs the kernels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass, field
+from typing import Any
+
+from .api import Explainer, Request
+from .call import Chunk, Piece, Results
+from .errors import InputError, QueueFull
+from .explanation import Explanation
+from .methods import Perturbation
+from .run import Run, Steps
+from .work import Packages
+
+LEAST_TURN = 8  # rows that a call may ask for when many take turns
+
+
+@dataclass
+class SchedulerStats:
+    """What a scheduler has done so far, and what waits."""
+
+    calls: int = 0
+    packages: int = 0
+    rows: int = 0
+    places: int = 0  # rows that the packages had room for
+    waiting_calls: int = 0
+    waiting_rows: int = 0
+
+
+@dataclass(eq=False)
+class _Job:
+    """A call in progress, with the piece that it waits for."""
+
+    future: Future[Any]
+    request: Request
+    rows: int
+    arrived: float
+    deadline: float | None
+    steps: Steps[list[Chunk]]
+    piece: Piece | None = None
+
+    @property
+    def packages(self) -> Packages:
+        return self.request.packages
+
+
+@dataclass(eq=False)
+class _Task:
+    """A function that wants the device for itself."""
+
+    future: Future[Any]
+    function: Callable[[], Any]
+    rows: int = 0
+
+
+@dataclass
+class _Queue:
+    """Calls whose next pieces may share a package."""
+
+    jobs: deque[_Job] = field(default_factory=deque)
+    rows: int = 0
+
+    def add(self, job: _Job) -> None:
+        assert job.piece is not None
+        self.jobs.append(job)
+        self.rows += len(job.piece)
+
+    def take(self, most: int, alone: bool) -> list[_Job]:
+        """The next calls whose pieces fit into a package of ``most`` rows; at least one."""
+        taken: list[_Job] = []
+        rows = 0
+        while self.jobs and not (taken and alone):
+            piece = self.jobs[0].piece
+            assert piece is not None
+            if taken and rows + len(piece) > most:
+                break
+            rows += len(piece)
+            taken.append(self.jobs.popleft())
+        self.rows -= rows
+        return taken
+
+
+class Scheduler:
+    """Runs calls of any number of explainers, several in one package.
+
+    Parameters
+    ----------
+    max_wait: seconds that a call may wait for others to fill its package with.
+    queue_rows: rows of calls that wait or run, in all; a call beyond them raises QueueFull. A call alone is
+        always taken.
+    batching: False runs the calls one after the other, each in packages of its own.
+
+    >>> with Scheduler() as scheduler:  # doctest: +SKIP
+    ...     future = scheduler.submit(explain, x, target=3)
+    ...     future.result().attributions
+    """
+
+    def __init__(self, *, max_wait: float = 0.001, queue_rows: int = 2**20, batching: bool = True) -> None:
+        if not max_wait >= 0 or queue_rows < 1:
+            raise InputError(f"max_wait must be ≥ 0 and queue_rows ≥ 1; got {max_wait!r} and {queue_rows!r}")
+        self.max_wait, self.queue_rows, self.batching = max_wait, queue_rows, batching
+        self.stats = SchedulerStats()
+        self._devices: dict[str, _Device] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def submit(
+        self,
+        explain: Explainer,
+        *inputs: Any,
+        timeout: float | None = None,
+        watch: Callable[[Run], None] | None = None,
+        **arguments: Any,
+    ) -> Future[Explanation]:
+        """What ``explain.explanation(*inputs, **arguments)`` returns, as a Future.
+
+        ``timeout``: seconds after which the Future has a TimeoutError. ``watch`` is called on the device's
+        thread after each of the call's pieces, with the run in progress. Cancelling the Future drops the rows
+        that have not run.
+
+        Raises
+        ------
+        QueueFull: with the seconds after which to try again. InputError and its kinds: as for calling.
+        """
+        if isinstance(explain.method, Perturbation):
+            raise InputError("Perturbation makes its samples on the host, by itself; call the explainer instead")
+        request = explain.request(*inputs, **arguments)
+        request.call.watch = watch
+        now = time.monotonic()
+        deadline = None if timeout is None else now + timeout
+        steps = request.packages.steps(request.call)
+        job = _Job(Future(), request, request.rows, now, deadline, steps)
+        self._device(str(request.packages.traced.device)).admit(job)
+        return job.future
+
+    def run(self, explain: Explainer, function: Callable[[], Any]) -> Future[Any]:
+        """What ``function()`` returns, called on the thread of the device that ``explain`` runs on."""
+        task = _Task(Future(), function)
+        self._device(str(explain.device)).admit(task)
+        return task.future
+
+    def _device(self, name: str) -> _Device:
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the scheduler is closed")
+            if name not in self._devices:
+                self._devices[name] = _Device(self, name)
+            return self._devices[name]
+
+    def reserve(self, rows: int) -> None:
+        """Take ``rows`` places in the queue."""
+        with self._lock:
+            stats = self.stats
+            if stats.waiting_rows and stats.waiting_rows + rows > self.queue_rows:
+                raise QueueFull(
+                    f"{stats.waiting_rows} rows wait, {rows} more are too many: the queue holds {self.queue_rows}. "
+                    "Try again later."
+                )
+            stats.calls += 1
+            stats.waiting_calls += 1
+            stats.waiting_rows += rows
+
+    def release(self, rows: int) -> None:
+        with self._lock:
+            self.stats.waiting_calls -= 1
+            self.stats.waiting_rows -= rows
+
+    def ran(self, rows: int, places: int) -> None:
+        with self._lock:
+            self.stats.packages += 1
+            self.stats.rows += rows
+            self.stats.places += max(places, rows)
+
+    def close(self, drain: bool = True) -> None:
+        """Take no more calls. ``drain``: finish those that were taken; otherwise they are cancelled."""
+        with self._lock:
+            self._closed = True
+            devices = list(self._devices.values())
+        for device in devices:
+            device.close(drain)
+
+    def __enter__(self) -> Scheduler:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close(drain=error[0] is None)
+
+
+class _Device:
+    """The thread that owns the kernels of one device, and what waits for it."""
+
+    def __init__(self, scheduler: Scheduler, name: str) -> None:
+        self.scheduler = scheduler
+        self.queues: OrderedDict[Hashable, _Queue] = OrderedDict()
+        self.arrived: deque[_Job | _Task] = deque()
+        self.active: dict[int, int] = {}  # calls in progress by family
+        self.closing = False
+        self.changed = threading.Condition()
+        self.thread = threading.Thread(target=self._work, name=f"explainers {name}", daemon=True)
+        self.thread.start()
+
+    def admit(self, job: _Job | _Task) -> None:
+        with self.changed:
+            if self.closing:
+                raise RuntimeError("the scheduler is closed")
+            self.scheduler.reserve(job.rows)
+            self.arrived.append(job)
+            self.changed.notify()
+
+    def close(self, drain: bool) -> None:
+        with self.changed:
+            self.closing = True
+            if not drain:
+                for job in (*self.arrived, *(job for queue in self.queues.values() for job in queue.jobs)):
+                    job.future.cancel()
+            self.changed.notify()
+        self.thread.join()
+
+    # --- the thread ----------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while True:
+            with self.changed:
+                while not self.arrived and not self.queues:
+                    if self.closing:
+                        return
+                    self.changed.wait()
+            try:
+                self._start()
+                key = self._next()
+                if key is not None:
+                    self._package(key)
+            except BaseException as error:  # nobody may wait for ever
+                self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        with self.changed:
+            jobs = [*self.arrived, *(job for queue in self.queues.values() for job in queue.jobs)]
+            self.arrived.clear()
+            self.queues.clear()
+            self.active.clear()
+        for job in jobs:
+            self.scheduler.release(job.rows)
+            _refuse(job.future, error)
+
+    def _start(self) -> None:
+        """Begin with what has arrived."""
+        while self.arrived:
+            job = self.arrived.popleft()
+            if isinstance(job, _Task):
+                if not job.future.cancelled():
+                    _settle(job.future, job.function)
+                self.scheduler.release(0)
+                continue
+            family = job.packages.family
+            self.active[family] = self.active.get(family, 0) + 1
+            self._advance(job, lambda job=job: next(job.steps))  # type: ignore[misc]
+
+    def _next(self) -> Hashable | None:
+        """The queue whose turn it is: the first that is full or has waited long enough; waits for one."""
+        wait = self.scheduler.max_wait
+        while self.queues:
+            now = time.monotonic()
+            soonest = wait
+            for key, queue in self.queues.items():
+                first = queue.jobs[0]  # nobody has waited longer for a turn
+                left = first.arrived + wait - now
+                if left <= 0 or self.closing or not self.scheduler.batching or queue.rows >= first.packages.room:
+                    return key
+                soonest = min(soonest, left)
+            with self.changed:
+                if not self.arrived:
+                    self.changed.wait(soonest)
+            if self.arrived:
+                self._start()
+        return None
+
+    def _package(self, key: Hashable) -> None:
+        """Run one package of the queue, and let its calls go on."""
+        queue = self.queues[key]
+        packages = queue.jobs[0].packages
+        with self.changed:  # close() looks at the queues
+            jobs = queue.take(packages.room, alone=not self.scheduler.batching)
+            self.queues.pop(key)
+            if queue.jobs:
+                self.queues[key] = queue  # behind the others
+        jobs = [job for job in jobs if not self._ended(job)]
+        if not jobs:
+            return
+        pieces = [job.piece for job in jobs if job.piece is not None]
+        self.scheduler.ran(sum(map(len, pieces)), packages.room)
+        try:
+            results = packages.execute(pieces)
+        except Exception as error:
+            self._one_by_one(jobs, error)
+            return
+        for job, result in zip(jobs, results, strict=True):
+            self._advance(job, lambda job=job, result=result: job.steps.send(result))  # type: ignore[misc]
+
+    def _one_by_one(self, jobs: list[_Job], error: Exception) -> None:
+        """A package failed: find out whose piece it was."""
+        for job in jobs:
+            failure, result = error, None
+            assert job.piece is not None
+            if len(jobs) > 1:
+                try:
+                    result = job.packages.execute([job.piece])[0]
+                except Exception as own:
+                    failure = own
+            self._advance(job, _sender(job.steps, result, failure))
+
+    def _advance(self, job: _Job, step: Callable[[], Piece]) -> None:
+        """The call's next piece, into its queue, or its result."""
+        if self._ended(job):
+            return
+        family = job.packages.family
+        room = job.packages.room
+        turns = self.active[family] if self.scheduler.batching else 1
+        job.request.call.batch_size = max(room // turns, min(LEAST_TURN, room))
+        began = job.piece is not None
+        try:
+            job.piece = step()
+        except StopIteration as stop:
+            chunks: list[Chunk] = stop.value
+            self._finish(job)
+            _settle(job.future, lambda: job.request.explanation(chunks))
+        except BaseException as error:
+            self._finish(job)
+            _refuse(job.future, error)
+        else:
+            key = (family, job.piece.key) if self.scheduler.batching else job
+            with self.changed:
+                self.queues.setdefault(key, _Queue()).add(job)
+                if began and not self.scheduler.batching:
+                    self.queues.move_to_end(key, last=False)  # one call after the other
+
+    def _ended(self, job: _Job) -> bool:
+        """Whether nobody waits for the call any more."""
+        late = job.deadline is not None and time.monotonic() > job.deadline
+        if not late and not job.future.cancelled():
+            return False
+        job.steps.close()
+        self._finish(job)
+        if late:
+            _refuse(job.future, TimeoutError("the call did not finish within its timeout"))
+        return True
+
+    def _finish(self, job: _Job) -> None:
+        family = job.packages.family
+        self.active[family] -= 1
+        if not self.active[family]:
+            del self.active[family]
+        self.scheduler.release(job.rows)
+
+
+def _sender(steps: Steps[list[Chunk]], result: Results | None, failure: Exception) -> Callable[[], Piece]:
+    return lambda: steps.throw(failure) if result is None else steps.send(result)
+
+
+def _settle(future: Future[Any], function: Callable[[], Any]) -> None:
+    """Give the future what ``function`` returns or raises."""
+    try:
+        result = function()
+    except BaseException as error:
+        _refuse(future, error)
+    else:
+        with contextlib.suppress(InvalidStateError):  # cancelled
+            future.set_result(result)
+
+
+def _refuse(future: Future[Any], error: BaseException) -> None:
+    with contextlib.suppress(InvalidStateError):  # cancelled
+        future.set_exception(error)
