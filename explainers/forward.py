@@ -9,7 +9,7 @@ what waits is one unit of one sample.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from .call import Call, Chunk, Staged
 from .errors import NotConverged, TargetError
 from .methods.removal import Design, Removal, Sums
-from .run import Run, Steps
+from .run import Estimate, Run, Steps
 from .spec import Numpy, Target, check_finite, largest, row_name
 
 if TYPE_CHECKING:
@@ -101,6 +101,18 @@ class ForwardRun(Run):
         if self.call.details and self.method.complete:
             chunk.totals = self.design.total(results)
         return chunk
+
+    def estimate(self) -> Estimate | None:
+        known = self.units > 0
+        if not self.method.sampled or self.all or not known.any():
+            return None
+        results, errors = self.design.finish(self.sums, np.maximum(self.units, 1), [])
+
+        def shown(arrays: Sequence[Numpy]) -> list[Numpy]:
+            return [np.where(known.reshape(-1, *[1] * (a.ndim - 1)), a, np.nan) for a in arrays]
+
+        errors = shown(errors) if errors else None
+        return Estimate(self.start, self.stop, shown(results), errors, self.evaluations.copy())
 
     def _as_outputs(self, array: Numpy | None) -> Numpy | None:
         return None if array is None else array.astype(self.packages.mask_host_dtype)
@@ -255,6 +267,7 @@ class ForwardRun(Run):
             self.open = []
             first = (int(rows[inside][0]) - waiting) // self.design.unit
             self.design.add(self.sums, samples, first, whole, self._seeds(samples))
+            self.units[samples] = first + whole.shape[1] // self.design.unit
             values = values[:, complete:]
         if values.shape[1]:
             self.open.append(values)

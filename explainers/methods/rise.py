@@ -11,7 +11,7 @@ import numpy as np
 from .. import counter
 from ..counter import UInt64
 from ..errors import InputError
-from .base import Array, Numpy, Shapes, at_least, mean_and_error
+from .base import Array, Numpy, Shapes, at_least
 from .removal import Design, Placeholders, Removal, Sums
 
 
@@ -166,8 +166,10 @@ class _Masks(Design):
     def finish(self, sums: Sums, units: Numpy, inputs: Sequence[Numpy]) -> tuple[list[Numpy], list[Numpy] | None]:
         results, errors = [], []
         for i, shape in enumerate(self.shapes):
-            mean, error = mean_and_error(sums.sums[2 * i], sums.sums[2 * i + 1], self.units)
+            count = units.reshape(-1, *[1] * len(shape))
+            mean = sums.sums[2 * i] / count
+            variance = np.maximum(sums.sums[2 * i + 1] / count - mean * mean, 0.0)
+            error = np.sqrt(variance / np.where(count > 1, count - 1, np.nan))  # of one mask it is not known
             results.append(np.array(np.broadcast_to(mean, (len(mean), *shape))))
-            if error is not None:
-                errors.append(np.array(np.broadcast_to(error, (len(mean), *shape))))
-        return results, errors or None
+            errors.append(np.array(np.broadcast_to(error, (len(mean), *shape))))
+        return results, errors
