@@ -38,9 +38,9 @@ class Stats:
             self.padded_rows += padded
             self.seconds_running += seconds
 
-    def traced(self, shape: str, seconds: float) -> None:
+    def compiled(self, shape: str, seconds: float, traced: bool) -> None:
         with self._lock:
-            self.traces += 1
+            self.traces += traced
             self.compiled_shapes.append(shape)
             self.seconds_compiling += seconds
 
@@ -100,3 +100,27 @@ class Rows:
     baseline: Numpy
     values: dict[str, Numpy]
     staged: dict[str, Array] = field(default_factory=dict)
+
+
+def reporter(progress: bool | Callable[[int, int], None], total: int) -> Callable[[int], None]:
+    """Adds up the rows of packages and shows them."""
+    done = 0
+    if progress is True:
+        from tqdm.auto import tqdm
+
+        bar = tqdm(total=total, unit="row", unit_scale=True)
+
+        def show(rows: int) -> None:
+            bar.update(rows)
+            if bar.n >= total:
+                bar.close()
+
+        return show
+    assert callable(progress)
+
+    def report(rows: int) -> None:
+        nonlocal done
+        done += rows
+        progress(done, total)
+
+    return report
