@@ -91,7 +91,7 @@ class Explainer:
             engine = found.default_engine
         elif engine not in found.engines:
             raise UnknownNameError.among(f"engine of backend {found.name!r}", engine, found.engines)
-        checked_size(batch_size)
+        checked_size(batch_size, ", or None")
         if value.rule_set and found.forward_only:
             raise UnsupportedOperation(
                 f"method {value.name!r} needs the derivative of the model (rule set {value.rule_set.name!r}), and "
