@@ -32,9 +32,9 @@ def dtype_name(dtype: Any) -> str:
     return str(name).removeprefix("torch.")
 
 
-def checked_size(batch_size: Any) -> None:
+def checked_size(batch_size: Any, otherwise: str = "") -> None:
     if batch_size is not None and (not isinstance(batch_size, (int, np.integer)) or batch_size < 1):
-        raise InputError(f"batch_size must be a whole number ≥ 1; got {batch_size!r}")
+        raise InputError(f"batch_size must be a whole number ≥ 1{otherwise}; got {batch_size!r}")
 
 
 def arrays(backend: Backend, signature: Signature, bound: Sequence[Any]) -> tuple[list[Array], int]:

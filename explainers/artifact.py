@@ -133,13 +133,23 @@ def _opened(source: Source) -> Iterator[zipfile.ZipFile]:
 
 @contextlib.contextmanager
 def _reasons(source: Source) -> Iterator[None]:
-    name = repr(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else "the file"
+    with reasons(source):
+        try:
+            yield
+        except ArtifactError:
+            raise
+        except _BROKEN as error:
+            raise ArtifactError(f"it is no explainer's file, or cut short ({error})") from error
+
+
+@contextlib.contextmanager
+def reasons(source: Source) -> Iterator[None]:
+    """Tells in an ArtifactError which file is meant."""
     try:
         yield
-    except ExplainersError as error:
+    except ArtifactError as error:
+        name = repr(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else "the file"
         raise ArtifactError(f"{name} is refused: {error}") from error
-    except _BROKEN as error:
-        raise ArtifactError(f"{name} is refused: it is no explainer's file, or cut short ({error})") from error
 
 
 def _manifest(archive: zipfile.ZipFile) -> tuple[dict[str, Any], dict[str, Member]]:
@@ -196,7 +206,7 @@ def decoding(what: str) -> Iterator[None]:
         yield
     except ArtifactError:
         raise
-    except (LookupError, TypeError, ValueError, AttributeError, ExplainersError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError, ExplainersError) as error:
         raise ArtifactError(
             f"{what} does not hold what this version expects: {type(error).__name__}: {error}"
         ) from error

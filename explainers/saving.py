@@ -78,52 +78,41 @@ class Saved:
     """A file's contents, checked: what an explainer is made of."""
 
     def __init__(self, source: artifact.Source) -> None:
+        self.source = source
         self.data, self.files = artifact.read(source)
-        data = self.data
-        arrays = artifact.arrays(self.files.pop(artifact.ARRAYS, None))
-        with decoding("the manifest"):
-            name, engine = data["backend"], data["engine"]
-            if name not in backends():
-                raise ArtifactError(f"it was made by the backend {name!r}, which is not installed here")
-            if engine not in backends()[name].engines:
-                raise ArtifactError(f"it was made for the engine {engine!r}, which backend {name!r} does not have")
-            method = decode(data["method"], arrays)
-            if not isinstance(method, Method):
-                raise ArtifactError(f"its method is a {type(method).__name__}")
-            self.method: Method = method
-            kinds = ("wrt", "output", "baseline", "dtype", "batch_size", "per_token")
-            given = {kind: decode(data["options"][kind], arrays) for kind in kinds}
-            self.options = Options(engine=engine, device=data["device"], **given)
-            self.signature = decode(data["signature"], {})
-            self.graph = decode_graph(artifact.parsed(self.files.pop(artifact.GRAPH), artifact.GRAPH))
-            self.wrt = tuple(Value(*value) for value in data["wrt"])
-            self.specs = tuple(decode(spec, {}) for spec in data["specs"])
-        self.backend = named(name)
+        with artifact.reasons(source):
+            arrays = artifact.arrays(self.files.pop(artifact.ARRAYS, None))
+            with decoding("the manifest"):
+                self._read(arrays)
+        self.backend = named(self.data["backend"])
 
-    def _loaded(self, device: str) -> Loaded:
-        with decoding("the list of programs"):
-            parts = {name: [decode(p, {}) for p in some] for name, some in self.data["parts"].items()}
-        try:
-            return self.backend.load(self.files, engine=self.options.engine, device=device, parts=parts)
-        except ExplainersError:
-            raise
-        except Exception as error:
-            raise ArtifactError(
-                f"{self.backend.name} {self.backend.versions()} cannot load the compiled programs, which were made by "
-                f"{self.data['versions']}: {type(error).__name__}: {error}"
-            ) from error
+    def _read(self, arrays: Arrays) -> None:
+        data = self.data
+        name, engine = data["backend"], data["engine"]
+        if name not in backends():
+            raise ArtifactError(f"it was made by the backend {name!r}, which is not installed here")
+        if engine not in backends()[name].engines:
+            raise ArtifactError(f"it was made for the engine {engine!r}, which backend {name!r} does not have")
+        method = decode(data["method"], arrays)
+        if not isinstance(method, Method):
+            raise ArtifactError(f"its method is a {type(method).__name__}")
+        self.method: Method = method
+        kinds = ("wrt", "output", "baseline", "dtype", "batch_size", "per_token")
+        given = {kind: decode(data["options"][kind], arrays) for kind in kinds}
+        self.options = Options(engine=engine, device=data["device"], **given)
+        self.signature = decode(data["signature"], {})
+        self.graph = decode_graph(artifact.parsed(self.files.pop(artifact.GRAPH), artifact.GRAPH))
+        self.wrt = tuple(Value(*value) for value in data["wrt"])
+        self.specs = tuple(decode(spec, {}) for spec in data["specs"])
+        self.parts = {part: [decode(p, {}) for p in some] for part, some in data["parts"].items()}
 
     def plan(self, device: Any, stats: Stats) -> Plan:
         """With the backend's compiled programs, on the device that they were made for."""
-        place = self.data["device"]
-        if device is not None and place and self.backend.device_name(device) != place:
-            raise ArtifactError(
-                f"the file was made for the device {place}, which is written into its programs; they cannot run on "
-                f"{device}. Compile the model there, with device={str(device)!r}."
-            )
-        if device is not None and not place:
-            place = self.backend.device_name(device)
-        loaded = self._loaded(place)
+        with artifact.reasons(self.source):
+            return self._plan(device, stats)
+
+    def _plan(self, device: Any, stats: Stats) -> Plan:
+        loaded = self._loaded(self._place(device))
         with decoding("the graph"):
             traced = Traced(self.graph, self.signature, {}, device=loaded.device)
             packages = Packages(
@@ -137,6 +126,28 @@ class Saved:
             )
         if self.options.batch_size is None:  # results are the same bits where packages are
             packages.batch_size = stats.batch_size = min(packages.batch_size, int(self.data["batch_size"]))
-        return Plan(
-            traced, packages, self.graph, self.wrt, self.specs, tuple(self.data["places"]), loaded=True
-        )  # fmt: skip
+        return Plan(traced, packages, self.graph, self.wrt, self.specs, tuple(self.data["places"]), loaded=True)
+
+    def _place(self, device: Any) -> str:
+        place = str(self.data["device"])
+        if device is None:
+            return place
+        given = self.backend.device_name(device)
+        if place and given != place:
+            raise ArtifactError(
+                f"it was made for the device {place}, which is written into its programs; they cannot run on "
+                f"{device}. Compile the model there, with device={str(device)!r}."
+            )
+        return given
+
+    def _loaded(self, device: str) -> Loaded:
+        here = self.backend.versions()
+        try:
+            return self.backend.load(self.files, engine=self.options.engine, device=device, parts=self.parts)
+        except ExplainersError:
+            raise
+        except Exception as error:
+            raise ArtifactError(
+                f"{self.backend.name} {here} cannot load its programs, which were made by "
+                f"{self.data['versions']}: {type(error).__name__}: {error}"
+            ) from error

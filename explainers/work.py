@@ -246,25 +246,26 @@ class Packages:
 
     def predict(self, inputs: list[Array], count: int, batch_size: int, check: bool) -> list[Array]:
         """f at every sample, a part for each package."""
-        signature = self.traced.signature
+        if not count:
+            return [np.zeros((0, *self.output_shape), self.mask_host_dtype)]
         places = [self.predictor.graph.inputs.index(value) for value in self.predictor.inputs]
         size = self.limit(batch_size)
         parts = []
-        for start in range(0, max(count, 1), size):
+        for start in range(0, count, size):
             stop = min(start + size, count)
-            arguments = []
-            for place in places:
-                part, spec = inputs[place][start:stop], signature.inputs[place]
-                if check and spec.floating:
-                    self._check_input(part, f"input {spec.name!r}", start, count)
-                arguments.append(self._to_device(part, spec.dtype))
-            bucket = self.bucket(stop - start) if count else None
-            if not count:
-                return [np.zeros((0, *self.output_shape), self.mask_host_dtype)]
+            arguments = [self._input(place, inputs[place][start:stop], start, count, check) for place in places]
+            bucket = self.bucket(stop - start)
             if bucket is not None:
                 arguments = [self.backend.pad(array, bucket) for array in arguments]
             parts.append(self.kernel(bucket, "predict")(*arguments)[0][: stop - start])
         return parts
+
+    def _input(self, place: int, part: Array, start: int, count: int, check: bool) -> Array:
+        """Samples from ``start`` on of one input, checked, on the device."""
+        spec = self.traced.signature.inputs[place]
+        if check and spec.floating:
+            self._check_input(part, f"input {spec.name!r}", start, count)
+        return self._to_device(part, spec.dtype)
 
     def _run(self, call: Call, start: int, stop: int) -> Run:
         kind: type[Run] = SummedRun
@@ -371,11 +372,9 @@ class Packages:
         """Bring samples start … stop−1, their masks and baselines to the device."""
         whole = start == 0 and stop == len(call)
         inputs = []
-        for array, spec in zip(call.inputs, self.traced.signature.inputs, strict=True):
+        for place, array in enumerate(call.inputs):
             part = array if whole else array[start:stop]
-            if call.check and spec.floating:
-                self._check_input(part, f"input {spec.name!r}", start, len(call))
-            inputs.append(self._to_device(part, spec.dtype))
+            inputs.append(self._input(place, part, start, len(call), call.check))
         count = stop - start
         if self.prefix is not None:
             size = self.bucket(count)

@@ -35,7 +35,7 @@ from torch.utils._sympy.numbers import int_oo
 from torch.utils._sympy.value_ranges import ValueRanges
 
 from explainers.backend import Kernel, Program, Size, Traced
-from explainers.errors import ArtifactError
+from explainers.errors import ArtifactError, TraceError
 from explainers.graph import Graph, Value
 from explainers.spec import Signature
 
@@ -112,7 +112,12 @@ class Scripted:
 
 def _exported(program: Program, traced: Traced) -> bytes:
     """The flat graph of a program, sizes of leading axes open, as an ExportedProgram: weights, arguments → results."""
-    graph = kernel.flatten(program, traced, None)
+    try:
+        graph = kernel.flatten(program, traced, None)
+    except TraceError as error:
+        raise ArtifactError(
+            f"a file holds one program for all batch sizes, and this model cannot be traced for all: {error}"
+        ) from error
     holders = [node for node in graph.graph.nodes if node.op == "placeholder"]
     if any(node.op == "get_attr" for node in graph.graph.nodes):
         raise ArtifactError("the program holds constants of its own, which torch.export cannot write; use torchscript")
