@@ -15,7 +15,7 @@ from .. import counter
 from ..counter import UInt64
 from ..errors import InputError
 from .base import Numpy, Shapes, at_least
-from .removal import Coalitions, Design, Removal, Sums, spread
+from .removal import Coalitions, Design, Removal, Sums, Units, packed, spread
 
 
 class _Regression(Coalitions):
@@ -25,26 +25,26 @@ class _Regression(Coalitions):
 
     def __init__(self, shapes: Shapes, groups: Any) -> None:
         super().__init__(shapes, groups)
-        self.present = lru_cache(maxsize=64)(self._present)
+        self.packed = lru_cache(maxsize=64)(lambda seed: packed(self._present(seed)))
 
     def _present(self, seed: int) -> Numpy:
         """The coalitions of a sample with this seed, (S, G) booleans."""
         raise NotImplementedError
 
-    def kept(self, steps: Numpy, seeds: UInt64) -> Numpy:
-        result = np.empty((len(steps), self.features), bool)
-        for seed in dict.fromkeys(seeds.tolist()):
-            rows = seeds == np.uint64(seed)
-            result[rows] = self.present(seed)[steps[rows]]
-        return result
+    def draw(self, number: Numpy, seeds: UInt64) -> Numpy:
+        """The coalitions, (D, S, bytes), as bits."""
+        return np.stack([self.packed(seed) for seed in seeds.tolist()])
+
+    def rows(self, units: Units, row: Numpy) -> dict[str, Numpy]:
+        return {"coalition": units.drawn.reshape(-1, units.drawn.shape[-1]).take(row, axis=0)}
 
     def start(self, count: int, outputs: tuple[int, ...]) -> list[Numpy]:
         return [np.zeros((count, self.features, *outputs)) for _ in range(2)]
 
-    def add(self, sums: Sums, samples: Numpy, first: int, values: Numpy, seeds: UInt64) -> None:
+    def add(self, sums: Sums, units: Units, values: Numpy) -> None:
         outputs = values.shape[2:]
-        for i, sample in enumerate(samples):
-            present = self.present(int(seeds[i]))
+        for i, sample in enumerate(units.sample.tolist()):
+            present = np.unpackbits(units.drawn[i], axis=1, count=self.features)
             flat = values[i].reshape(len(present), -1)
             ends = (sums.x[sample].reshape(1, -1), sums.b[sample].reshape(1, -1))
             coefficients, errors = self.fit(present, flat, *ends)
