@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class _Pattern:
-    """The rows of a sample with the units first … last−1. The sample is row −2, its baseline −1, then come the units."""
+    """A sample's rows with the units first … last−1: the sample is −2, its baseline −1, then come the units."""
 
     first: int
     last: int
@@ -224,23 +224,23 @@ class ForwardRun:
         """Outputs and values (R, …) of rows: endpoints to their places, units to the sums."""
         inside = np.ones(len(values), bool)
         ends = ((self.sums.x, self.outputs, 1), (self.sums.b, self.baseline_outputs, self.references))
-        for mark, (total, outputs, whole) in zip(rows.mark, ends, strict=True):
+        for mark, (total, outputs, count) in zip(rows.mark, ends, strict=True):
             if not len(mark):
                 continue
             inside[mark] = False
             sample = rows.touched[rows.local[mark]]
-            np.add.at(total, sample, values[mark] / whole)
+            np.add.at(total, sample, values[mark] / count)
             if outputs is not None:
                 found = self.packages.backend.numpy(self.packages.backend.take(y, mark))
-                np.add.at(outputs, sample, found.astype(np.float64) / whole)
+                np.add.at(outputs, sample, found.astype(np.float64) / count)
         if rows.units is None:
             return
         values = self._over_references(values[inside], rows.reference[inside])
         self.open.append(values)
         complete = sum(map(len, self.open)) // self.design.unit
         if complete:
-            values = np.concatenate(self.open) if len(self.open) > 1 else values
-            whole, rest = np.split(values, [complete * self.design.unit])
+            joined = np.concatenate(self.open)
+            whole, rest = np.split(joined, [complete * self.design.unit])
             self.design.add(self.sums, rows.units.first(complete), whole.reshape(complete, -1, *whole.shape[1:]))
             self.open = [rest] if len(rest) else []
 
