@@ -12,6 +12,7 @@ from explainers.graph import Node
 Array = Any
 no_derivative = RuntimeError
 where = np.where
+CHEAP_COPY = 2**17  # bytes
 zeros_like = np.zeros_like
 ones_like = np.ones_like
 absolute = np.abs
@@ -42,7 +43,7 @@ def select(mask: Array, x: Array, y: Array) -> Array:
 
 
 def take(array: Array, index: Array) -> Array:
-    if len(array) == 1:  # all rows have the same one: no copies
+    if len(array) == 1 and len(index) * array.nbytes > CHEAP_COPY:  # all rows have the same one
         return np.broadcast_to(array, (len(index), *array.shape[1:]))
     return np.take(array, index, axis=0)
 

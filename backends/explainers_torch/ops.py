@@ -17,7 +17,7 @@ from explainers.graph import Node
 
 _aten = torch.ops.aten
 no_derivative = RuntimeError
-where = torch.where
+where = select = torch.where
 zeros_like = torch.zeros_like
 bits_and = torch.bitwise_and
 bits_xor = torch.bitwise_xor
@@ -237,27 +237,11 @@ def rows_equal(row: Tensor, array: Tensor) -> Tensor:
     return row.reshape(-1, *([1] * array.ndim)) == array
 
 
-def select(mask: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """``where``, for masks without a pattern: on the host its branches would be guessed wrong; bits need none."""
-    if x.device.type != "cpu" or x.dtype != y.dtype or x.dtype not in _WHOLE:
-        return torch.where(mask, x, y)
-    x_bits, y_bits = x.view(_WHOLE[x.dtype]), y.view(_WHOLE[x.dtype])
-    return (((x_bits ^ y_bits) * mask) ^ y_bits).view(x.dtype)
-
-
-_WHOLE = {
-    torch.float16: torch.int16,
-    torch.bfloat16: torch.int16,
-    torch.float32: torch.int32,
-    torch.float64: torch.int64,
-}
-
-
 def unpack_bits(array: Tensor, count: int) -> Tensor:
     """The first ``count`` bits of each row of bytes, as booleans."""
-    bit = 128 >> torch.arange(8, device=array.device)
-    bits = array.unsqueeze(2) & bit.to(array.dtype)
-    return bits.bool().reshape(-1, 8 * array.shape[1])[:, :count]
+    place = torch.arange(count, device=array.device)
+    bits = take_columns(array, place // 8) & (128 >> place % 8).to(array.dtype)
+    return bits.bool()
 
 
 def take_columns(array: Tensor, index: Tensor) -> Tensor:
