@@ -12,7 +12,7 @@ from explainers.graph import Node
 Array = Any
 no_derivative = RuntimeError
 where = np.where
-CHEAP_COPY = 2**17  # bytes
+CHEAP_COPY = 2**18  # bytes
 zeros_like = np.zeros_like
 ones_like = np.ones_like
 absolute = np.abs

@@ -34,16 +34,17 @@ class Units:
 
     def add(self, total: Numpy, parts: Numpy) -> None:
         """Add the parts (D, …) to their samples' rows of ``total``."""
-        starts = self._starts()
-        total[self.sample[starts]] += np.add.reduceat(parts, starts)
+        total[self.sample[self.starts]] += np.add.reduceat(parts, self.starts)
 
     def by_sample(self) -> Iterator[tuple[int, slice]]:
         """Each sample, and where its units stand."""
-        starts = self._starts().tolist()
+        starts = self.starts.tolist()
         for begin, end in zip(starts, [*starts[1:], len(self.sample)], strict=True):
             yield int(self.sample[begin]), slice(begin, end)
 
-    def _starts(self) -> Numpy:
+    @cached_property
+    def starts(self) -> Numpy:
+        """Where each sample's units begin."""
         return np.flatnonzero(np.concatenate([[True], self.sample[1:] != self.sample[:-1]]))
 
 
@@ -176,10 +177,6 @@ def spread(features: Numpy, maps: Sequence[Numpy]) -> list[Numpy]:
     return [lead[..., m] for m in maps]
 
 
-def _consecutive(features: Numpy) -> bool:
-    return bool((np.diff(features.ravel()) == 1).all())
-
-
 def packed(kept: Numpy) -> Numpy:
     """Booleans (R, G) as bits, (R, ⌈G/8⌉): rows of whole bytes are packed in one go."""
     whole = np.zeros((len(kept), -(-kept.shape[1] // 8), 8), bool)
@@ -206,7 +203,17 @@ class Coalitions(Design):
 
     def constants(self) -> dict[str, Numpy]:
         """Each element's feature, of inputs whose elements are not just one feature after the other."""
-        return {f"feature_{i}": m.ravel() for i, m in enumerate(self.maps) if not _consecutive(m)}
+        return {f"feature_{i}": m.ravel() for i, m in enumerate(self.maps) if self._slices[i] is None}
+
+    @cached_property
+    def _slices(self) -> list[slice | None]:
+        """The features of each input as a slice, where its elements are one feature after the other."""
+        firsts = [int(m.min(initial=self.features)) for m in self.maps]
+        in_order = [(np.diff(m.ravel()) == 1).all() for m in self.maps]
+        return [
+            slice(first, first + m.size) if plain else None
+            for first, m, plain in zip(firsts, self.maps, in_order, strict=True)
+        ]
 
     def rows(self, units: Units, row: Numpy) -> dict[str, Numpy]:
         return {"coalition": packed(self.kept(units, row))}
@@ -222,11 +229,8 @@ class Coalitions(Design):
         points = []
         features = ops.unpack_bits(args["coalition"], self.features)
         for i, (value, base, m) in enumerate(zip(x, b, self.maps, strict=True)):
-            if _consecutive(m):
-                first = int(m.min(initial=self.features))
-                kept = features[:, first : first + m.size]
-            else:
-                kept = ops.take_columns(features, args[f"feature_{i}"])
+            part = self._slices[i]
+            kept = ops.take_columns(features, args[f"feature_{i}"]) if part is None else features[:, part]
             points.append(ops.select(ops.reshape_rows(kept, m.shape), value, base))
         return points
 
