@@ -221,7 +221,7 @@ class _Device:
         self.queues: OrderedDict[Hashable, _Queue] = OrderedDict()
         self.arrived: deque[_Job | _Task] = deque()
         self.active: dict[int, int] = {}  # calls in progress by family
-        self.closing = False
+        self.closing = self.dropping = False
         self.changed = threading.Condition()
         self.thread = threading.Thread(target=self._work, name=f"explainers {name}", daemon=True)
         self.thread.start()
@@ -236,10 +236,7 @@ class _Device:
 
     def close(self, drain: bool) -> None:
         with self.changed:
-            self.closing = True
-            if not drain:
-                for job in (*self.arrived, *(job for queue in self.queues.values() for job in queue.jobs)):
-                    job.future.cancel()
+            self.closing, self.dropping = True, not drain
             self.changed.notify()
         self.thread.join()
 
@@ -275,7 +272,7 @@ class _Device:
         while self.arrived:
             job = self.arrived.popleft()
             if isinstance(job, _Task):
-                if not job.future.cancelled():
+                if not (self.dropping and job.future.cancel()) and not job.future.cancelled():
                     _settle(job.future, job.function)
                 self.scheduler.release(0)
                 continue
@@ -363,6 +360,8 @@ class _Device:
 
     def _ended(self, job: _Job) -> bool:
         """Whether nobody waits for the call any more."""
+        if self.dropping:
+            job.future.cancel()
         late = job.deadline is not None and time.monotonic() > job.deadline
         if not late and not job.future.cancelled():
             return False

@@ -185,6 +185,10 @@ def _script(graph: fx.GraphModule) -> torch.jit.ScriptModule:
             continue
         if node.target is torch.ops.aten.convolution_backward.default:
             node.args = (*node.args[:3], None, *node.args[4:])
+        if node.target is torch.ops.aten.addmm.default and not node.kwargs:  # TorchScript would make two steps of it
+            bias, x, turned = node.args
+            if turned.target is torch.ops.aten.t:
+                node.target, node.args = torch.ops.aten.linear.default, (x, turned.args[0], bias)
         if isinstance(node.target, torch._ops.OpOverload):
             packet = node.target.overloadpacket
             node.target = torch.ops.aten.size if packet is torch.ops.aten.sym_size else packet
