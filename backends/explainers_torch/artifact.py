@@ -187,7 +187,9 @@ class Exported:
     def kernel(self, part: str, rows: Size) -> kernel.TorchKernel:
         with self.lock:
             if part not in self.flat:
-                self.flat[part] = _Flat(_opened(self.programs[part]), self.parts[part])
+                graph = _opened(self.programs[part])
+                self.traced.weights = _laid_out(self.traced.weights, graph)
+                self.flat[part] = _Flat(graph, self.parts[part])
         flat = self.flat[part]
         if rows is None:
             return kernel.WeightsFirst(flat.graph, flat.graph, self.traced.weights)
@@ -195,7 +197,20 @@ class Exported:
 
     def files(self) -> dict[str, bytes]:
         weights = {value.node: tensor for value, tensor in self.traced.weights.items()}
+        weights = {name: tensor.contiguous() for name, tensor in weights.items()}
         return {**{f"{name}.pt2": c for name, c in self.programs.items()}, WEIGHTS: safetensors.torch.save(weights)}
+
+
+def _laid_out(weights: Mapping[Value, torch.Tensor], graph: fx.GraphModule) -> dict[Value, torch.Tensor]:
+    """The weights with the strides that the program was traced with: convolutions round by them."""
+    holders = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
+    found = {}
+    for (value, tensor), holder in zip(weights.items(), holders, strict=False):
+        found[value] = tensor
+        if tensor.stride() != holder.stride():
+            found[value] = torch.empty_strided(tensor.shape, holder.stride(), dtype=tensor.dtype, device=tensor.device)
+            found[value].copy_(tensor)
+    return found
 
 
 def _opened(content: bytes) -> fx.GraphModule:

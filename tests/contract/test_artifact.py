@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import os
@@ -251,6 +252,23 @@ def test_members_are_json_safetensors_and_the_framework_s_own(backend: str, engi
         if name.endswith(".pt2"):
             with zipfile.ZipFile(io.BytesIO(content)) as archive:  # torch.export would unpickle tensors; there are none
                 assert not [info for info in archive.infolist() if "data/" in info.filename and info.file_size > 100]
+
+
+@pytest.mark.parametrize("engine", ["torchscript", "eager"])
+@pytest.mark.parametrize("dtype", [None, "bfloat16", "float64"])
+def test_weights_keep_their_dtype_and_the_order_of_their_axes(engine: str, dtype: str | None) -> None:
+    import torch
+
+    convolution = torch.nn.Conv2d(3, 4, 3)
+    model = torch.nn.Sequential(convolution, torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(144, 5))
+    x = torch.randn(3, 3, 8, 8)
+    explain = Explainer.compile(
+        model.to(memory_format=torch.channels_last), "deeplift", inputs=x, engine=engine, dtype=dtype
+    )
+    other = copy.deepcopy(explain)
+    for _ in range(2):
+        assert torch.equal(other(x, target=1), explain(x, target=1))
+        other = copy.deepcopy(other)
 
 
 @pytest.mark.parametrize("engine", ["torchscript", "eager"])
