@@ -48,6 +48,10 @@ class Request:
         references = len(baseline) if baseline is not None and baseline.distribution else 1
         return len(self.call) * self.packages.rows_per_sample(references)
 
+    def attributions(self, chunks: list[Chunk]) -> Any:
+        """What calling returns, from the chunks that the packages' run returned."""
+        return self.results.attributions(self.call, chunks)
+
     def explanation(self, chunks: list[Chunk]) -> Explanation:
         """The result, from the chunks that the packages' run returned."""
         explain = self.explainer
@@ -94,7 +98,7 @@ class Explainer:
         Parameters
         ----------
         model: a torch.nn.Module, torch.export.ExportedProgram, Keras model, tf.Module, tf.function,
-            the folder of a SavedModel, or any callable from arrays to an array.
+            the folder of a SavedModel, a ``.keras`` or ``.pt2`` file, or any callable from arrays to an array.
         method: a name or a value of :mod:`explainers.methods`.
         inputs: example arrays or TensorSpecs (one, a tuple, or a dict by name), to trace a model now
             that does not carry its signature; otherwise it is traced at the first call.
@@ -130,6 +134,7 @@ class Explainer:
         kind = None if dtype is None else dtype_name(dtype)
         if kind not in (None, "float32", "float64", "bfloat16"):
             raise InputError(f"dtype must be 'float32', 'float64' or 'bfloat16'; got {dtype!r}")
+        model = found.opened(model)
         options = Options(wrt, output, baseline, engine, device, kind, batch_size, per_token)
         self = cls(model, value, found, options)
         args, kwargs = arguments.split(inputs)
@@ -364,6 +369,11 @@ class Explainer:
                 f"{what} needs the model, and this explainer was loaded from a file, which holds compiled programs "
                 "only. Compile it from the model."
             )
+
+    @property
+    def attributed(self) -> tuple[str, ...]:
+        """Names of what attributions are to: inputs, or values of a layer."""
+        return tuple(spec.name for spec in self._ready("attributed").specs)
 
     @property
     def device(self) -> Any:

@@ -80,6 +80,9 @@ class Backend(Protocol):
     def accepts(self, model: Any) -> bool:
         """Whether ``model`` is of this framework; does not import it."""
 
+    def opened(self, model: Any) -> Any:
+        """``model`` itself; for a path, the model that was saved there."""
+
     def owns(self, array: Any) -> bool:
         """Whether ``array`` is of this framework; does not import it."""
 

@@ -31,6 +31,9 @@ class NumpyBackend:
     def accepts(self, model: Any) -> bool:
         return callable(model)
 
+    def opened(self, model: Any) -> Any:
+        return model
+
     def owns(self, array: Any) -> bool:
         return isinstance(array, np.ndarray)
 

@@ -34,7 +34,7 @@ class TensorFlowBackend:
 
     def accepts(self, model: Any) -> bool:
         if isinstance(model, (str, os.PathLike)):
-            return os.path.isfile(os.path.join(model, "saved_model.pb"))
+            return os.path.isfile(os.path.join(model, "saved_model.pb")) or os.fspath(model).endswith(".keras")
         keras = sys.modules.get("keras")
         if keras is not None and hasattr(keras, "layers") and isinstance(model, keras.layers.Layer):
             return bool(keras.backend.backend() == "tensorflow")
@@ -44,6 +44,11 @@ class TensorFlowBackend:
         from . import models
 
         return models.kind(model) is not None
+
+    def opened(self, model: Any) -> Any:
+        from . import models
+
+        return models.opened(model)
 
     def owns(self, array: Any) -> bool:
         tf = sys.modules.get("tensorflow")

@@ -18,9 +18,7 @@ Leaf = tuple[str, Any]  # dotted path in the arguments, what stands there
 
 
 def kind(model: Any) -> str | None:
-    """``folder``, ``keras``, ``saved``, ``concrete``, ``function``, ``module``; None if it is no model."""
-    if isinstance(model, (str, os.PathLike)):
-        return "folder"
+    """``keras``, ``saved``, ``concrete``, ``function``, ``module``; None if it is no model."""
     keras = sys.modules.get("keras")
     if keras is not None and hasattr(keras, "layers") and isinstance(model, keras.layers.Layer):
         return "keras" if keras.backend.backend() == "tensorflow" else None
@@ -34,8 +32,14 @@ def kind(model: Any) -> str | None:
 
 
 def opened(model: Any) -> Any:
-    """``model`` itself; for a folder, what was saved there."""
-    return tf.saved_model.load(os.fspath(model)) if kind(model) == "folder" else model
+    """``model`` itself; for a file or folder, what was saved there."""
+    if not isinstance(model, (str, os.PathLike)):
+        return model
+    if os.path.isdir(model):
+        return tf.saved_model.load(os.fspath(model))
+    import keras
+
+    return keras.saving.load_model(model)
 
 
 def endpoint(saved: Any) -> Any:
@@ -60,7 +64,7 @@ def endpoint(saved: Any) -> Any:
 
 def signature(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Signature | None:
     """Specs from the model where it knows them, with sizes and dtypes from examples where given."""
-    target = opened(model)
+    target = model
     own = template(target)
     if own is not None:
         leaves = [leaf for leaf in walk(own) if isinstance(leaf[1], tf.TensorSpec)]

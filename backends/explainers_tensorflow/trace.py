@@ -34,7 +34,7 @@ _SIZES = (3, 5)  # two batch sizes; what differs between them depends on the bat
 def trace(model: Any, sig: Signature, device: Any, dtype: str | None, elementary: bool = False) -> Traced:
     """The model in inference as a Graph over its own variables; ``elementary``: norms as on other frameworks."""
     place = device_name(device)
-    target = models.opened(model)
+    target = model
     _check_dtype(target, sig, dtype)
     with _TRACING, warnings.catch_warnings(), _as_it_was(target):
         warnings.simplefilter("ignore")

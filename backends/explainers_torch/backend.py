@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -37,11 +38,20 @@ class TorchBackend:
         return "torch" in sys.modules or importlib.util.find_spec("torch") is not None
 
     def accepts(self, model: Any) -> bool:
+        if isinstance(model, (str, os.PathLike)):
+            return os.fspath(model).endswith(".pt2")
         torch = sys.modules.get("torch")
         if torch is None:
             return False
         export = sys.modules.get("torch.export")
         return isinstance(model, torch.nn.Module) or (export is not None and isinstance(model, export.ExportedProgram))
+
+    def opened(self, model: Any) -> Any:
+        if not isinstance(model, (str, os.PathLike)):
+            return model
+        import torch.export
+
+        return torch.export.load(model)
 
     def owns(self, array: Any) -> bool:
         torch = sys.modules.get("torch")

@@ -1,0 +1,17 @@
+"""The command ``explainers``: compile, look at, run and serve explainers in files."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """The command's entry point."""
+    try:
+        from .commands import app
+    except ImportError as error:
+        sys.exit(f"explainers: {error}. The command needs a few packages more: pip install 'explainers[cli]'")
+    app()
+
+
+__all__ = ["main"]

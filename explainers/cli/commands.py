@@ -1,0 +1,302 @@
+"""The commands. Each is thin: what it does is the library's."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from .. import artifact, counter
+from ..api import Explainer
+from ..errors import ExplainersError, InputError
+from . import files, sources
+
+app = typer.Typer(
+    name="explainers", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="Compile an explanation of a trained network once, keep it in a file, run it and serve it.",
+)  # fmt: skip
+console = Console()
+messages = Console(stderr=True)
+INTERRUPTED = 130
+SHOWN = 0.1  # seconds between two states that survive an interruption
+
+File = Annotated[Path, typer.Argument(help="An explainer's file.", exists=True, dir_okay=False)]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Where to write.")]
+Setting = Annotated[list[str] | None, typer.Option("--set", help="A parameter of the method: name=value.")]
+Device = Annotated[str | None, typer.Option(help="Where to run; by default where the explainer was made.")]
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Errors that a user can mend, in a line or two; exit status 1."""
+    try:
+        yield
+    except (ExplainersError, OSError) as error:
+        for line in (f"error: {error}", *getattr(error, "__notes__", ())):
+            messages.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt as error:
+        messages.print("interrupted", style="red")
+        raise typer.Exit(INTERRUPTED) from error
+
+
+@app.command(epilog="Example: explainers compile examples/digits.py:model deeplift -o digits.explainer --baseline 0")
+def compile(
+    model: Annotated[str, typer.Argument(help="module:name, file.py:name, a .keras or .pt2 file, or a SavedModel.")],
+    method: Annotated[str, typer.Argument(help="deeplift, integrated_gradients, shapley_sampling …")],
+    output: Output,
+    inputs: Annotated[
+        list[str] | None, typer.Option(help="An input: float32[1,28,28] (sizes of one sample) or a file of examples.")
+    ] = None,
+    baseline: Annotated[str | None, typer.Option(help="A number, or @file.npy: one sample.")] = None,
+    references: Annotated[str | None, typer.Option(help="@file.npy: a set of baselines, (B, …).")] = None,
+    wrt: Annotated[list[str] | None, typer.Option(help="What is attributed: inputs, or one layer.")] = None,
+    model_output: Annotated[str | None, typer.Option(help="Which of several outputs is explained.")] = None,
+    backend: Annotated[str | None, typer.Option(help="torch or tensorflow; by default from the model.")] = None,
+    engine: Annotated[str, typer.Option(help="torchscript, inductor, eager, graph, xla …")] = "auto",
+    device: Device = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, float64 or bfloat16.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows in a package.")] = None,
+    per_token: Annotated[bool, typer.Option("--per-token", help="Sum attributions over their last axis.")] = False,
+    setting: Setting = None,
+) -> None:
+    """Compile an explanation of a model into a file, which loads without the model's source."""
+    from ..spec import References
+
+    with told():
+        value = sources.method(method, setting or [])
+        if baseline is not None and references is not None:
+            raise InputError("give --baseline or --references, not both")
+        given = sources.baseline(references or baseline)
+        options: dict[str, Any] = {} if given is None else {"baseline": References(given) if references else given}
+        explain = Explainer.compile(
+            sources.model(model), value, inputs=sources.specs(inputs or []), wrt=wrt, output=model_output,
+            backend=backend, engine=engine, device=device, dtype=dtype, batch_size=batch_size, per_token=per_token,
+            **options,
+        )  # fmt: skip
+        explain.save(output)
+        console.print(f"{output}: {explain}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command(epilog="Example: explainers info digits.explainer")
+def info(
+    file: File,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    coverage: Annotated[bool, typer.Option("--coverage", help="Every kind of operation, and its rule.")] = False,
+) -> None:
+    """What a file explains, how, and what it is made of. Loads no framework."""
+    with told():
+        manifest = artifact.read_manifest(file)
+        if as_json:
+            plain = ("format", "backend", "engine", "device", "method", "output")
+            data = {
+                **{key: getattr(manifest, key) for key in plain},
+                "inputs": [str(spec) for spec in manifest.signature.inputs],
+                "attributed": list(manifest.attributed), "batch_size": manifest.batch_size, "size": manifest.size,
+                "placeholders": {part: [p.name for p in some] for part, some in manifest.placeholders.items()},
+                "coverage": [asdict(row) for row in manifest.coverage], "versions": dict(manifest.versions),
+                "members": {name: member.size for name, member in manifest.members.items()},
+            }  # fmt: skip
+            typer.echo(json.dumps(data, indent=2))
+            return
+        console.print(_summary(file, manifest))
+        if coverage:
+            console.print(manifest.coverage)
+
+
+def _summary(file: Path, manifest: artifact.Manifest) -> Table:
+    table = Table(show_header=False, box=None, title=str(file), title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    exactness = {row.exactness for row in manifest.coverage} - {""}
+    lines = {
+        "method": manifest.method,
+        "inputs": "\n".join(map(str, manifest.signature.inputs)),
+        "attributed to": ", ".join(manifest.attributed),
+        "output": manifest.output,
+        "backend": f"{manifest.backend}, engine {manifest.engine}, {manifest.device or 'any device'}",
+        "package": f"{manifest.batch_size} rows",
+        "operations": f"{sum(row.count for row in manifest.coverage)}, rules: {', '.join(sorted(exactness)) or 'none'}",
+        "made with": ", ".join(f"{name} {number}" for name, number in manifest.versions.items()),
+        "size": f"{manifest.size:,} bytes in {len(manifest.members)} members",
+    }
+    for name, text in lines.items():
+        table.add_row(name, Text(text))
+    return table
+
+
+@app.command(epilog="Example: explainers run digits.explainer inputs.npy --target 3 -o scores.npy")
+def run(
+    file: File,
+    inputs: Annotated[list[Path], typer.Argument(help="Samples: npy, npz, zarr or parquet; a file for each input.")],
+    output: Output,
+    target: Annotated[str | None, typer.Option(help="3, 1,2, max, or @file.npy: one a sample, or a mask.")] = None,
+    baseline: Annotated[str | None, typer.Option(help="A number, or @file.npy: one sample, or one for each.")] = None,
+    seed: Annotated[int | None, typer.Option(help="For sampled methods.")] = None,
+    block: Annotated[int | None, typer.Option(help="Samples that are read and written at a time.")] = None,
+    device: Device = None,
+    setting: Setting = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Forget what an interrupted run has done.")] = False,
+    allow_nonfinite: Annotated[bool, typer.Option("--allow-nonfinite", help="Let NaN and infinity through.")] = False,
+) -> None:
+    """Explain all samples of a file. The same command takes up where it was interrupted."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    with told():
+        if block is not None and block < 1:
+            raise InputError(f"--block must be ≥ 1; got {block}")
+        explain = Explainer.load(file, device)
+        if setting:
+            explain = explain.replace(**sources.parameters(setting, explain.method.effort))
+        arrays, columns = files.read(inputs)
+        given = {"target": sources.target(target), "baseline": sources.baseline(baseline), "seed": seed}
+        checksums = {name: member.sha256 for name, member in artifact.read_manifest(file).members.items()}
+        key = files.fingerprint(inputs, {**given, "members": checksums, "set": setting, "nonfinite": allow_nonfinite})
+        into = files.Output(output, key, restart)
+        _run(explain, arrays, columns, given, into, block, allow_nonfinite)
+
+
+def _run(
+    explain: Explainer, arrays: dict[str, Any], columns: list[str], given: dict[str, Any], into: files.Output,
+    block: int | None, allow_nonfinite: bool,
+) -> None:  # fmt: skip
+    inputs = _bound(explain, arrays)
+    total = inputs[0].shape[0]
+    if not total:
+        raise InputError("there are no samples")
+    names = explain.attributed
+    shown = time.monotonic()
+    bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*bar, console=messages, disable=not messages.is_terminal) as progress:
+        task = progress.add_task("samples", total=total, completed=into.done)
+        try:
+            for start, parts in _blocks(explain, inputs, given, into.done, block, allow_nonfinite):
+                into.write(start, total, dict(zip(names if len(names) > 1 else [""], parts, strict=True)))
+                progress.update(task, completed=into.done)
+                if time.monotonic() - shown > SHOWN:
+                    into.keep()
+                    shown = time.monotonic()
+        except KeyboardInterrupt:
+            if into.arrays:
+                into.keep()
+                messages.print(f"{into.done} of {total} samples are done; the same command goes on from there")
+            raise
+    into.finish(columns)
+    console.print(f"{into.path}: {total} samples", markup=False, highlight=False, soft_wrap=True)
+
+
+def _bound(explain: Explainer, arrays: dict[str, Any]) -> list[Any]:
+    """The arrays in the order of the model's inputs, of equal lengths."""
+    named = {name: array for name, array in arrays.items() if name and not name.isdigit()}
+    found = explain.signature.bind([a for name, a in arrays.items() if name not in named], named)
+    lengths = [array.shape[0] for array in found]
+    if len(set(lengths)) > 1:
+        raise InputError(f"the inputs have {lengths} samples; they need as many each")
+    return found
+
+
+def _blocks(
+    explain: Explainer, inputs: list[Any], given: dict[str, Any], first: int, block: int | None, allow_nonfinite: bool
+) -> Iterator[tuple[int, list[Any]]]:
+    """(first sample, attributions) of one block after the other; draws as in one call of all samples."""
+    total = inputs[0].shape[0]
+    size = block or explain.stats.batch_size
+    seeds = counter.sample_seeds(given["seed"], total) if explain.method.sampled else None
+    axes = len(explain.signature.inputs[0].shape) - 1
+    for start in range(first, total, size):
+        stop = min(start + size, total)
+        try:
+            request = explain.request(
+                *(np.asarray(array[start:stop]) for array in inputs),
+                target=sources.rows_of(given["target"], start, stop, total),
+                baseline=sources.rows_of(given["baseline"], start, stop, total, axes), allow_nonfinite=allow_nonfinite,
+            )  # fmt: skip
+            request.call.seeds = None if seeds is None else seeds[start:stop]
+            found = request.attributions(request.packages.run(request.call))
+        except ExplainersError as error:
+            error.add_note(f"in the samples {start} to {stop - 1} of {total}")
+            raise
+        yield start, list(found) if isinstance(found, tuple) else [found]
+
+
+@app.command(name="bench-call", epilog="Example: explainers bench-call digits.explainer --batch-size 1 --batch-size 32")
+def bench_call(
+    file: File,
+    batch_size: Annotated[list[int] | None, typer.Option(help="Samples in a call.")] = None,
+    seconds: Annotated[float, typer.Option(help="For each size.")] = 2.0,
+    device: Device = None,
+    setting: Setting = None,
+) -> None:
+    """How long calls of an explainer take, on random samples."""
+    with told():
+        explain = Explainer.load(file, device)
+        if setting:
+            explain = explain.replace(**sources.parameters(setting, explain.method.effort))
+        table = Table("samples", "calls", "median ms", "99 % ms", "samples/s", "rows/s")
+        for size in batch_size or [1, 32]:
+            times, rows = _times(explain, size, seconds)
+            median, late = np.percentile(times, [50, 99])
+            table.add_row(
+                str(size), str(len(times)), f"{1e3 * median:.3g}", f"{1e3 * late:.3g}", f"{size / median:,.0f}",
+                f"{rows / sum(times):,.0f}",
+            )  # fmt: skip
+        console.print(table)
+
+
+def _times(explain: Explainer, size: int, seconds: float) -> tuple[list[float], int]:
+    """Seconds of each call, and the rows of the model that all of them took."""
+    generator = np.random.default_rng(0)
+    inputs = [
+        generator.normal(size=(size, *spec.sample_shape)).astype("float32" if spec.dtype == "bfloat16" else spec.dtype)
+        if spec.floating else np.zeros((size, *spec.sample_shape), spec.dtype)
+        for spec in explain.signature.inputs
+    ]  # fmt: skip
+    for _ in range(3):
+        explain(*inputs, target="max")
+    times: list[float] = []
+    before = explain.stats.rows
+    while sum(times) < seconds or len(times) < 3:
+        began = time.perf_counter()
+        explain(*inputs, target="max")
+        times.append(time.perf_counter() - began)
+    return times, explain.stats.rows - before
+
+
+@app.command(epilog="Example: explainers serve digits.explainer other.explainer --port 8080")
+def serve(
+    file: Annotated[list[Path], typer.Argument(help="Explainers' files, each served by its name.")],
+    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port.")] = 8080,
+    keys: Annotated[Path | None, typer.Option(help="Bearer tokens, one a line.", exists=True)] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Serve other machines without keys.")] = False,
+    device: Device = None,
+    setting: Annotated[list[str] | None, typer.Option("--set", help="A limit of the server: name=value.")] = None,
+) -> None:
+    """Answer requests for explanations over HTTP: KServe V1, Open Inference Protocol V2, server-sent events."""
+    with told():
+        try:
+            from .. import serve as serving
+        except ImportError as error:
+            raise InputError(f"{error}. Serving needs a few packages more: pip install 'explainers[serve]'") from error
+        limits = sources.parameters(setting or [], list(serving.Settings.__dataclass_fields__))
+        explainers: dict[str, Explainer] = {}
+        for path in file:
+            if path.stem in explainers:
+                raise InputError(f"two files are called {path.stem!r}; names must differ")
+            explainers[path.stem] = Explainer.load(path, device).warmup()
+        serving.run(explainers, host, port, key_file=keys, insecure=insecure, **limits)
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,223 @@
+"""The command ``explainers``, run as users run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from explainers import Explainer, methods
+from explainers.cli.commands import app
+
+ROOT = Path(__file__).parents[1]
+MODEL = """
+import torch
+torch.manual_seed(0)
+def model():
+    return torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+class Two(torch.nn.Module):
+    def forward(self, image, wave):
+        return torch.tanh(image.sum((1, 2))[:, None] * wave)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model's source, samples, and explainers' files."""
+    found = tmp_path_factory.mktemp("cli")
+    (found / "net.py").write_text(MODEL)
+    generator = np.random.default_rng(0)
+    np.save(found / "x.npy", generator.normal(size=(300, 4)).astype("float32"))
+    np.savez(found / "two.npz", image=generator.normal(size=(9, 2, 3)), wave=generator.normal(size=(9, 3)))
+    done(found, "compile", "net.py:model", "integrated_gradients", "-o", "ig.explainer", "--inputs", "float32[4]")
+    options = ("--inputs", "x.npy", "--set", "permutations=4")
+    done(found, "compile", "net.py:model", "shapley_sampling", "-o", "shapley.explainer", *options)
+    options = ("--inputs", "image=float64[2,3]", "--inputs", "wave=float64[3]")
+    done(found, "compile", "net.py:Two", "saliency", "-o", "two.explainer", "--dtype", "float64", *options)
+    return found
+
+
+def run(folder: Path, *arguments: str) -> tuple[int, str]:
+    """Exit status and all output, in this process."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200"})
+    finally:
+        os.chdir(before)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+def done(folder: Path, *arguments: str) -> str:
+    status, output = run(folder, *arguments)
+    assert status == 0, output
+    return output
+
+
+def refused(folder: Path, *arguments: str) -> str:
+    status, output = run(folder, *arguments)
+    assert status in (1, 2), output
+    assert "Traceback" not in output
+    return " ".join(output.split())
+
+
+def test_help_has_examples(folder: Path) -> None:
+    assert "compile" in done(folder, "--help")
+    for command in ("compile", "info", "run", "serve", "bench-call"):
+        assert "Example" in done(folder, command, "--help")
+
+
+def test_info(folder: Path) -> None:
+    text = done(folder, "info", "ig.explainer", "--coverage")
+    assert "IntegratedGradients(steps=50" in text
+    assert "float32[batch, 4]" in text
+    assert "torchscript" in text
+    data = json.loads(done(folder, "info", "ig.explainer", "--json"))
+    assert data["backend"] == "torch"
+    assert data["placeholders"]["explain"][:2] == ["input_input", "mask"] or data["placeholders"]["explain"]
+    assert data["coverage"]
+
+
+def test_info_loads_no_framework(folder: Path) -> None:
+    code = (
+        "import sys; sys.argv[1:] = ['info', 'ig.explainer']\n"
+        "from explainers.cli import main\n"
+        "try: main()\nexcept SystemExit as e: assert not e.code\n"
+        "assert 'torch' not in sys.modules and 'tensorflow' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
+@pytest.mark.parametrize("block", [None, "7", "300"])
+def test_run_gives_what_a_call_gives(folder: Path, block: str | None) -> None:
+    x = np.load(folder / "x.npy")
+    more = ("--block", block) if block else ()
+    done(folder, "run", "ig.explainer", "x.npy", "--target", "1", "-o", "ig.npy", "--set", "steps=20", *more)
+    explain = Explainer.load(folder / "ig.explainer").replace(steps=20)
+    np.testing.assert_allclose(np.load(folder / "ig.npy"), explain(x, target=1), atol=1e-6)
+    done(folder, "run", "shapley.explainer", "x.npy", "--target", "max", "--seed", "3", "-o", "sh.npy", *more)
+    wanted = Explainer.load(folder / "shapley.explainer")(x, target="max", seed=3)
+    np.testing.assert_allclose(np.load(folder / "sh.npy"), wanted, atol=1e-6)
+    assert not (folder / "sh.npy.part").exists()
+
+
+def test_targets_and_baselines_from_files(folder: Path) -> None:
+    x = np.load(folder / "x.npy")
+    generator = np.random.default_rng(1)
+    targets, baselines = generator.integers(0, 3, len(x)), generator.normal(size=x.shape).astype("float32")
+    np.save(folder / "targets.npy", targets)
+    np.save(folder / "baselines.npy", baselines)
+    np.save(folder / "one.npy", baselines[0])
+    explain = Explainer.load(folder / "ig.explainer")
+    for name, given in (("baselines", baselines), ("one", baselines[0])):
+        options = ("--target", "@targets.npy", "--baseline", f"@{name}.npy", "--block", "32", "-o", "out.npy")
+        done(folder, "run", "ig.explainer", "x.npy", *options)
+        np.testing.assert_allclose(np.load(folder / "out.npy"), explain(x, target=targets, baseline=given), atol=1e-6)
+
+
+def test_several_inputs(folder: Path) -> None:
+    done(folder, "run", "two.explainer", "two.npz", "--target", "2", "-o", "scores.npz", "--block", "4")
+    with np.load(folder / "two.npz") as x, np.load(folder / "scores.npz") as scores:
+        wanted = Explainer.load(folder / "two.explainer")(dict(x), target=2)
+        assert set(scores) == {"image", "wave"}
+        for name in wanted:
+            np.testing.assert_allclose(scores[name], wanted[name])
+    assert "npz or .zarr" in refused(folder, "run", "two.explainer", "two.npz", "--target", "2", "-o", "scores.npy")
+
+
+def test_tables_and_zarr(folder: Path) -> None:
+    zarr = pytest.importorskip("zarr")
+    pandas = pytest.importorskip("pandas")
+    x = np.load(folder / "x.npy")
+    wanted = Explainer.load(folder / "ig.explainer")(x, target=0)
+    pandas.DataFrame(x, columns=list("abcd")).to_parquet(folder / "x.parquet")
+    done(folder, "run", "ig.explainer", "x.parquet", "--target", "0", "-o", "scores.parquet")
+    found = pandas.read_parquet(folder / "scores.parquet")
+    assert list(found) == list("abcd")
+    np.testing.assert_allclose(found.to_numpy(), wanted, atol=1e-6)
+    store = zarr.open_array(str(folder / "x.zarr"), mode="w", shape=x.shape, dtype=x.dtype)
+    store[:] = x
+    for _ in range(2):  # over what is there
+        done(folder, "run", "ig.explainer", "x.zarr", "--target", "0", "-o", "scores.zarr")
+    np.testing.assert_allclose(zarr.open_array(str(folder / "scores.zarr"), mode="r")[:], wanted, atol=1e-6)
+
+
+def test_an_interrupted_run_is_taken_up(folder: Path) -> None:
+    np.save(folder / "many.npy", np.random.default_rng(0).normal(size=(20000, 4)).astype("float32"))
+    command = ["run", "shapley.explainer", "many.npy", "--target", "1", "-o", "many_scores.npy", "--block", "16"]
+    code = "from explainers.cli import main; main()"
+    options = {"cwd": folder, "env": {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'backends'}"}}
+    state = folder / "many_scores.npy.part" / "state.json"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *command], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, **options
+    ) as process:
+        began = time.monotonic()
+        while not state.exists() and time.monotonic() - began < 60 and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        _, text = process.communicate(timeout=60)
+    assert process.returncode == 130, text
+    assert "goes on from there" in text
+    assert not (folder / "many_scores.npy").exists()
+    known = json.loads(state.read_text())["done"]
+    assert 0 < known < 20000
+    assert "another run" in refused(folder, *command, "--seed", "5")
+    done(folder, *command)
+    wanted = Explainer.load(folder / "shapley.explainer")(np.load(folder / "many.npy"), target=1)
+    np.testing.assert_allclose(np.load(folder / "many_scores.npy"), wanted, atol=1e-6)
+
+
+def test_bench_call(folder: Path) -> None:
+    text = done(folder, "bench-call", "ig.explainer", "--batch-size", "1", "--batch-size", "3", "--seconds", "0.05")
+    assert "median ms" in text
+
+
+def test_compile_keras_and_saved_model(folder: Path) -> None:
+    keras = pytest.importorskip("keras")
+    model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(3)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras' own
+        model.save(folder / "net.keras")
+        model.export(folder / "saved", verbose=False)
+    for source in ("net.keras", "saved"):
+        done(folder, "compile", source, "saliency", "-o", "keras.explainer")
+        assert Explainer.load(folder / "keras.explainer").method == methods.Saliency()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("compile", "net.py:modle", "saliency", "-o", "a.explainer"), "Did you mean 'model'"),
+        (("compile", "nowhere:model", "saliency", "-o", "a.explainer"), "no module 'nowhere'"),
+        (("compile", "net.py:model", "salience", "-o", "a.explainer"), "Near to it: saliency"),
+        (("compile", "net.py:model", "saliency", "-o", "a.explainer"), "inputs"),
+        (("compile", "net.py:model", "saliency", "-o", "a.explainer", "--inputs", "float32[x]"), "float32[1,28,28]"),
+        (("compile", "net.py:model", "saliency", "-o", "no/a.explainer", "--inputs", "float32[4]"), "no/"),
+        (("compile", "net.py:model", "integrated_gradients", "-o", "a.explainer", "--set", "stesp=3"), "'steps'"),
+        (("info", "absent.explainer"), "does not exist"),
+        (("info", "net.py"), "refused"),
+        (("run", "ig.explainer", "absent.npy", "-o", "a.npy"), "no file 'absent.npy'"),
+        (("run", "ig.explainer", "x.npy", "-o", "a.txt", "--target", "0"), "'a.txt' is not of a known kind"),
+        (("run", "ig.explainer", "x.npy", "-o", "a.npy", "--target", "9"), "in the samples 0 to"),
+        (("run", "ig.explainer", "x.npy", "-o", "a.npy"), "no target given"),
+        (("run", "ig.explainer", "two.npz", "-o", "a.npy", "--target", "0"), "unknown inputs"),
+        (("run", "ig.explainer", "x.npy", "-o", "a.npy", "--target", "0", "--set", "permutations=3"), "'permutations'"),
+        (("serve", "ig.explainer", "--host", "0.0.0.0"), "loopback"),
+    ],
+    ids=lambda value: "-".join(value)[:40] if isinstance(value, tuple) else "",
+)
+def test_what_is_wrong_is_told(folder: Path, arguments: tuple[str, ...], expected: str) -> None:
+    assert expected in refused(folder, *arguments)
+    assert not (folder / "a.npy").exists()
+    assert not (folder / "a.explainer").exists()
