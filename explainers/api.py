@@ -578,6 +578,18 @@ class Explainer:
         return self._ready("signature").traced.signature
 
     @property
+    def attributed(self) -> tuple[TensorSpec, ...]:
+        """What is attributed: inputs, or the values of a layer; in the order of the results."""
+        return self._ready("attributed").specs
+
+    @property
+    def output(self) -> TensorSpec:
+        """The output that is explained."""
+        plan = self._ready("output")
+        key, value = plan.graph.outputs[0]
+        return TensorSpec((None, *plan.packages.output_shape), plan.graph.output(value).dtype, str(key))
+
+    @property
     def graph(self) -> Graph:
         """The traced graph; ``print`` shows it as text."""
         return self._ready("graph").graph

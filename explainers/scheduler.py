@@ -135,9 +135,14 @@ class Scheduler:
         ------
         QueueFull: with the seconds after which to try again. InputError and its kinds: as for calling.
         """
-        if isinstance(explain.method, Perturbation):
+        return self.enqueue(explain.request(*inputs, **arguments), timeout=timeout, watch=watch)
+
+    def enqueue(
+        self, request: Request, *, timeout: float | None = None, watch: Callable[[Run], None] | None = None
+    ) -> Future[Explanation]:
+        """The same for a request that :meth:`.Explainer.request` has made."""
+        if isinstance(request.explainer.method, Perturbation):
             raise InputError("Perturbation makes its samples on the host, by itself; call the explainer instead")
-        request = explain.request(*inputs, **arguments)
         request.call.watch = watch
         now = time.monotonic()
         deadline = None if timeout is None else now + timeout
@@ -146,9 +151,12 @@ class Scheduler:
         self._device(str(request.packages.traced.device)).admit(job)
         return job.future
 
-    def run(self, explain: Explainer, function: Callable[[], Any]) -> Future[Any]:
-        """What ``function()`` returns, called on the thread of the device that ``explain`` runs on."""
-        task = _Task(Future(), function)
+    def run(self, explain: Explainer, function: Callable[[], Any], rows: int = 0) -> Future[Any]:
+        """What ``function()`` returns, called on the thread of the device that ``explain`` runs on.
+
+        ``rows``: evaluations of the model that it makes, for the queue's limit.
+        """
+        task = _Task(Future(), function, rows)
         self._device(str(explain.device)).admit(task)
         return task.future
 
@@ -263,7 +271,7 @@ class _Device:
             if isinstance(job, _Task):
                 if not job.future.cancelled():
                     _settle(job.future, job.function)
-                self.scheduler.release(0)
+                self.scheduler.release(job.rows)
                 continue
             family = job.packages.family
             self.active[family] = self.active.get(family, 0) + 1
