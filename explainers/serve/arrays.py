@@ -12,6 +12,7 @@ from ..errors import InputError
 from ..spec import Numpy, TensorSpec
 
 NUMBERS = {int, float}
+DEEPEST = 32  # axes of an array
 SLICE = 1 << 18  # numbers that are written at once: longer would keep other threads from running
 
 
@@ -35,6 +36,8 @@ def array_of(value: Any, what: str) -> Numpy:
         if len(lengths) != 1:
             raise _odd_one(level, shape, what)
         shape.append(lengths.pop())
+        if len(shape) > DEEPEST:
+            raise InputError(f"{what}: lists in lists, more than {DEEPEST} deep; numbers expected")
         level = list(chain.from_iterable(level))
     kinds = set(map(type, level))
     if not kinds <= NUMBERS:

@@ -12,7 +12,7 @@ from .. import __version__
 from ..errors import InputError, UnknownNameError
 from ..explanation import Explanation
 from ..spec import Numpy, TensorSpec
-from .arrays import array_of, dump, parse
+from .arrays import DEEPEST, array_of, dump, parse
 from .service import Job, Model
 
 HEADER = "Inference-Header-Content-Length"
@@ -107,8 +107,8 @@ def _tensor(tensor: dict[str, Any], what: str, binary: memoryview) -> tuple[Nump
     shape, datatype = tensor.get("shape"), tensor.get("datatype")
     if not isinstance(shape, list) or not all(type(size) is int and 0 <= size < 2**40 for size in shape):
         raise InputError(f"{what}: shape must be a list of whole numbers ≥ 0; got {shape!r:.100}")
-    if len(shape) > 32:
-        raise InputError(f"{what}: a shape of {len(shape)} axes; 32 is the limit")
+    if len(shape) > DEEPEST:
+        raise InputError(f"{what}: a shape of {len(shape)} axes; {DEEPEST} is the limit")
     if not isinstance(datatype, str) or datatype not in DATATYPES:
         raise UnknownNameError.among(f"datatype of {what}", datatype, DATATYPES)
     dtype, size = np.dtype(DATATYPES[datatype]), math.prod(shape)
