@@ -22,6 +22,7 @@ DATATYPES = {
 }  # fmt: skip
 NAMES = {dtype: name for name, dtype in DATATYPES.items()} | {"bfloat16": "FP32"}
 FIELDS = ("id", "inputs", "outputs", "parameters")
+REPEATED = ("model_name", "model_version")  # what clients write into the body though the path has it
 
 
 @dataclass
@@ -38,7 +39,7 @@ def decode(model: Model, body: bytes, header: str | None) -> Inference:
     text, binary = _cut(body, header)
     found = parse(text)
     for name in found:
-        if name not in FIELDS:
+        if name not in (*FIELDS, *REPEATED):
             raise InputError(f"unknown field {name!r}; a request has {', '.join(FIELDS)}")
     identity = found.get("id")
     if identity is not None and not isinstance(identity, str):

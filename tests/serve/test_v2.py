@@ -59,7 +59,7 @@ def test_metadata_and_health(server: Live) -> None:
 
 
 def test_tensors_in_json(server: Live) -> None:
-    answer = server.infer("ig", id="seven", inputs=[tensor()], parameters={"target": 2, "steps": 9})
+    answer = server.infer("ig", id="seven", model_name="ig", inputs=[tensor()], parameters={"target": 2, "steps": 9})
     assert answer.json()["id"] == "seven"
     assert answer.json()["model_name"] == "ig"
     found, want = decoded(answer), explainers()["ig"].replace(steps=9).explanation(X, target=2)
