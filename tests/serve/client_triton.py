@@ -29,5 +29,6 @@ for other in found:
 try:
     client.infer(model, [given], parameters={"targets": 3})
 except InferenceServerException as error:
+    status = error.status()
     print(error)
-    assert error.status() == "400"
+assert status == "400"
