@@ -232,12 +232,13 @@ def loaded(kind: str, requests: list[Asked], count: int, seconds: float) -> dict
         took, cpu = time.perf_counter() - began, sum(process.cpu_times()[:2]) - cpu
         after = [metric(port, name) for name in ("explainers_rows_total", "explainers_traces")] if ours else [0, 0]
         rows = after[0] - before[0]
+        names = sorted({name for name, *_ in found})
         return {
             "kind": kind, "requests": len(found) / seconds, "errors": sum(not r for *_, r in found),
             "retraces": int(after[1] - before[1]), "rows": rows / took if ours else None, "by_cpu": rows / cpu,
             "fill": metric(port, "explainers_package_fill ") if ours else None,
             "memory": (memory / 2**20, process.memory_info().rss / 2**20),
-            "latency": {name: quantiles([s for n, s, _ in found if n == name]) for name in sorted({n for n, *_ in found})},
+            "latency": {name: quantiles([s for n, s, _ in found if n == name]) for name in names},
         }  # fmt: skip
 
 
@@ -345,8 +346,8 @@ def main() -> None:
         latency = ", ".join(f"{name} {a:.0f} / {b:.0f}" for name, (a, b) in found["latency"].items())
         memory = f"{found['memory'][0]:.0f} → {found['memory'][1]:.0f}"
         print(
-            f"| {kind} | {found['requests']:.1f} | {speed} | {found['errors']} | {found['retraces']} | {fill} | {memory}"
-            f" | {latency} |",
+            f"| {kind} | {found['requests']:.1f} | {speed} | {found['errors']} | {found['retraces']} | {fill}"
+            f" | {memory} | {latency} |",
             flush=True,
         )
     print("\n| one-row saliency | p50 ms | p99 ms |\n|---|---|---|")
