@@ -53,6 +53,18 @@ class Kernel(Protocol):
         """Use these weights from now on."""
 
 
+class Loaded(Protocol):
+    """Compiled programs from a file. ``device``: where they run, as in :class:`Traced`."""
+
+    device: Any
+
+    def kernel(self, part: str, rows: Size) -> Kernel:
+        """The program ``part``, for any number of rows, or for exactly ``rows`` on a static engine."""
+
+    def files(self) -> dict[str, bytes]:
+        """The files again."""
+
+
 class Backend(Protocol):
     """What a framework must bring."""
 
@@ -88,6 +100,32 @@ class Backend(Protocol):
 
     def compile(self, program: Program, traced: Traced, *, engine: str, rows: Size) -> Kernel:
         """One kernel: for any number of rows, or for exactly ``rows`` on a static engine."""
+
+    def save(
+        self, parts: Mapping[str, tuple[Program, Kernel | None]], traced: Traced, *, engine: str
+    ) -> dict[str, bytes]:
+        """Programs as files, by name: none of them a pickle of this library's, and sizes of leading axes open.
+
+        ``parts``: by name, with the kernel for any size where there is one.
+
+        Raises
+        ------
+        ArtifactError: a model that has no file form.
+        """
+
+    def load(
+        self, files: Mapping[str, bytes], *, engine: str, device: str, parts: Mapping[str, Sequence[Any]]
+    ) -> Loaded:
+        """What ``save`` made, on ``device``; names, sizes and checksums were checked before.
+
+        ``parts``: the placeholders of each program.
+        """
+
+    def device_name(self, device: Any) -> str:
+        """A device as text, as :meth:`load` takes it; "" for the framework's choice."""
+
+    def versions(self) -> dict[str, str]:
+        """Of the framework, by package."""
 
     def stage(self, array: Any, dtype: str, device: Any) -> Array:
         """A numpy array, or one that ``owns`` said yes to, as the kernel's own, on the device."""

@@ -40,9 +40,9 @@ class Stats:
             self.padded_rows += padded
             self.seconds_running += seconds
 
-    def traced(self, shape: str, seconds: float) -> None:
+    def compiled(self, shape: str, seconds: float, traced: bool) -> None:
         with self._lock:
-            self.traces += 1
+            self.traces += traced
             self.compiled_shapes.append(shape)
             self.seconds_compiling += seconds
 
@@ -154,3 +154,27 @@ class Piece:
         """The inputs and the mask of its samples."""
         arrays = [*self.staged.inputs, self.staged.mask]
         return arrays if self.whole else [array[self.first : self.last] for array in arrays]
+
+
+def reporter(progress: bool | Callable[[int, int], None], total: int) -> Callable[[int], None]:
+    """Adds up the rows of packages and shows them."""
+    done = 0
+    if progress is True:
+        from tqdm.auto import tqdm
+
+        bar = tqdm(total=total, unit="row", unit_scale=True)
+
+        def show(rows: int) -> None:
+            bar.update(rows)
+            if bar.n >= total:
+                bar.close()
+
+        return show
+    assert callable(progress)
+
+    def report(rows: int) -> None:
+        nonlocal done
+        done += rows
+        progress(done, total)
+
+    return report

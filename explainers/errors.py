@@ -10,6 +10,7 @@
     ├── UnknownNameError    (ValueError)       a method, engine, layer, output … that is not there
     ├── TraceError          (RuntimeError)     the model cannot be turned into a graph
     ├── UnsupportedOperation (RuntimeError)    an operation that a rule set has no rule for
+    ├── ArtifactError       (ValueError)       a file that cannot be written, or is refused
     ├── NotConverged        (RuntimeError)     a tolerance was not reached
     ├── PerturbationError   (RuntimeError)     a user's generator or its worker failed
     ├── QueueFull           (RuntimeError)     more rows wait than a scheduler takes
@@ -74,6 +75,10 @@ class UnsupportedOperation(ExplainersError, RuntimeError):
     """
 
     coverage: Any = None
+
+
+class ArtifactError(ExplainersError, ValueError):
+    """An explainer that has no file form, or a file that is damaged, too new, or made for something else."""
 
 
 class NotConverged(ExplainersError, RuntimeError):

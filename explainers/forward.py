@@ -9,7 +9,7 @@ what waits is one unit of one sample.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,8 @@ import numpy as np
 
 from .call import Call, Chunk, Staged
 from .errors import NotConverged, TargetError
-from .methods.removal import Design, Removal, Sums
-from .run import Run, Steps
+from .methods.removal import Design, Removal, Sums, Units
+from .run import Estimate, Run, Steps
 from .spec import Numpy, Target, check_finite, largest, row_name
 
 if TYPE_CHECKING:
@@ -26,33 +26,25 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class _Segment:
-    """Rows begin … end−1 of each of the samples first … last−1; ``at``: their place in a package."""
+class _Pattern:
+    """A sample's rows with the units first … last−1: the sample is −2, its baseline −1, then come the units."""
 
     first: int
     last: int
-    begin: int
-    end: int
-    at: int
-
-    @property
-    def rows(self) -> int:
-        return (self.last - self.first) * (self.end - self.begin)
+    row: Numpy
+    reference: Numpy
 
 
-def segments(first: int, last: int, length: int) -> Iterator[_Segment]:
-    """The rows first … last−1 of samples of ``length`` rows, as rectangles: cut samples stand alone."""
-    at = 0
-    while first < last:
-        sample, begin = divmod(first, length)
-        if begin or last - first < length:
-            end = min(length, begin + last - first)
-            found = _Segment(sample, sample + 1, begin, end, at)
-        else:
-            found = _Segment(sample, sample + (last - first) // length, 0, length, at)
-        yield found
-        at += found.rows
-        first += found.rows
+@dataclass
+class _Rows:
+    """Rows of a package, (R,) each."""
+
+    touched: Numpy  # their samples (U,)
+    local: Numpy  # which of these each row is of
+    reference: Numpy
+    mark: list[Numpy]  # where samples and where baselines stand
+    units: Units | None  # whose rows the others are
+    row: Numpy  # counted from the first unit's first row
 
 
 class ForwardRun(Run):
@@ -81,7 +73,6 @@ class ForwardRun(Run):
         )
         self.open: list[Numpy] = []  # values of a unit that is not complete
         self.part = np.zeros(())  # sum over the references of a row that is not complete
-        self.summed = 0  # how many of them
 
     # --- a chunk -------------------------------------------------------------------------------
 
@@ -101,6 +92,18 @@ class ForwardRun(Run):
         if self.call.details and self.method.complete:
             chunk.totals = self.design.total(results)
         return chunk
+
+    def estimate(self) -> Estimate | None:
+        known = self.units > 0
+        if not self.method.sampled or self.all or not known.any():
+            return None
+        results, errors = self.design.finish(self.sums, np.maximum(self.units, 1), [])
+
+        def shown(arrays: Sequence[Numpy]) -> list[Numpy]:
+            return [np.where(known.reshape(-1, *[1] * (a.ndim - 1)), a, np.nan) for a in arrays]
+
+        errors = shown(errors) if errors else None
+        return Estimate(self.start, self.stop, shown(results), errors, self.evaluations.copy())
 
     def _as_outputs(self, array: Numpy | None) -> Numpy | None:
         return None if array is None else array.astype(self.packages.mask_host_dtype)
@@ -168,55 +171,60 @@ class ForwardRun(Run):
 
     def _stream(self, samples: Numpy, first: int, last: int, skip: int) -> Steps[None]:
         """Evaluate the units first … last−1 of ``samples``, with endpoints from number ``skip`` on before unit 0."""
-        steps = self._steps(first, last, skip)
-        length = len(steps)
-        total = len(samples) * length
+        pattern = self._pattern(first, last, skip)
+        total = len(samples) * len(pattern.row)
         end = 0
         while end < total:
             begin, end = end, min(end + self.size, total)
-            local, place = np.divmod(np.arange(begin, end), max(length, 1))
-            y, s = yield from self._package(samples, local, steps[place])
-            for segment in segments(begin, end, length):
-                chosen = samples[segment.first : segment.last]
-                rows = slice(segment.at, segment.at + segment.rows)
-                inside = steps[segment.begin : segment.end]
-                self._ends(chosen, inside, y, rows)
-                shape = (len(chosen), len(inside))
-                self._add(chosen, inside, s[rows].reshape(*shape, *s.shape[1:]))
-            np.add.at(self.evaluations, samples[local], 1)
+            rows = self._rows(samples, pattern, begin, end)
+            y, s = yield from self._package(rows)
+            self._keep(rows, y, s)
+            self.evaluations[rows.touched] += np.bincount(rows.local)
             self.report(end - begin)
 
-    def _steps(self, first: int, last: int, skip: int) -> Numpy:
-        """(row, reference) of each row of a sample; the sample is row −2, its baseline −1, then come the units."""
-        ends = np.arange(skip, self.design.endpoints) - 2 if first == 0 else np.arange(0)
-        rows = np.r_[ends, np.arange(first * self.design.unit, last * self.design.unit)]
+    def _pattern(self, first: int, last: int, skip: int) -> _Pattern:
+        """The rows of a sample with the units first … last−1."""
+        marks = np.arange(skip, self.design.endpoints) - 2 if first == 0 else np.arange(0)
+        of_units = (last - first) * self.design.unit
+        rows = np.concatenate([marks, np.arange(of_units)])
         whole = np.where(rows == -2, 1, self.references)
         row = np.repeat(rows, whole)
         reference = np.arange(len(row)) - np.repeat(np.cumsum(whole) - whole, whole)
-        return np.stack([row, reference], axis=1)
+        return _Pattern(first, last, row, reference)
 
-    def _package(self, samples: Numpy, local: Numpy, steps: Numpy) -> Steps[tuple[Any, Numpy]]:
+    def _rows(self, samples: Numpy, pattern: _Pattern, begin: int, end: int) -> _Rows:
+        """The rows begin … end−1 of ``samples``, one sample's after the other's."""
+        local, place = np.divmod(np.arange(begin, end), len(pattern.row))
+        touched = samples[local[0] : local[-1] + 1]
+        row, of_units = pattern.row[place], (pattern.last - pattern.first) * self.design.unit
+        mark = [np.flatnonzero(row == which) for which in (-2, -1)]
+        if not of_units:
+            return _Rows(touched, local - local[0], pattern.reference[place], mark, None, row)
+        row = np.maximum(row, 0) + local * of_units  # endpoints have a value, too, until it is overwritten
+        unit = np.arange(row[0] // self.design.unit, row[-1] // self.design.unit + 1)
+        row -= unit[0] * self.design.unit
+        owner, number = np.divmod(unit, pattern.last - pattern.first)
+        sample = samples[owner]
+        seeds = self.staged.seeds[sample] if self.staged.seeds is not None else np.zeros(len(sample), np.uint64)
+        number += pattern.first
+        units = Units(sample, number, self.design.draw(number, seeds))
+        return _Rows(touched, local - local[0], pattern.reference[place], mark, units, row)
+
+    def _package(self, rows: _Rows) -> Steps[tuple[Any, Numpy]]:
         """Outputs (on the device) and values, (R, …), of rows."""
-        seeds = self._seeds(samples[local])
-        row, reference = steps[:, 0], steps[:, 1]
-        values = self.design.rows(np.maximum(row, 0), seeds) if self.design.units else {}
-        for mark, which in ((-2, "input"), (-1, "baseline")):
-            chosen = row == mark
-            if chosen.any() or not values:
+        values = self.design.rows(rows.units, rows.row) if rows.units else {}
+        for mark, which in zip(rows.mark, ("input", "baseline"), strict=True):
+            if len(mark):
                 for name, value in self.packages.endpoint_rows(which).items():
                     if name not in values:
-                        values[name] = np.empty((len(row), *np.shape(value)), np.asarray(value).dtype)
-                    values[name][chosen] = value
-        touched = samples[local[0] : local[-1] + 1]
-        y, s, *sums = yield self.piece(touched, local - local[0], reference, values)
-        host = self.packages.backend.numpy(y if self.all else s)[: len(local)].astype(np.float64, copy=False)
-        self._finite(host, int(touched[0]))
+                        values[name] = np.empty((len(rows.local), *value.shape), value.dtype)
+                    values[name][mark] = value
+        y, s, *sums = yield self.piece(rows.touched, rows.local, rows.reference, values)
+        host = self.packages.backend.numpy(y if self.all else s)[: len(rows.local)].astype(np.float64, copy=False)
+        self._finite(host, int(rows.touched[0]))
         for total, array in zip(self.sums.sums, sums, strict=False):
-            total[touched] += self.packages.backend.numpy(array)[: len(touched)]
+            total[rows.touched] += self.packages.backend.numpy(array)[: len(rows.touched)]
         return y, host
-
-    def _seeds(self, samples: Numpy) -> Numpy:
-        return self.staged.seeds[samples] if self.staged.seeds is not None else np.zeros(len(samples), np.uint64)
 
     def _finite(self, values: Numpy, first: int) -> None:
         if self.call.check:
@@ -225,57 +233,41 @@ class ForwardRun(Run):
 
     # --- values --------------------------------------------------------------------------------
 
-    def _ends(self, samples: Numpy, steps: Numpy, y: Any, rows: slice) -> None:
-        """Keep whole outputs of endpoints."""
-        for mark, kept in ((-2, self.outputs), (-1, self.baseline_outputs)):
-            found = np.flatnonzero(steps[:, 0] == mark)
-            if kept is not None and len(found):
-                index = rows.start + np.add.outer(np.arange(len(samples)) * len(steps), found).ravel()
-                outputs = self.packages.backend.numpy(self.packages.backend.take(y, index))
-                whole = 1 if mark == -2 else self.references
-                np.add.at(kept, np.repeat(samples, len(found)), outputs.astype(np.float64) / whole)
-
-    def _add(self, samples: Numpy, steps: Numpy, values: Numpy) -> None:
-        """Values (n, rows, …) of ``samples``: endpoints to their places, units to the sums."""
-        rows = steps[:, 0]
-        for mark, kept in ((-2, self.sums.x), (-1, self.sums.b)):
-            found = rows == mark
-            if found.any():
-                kept[samples] += values[:, found].sum(axis=1) / (1 if mark == -2 else self.references)
-        inside = rows >= 0
-        if not inside.any():
+    def _keep(self, rows: _Rows, y: Any, values: Numpy) -> None:
+        """Outputs and values (R, …) of rows: endpoints to their places, units to the sums."""
+        inside = np.ones(len(values), bool)
+        ends = ((self.sums.x, self.outputs, 1), (self.sums.b, self.baseline_outputs, self.references))
+        for mark, (total, outputs, count) in zip(rows.mark, ends, strict=True):
+            if not len(mark):
+                continue
+            inside[mark] = False
+            sample = rows.touched[rows.local[mark]]
+            np.add.at(total, sample, values[mark] / count)
+            if outputs is not None:
+                found = self.packages.backend.numpy(self.packages.backend.take(y, mark))
+                np.add.at(outputs, sample, found.astype(np.float64) / count)
+        if rows.units is None:
             return
-        values = self._over_references(values[:, inside], int(steps[inside][0, 1]))
-        if not values.shape[1]:
-            return
-        waiting = sum(part.shape[1] for part in self.open)
-        complete = (waiting + values.shape[1]) // self.design.unit * self.design.unit - waiting
-        if complete > 0:
-            whole = np.concatenate([*self.open, values[:, :complete]], axis=1) if self.open else values[:, :complete]
-            self.open = []
-            first = (int(rows[inside][0]) - waiting) // self.design.unit
-            self.design.add(self.sums, samples, first, whole, self._seeds(samples))
-            values = values[:, complete:]
-        if values.shape[1]:
-            self.open.append(values)
+        values = self._over_references(values[inside], rows.reference[inside])
+        self.open.append(values)
+        complete = sum(map(len, self.open)) // self.design.unit
+        if complete:
+            joined = np.concatenate(self.open)
+            whole, rest = np.split(joined, [complete * self.design.unit])
+            units = rows.units.first(complete)
+            self.design.add(self.sums, units, whole.reshape(complete, -1, *whole.shape[1:]))
+            self.units[units.sample] = units.number + 1  # the last of a sample's is the one that stays
+            self.open = [rest] if len(rest) else []
 
-    def _over_references(self, values: Numpy, begin: int) -> Numpy:
-        """Means over the references, of rows whose references are complete; ``begin``: the first one's number."""
-        if self.references == 1:
+    def _over_references(self, values: Numpy, reference: Numpy) -> Numpy:
+        """Means over the references, of rows whose references are complete."""
+        if self.references == 1 or not len(values):
             return values
-        n, k, *outputs = values.shape
-        found = []
-        head = min((self.references - begin) % self.references, k) if begin else 0
-        if head:
-            self.part = self.part + values[:, :head].sum(axis=1)
-            self.summed += head
-            if self.summed == self.references:
-                found.append(self.part[:, None] / self.references)
-                self.summed = 0
-        body = (k - head) // self.references * self.references
-        if body:
-            found.append(values[:, head : head + body].reshape(n, -1, self.references, *outputs).mean(axis=2))
-        tail = k - head - body
-        if tail:
-            self.part, self.summed = values[:, head + body :].sum(axis=1), tail
-        return np.concatenate(found, axis=1) if found else np.zeros((n, 0, *outputs))
+        starts = np.flatnonzero(reference == 0)
+        continued = reference[0] != 0
+        sums = np.add.reduceat(values, np.r_[0, starts] if continued else starts)
+        if continued:
+            sums[0] += self.part
+        if reference[-1] != self.references - 1:
+            self.part, sums = sums[-1], sums[:-1]
+        return sums / self.references

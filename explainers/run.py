@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Generator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,22 @@ if TYPE_CHECKING:
     from .work import Packages
 
 Found = TypeVar("Found")
+
+
+class Estimate(NamedTuple):
+    """What is known of samples start … stop−1 of a call before their run has ended.
+
+    One array (n, …) for each attributed value, NaN for samples of which nothing is known; standard errors
+    likewise, or None; evaluations (n,): rows that the estimate is made of.
+    """
+
+    start: int
+    stop: int
+    attributions: list[Numpy]
+    standard_errors: list[Numpy] | None
+    evaluations: Numpy
+
+
 Steps = Generator[Piece, Results, Found]
 
 
@@ -32,6 +48,10 @@ class Run:
 
     def steps(self) -> Steps[Chunk]:
         raise NotImplementedError
+
+    def estimate(self) -> Estimate | None:
+        """What is known so far; None where the method's result comes at once."""
+        return None
 
     @property
     def size(self) -> int:

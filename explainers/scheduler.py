@@ -25,7 +25,7 @@ from .methods import Perturbation
 from .run import Run, Steps
 from .work import Packages
 
-LEAST_TURN = 8  # rows that a call may ask for when many take turns
+MOST_TURNS = 8  # parts of a package that calls take turns in: more of them cost more than they are worth
 
 
 @dataclass
@@ -56,6 +56,11 @@ class _Job:
     def packages(self) -> Packages:
         return self.request.packages
 
+    @property
+    def wants(self) -> int:
+        """Rows of its piece."""
+        return len(self.piece) if self.piece else 0
+
 
 @dataclass(eq=False)
 class _Task:
@@ -68,28 +73,37 @@ class _Task:
 
 @dataclass
 class _Queue:
-    """Calls whose next pieces may share a package."""
+    """Calls whose next pieces may share a package: those that had a turn already, and those that had none."""
 
-    jobs: deque[_Job] = field(default_factory=deque)
+    old: deque[_Job] = field(default_factory=deque)
+    new: deque[_Job] = field(default_factory=deque)
     rows: int = 0
 
-    def add(self, job: _Job) -> None:
-        assert job.piece is not None
-        self.jobs.append(job)
-        self.rows += len(job.piece)
+    def add(self, job: _Job, new: bool) -> None:
+        (self.new if new else self.old).append(job)
+        self.rows += job.wants
 
-    def take(self, most: int, alone: bool) -> list[_Job]:
-        """The next calls whose pieces fit into a package of ``most`` rows; at least one."""
+    @property
+    def jobs(self) -> list[_Job]:
+        return [*self.new, *self.old]
+
+    @property
+    def first(self) -> _Job:
+        """A call that has waited long for a turn."""
+        return self.old[0] if self.old else self.new[0]
+
+    def take(self, most: int) -> list[_Job]:
+        """The next calls whose pieces fit into a package of ``most`` rows, at least one.
+
+        New ones overtake, but have no more than half of it while others wait.
+        """
         taken: list[_Job] = []
-        rows = 0
-        while self.jobs and not (taken and alone):
-            piece = self.jobs[0].piece
-            assert piece is not None
-            if taken and rows + len(piece) > most:
-                break
-            rows += len(piece)
-            taken.append(self.jobs.popleft())
-        self.rows -= rows
+        left = most
+        for jobs, kept in ((self.new, most // 2 if self.old else 0), (self.old, 0), (self.new, 0)):
+            while jobs and (not taken or jobs[0].wants <= left - kept):
+                left -= jobs[0].wants
+                taken.append(jobs.popleft())
+        self.rows -= most - left
         return taken
 
 
@@ -215,7 +229,7 @@ class _Device:
         self.queues: OrderedDict[Hashable, _Queue] = OrderedDict()
         self.arrived: deque[_Job | _Task] = deque()
         self.active: dict[int, int] = {}  # calls in progress by family
-        self.closing = False
+        self.closing = self.dropping = False
         self.changed = threading.Condition()
         self.thread = threading.Thread(target=self._work, name=f"explainers {name}", daemon=True)
         self.thread.start()
@@ -230,10 +244,7 @@ class _Device:
 
     def close(self, drain: bool) -> None:
         with self.changed:
-            self.closing = True
-            if not drain:
-                for job in (*self.arrived, *(job for queue in self.queues.values() for job in queue.jobs)):
-                    job.future.cancel()
+            self.closing, self.dropping = True, not drain
             self.changed.notify()
         self.thread.join()
 
@@ -269,7 +280,7 @@ class _Device:
         while self.arrived:
             job = self.arrived.popleft()
             if isinstance(job, _Task):
-                if not job.future.cancelled():
+                if not (self.dropping and job.future.cancel()) and not job.future.cancelled():
                     _settle(job.future, job.function)
                 self.scheduler.release(job.rows)
                 continue
@@ -284,7 +295,7 @@ class _Device:
             now = time.monotonic()
             soonest = wait
             for key, queue in self.queues.items():
-                first = queue.jobs[0]  # nobody has waited longer for a turn
+                first = queue.first
                 left = first.arrived + wait - now
                 if left <= 0 or self.closing or not self.scheduler.batching or queue.rows >= first.packages.room:
                     return key
@@ -299,11 +310,11 @@ class _Device:
     def _package(self, key: Hashable) -> None:
         """Run one package of the queue, and let its calls go on."""
         queue = self.queues[key]
-        packages = queue.jobs[0].packages
+        packages = queue.first.packages
         with self.changed:  # close() looks at the queues
-            jobs = queue.take(packages.room, alone=not self.scheduler.batching)
+            jobs = queue.take(packages.room)
             self.queues.pop(key)
-            if queue.jobs:
+            if queue.rows:
                 self.queues[key] = queue  # behind the others
         jobs = [job for job in jobs if not self._ended(job)]
         if not jobs:
@@ -336,8 +347,8 @@ class _Device:
             return
         family = job.packages.family
         room = job.packages.room
-        turns = self.active[family] if self.scheduler.batching else 1
-        job.request.call.batch_size = max(room // turns, min(LEAST_TURN, room))
+        turns = min(self.active[family], MOST_TURNS) if self.scheduler.batching else 1
+        job.request.call.batch_size = max(room // turns, 1)
         began = job.piece is not None
         try:
             job.piece = step()
@@ -351,12 +362,14 @@ class _Device:
         else:
             key = (family, job.piece.key) if self.scheduler.batching else job
             with self.changed:
-                self.queues.setdefault(key, _Queue()).add(job)
+                self.queues.setdefault(key, _Queue()).add(job, new=not began)
                 if began and not self.scheduler.batching:
                     self.queues.move_to_end(key, last=False)  # one call after the other
 
     def _ended(self, job: _Job) -> bool:
         """Whether nobody waits for the call any more."""
+        if self.dropping:
+            job.future.cancel()
         late = job.deadline is not None and time.monotonic() > job.deadline
         if not late and not job.future.cancelled():
             return False

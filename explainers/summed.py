@@ -10,7 +10,7 @@ import numpy as np
 from .call import Chunk, Piece, Rows
 from .errors import NotConverged
 from .methods.base import Method
-from .run import Run, Steps
+from .run import Estimate, Run, Steps
 from .spec import Array, Numpy, largest, row_name
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ class SingleRun(Run):
 
 class SummedRun(Run):
     """Sums over each sample's rows; endpoints where the call needs them."""
+
+    _sums: list[Numpy] | None = None  # of the first _summed rows of the chunk
+    _summed = 0
 
     def steps(self) -> Steps[Chunk]:
         packages, call, method = self.packages, self.call, self.packages.method
@@ -55,6 +58,23 @@ class SummedRun(Run):
         chunk.attributions = [a.astype(kind, copy=False) for (a, _), kind in zip(pairs, kinds, strict=True)]
         chunk.standard_errors = [error for _, error in pairs]
         return chunk
+
+    def estimate(self) -> Estimate | None:
+        method, sums = self.packages.method, self._sums
+        if not method.sampled or sums is None:
+            return None
+        count, per = method.count(self.packages.shapes), method.accumulators
+        known = np.clip(self._summed - np.arange(self.staged.count) * count, 0, count)
+        shapes = self.packages.shapes
+        means = [np.full((self.staged.count, *shape), np.nan) for shape in shapes]
+        errors = [mean.copy() for mean in means]
+        for sample in np.flatnonzero(known):
+            for place, (mean, error) in enumerate(zip(means, errors, strict=True)):
+                own = [array[sample] for array in sums[place * per : (place + 1) * per]]
+                mean[sample], found = method.finish(own, int(known[sample]))
+                if found is not None:
+                    error[sample] = found
+        return Estimate(self.start, self.stop, means, errors, known)
 
     def _sum_rows(self, method: Method, samples: Numpy) -> Steps[list[Numpy]]:
         """The accumulators of ``samples`` (ascending, of the chunk), each (len(samples), …)."""
@@ -80,6 +100,7 @@ class SummedRun(Run):
             else:
                 if waiting:
                     sums = self._add(sums, waiting, len(samples))
+                    self._sums, self._summed = sums, first
                 waiting = (int(local[0]), int(local[-1]) + 1, list(result[1:]))
             self.report(len(row))
             first += len(row)

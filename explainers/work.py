@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from . import regions
-from .backend import Backend, Kernel, Size, Traced
+from .backend import Backend, Kernel, Loaded, Size, Traced
 from .call import Call, Chunk, Piece, Results, Rows, Staged, Stats
 from .contrast import Contrast
 from .contrasted import ContrastRun
@@ -44,10 +44,12 @@ class Packages:
 
     def __init__(
         self, backend: Backend, traced: Traced, method: Method, wrt: tuple[Value, ...], graph: Graph,
-        *, engine: str, batch_size: int | None, stats: Stats,
+        *, engine: str, batch_size: int | None, stats: Stats, loaded: Loaded | None = None,
     ) -> None:  # fmt: skip
         self.backend, self.traced, self.engine, self.stats = backend, traced, engine, stats
         self.static = backend.engines[engine]
+        self.loaded = loaded  # kernels from a file, in place of those that the backend compiles
+        self.predictor = Forward(graph)
         self.prefix: Forward | None = None
         rules = method.rule_set
         moves = not method.single or (rules is not None and rules.contrast)
@@ -142,8 +144,8 @@ class Packages:
     def kernel(self, rows: Size, part: str = "") -> Kernel:
         """The kernel for a static size, or the one for any; compiled at its first use.
 
-        ``part``: ``"prefix"`` (up to a layer), ``"reference"``, or the program itself. ``rows``: of every
-        leading axis, or of (samples, baselines).
+        ``part``: ``"prefix"`` (up to a layer), ``"reference"``, ``"predict"``, or the program itself. ``rows``:
+        of every leading axis, or of (samples, baselines).
         """
         key = (part, rows)
         kernel = self._kernels.get(key)
@@ -151,18 +153,27 @@ class Packages:
             with self._lock:
                 if key not in self._kernels:
                     began = time.perf_counter()
-                    self._kernels[key] = self.backend.compile(
-                        self._part(part), self.traced, engine=self.engine, rows=rows
-                    )
+                    self._kernels[key] = self._compiled(part, rows)
                     size = "any" if rows is None else rows if isinstance(rows, int) else "×".join(map(str, rows))
                     shape = f"{part}{', ' if part else ''}{size} rows"
-                    self.stats.traced(shape, time.perf_counter() - began)
+                    if self.loaded is None or rows is not None:
+                        self.stats.compiled(shape, time.perf_counter() - began, traced=self.loaded is None)
                 kernel = self._kernels[key]
         return kernel
 
+    def _compiled(self, part: str, rows: Size) -> Kernel:
+        if self.loaded is not None:
+            return self.loaded.kernel(part or "explain", rows)
+        return self.backend.compile(self._part(part), self.traced, engine=self.engine, rows=rows)
+
+    def parts(self) -> dict[str, tuple[Any, Kernel | None]]:
+        """The programs that calls run, each with its kernel for any size, if there is one yet."""
+        names = ["", "predict"] + ["prefix"] * (self.prefix is not None) + ["reference"] * (self.references is not None)
+        return {part or "explain": (self._part(part), self._kernels.get((part, None))) for part in names}
+
     def _part(self, part: str) -> Any:
-        if part in ("", "prefix"):
-            return self.prefix if part else self.program
+        if part in ("", "prefix", "predict"):
+            return {"": self.program, "prefix": self.prefix, "predict": self.predictor}[part]
         assert isinstance(self.program, Contrast)
         program = self.audited if "audit" in part else self.program
         return program.reference if "reference" in part else program
@@ -232,6 +243,29 @@ class Packages:
                 continue
             start = stop
         return chunks
+
+    def predict(self, inputs: list[Array], count: int, batch_size: int, check: bool) -> list[Array]:
+        """f at every sample, a part for each package."""
+        if not count:
+            return [np.zeros((0, *self.output_shape), self.mask_host_dtype)]
+        places = [self.predictor.graph.inputs.index(value) for value in self.predictor.inputs]
+        size = self.limit(batch_size)
+        parts = []
+        for start in range(0, count, size):
+            stop = min(start + size, count)
+            arguments = [self._input(place, inputs[place][start:stop], start, count, check) for place in places]
+            bucket = self.bucket(stop - start)
+            if bucket is not None:
+                arguments = [self.backend.pad(array, bucket) for array in arguments]
+            parts.append(self.kernel(bucket, "predict")(*arguments)[0][: stop - start])
+        return parts
+
+    def _input(self, place: int, part: Array, start: int, count: int, check: bool) -> Array:
+        """Samples from ``start`` on of one input, checked, on the device."""
+        spec = self.traced.signature.inputs[place]
+        if check and spec.floating:
+            self._check_input(part, f"input {spec.name!r}", start, count)
+        return self._to_device(part, spec.dtype)
 
     def _run(self, call: Call, start: int, stop: int) -> Run:
         kind: type[Run] = SummedRun
@@ -338,11 +372,9 @@ class Packages:
         """Bring samples start … stop−1, their masks and baselines to the device."""
         whole = start == 0 and stop == len(call)
         inputs = []
-        for array, spec in zip(call.inputs, self.traced.signature.inputs, strict=True):
+        for place, array in enumerate(call.inputs):
             part = array if whole else array[start:stop]
-            if call.check and spec.floating:
-                self._check_input(part, f"input {spec.name!r}", start, len(call))
-            inputs.append(self._to_device(part, spec.dtype))
+            inputs.append(self._input(place, part, start, len(call), call.check))
         count = stop - start
         if self.prefix is not None:
             size = self.bucket(count)

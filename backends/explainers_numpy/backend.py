@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import psutil
 
-from explainers.backend import Kernel, Program, Size, Traced
+from explainers.backend import Kernel, Loaded, Program, Size, Traced
+from explainers.errors import ArtifactError
 from explainers.graph import Value
 from explainers.spec import Numpy, Signature
 
@@ -47,6 +48,25 @@ class NumpyBackend:
 
     def compile(self, program: Program, traced: Traced, *, engine: str, rows: Size) -> Kernel:
         return kernel.compile(program, traced)
+
+    def save(
+        self, parts: Mapping[str, tuple[Program, Kernel | None]], traced: Traced, *, engine: str
+    ) -> dict[str, bytes]:
+        raise ArtifactError(
+            "the model is a plain callable, which has no file form: only its own Python source can run it. Give the "
+            "torch or TensorFlow model to save its explanation, or compile the callable anew where it is needed."
+        )
+
+    def load(
+        self, files: Mapping[str, bytes], *, engine: str, device: str, parts: Mapping[str, Sequence[Any]]
+    ) -> Loaded:
+        raise ArtifactError("the numpy backend writes no files, so this one was made by something else")
+
+    def device_name(self, device: Any) -> str:
+        return ""
+
+    def versions(self) -> dict[str, str]:
+        return {}
 
     def stage(self, array: Any, dtype: str, device: Any) -> Any:
         return np.ascontiguousarray(array, dtype)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from explainers.backend import CPU_CACHE, Kernel, Program, Size, Traced
+from explainers.backend import CPU_CACHE, Kernel, Loaded, Program, Size, Traced
 from explainers.graph import Value
 from explainers.spec import Numpy, Signature
 
@@ -70,6 +70,30 @@ class TensorFlowBackend:
         from . import kernel
 
         return kernel.compile(program, traced, engine, rows)
+
+    def save(
+        self, parts: Mapping[str, tuple[Program, Kernel | None]], traced: Traced, *, engine: str
+    ) -> dict[str, bytes]:
+        from . import artifact
+
+        return artifact.save(parts, traced, engine)
+
+    def load(
+        self, files: Mapping[str, bytes], *, engine: str, device: str, parts: Mapping[str, Sequence[Any]]
+    ) -> Loaded:
+        from . import artifact
+
+        return artifact.Loaded(files, device, list(parts))
+
+    def device_name(self, device: Any) -> str:
+        from . import trace
+
+        return trace.device_name(device) or ""
+
+    def versions(self) -> dict[str, str]:
+        keras = sys.modules.get("keras")
+        found = {"tensorflow": str(self.tensorflow.__version__)}
+        return found if keras is None else {**found, "keras": str(keras.__version__)}
 
     def stage(self, array: Any, dtype: str, device: Any) -> Any:
         tf = self.tensorflow

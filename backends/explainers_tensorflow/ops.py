@@ -18,7 +18,7 @@ from tensorflow.python.framework.ops import get_gradient_function
 from explainers.graph import Node
 
 no_derivative = LookupError
-where = tf.where
+where = select = tf.where
 zeros_like = tf.zeros_like
 cast = tf.cast
 
@@ -215,8 +215,10 @@ def take_columns(array: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
     return tf.gather(array, index, axis=1)
 
 
-def nonzero(array: tf.Tensor) -> tf.Tensor:
-    return tf.cast(array, tf.bool)
+def unpack_bits(array: tf.Tensor, count: int) -> tf.Tensor:
+    """The first ``count`` bits of each row of bytes, as booleans."""
+    bits = tf.bitwise.bitwise_and(array[:, :, None], tf.constant([128 >> place for place in range(8)], array.dtype))
+    return tf.reshape(tf.cast(bits, tf.bool), [-1, 8 * array.shape[1]])[:, :count]
 
 
 def gather_rows(array: tf.Tensor, index: tf.Tensor, axis: int) -> tf.Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from explainers.backend import CPU_CACHE, Kernel, Program, Size, Traced
+from explainers.backend import CPU_CACHE, Kernel, Loaded, Program, Size, Traced
 from explainers.graph import Value
 from explainers.spec import Numpy, Signature
 
@@ -69,6 +69,30 @@ class TorchBackend:
         from . import kernel
 
         return kernel.compile(program, traced, engine, rows)
+
+    def save(
+        self, parts: Mapping[str, tuple[Program, Kernel | None]], traced: Traced, *, engine: str
+    ) -> dict[str, bytes]:
+        from . import artifact
+
+        return artifact.save(parts, traced, engine)
+
+    def load(
+        self, files: Mapping[str, bytes], *, engine: str, device: str, parts: Mapping[str, Sequence[Any]]
+    ) -> Loaded:
+        from . import artifact
+
+        loaded: Loaded = artifact.load(files, engine, device, parts)
+        return loaded
+
+    def device_name(self, device: Any) -> str:
+        place = self.torch.device(device)
+        if place.type == "cuda" and place.index is None:
+            place = self.torch.device("cuda", self.torch.cuda.current_device())
+        return str(place)
+
+    def versions(self) -> dict[str, str]:
+        return {"torch": str(self.torch.__version__)}
 
     def stage(self, array: Any, dtype: str, device: Any) -> Any:
         torch = self.torch

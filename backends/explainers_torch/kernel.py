@@ -35,7 +35,7 @@ _HINTS = {"samples": 5, "baselines": 3, "rows": 7, "": 0}
 class TorchKernel:
     """A compiled program with its weights bound."""
 
-    def __init__(self, native: Any, graph: fx.GraphModule, names: Mapping[Value, str]) -> None:
+    def __init__(self, native: Any, graph: fx.GraphModule | None, names: Mapping[Value, str]) -> None:
         self.native = native
         self.graph = graph
         self.names = names
@@ -50,21 +50,31 @@ class TorchKernel:
             setattr(self.native, name, weights[value])
 
 
-class StaticKernel(TorchKernel):
-    """Inductor or a CUDA graph: weights are arguments, shapes are fixed, one call at a time."""
+class WeightsFirst(TorchKernel):
+    """A graph that takes its weights as its first arguments."""
 
     def __init__(self, native: Any, graph: fx.GraphModule, weights: Mapping[Value, torch.Tensor]) -> None:
         super().__init__(native, graph, {})
         self.order = list(weights)
         self.weights = list(weights.values())
+
+    def __call__(self, *arguments: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(self.forward(*self.weights, *arguments))
+
+    def bind(self, weights: Mapping[Value, torch.Tensor]) -> None:
+        self.weights = [weights[value] for value in self.order]
+
+
+class StaticKernel(WeightsFirst):
+    """Inductor or a CUDA graph: shapes are fixed, one call at a time."""
+
+    def __init__(self, native: Any, graph: fx.GraphModule, weights: Mapping[Value, torch.Tensor]) -> None:
+        super().__init__(native, graph, weights)
         self.lock = threading.Lock()
 
     def __call__(self, *arguments: torch.Tensor) -> tuple[torch.Tensor, ...]:
         with self.lock:
-            return tuple(self.native(*self.weights, *arguments))
-
-    def bind(self, weights: Mapping[Value, torch.Tensor]) -> None:
-        self.weights = [weights[value] for value in self.order]
+            return super().__call__(*arguments)
 
 
 def compile(program: Program, traced: Traced, engine: str, rows: Size) -> TorchKernel:
@@ -175,6 +185,10 @@ def _script(graph: fx.GraphModule) -> torch.jit.ScriptModule:
             continue
         if node.target is torch.ops.aten.convolution_backward.default:
             node.args = (*node.args[:3], None, *node.args[4:])
+        if node.target is torch.ops.aten.addmm.default and not node.kwargs:  # TorchScript would make two steps of it
+            bias, x, turned = node.args
+            if turned.target is torch.ops.aten.t:
+                node.target, node.args = torch.ops.aten.linear.default, (x, turned.args[0], bias)
         if isinstance(node.target, torch._ops.OpOverload):
             packet = node.target.overloadpacket
             node.target = torch.ops.aten.size if packet is torch.ops.aten.sym_size else packet

@@ -17,7 +17,7 @@ from explainers.graph import Node
 
 _aten = torch.ops.aten
 no_derivative = RuntimeError
-where = torch.where
+where = select = torch.where
 zeros_like = torch.zeros_like
 bits_and = torch.bitwise_and
 bits_xor = torch.bitwise_xor
@@ -237,11 +237,15 @@ def rows_equal(row: Tensor, array: Tensor) -> Tensor:
     return row.reshape(-1, *([1] * array.ndim)) == array
 
 
+def unpack_bits(array: Tensor, count: int) -> Tensor:
+    """The first ``count`` bits of each row of bytes, as booleans."""
+    place = torch.arange(count, device=array.device)
+    bits = take_columns(array, place // 8) & (128 >> place % 8).to(array.dtype)
+    return bits.bool()
+
+
 def take_columns(array: Tensor, index: Tensor) -> Tensor:
     return torch.gather(array, 1, index.reshape(1, -1).expand(array.shape[0], index.shape[0]))
-
-
-nonzero = Tensor.bool
 
 
 def gather_rows(array: Tensor, index: Tensor, axis: int) -> Tensor:

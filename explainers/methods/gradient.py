@@ -74,7 +74,7 @@ class Zero(Method):
 QUADRATURES = ("gauss_legendre", "midpoint", "trapezoid", "right", "left")
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=1024)
 def quadrature_rule(quadrature: str, steps: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Nodes α and weights w on [0, 1], each of shape (steps,); Σw = 1."""
     k = np.arange(steps)

@@ -9,10 +9,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..counter import UInt64
 from ..errors import InputError
 from .base import Array, Numpy, Shapes, one_of
-from .removal import Design, Placeholders, Removal, Sums, feature_maps, spread
+from .removal import Design, Placeholders, Removal, Sums, Units, feature_maps, spread
 
 
 class Effects(Design):
@@ -21,8 +20,8 @@ class Effects(Design):
     def start(self, count: int, outputs: tuple[int, ...]) -> list[Numpy]:
         return [np.zeros((count, self.units, *outputs))]
 
-    def add(self, sums: Sums, samples: Numpy, first: int, values: Numpy, seeds: UInt64) -> None:
-        sums.sums[0][samples, first : first + values.shape[1]] = sums.x[samples, None] - values
+    def add(self, sums: Sums, units: Units, values: Numpy) -> None:
+        sums.sums[0][units.sample, units.number] = sums.x[units.sample] - values[:, 0]
 
 
 # --- feature ablation ------------------------------------------------------------------------
@@ -62,8 +61,8 @@ class _Ablation(Effects):
     def constants(self) -> dict[str, Numpy]:
         return {f"groups_{i}": m.astype(np.int64) for i, m in enumerate(self.maps)}
 
-    def rows(self, steps: Numpy, seeds: UInt64) -> dict[str, Numpy]:
-        return {"feature": steps}
+    def rows(self, units: Units, row: Numpy) -> dict[str, Numpy]:
+        return {"feature": units.number[row]}
 
     def endpoint(self, which: str) -> dict[str, Any]:
         return {"feature": -1}
@@ -184,8 +183,9 @@ class _Windows(Effects):
     def placeholders(self) -> Placeholders:
         return {f"corner_{i}": ("rows", (max(len(s), 1),), "int64") for i, s in enumerate(self.shapes)}
 
-    def rows(self, steps: Numpy, seeds: UInt64) -> dict[str, Numpy]:
-        return {f"corner_{i}": self._with_axis(corners)[steps] for i, corners in enumerate(self.corners)}
+    def rows(self, units: Units, row: Numpy) -> dict[str, Numpy]:
+        window = units.number[row]
+        return {f"corner_{i}": self._with_axis(corners)[window] for i, corners in enumerate(self.corners)}
 
     def _with_axis(self, corners: Numpy) -> Numpy:
         """A sample of no axes has one window; its corner is written as one number, 0."""
@@ -286,8 +286,8 @@ class _Substitutions(Effects):
     def placeholders(self) -> Placeholders:
         return {"position": ("rows", (), "int64"), "change": ("rows", (), "int64")}
 
-    def rows(self, steps: Numpy, seeds: UInt64) -> dict[str, Numpy]:
-        position, change = np.divmod(steps, max(self.letters - 1, 1))
+    def rows(self, units: Units, row: Numpy) -> dict[str, Numpy]:
+        position, change = np.divmod(units.number[row], max(self.letters - 1, 1))
         return {"position": position, "change": change + 1}
 
     def endpoint(self, which: str) -> dict[str, Any]:

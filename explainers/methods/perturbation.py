@@ -8,10 +8,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..counter import UInt64
 from ..errors import InputError
 from .base import Array, Numpy, Shapes, at_least
-from .removal import Design, Placeholders, Removal
+from .removal import Design, Placeholders, Removal, Units
 
 Generate = Callable[[Any, Any], Iterable[Any]]
 Reduce = Callable[[Numpy, Any], Any]
@@ -60,7 +59,7 @@ class _AsTheyAre(Design):
     def placeholders(self) -> Placeholders:
         return {}
 
-    def rows(self, steps: Numpy, seeds: UInt64) -> dict[str, Numpy]:
+    def rows(self, units: Units, row: Numpy) -> dict[str, Numpy]:
         return {}
 
     def endpoint(self, which: str) -> dict[str, Any]:

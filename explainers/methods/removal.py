@@ -7,7 +7,7 @@ whose values are given to :meth:`Design.add` together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -19,6 +19,33 @@ from ..errors import InputError
 from .base import Array, Method, Numpy, Shapes
 
 Placeholders = dict[str, tuple[str, tuple[int, ...], str]]
+
+
+@dataclass
+class Units:
+    """Units in the order of their rows, (D,) each: whose they are, their numbers there, and what they draw."""
+
+    sample: Numpy
+    number: Numpy
+    drawn: Numpy
+
+    def first(self, count: int) -> Units:
+        return Units(self.sample[:count], self.number[:count], self.drawn[:count])
+
+    def add(self, total: Numpy, parts: Numpy) -> None:
+        """Add the parts (D, …) to their samples' rows of ``total``."""
+        total[self.sample[self.starts]] += np.add.reduceat(parts, self.starts)
+
+    def by_sample(self) -> Iterator[tuple[int, slice]]:
+        """Each sample, and where its units stand."""
+        starts = self.starts.tolist()
+        for begin, end in zip(starts, [*starts[1:], len(self.sample)], strict=True):
+            yield int(self.sample[begin]), slice(begin, end)
+
+    @cached_property
+    def starts(self) -> Numpy:
+        """Where each sample's units begin."""
+        return np.flatnonzero(np.concatenate([[True], self.sample[1:] != self.sample[:-1]]))
 
 
 @dataclass
@@ -53,8 +80,12 @@ class Design:
         """Values of the placeholders without a leading axis."""
         return {}
 
-    def rows(self, steps: Numpy, seeds: UInt64) -> dict[str, Numpy]:
-        """Values of the placeholders whose leading axis is the rows, for steps (R,) behind the endpoints."""
+    def draw(self, number: Numpy, seeds: UInt64) -> Numpy:
+        """What units draw, (D, …), for their rows and their sums; by default it is their samples' seeds."""
+        return seeds
+
+    def rows(self, units: Units, row: Numpy) -> dict[str, Numpy]:
+        """Values of the placeholders whose leading axis is the rows, (R,) rows counted from the units' first."""
         raise NotImplementedError
 
     def endpoint(self, which: str) -> dict[str, Any]:
@@ -62,6 +93,7 @@ class Design:
         raise NotImplementedError
 
     def expand(self, ops: Any, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
+        """The rows' points; ``x`` may be written over."""
         raise NotImplementedError
 
     def contribute(self, ops: Any, s: Array, x: list[Array], args: Mapping[str, Array]) -> list[Array]:
@@ -75,8 +107,8 @@ class Design:
         """Empty sums of ``count`` samples."""
         raise NotImplementedError
 
-    def add(self, sums: Sums, samples: Numpy, first: int, values: Numpy, seeds: UInt64) -> None:
-        """Add the values (n, units · unit, …) of the units ``first`` … of ``samples`` (n,)."""
+    def add(self, sums: Sums, units: Units, values: Numpy) -> None:
+        """Add the units' values (D, unit, …)."""
         raise NotImplementedError
 
     def finish(self, sums: Sums, units: Numpy, inputs: Sequence[Numpy]) -> tuple[list[Numpy], list[Numpy] | None]:
@@ -145,6 +177,13 @@ def spread(features: Numpy, maps: Sequence[Numpy]) -> list[Numpy]:
     return [lead[..., m] for m in maps]
 
 
+def packed(kept: Numpy) -> Numpy:
+    """Booleans (R, G) as bits, (R, ⌈G/8⌉): rows of whole bytes are packed in one go."""
+    whole = np.zeros((len(kept), -(-kept.shape[1] // 8), 8), bool)
+    whole.reshape(len(kept), -1)[:, : kept.shape[1]] = kept
+    return np.packbits(whole).reshape(whole.shape[:2])
+
+
 class Coalitions(Design):
     """Rows that keep some features and take the others from the baseline: one bit a feature."""
 
@@ -160,22 +199,26 @@ class Coalitions(Design):
 
     def placeholders(self) -> Placeholders:
         holders: Placeholders = {"coalition": ("rows", (-(-self.features // 8),), "uint8")}
-        for i, m in enumerate(self.maps):
-            holders[f"byte_{i}"] = ("", (m.size,), "int64")
-            holders[f"bit_{i}"] = ("", (m.size,), "uint8")
-        return holders
+        return holders | {name: ("", array.shape, "int64") for name, array in self.constants().items()}
 
     def constants(self) -> dict[str, Numpy]:
-        result: dict[str, Numpy] = {}
-        for i, m in enumerate(self.maps):
-            result[f"byte_{i}"] = m.ravel() // 8
-            result[f"bit_{i}"] = (128 >> (m.ravel() % 8)).astype(np.uint8)
-        return result
+        """Each element's feature, of inputs whose elements are not just one feature after the other."""
+        return {f"feature_{i}": m.ravel() for i, m in enumerate(self.maps) if self._slices[i] is None}
 
-    def rows(self, steps: Numpy, seeds: UInt64) -> dict[str, Numpy]:
-        return {"coalition": np.packbits(self.kept(steps, seeds), axis=1)}
+    @cached_property
+    def _slices(self) -> list[slice | None]:
+        """The features of each input as a slice, where its elements are one feature after the other."""
+        firsts = [int(m.min(initial=self.features)) for m in self.maps]
+        in_order = [(np.diff(m.ravel()) == 1).all() for m in self.maps]
+        return [
+            slice(first, first + m.size) if plain else None
+            for first, m, plain in zip(firsts, self.maps, in_order, strict=True)
+        ]
 
-    def kept(self, steps: Numpy, seeds: UInt64) -> Numpy:
+    def rows(self, units: Units, row: Numpy) -> dict[str, Numpy]:
+        return {"coalition": packed(self.kept(units, row))}
+
+    def kept(self, units: Units, row: Numpy) -> Numpy:
         """Which features each row keeps, (R, G) booleans."""
         raise NotImplementedError
 
@@ -184,9 +227,11 @@ class Coalitions(Design):
 
     def expand(self, ops: Any, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
         points = []
-        for i, (value, base, shape) in enumerate(zip(x, b, self.shapes, strict=True)):
-            bits = ops.bits_and(ops.take_columns(args["coalition"], args[f"byte_{i}"]), args[f"bit_{i}"])
-            points.append(ops.where(ops.reshape_rows(ops.nonzero(bits), shape), value, base))
+        features = ops.unpack_bits(args["coalition"], self.features)
+        for i, (value, base, m) in enumerate(zip(x, b, self.maps, strict=True)):
+            part = self._slices[i]
+            kept = ops.take_columns(features, args[f"feature_{i}"]) if part is None else features[:, part]
+            points.append(ops.select(ops.reshape_rows(kept, m.shape), value, base))
         return points
 
     def start(self, count: int, outputs: tuple[int, ...]) -> list[Numpy]:

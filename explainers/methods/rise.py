@@ -9,10 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import counter
-from ..counter import UInt64
 from ..errors import InputError
-from .base import Array, Numpy, Shapes, at_least, mean_and_error
-from .removal import Design, Placeholders, Removal, Sums
+from .base import Array, Numpy, Shapes, at_least
+from .removal import Design, Placeholders, Removal, Sums, Units
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,8 @@ class _Masks(Design):
             for axis in axes
         }
 
-    def rows(self, steps: Numpy, seeds: UInt64) -> dict[str, Numpy]:
+    def rows(self, units: Units, row: Numpy) -> dict[str, Numpy]:
+        steps, seeds = units.number[row], units.drawn[row]
         result = {"key": counter.halves(counter.draw_keys(seeds, steps)), "drawn": np.ones(len(steps))}
         stream = 1
         for i, axes in enumerate(self.axes):
@@ -160,14 +160,16 @@ class _Masks(Design):
     def start(self, count: int, outputs: tuple[int, ...]) -> list[Numpy]:
         return [np.zeros((count, *shape)) for shape in self.mask_shapes for _ in range(2)]
 
-    def add(self, sums: Sums, samples: Numpy, first: int, values: Numpy, seeds: UInt64) -> None:
+    def add(self, sums: Sums, units: Units, values: Numpy) -> None:
         """Added up in the kernel."""
 
     def finish(self, sums: Sums, units: Numpy, inputs: Sequence[Numpy]) -> tuple[list[Numpy], list[Numpy] | None]:
         results, errors = [], []
         for i, shape in enumerate(self.shapes):
-            mean, error = mean_and_error(sums.sums[2 * i], sums.sums[2 * i + 1], self.units)
+            count = units.reshape(-1, *[1] * len(shape))
+            mean = sums.sums[2 * i] / count
+            variance = np.maximum(sums.sums[2 * i + 1] / count - mean * mean, 0.0)
+            error = np.sqrt(variance / np.where(count > 1, count - 1, np.nan))  # of one mask it is not known
             results.append(np.array(np.broadcast_to(mean, (len(mean), *shape))))
-            if error is not None:
-                errors.append(np.array(np.broadcast_to(error, (len(mean), *shape))))
-        return results, errors or None
+            errors.append(np.array(np.broadcast_to(error, (len(mean), *shape))))
+        return results, errors

@@ -18,7 +18,7 @@ from .. import counter
 from ..counter import UInt64
 from ..errors import InputError
 from .base import Numpy, Shapes, at_least
-from .removal import Coalitions, Design, Removal, Sums, spread
+from .removal import Coalitions, Design, Removal, Sums, Units, spread
 
 MOST_FEATURES = 20  # of exact Shapley values
 
@@ -81,39 +81,32 @@ class _Permutations(Coalitions):
         self.unit = self.orders * self.length
         self.units = -(-method.permutations // self.orders) if self.unit else 0
 
-    def _ranks(self, units: Numpy, seeds: UInt64) -> Numpy:
-        """When each feature joins in the order of each (unit, seed), (R, G): a random permutation."""
-        keys = counter.priorities(counter.draw_keys(seeds, units), self.features)
-        ranks = np.empty(keys.shape, np.int64)
-        np.put_along_axis(ranks, keys.argsort(axis=1), np.arange(self.features)[None], axis=1)
+    def draw(self, number: Numpy, seeds: UInt64) -> Numpy:
+        """When each feature joins in each order, (D, orders, G): a random permutation, and its reverse."""
+        keys = counter.priorities(counter.draw_keys(seeds, number), self.features)
+        ranks = np.empty((len(keys), self.orders, self.features), np.min_scalar_type(-self.features))
+        np.put_along_axis(ranks[:, 0], keys.argsort(axis=1), np.arange(self.features)[None], axis=1)
+        ranks[:, 1:] = self.features - 1 - ranks[:, :1]
         return ranks
 
-    def kept(self, steps: Numpy, seeds: UInt64) -> Numpy:
-        unit, within = np.divmod(steps, self.unit)
-        order, size = np.divmod(within, self.length)
-        starts = np.flatnonzero(np.r_[True, (unit[1:] != unit[:-1]) | (seeds[1:] != seeds[:-1])])
-        ranks = self._ranks(unit[starts], seeds[starts]).astype(np.int32)
-        ranks = np.repeat(ranks, np.diff(np.r_[starts, len(steps)]), axis=0)
-        last_in = self.features - 1 - size[:, None]  # in a reversed order those with the highest ranks come first
-        return np.where(order[:, None] == 0, ranks <= size[:, None], ranks >= last_in)
+    def kept(self, units: Units, row: Numpy) -> Numpy:
+        order, size = np.divmod(row, self.length)
+        ranks = units.drawn.reshape(-1, self.features)
+        kept: Numpy = ranks.take(order, axis=0) <= size.astype(ranks.dtype)[:, None]
+        return kept
 
     def start(self, count: int, outputs: tuple[int, ...]) -> list[Numpy]:
         return [np.zeros((count, self.features, *outputs)) for _ in range(2)]
 
-    def add(self, sums: Sums, samples: Numpy, first: int, values: Numpy, seeds: UInt64) -> None:
-        n, outputs = len(samples), values.shape[2:]
-        units = values.shape[1] // self.unit
-        values = values.reshape(n, units, self.orders, self.length, *outputs)
-        shape = (n, units, self.orders, 1, *outputs)
-        low, high = (np.broadcast_to(end[samples].reshape(n, 1, 1, 1, *outputs), shape) for end in (sums.b, sums.x))
-        steps = np.diff(np.concatenate([low, values, high], axis=3), axis=3)
-        number = np.tile(np.arange(first, first + units), n)
-        ranks = self._ranks(number, np.repeat(seeds, units)).reshape(n, units, self.features, *[1] * len(outputs))
-        shares = np.take_along_axis(steps[:, :, 0], ranks, axis=2)
-        if self.orders == 2:
-            shares = (shares + np.take_along_axis(steps[:, :, 1], self.features - 1 - ranks, axis=2)) / 2
-        sums.sums[0][samples] += shares.sum(axis=1)
-        sums.sums[1][samples] += (shares * shares).sum(axis=1)
+    def add(self, sums: Sums, units: Units, values: Numpy) -> None:
+        outputs = values.shape[2:]
+        path = np.empty((len(values), self.orders, self.features + 1, *outputs))
+        path[:, :, 0], path[:, :, -1] = sums.b[units.sample, None], sums.x[units.sample, None]
+        path[:, :, 1:-1] = values.reshape(len(values), self.orders, self.length, *outputs)
+        ranks = units.drawn.reshape(*units.drawn.shape, *[1] * len(outputs))
+        shares = np.take_along_axis(path[:, :, 1:] - path[:, :, :-1], ranks, axis=2).mean(axis=1)
+        units.add(sums.sums[0], shares)
+        units.add(sums.sums[1], shares * shares)
 
     def finish(self, sums: Sums, units: Numpy, inputs: Sequence[Numpy]) -> tuple[list[Numpy], list[Numpy] | None]:
         if not self.unit:  # one feature has it all
@@ -171,15 +164,16 @@ class _AllCoalitions(Coalitions):
             )
         self.units = max(2**self.features - 2, 0)
 
-    def kept(self, steps: Numpy, seeds: UInt64) -> Numpy:
-        return subsets(steps + 1, self.features)
+    def kept(self, units: Units, row: Numpy) -> Numpy:
+        return subsets(units.number[row] + 1, self.features)
 
-    def add(self, sums: Sums, samples: Numpy, first: int, values: Numpy, seeds: UInt64) -> None:
-        present = self.kept(np.arange(first, first + values.shape[1]), seeds)
+    def add(self, sums: Sums, units: Units, values: Numpy) -> None:
+        present = subsets(units.number + 1, self.features)
         size = present.sum(axis=1)
         ways = np.array([comb(self.features, g) for g in range(self.features + 1)], np.float64)[size]
         weights = np.where(present, (1 / (ways * size))[:, None], (-1 / (ways * (self.features - size)))[:, None])
-        sums.sums[0][samples] += np.moveaxis(np.tensordot(values, weights, axes=(1, 0)), -1, 1)
+        for sample, rows in units.by_sample():
+            sums.sums[0][sample] += np.tensordot(weights[rows], values[rows, 0], axes=(0, 0))
 
     def finish(self, sums: Sums, units: Numpy, inputs: Sequence[Numpy]) -> tuple[list[Numpy], list[Numpy] | None]:
         ends = (sums.x - sums.b)[:, None] / max(self.features, 1)

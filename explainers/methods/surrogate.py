@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import combinations
+from itertools import combinations, islice
 from math import comb
 from typing import Any, ClassVar
 
@@ -15,7 +15,9 @@ from .. import counter
 from ..counter import UInt64
 from ..errors import InputError
 from .base import Numpy, Shapes, at_least
-from .removal import Coalitions, Design, Removal, Sums, spread
+from .removal import Coalitions, Design, Removal, Sums, Units, packed, spread
+
+MOST_CONDITION = 1e10  # of a matrix that is inverted as it is
 
 
 class _Regression(Coalitions):
@@ -25,26 +27,26 @@ class _Regression(Coalitions):
 
     def __init__(self, shapes: Shapes, groups: Any) -> None:
         super().__init__(shapes, groups)
-        self.present = lru_cache(maxsize=64)(self._present)
+        self.packed = lru_cache(maxsize=64)(lambda seed: packed(self._present(seed)))
 
     def _present(self, seed: int) -> Numpy:
         """The coalitions of a sample with this seed, (S, G) booleans."""
         raise NotImplementedError
 
-    def kept(self, steps: Numpy, seeds: UInt64) -> Numpy:
-        result = np.empty((len(steps), self.features), bool)
-        for seed in dict.fromkeys(seeds.tolist()):
-            rows = seeds == np.uint64(seed)
-            result[rows] = self.present(seed)[steps[rows]]
-        return result
+    def draw(self, number: Numpy, seeds: UInt64) -> Numpy:
+        """The coalitions, (D, S, bytes), as bits."""
+        return np.stack([self.packed(seed) for seed in seeds.tolist()])
+
+    def rows(self, units: Units, row: Numpy) -> dict[str, Numpy]:
+        return {"coalition": units.drawn.reshape(-1, units.drawn.shape[-1]).take(row, axis=0)}
 
     def start(self, count: int, outputs: tuple[int, ...]) -> list[Numpy]:
         return [np.zeros((count, self.features, *outputs)) for _ in range(2)]
 
-    def add(self, sums: Sums, samples: Numpy, first: int, values: Numpy, seeds: UInt64) -> None:
+    def add(self, sums: Sums, units: Units, values: Numpy) -> None:
         outputs = values.shape[2:]
-        for i, sample in enumerate(samples):
-            present = self.present(int(seeds[i]))
+        for i, sample in enumerate(units.sample.tolist()):
+            present = np.unpackbits(units.drawn[i], axis=1, count=self.features)
             flat = values[i].reshape(len(present), -1)
             ends = (sums.x[sample].reshape(1, -1), sums.b[sample].reshape(1, -1))
             coefficients, errors = self.fit(present, flat, *ends)
@@ -65,26 +67,39 @@ def least_squares(
 ) -> tuple[Numpy, Numpy]:  # fmt: skip
     """argmin Σ w·(y − a·β)² + ridge·β², (P, C), and how much β would vary if the rows were drawn again.
 
-    The first ``fixed`` rows of a (S, P) are not drawn. ``paired``: the second half of the drawn ones goes with
-    the first. ``combined`` (Q, P): return it times β. By the delta method: β varies as the sum of
-    a⁺·w·(y − a·β) over independent draws, residuals corrected for leverage (MacKinnon and White 1985, HC2).
+    The first ``fixed`` rows of a (S, P) are not drawn. ``paired``: each row is a pair (a, y₁), (−a, y₂) as one,
+    (a, (y₁ − y₂)/2), which has the same β; a member has half its weight and leverage. ``combined`` (Q, P): return
+    it times β. By the delta method: β varies as the sum of a⁺·w·(y − a·β) over independent draws, residuals
+    corrected for leverage (MacKinnon and White 1985, HC2).
     """
     weighted = a * weights[:, None]
-    inverse = np.linalg.pinv(weighted.T @ a + np.diag(np.broadcast_to(ridge, a.shape[1])), hermitian=True)
+    gram = weighted.T @ a
+    gram.flat[:: len(gram) + 1] += ridge  # the diagonal
+    inverse = _inverse(gram)
     beta = inverse @ (weighted.T @ y)
-    pull = (a @ inverse)[fixed:]
-    leverage = (pull * weighted[fixed:]).sum(axis=1, keepdims=True)
-    push = (weights[:, None] * (y - a @ beta))[fixed:] / np.sqrt(np.maximum(1 - leverage, 1e-3))
+    drawn, weighted, weights = a[fixed:], weighted[fixed:], weights[fixed:]
+    draws = len(drawn)
+    if draws < 2:
+        beta = beta if combined is None else combined @ beta
+        return beta, np.full_like(beta, np.nan if draws else 0.0)
+    pull = drawn @ inverse
+    leverage = np.einsum("sp,sp->s", pull, weighted) / (2 if paired else 1)
+    push = (y[fixed:] - drawn @ beta) * (weights / np.sqrt(np.maximum(1 - leverage, 1e-3)))[:, None]
     if combined is not None:
         beta, pull = combined @ beta, pull @ combined.T
-    draws = len(pull) // (2 if paired else 1)
-    if draws < 2:
-        return beta, np.full_like(beta, np.nan if draws else 0.0)
-    squares = (pull**2).T @ push**2
-    if paired:
-        squares += 2 * (pull[:draws] * pull[draws:]).T @ (push[:draws] * push[draws:])
-    variance = squares - (pull.T @ push) ** 2 / draws
+    variance = (pull * pull).T @ (push * push) - (pull.T @ push) ** 2 / draws
     return beta, np.sqrt(np.maximum(variance, 0.0) * draws / (draws - 1))
+
+
+def _inverse(gram: Numpy) -> Numpy:
+    """The inverse of a symmetric matrix, or what comes next to it: that costs five times as much."""
+    try:
+        inverse: Numpy = np.linalg.inv(gram)
+        if abs(gram).sum(axis=0).max(initial=0.0) * abs(inverse).sum(axis=0).max(initial=0.0) < MOST_CONDITION:
+            return inverse
+    except np.linalg.LinAlgError:
+        pass
+    return np.linalg.pinv(gram, hermitian=True)
 
 
 # --- KernelSHAP ------------------------------------------------------------------------------
@@ -140,27 +155,26 @@ class _Kernel(_Regression):
             share = sum(rest[s - 1] for s in sizes) / rest.sum() if rest.sum() > 0 else 0.0
             if number > left * share * (1 + 1e-9):
                 break
-            for s in sorted(sizes):
-                members = np.zeros((comb(g, s), g), bool)
-                for row, chosen in enumerate(combinations(range(g), s)):
-                    members[row, list(chosen)] = True
-                whole.append(members)
-                weights.append(np.full(len(members), kernel[s - 1] / len(members)))
-                rest[s - 1] = 0.0
+            members = np.zeros((number // 2, g), bool)  # one of each two that complement each other
+            for row, chosen in enumerate(islice(combinations(range(g), size), number // 2)):
+                members[row, list(chosen)] = True
+            whole.append(members)
+            weights.append(np.full(len(members), kernel[size - 1] / comb(g, size)))
+            rest[[s - 1 for s in sizes]] = 0.0
             left -= number
         self.whole = np.concatenate([np.zeros((0, g), bool), *whole])
         self.drawn = left if rest.sum() > 1e-12 else 0
         if g > 1 and not len(self.whole) and self.drawn < g:
             raise InputError(f"KernelShap(samples={method.samples}) is too few for {g} features: give {2 * g} or more")
         self.sizes = rest / rest.sum() if self.drawn else rest
-        drawn = np.full(self.drawn, rest.sum() / max(self.drawn, 1))
-        self.weights = np.concatenate([*weights, drawn]) if g > 1 else np.zeros(0)
-        self.unit = len(self.whole) + self.drawn
+        drawn = np.full(self.drawn // 2 if self.paired else self.drawn, rest.sum() / max(self.drawn, 1))
+        self.weights = np.concatenate([*weights, *([] if self.paired else weights), drawn])
+        self.unit = 2 * len(self.whole) + self.drawn
         self.units = 1 if self.unit else 0
+        self.others = np.vstack([np.eye(max(g - 1, 0)), -np.ones(max(g - 1, 0))])  # of which all φ are made
 
     def _present(self, seed: int) -> Numpy:
-        if not self.drawn:
-            return self.whole
+        """The whole sizes come first. ``paired``: the second half are the complements of the first."""
         g, draws = self.features, self.drawn // 2 if self.paired else self.drawn
         number = np.arange(draws)
         seeds = np.full(draws, seed, np.uint64)
@@ -168,15 +182,19 @@ class _Kernel(_Regression):
         keys = counter.priorities(counter.draw_keys(seeds, number), g)
         bound = np.take_along_axis(np.sort(keys, axis=1), np.minimum(size, g - 1)[:, None] - 1, axis=1)
         chosen = keys <= bound
-        return np.concatenate([self.whole, chosen, ~chosen] if self.paired else [self.whole, chosen])
+        if not self.paired:
+            return np.concatenate([self.whole, ~self.whole, chosen])
+        half = np.concatenate([self.whole, chosen])
+        return np.concatenate([half, ~half])
 
     def fit(self, present: Numpy, values: Numpy, x: Numpy, b: Numpy) -> tuple[Numpy, Numpy]:
-        z = present.astype(np.float64)
+        half = len(present) // 2 if self.paired else len(present)
+        z = present[:half].astype(np.float64)
         last = z[:, -1:]
-        others = np.vstack([np.eye(self.features - 1), -np.ones(self.features - 1)])  # of which all φ are made
+        y = (values[:half] - values[half:] + (x - b)) / 2 if self.paired else values - b
         beta, errors = least_squares(
-            z[:, :-1] - last, values - b - last * (x - b), self.weights,
-            fixed=len(self.whole), paired=self.paired, combined=others,
+            z[:, :-1] - last, y - last * (x - b), self.weights * (2 if self.paired else 1),
+            fixed=len(self.whole) * (1 if self.paired else 2), paired=self.paired, combined=self.others,
         )  # fmt: skip
         beta[-1] += (x - b)[0]
         return beta, errors

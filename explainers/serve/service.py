@@ -72,14 +72,15 @@ class Job:
 
     @property
     def count(self) -> int:
-        return len(self.inputs[0])
+        return int(self.inputs[0].shape[0])
 
     @property
     def numbers(self) -> int:
         """How many the answer holds."""
         output = math.prod(self.model.output.sample_shape)
-        outputs = output if isinstance(self.arguments.target, str) and self.arguments.target == "all" else 1
-        return self.count * (output + outputs * sum(math.prod(s.sample_shape) for s in self.model.attributed))
+        times = output if isinstance(self.arguments.target, str) and self.arguments.target == "all" else 1
+        attributed = sum(math.prod(spec.sample_shape) for spec in self.model.attributed)
+        return self.count * (output + times * attributed)
 
 
 class Service:
@@ -182,12 +183,8 @@ class Service:
         count = len(inputs[0])
         self._check_size(Job(model, list(inputs), Arguments()), count)
         self._check_open()
-        explain: Any = model.explain
-        future = self.scheduler.run(explain, lambda: explain.predict(*inputs), count)
-        outputs = np.asarray(await self.wait(request, future, timeout))
-        if not np.isfinite(outputs).all():
-            raise NonFiniteError("the model's output is not finite for these instances")
-        return outputs
+        future = self.scheduler.run(model.explain, lambda: model.explain.predict(*inputs), count)
+        return np.asarray(await self.wait(request, future, timeout))
 
     async def wait(self, request: Request, future: Future[Any], timeout: float | None = None) -> Any:
         """What ``future`` holds; cancels it when the client goes away."""

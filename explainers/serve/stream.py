@@ -11,6 +11,7 @@ from typing import Any
 from starlette.requests import Request
 
 from ..explanation import Explanation
+from ..run import Estimate, Run
 from . import v1
 from .arrays import dump
 from .service import Job, Service, disconnected
@@ -23,10 +24,10 @@ class Events:
         self.service, self.job = service, job
         self.loop = asyncio.get_running_loop()
         self.changed = asyncio.Event()
-        self.estimate: Any = None
+        self.estimate: Estimate | None = None
         self.last = time.monotonic()
 
-    def watch(self, run: Any) -> None:
+    def watch(self, run: Run) -> None:
         """Take the estimate of a run in progress; called on the device's thread."""
         now = time.monotonic()
         if now - self.last < self.service.settings.stream_interval:
@@ -36,7 +37,7 @@ class Events:
         if estimate is not None:
             self.loop.call_soon_threadsafe(self._show, estimate)
 
-    def _show(self, estimate: Any) -> None:
+    def _show(self, estimate: Estimate) -> None:
         self.estimate = estimate
         self.changed.set()
 
@@ -50,7 +51,7 @@ class Events:
                 waiting: set[asyncio.Future[Any]] = {wrapped, gone, news}
                 await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 news.cancel()
-                if self.changed.is_set() and not wrapped.done():
+                if self.estimate and self.changed.is_set() and not wrapped.done():
                     self.changed.clear()
                     found = v1.estimate(self.job.model, self.estimate)
                     yield await self._event("estimate", lambda found=found: dump(found))

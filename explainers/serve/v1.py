@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..explanation import Explanation
+from ..run import Estimate
 from ..spec import Numpy
 from .arrays import batch, dump, dump_list, parse
 from .parameters import Arguments
@@ -119,16 +120,16 @@ def _attribution(
     }
 
 
-def estimate(model: Model, found: tuple[int, int, list[Numpy], list[Numpy] | None, Numpy]) -> dict[str, Any]:
+def estimate(model: Model, found: Estimate) -> dict[str, Any]:
     """A running estimate of the instances start … stop − 1; null where there is none yet."""
-    start, stop, attributions, errors, evaluations = found
+    errors = found.standard_errors
     names = [spec.name for spec in model.attributed]
     return {
-        "start": start,
-        "stop": stop,
-        "attributions": dict(zip(names, attributions, strict=True)),
+        "start": found.start,
+        "stop": found.stop,
+        "attributions": dict(zip(names, found.attributions, strict=True)),
         "standardError": None if errors is None else dict(zip(names, errors, strict=True)),
-        "evaluations": evaluations,
+        "evaluations": found.evaluations,
     }
 
 

@@ -30,7 +30,7 @@ class Ops:
     """The array namespace, as far as a program of one node needs it."""
 
     no_derivative = RuntimeError
-    where = staticmethod(np.where)
+    where = select = staticmethod(np.where)
     zeros_like = staticmethod(np.zeros_like)
     bits_and = staticmethod(np.bitwise_and)
     bits_xor = staticmethod(np.bitwise_xor)
@@ -79,8 +79,8 @@ class Ops:
         return array.reshape(len(array), -1).sum(1)
 
     @staticmethod
-    def nonzero(array: Any) -> Any:
-        return array != 0
+    def unpack_bits(array: Any, count: int) -> Any:
+        return np.unpackbits(array, axis=1, count=count).astype(bool)
 
     @staticmethod
     def take_columns(array: Any, index: Any) -> Any:

@@ -10,7 +10,8 @@ FAMILY = {
     errors.InputError: ValueError, errors.NonFiniteError: errors.InputError, errors.TargetError: errors.InputError,
     errors.BaselineError: errors.InputError, errors.UnknownNameError: ValueError, errors.TraceError: RuntimeError,
     errors.UnsupportedOperation: RuntimeError, errors.NotConverged: RuntimeError,
-    errors.PerturbationError: RuntimeError, errors.BackendMissing: ImportError,
+    errors.PerturbationError: RuntimeError, errors.BackendMissing: ImportError, errors.ArtifactError: ValueError,
+    errors.QueueFull: RuntimeError,
 }  # fmt: skip
 
 

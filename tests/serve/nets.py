@@ -61,24 +61,11 @@ def explainers() -> dict[str, Explainer]:
             inputs={"image": torch.zeros(1, 3, 4), "numbers": torch.zeros(1, 3)},
         ),
     }  # fmt: skip
-    for name, explain in found.items():
-        _give_predict(explain, two_inputs() if name == "two" else cnn())
     return found
 
 
 def one(method: Any) -> Explainer:
     return Explainer.compile(cnn(), method, inputs=torch.zeros(1, 1, 8, 8))
-
-
-def _give_predict(explain: Any, model: nn.Module) -> None:
-    if not hasattr(type(explain), "predict"):
-
-        def predict(*inputs: np.ndarray) -> np.ndarray:
-            with torch.no_grad():
-                found: np.ndarray = model(*map(torch.from_numpy, inputs)).numpy()
-                return found
-
-        explain.predict = predict
 
 
 class Gate:
@@ -101,10 +88,7 @@ class Gate:
 
     def explainer(self, method: Any = "feature_ablation", **options: Any) -> Explainer:
         spec = TensorSpec((None, 4), "float32", "x")
-        found: Any = Explainer.compile(self, method, inputs=spec, **options)
-        if not hasattr(type(found), "predict"):
-            found.predict = self
-        return found  # type: ignore[no-any-return]
+        return Explainer.compile(self, method, inputs=spec, **options)
 
 
 def images(count: int, seed: int = 0) -> np.ndarray:

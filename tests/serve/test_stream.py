@@ -9,10 +9,9 @@ from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
-import pytest
 
 from explainers import methods
-from explainers.run import Run
+from explainers.run import Estimate
 from explainers.serve.parameters import Arguments
 from explainers.serve.service import Job, Service
 from explainers.serve.settings import Settings
@@ -60,7 +59,7 @@ class StubRun:
     def estimate(self) -> Any:
         values = np.full((2, 1, 8, 8), self.number)
         values[1] = np.nan
-        return 0, 2, [values], [values / 10], np.array([5, 0])
+        return Estimate(0, 2, [values], [values / 10], np.array([5, 0]))
 
 
 def test_estimates_are_few_and_a_slow_client_gets_the_last() -> None:
@@ -106,7 +105,6 @@ def test_estimates_are_few_and_a_slow_client_gets_the_last() -> None:
     assert numbers[-1] > 4 * len(estimates)  # those in between were left out
 
 
-@pytest.mark.skipif(not hasattr(Run, "estimate"), reason="runs do not tell their estimate yet")
 def test_estimates_come_near_to_the_result() -> None:
     import torch
 

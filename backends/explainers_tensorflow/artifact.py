@@ -1,0 +1,66 @@
+"""Compiled TensorFlow programs as files: a SavedModel with one function for each program, over one set of variables."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from explainers.backend import Kernel, Program, Size, Traced
+from explainers.errors import ArtifactError
+
+from . import kernel
+from .trace import _TRACING
+
+FOLDER = "saved_model"
+SIGNATURES = ("explain", "predict")  # the other programs are functions only
+
+
+def save(
+    parts: Mapping[str, tuple[Program, Kernel | None]], traced: Traced, engine: str
+) -> dict[str, bytes]:  # fmt: skip
+    """``eager`` is written as ``graph``: a file holds no Python."""
+    kind = "xla" if engine == "xla" else "graph"
+    module = tf.Module()
+    module.weights = list(traced.weights.values())
+    for name, (program, known) in parts.items():
+        made = known if known is not None and engine == "graph" else kernel.compile(program, traced, kind, None)
+        setattr(module, name, made.native)
+    return _written(module, {name: getattr(module, name) for name in SIGNATURES})
+
+
+def _written(module: Any, signatures: Mapping[str, Any]) -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory() as folder, _TRACING, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tf.saved_model.save(module, folder, signatures=dict(signatures))
+        paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+        return {f"{FOLDER}/{path.relative_to(folder).as_posix()}": path.read_bytes() for path in paths}
+
+
+class Loaded:
+    """The functions of a SavedModel: each takes any sizes; XLA compiles for a size when it first comes."""
+
+    def __init__(self, files: Mapping[str, bytes], device: str, parts: Sequence[str]) -> None:
+        self.device = device or None
+        if f"{FOLDER}/saved_model.pb" not in files or not all(name.startswith(f"{FOLDER}/") for name in files):
+            raise ArtifactError(f"it holds {sorted(files)} where a SavedModel is expected in {FOLDER}/")
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in files.items():
+                path = Path(folder, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            with _TRACING, warnings.catch_warnings(), tf.device(self.device):
+                warnings.simplefilter("ignore")
+                self.module = tf.saved_model.load(str(Path(folder, FOLDER)))
+        self.functions = {name: getattr(self.module, name) for name in parts}
+
+    def kernel(self, part: str, rows: Size) -> kernel.TensorFlowKernel:
+        native = self.functions[part]
+        return kernel.TensorFlowKernel(native, native.graph, {})
+
+    def files(self) -> dict[str, bytes]:
+        return _written(self.module, self.module.signatures)

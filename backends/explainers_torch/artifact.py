@@ -1,0 +1,227 @@
+"""Compiled torch programs as files.
+
+``torchscript``: one archive, ``program.pt``, with a method-less parent whose submodules are the programs and
+share their weights. Other engines: one ``….pt2`` of torch.export for each program, which takes the weights as
+its first arguments, and ``weights.safetensors``; it is compiled for a size when that size first comes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import threading
+import warnings
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+from torch.export.exported_program import ModuleCallEntry, ModuleCallSignature
+from torch.export.graph_signature import (
+    ExportGraphSignature,
+    InputKind,
+    InputSpec,
+    OutputKind,
+    OutputSpec,
+    TensorArgument,
+)
+from torch.utils import _pytree as pytree
+from torch.utils._sympy.numbers import int_oo
+from torch.utils._sympy.value_ranges import ValueRanges
+
+from explainers.backend import Kernel, Program, Size, Traced
+from explainers.errors import ArtifactError, TraceError
+from explainers.graph import Graph, Value
+from explainers.spec import Signature
+
+from . import kernel
+from .trace import _TRACING
+
+SCRIPT, WEIGHTS = "program.pt", "weights.safetensors"
+Parts = Mapping[str, tuple[Program, "Kernel | None"]]
+
+
+def save(parts: Parts, traced: Traced, engine: str) -> dict[str, bytes]:
+    if engine == "torchscript":
+        return {SCRIPT: _script(parts, traced)}
+    with _TRACING, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        weights = {f"weight_{i:04d}": tensor for i, tensor in enumerate(traced.weights.values())}
+        files = {f"{name}.pt2": _exported(program, traced) for name, (program, _) in parts.items()}
+    # Tensors of a file share no storage.
+    files[WEIGHTS] = safetensors.torch.save({k: t.detach().contiguous().clone() for k, t in weights.items()})
+    return files
+
+
+def load(files: Mapping[str, bytes], engine: str, device: str, parts: Mapping[str, Sequence[Any]]) -> Any:
+    place = torch.device(device)
+    if place.type == "cuda" and (not torch.cuda.is_available() or (place.index or 0) >= torch.cuda.device_count()):
+        raise ArtifactError(
+            f"it was made for the device {device}, which is not there. Compile the model on this machine."
+        )
+    wanted = {SCRIPT} if engine == "torchscript" else {WEIGHTS, *(f"{name}.pt2" for name in parts)}
+    if set(files) != wanted:
+        raise ArtifactError(f"it holds {sorted(files)} where engine {engine!r} takes {sorted(wanted)}")
+    if engine == "torchscript":
+        return Scripted(files[SCRIPT], place)
+    return Exported(files, engine, place, parts)
+
+
+# --- TorchScript -----------------------------------------------------------------------------
+
+
+def _script(parts: Parts, traced: Traced) -> bytes:
+    parent = torch.nn.Module()
+    for name, (program, known) in parts.items():
+        made = known or kernel.compile(program, traced, "torchscript", None)
+        parent.add_module(name, made.native)
+    buffer = io.BytesIO()
+    with _TRACING, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated
+        torch.jit.save(torch.jit.script(parent), buffer)
+    return buffer.getvalue()
+
+
+class Scripted:
+    """The programs of one TorchScript archive."""
+
+    def __init__(self, content: bytes, device: torch.device) -> None:
+        self.device = device
+        with _TRACING, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.module = torch.jit.load(io.BytesIO(content), map_location=device)
+
+    def kernel(self, part: str, rows: Size) -> kernel.TorchKernel:
+        return kernel.TorchKernel(getattr(self.module, part), None, {})
+
+    def files(self) -> dict[str, bytes]:
+        buffer = io.BytesIO()
+        with _TRACING, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.jit.save(self.module, buffer)
+        return {SCRIPT: buffer.getvalue()}
+
+
+# --- torch.export ----------------------------------------------------------------------------
+
+
+def _exported(program: Program, traced: Traced) -> bytes:
+    """The flat graph of a program, sizes of leading axes open, as an ExportedProgram: weights, arguments → results."""
+    try:
+        graph = kernel.flatten(program, traced, None)
+    except TraceError as error:
+        raise ArtifactError(
+            f"a file holds one program for all batch sizes, and this model cannot be traced for all: {error}"
+        ) from error
+    holders = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    if any(node.op == "get_attr" for node in graph.graph.nodes):
+        raise ArtifactError("the program holds constants of its own, which torch.export cannot write; use torchscript")
+    _complete(graph, holders)
+    results = graph.graph.output_node().args[0]
+    env = next(node.meta["val"].fake_mode.shape_env for node in holders)
+    inputs = [TensorArgument(node.name) for node in holders]
+    outputs = [TensorArgument(node.name) for node in results]
+    call = ModuleCallSignature(
+        list(inputs), list(outputs),
+        pytree.tree_structure((tuple(range(len(inputs))), {})), pytree.tree_structure(tuple(range(len(outputs)))),
+    )  # fmt: skip
+    exported = ExportedProgram(
+        root=graph,
+        graph=graph.graph,
+        graph_signature=ExportGraphSignature(
+            [InputSpec(InputKind.USER_INPUT, argument, None) for argument in inputs],
+            [OutputSpec(OutputKind.USER_OUTPUT, argument, None) for argument in outputs],
+        ),
+        state_dict={},
+        range_constraints={symbol: ValueRanges(1, int_oo) for symbol in env.var_to_range},
+        module_call_graph=[ModuleCallEntry("", call)],
+        example_inputs=None,
+        constants={},
+    )
+    buffer = io.BytesIO()
+    torch.export.save(exported, buffer)
+    return buffer.getvalue()
+
+
+def _complete(graph: fx.GraphModule, holders: Sequence[fx.Node]) -> None:
+    """Shapes of the nodes that simplifying made."""
+    with holders[0].meta["val"].fake_mode:
+        for node in graph.graph.nodes:
+            if node.op == "call_function" and "val" not in node.meta:
+                args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda other: other.meta["val"])
+                node.meta["val"] = node.target(*args, **kwargs)
+
+
+@dataclass(frozen=True)
+class _Flat:
+    """A loaded graph as a program."""
+
+    graph: fx.GraphModule
+    placeholders: Sequence[Any]
+
+    def __call__(self, ops: Any, weights: Mapping[Value, Any], *arguments: Any) -> tuple[Any, ...]:
+        return tuple(self.graph(*weights.values(), *arguments))
+
+
+class Exported:
+    """Programs of torch.export, compiled for a size at its first use."""
+
+    def __init__(
+        self, files: Mapping[str, bytes], engine: str, device: torch.device, parts: Mapping[str, Sequence[Any]]
+    ) -> None:
+        self.engine, self.device, self.parts = engine, device, parts
+        self.programs = {name: files[f"{name}.pt2"] for name in parts}
+        for name, content in self.programs.items():
+            _check(name, content)
+        found = safetensors.torch.load(files[WEIGHTS])
+        weights = {Value(name): found[name].to(device) for name in sorted(found)}
+        self.traced = Traced(Graph((), (), ()), Signature((), 0), weights, device=device)
+        self.flat: dict[str, _Flat] = {}
+        self.lock = threading.Lock()
+
+    def kernel(self, part: str, rows: Size) -> kernel.TorchKernel:
+        with self.lock:
+            if part not in self.flat:
+                self.flat[part] = _Flat(_opened(self.programs[part]), self.parts[part])
+        flat = self.flat[part]
+        if rows is None:
+            return kernel.WeightsFirst(flat.graph, flat.graph, self.traced.weights)
+        return kernel.compile(flat, self.traced, self.engine, rows)
+
+    def files(self) -> dict[str, bytes]:
+        weights = {value.node: tensor for value, tensor in self.traced.weights.items()}
+        return {**{f"{name}.pt2": c for name, c in self.programs.items()}, WEIGHTS: safetensors.torch.save(weights)}
+
+
+def _opened(content: bytes) -> fx.GraphModule:
+    with _TRACING, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.export.load(io.BytesIO(content)).graph_module
+
+
+_PROGRAM = re.compile(
+    r"[^/]+/(models/model\.json|archive_format|archive_version|byteorder|\.data/(version|serialization_id)|"
+    r"data/(weights|constants)/model_(weights|constants)_config\.json|data/sample_inputs/model\.pt)"
+)
+
+
+def _check(name: str, content: bytes) -> None:
+    """torch.export unpickles weights, constants and sample inputs; ours have none, so that nothing is unpickled."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            for info in archive.infolist():
+                if not _PROGRAM.fullmatch(info.filename):
+                    raise ArtifactError(f"{name}.pt2 holds {info.filename!r}, which programs of explainers do not have")
+                if info.filename.endswith("sample_inputs/model.pt") and info.file_size:
+                    raise ArtifactError(f"{name}.pt2 holds sample inputs, which programs of explainers do not have")
+                if info.filename.endswith("_config.json") and json.loads(archive.read(info)) != {"config": {}}:
+                    raise ArtifactError(f"{name}.pt2 holds tensors, which programs of explainers do not have")
+    except (zipfile.BadZipFile, ValueError) as error:
+        if isinstance(error, ArtifactError):
+            raise
+        raise ArtifactError(f"{name}.pt2 is no program of torch.export: {error}") from error

@@ -1,0 +1,124 @@
+"""What a call is given, checked: inputs as arrays, baselines as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from .backend import Backend, owner
+from .errors import BaselineError, InputError
+from .methods import Method, Perturbation
+from .plan import Plan
+from .spec import Array, Baseline, Numpy, Signature, TensorSpec, resolve_baseline
+
+
+def split(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Inputs as one value, as (positional, by name)."""
+    if inputs is None:
+        return (), {}
+    if isinstance(inputs, dict):
+        return (), dict(inputs)
+    return (tuple(inputs) if isinstance(inputs, tuple) else (inputs,)), {}
+
+
+@lru_cache(maxsize=256)
+def dtype_name(dtype: Any) -> str:
+    """``float32`` for numpy's, torch's or TensorFlow's."""
+    name = getattr(dtype, "name", None) or getattr(dtype, "__name__", None) or str(dtype)
+    return str(name).removeprefix("torch.")
+
+
+def checked_size(batch_size: Any, otherwise: str = "") -> None:
+    if batch_size is not None and (not isinstance(batch_size, (int, np.integer)) or batch_size < 1):
+        raise InputError(f"batch_size must be a whole number ≥ 1{otherwise}; got {batch_size!r}")
+
+
+def arrays(backend: Backend, signature: Signature, bound: Sequence[Any]) -> tuple[list[Array], int]:
+    """The inputs as numpy or as the backend's own arrays, and how many samples they hold."""
+    found = [_array(backend, value, spec) for value, spec in zip(bound, signature.inputs, strict=True)]
+    count = int(found[0].shape[0])
+    for array, spec in zip(found, signature.inputs, strict=True):
+        if array.shape[0] != count:
+            raise InputError(f"input {spec.name!r} has {array.shape[0]} samples, the first input {count}")
+    return found, count
+
+
+def attribution(plan: Plan, method: Method, given: Any, count: int) -> list[Numpy]:
+    """What a Perturbation's generator is given, checked."""
+    if not isinstance(method, Perturbation):
+        raise InputError(f"attribution= is for the method Perturbation; this is {method.name!r}")
+    parts = [to_numpy(part, "attribution") for part in (given if isinstance(given, tuple) else (given,))]
+    wanted = [(count, *spec.sample_shape) for spec in plan.specs]
+    if [part.shape for part in parts] != wanted:
+        raise InputError(f"attribution has shape {[p.shape for p in parts]}; the attributed inputs have {wanted}")
+    return parts
+
+
+def _array(backend: Backend, value: Any, spec: TensorSpec) -> Array:
+    """An input as numpy or as the backend's own array, its kind and shape checked."""
+    own = isinstance(value, np.ndarray) or backend.owns(value)
+    array = value if own else to_numpy(value, f"input {spec.name!r}")
+    dtype = dtype_name(array.dtype)
+    floating = dtype.startswith(("float", "bfloat"))
+    if floating != spec.floating or not (floating or dtype.startswith(("int", "uint", "bool"))):
+        advice = f"convert it with .astype({spec.dtype!r})" if spec.floating else f"give {spec.dtype}"
+        raise InputError(f"input {spec.name!r} has dtype {dtype}, the model takes {spec.dtype}: {advice}")
+    shape = tuple(array.shape)
+    if shape[1:] != spec.sample_shape or not shape:
+        hint = " A batch axis is missing: x[None]." if shape == spec.sample_shape else ""
+        raise InputError(f"input {spec.name!r} has shape {shape}, the model takes {('N', *spec.sample_shape)}.{hint}")
+    return array
+
+
+def to_numpy(value: Any, what: str) -> Numpy:
+    home = owner(value)
+    if home is not None:
+        return home.numpy(value)
+    try:
+        if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
+            return np.from_dlpack(value)
+        array = np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{what} of type {type(value).__name__} is not an array: {error}") from error
+    if array.dtype.kind not in "fiub":
+        raise InputError(f"{what} of type {type(value).__name__} is not an array of numbers (dtype {array.dtype})")
+    return array
+
+
+def plain(target: Any) -> Any:
+    home = None if target is None or isinstance(target, (int, str)) else owner(target)
+    return home.numpy(target) if home else target
+
+
+def baseline(plan: Plan, method: Method, default: Any, given: Any, count: int, bound: list[Any]) -> Baseline:
+    fixed = given is None
+    if fixed:
+        if 0 in plan.fixed:
+            return plan.fixed[0]
+        given = default
+
+    def batch() -> Any:
+        parts = [bound[place] for place in plan.places if place is not None] or bound
+        return parts[0] if len(parts) == 1 else tuple(parts)
+
+    resolved = resolve_baseline(given, plan.specs, count, batch, lambda a: to_numpy(a, "baseline"))
+    if resolved.distribution and method.baseline == "point":
+        raise BaselineError(
+            f"method {method.name!r} takes one baseline for each sample, not References; "
+            "'gradient_shap', 'deeplift_shap' and 'shapley_sampling' average over references"
+        )
+    if method.baseline == "references" and not resolved.distribution and not resolved.per_sample:
+        resolved = Baseline(resolved.tables, distribution=True)
+    if resolved.per_sample and method.name == "deeplift_shap":
+        raise BaselineError(
+            "method 'deeplift_shap' takes References(array), the same for all samples; for one baseline for "
+            "each sample use 'deeplift'"
+        )
+    if fixed and not callable(given) and not resolved.per_sample:
+        resolved = replace(resolved, fixed=True)
+        plan.fixed[0] = resolved  # the same for every later call
+    return resolved

@@ -1,0 +1,144 @@
+"""Values as JSON and named arrays, and back: a closed set of types, nothing looked up by a path in the file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+from .backend import owner
+from .coverage import Operation
+from .errors import ArtifactError
+from .graph import Graph, Node, Output, Role, Value
+from .methods import METHODS
+from .methods.lrp import AlphaBeta, Composite, Epsilon, Flat, Gamma, Pass, WSquare, ZBox, ZPlus
+from .program import Placeholder
+from .spec import Numpy, References, Signature, TensorSpec
+
+KINDS: dict[str, type[Any]] = {
+    kind.__name__: kind
+    for kind in (
+        *map(type, METHODS.values()), Composite, AlphaBeta, Epsilon, Flat, Gamma, Pass, WSquare, ZBox, ZPlus,
+        References, TensorSpec, Signature, Operation, Placeholder,
+    )
+}  # fmt: skip
+Arrays = dict[str, Numpy]
+
+
+def encode(value: Any, arrays: Arrays, what: str) -> Any:
+    """``value`` as JSON. Arrays go to ``arrays`` under a name; ``what`` names the value in errors.
+
+    Raises
+    ------
+    ArtifactError: a function, or a type that is not known here.
+    """
+    kind = type(value)
+    if value is None or kind in (bool, int, str):
+        return value
+    if isinstance(value, (np.bool_, np.integer, np.floating)):
+        return encode(value.item(), arrays, what)
+    if kind is float:
+        return value if math.isfinite(value) else {"float": repr(value)}
+    if kind is list:
+        return [encode(entry, arrays, f"{what}[{i}]") for i, entry in enumerate(value)]
+    if kind is tuple:
+        return {"tuple": [encode(entry, arrays, f"{what}[{i}]") for i, entry in enumerate(value)]}
+    if kind is dict:
+        return {"dict": [[encode(k, arrays, what), encode(v, arrays, f"{what}[{k!r}]")] for k, v in value.items()]}
+    if kind is slice:
+        return {"slice": [encode(part, arrays, what) for part in (value.start, value.stop, value.step)]}
+    if kind is Role:
+        return {"role": value.value}
+    if KINDS.get(kind.__name__) is kind:
+        parts = {f.name: encode(getattr(value, f.name), arrays, f"{what}.{f.name}") for f in fields(value)}
+        return {"class": kind.__name__, "fields": parts}
+    home = owner(value)
+    array = home.numpy(value) if home is not None else value
+    if isinstance(array, np.ndarray) and array.dtype.kind in "fiub":
+        name = f"{what}:{len(arrays)}"
+        arrays[name] = np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(array.shape)
+        return {"array": name}
+    raise ArtifactError(_refusal(value, what))
+
+
+def _refusal(value: Any, what: str) -> str:
+    kind = f"{type(value).__module__}.{type(value).__qualname__}"
+    if callable(value) or type(value).__name__ == "Perturbation":
+        return (
+            f"{what} is code ({getattr(value, '__qualname__', kind)}), which a file of an explainer does not hold. "
+            "Compile with values (numbers, arrays, References, the library's own methods and rules), or give it at "
+            "each call: explain(x, baseline=…)."
+        )
+    return f"{what} is of type {kind}, which has no file form: give numbers, texts, arrays, or the library's own values"
+
+
+def decode(data: Any, arrays: Mapping[str, Numpy]) -> Any:
+    """The value that :func:`encode` wrote. Raises ArtifactError for anything else."""
+    if data is None or isinstance(data, (bool, int, float, str)):
+        return data
+    if isinstance(data, list):
+        return [decode(entry, arrays) for entry in data]
+    if set(data) == {"class", "fields"}:
+        if data["class"] not in KINDS:
+            raise ArtifactError(f"it holds a value of the unknown class {data['class']!r}: made by a newer version?")
+        kind, given = KINDS[data["class"]], data["fields"]
+        known = {f.name for f in fields(kind)}
+        if set(given) != known:
+            raise ArtifactError(f"{data['class']} has the fields {sorted(given)}; this version knows {sorted(known)}")
+        return kind(**{name: decode(entry, arrays) for name, entry in given.items()})
+    if len(data) != 1:
+        raise ArtifactError(f"it holds an unknown kind of value: {sorted(data)}")
+    ((tag, body),) = data.items()
+    if tag not in _TAGS:
+        raise ArtifactError(f"it holds an unknown kind of value: {tag!r}")
+    return _TAGS[tag](body, arrays)
+
+
+def _float(body: Any, arrays: Mapping[str, Numpy]) -> float:
+    return {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}[body]
+
+
+_TAGS: dict[str, Callable[[Any, Mapping[str, Numpy]], Any]] = {
+    "float": _float,
+    "tuple": lambda body, arrays: tuple(decode(entry, arrays) for entry in body),
+    "dict": lambda body, arrays: {decode(k, arrays): decode(v, arrays) for k, v in body},
+    "slice": lambda body, arrays: slice(*(decode(part, arrays) for part in body)),
+    "role": lambda body, arrays: Role(body),
+    "array": lambda body, arrays: arrays[body],
+}
+
+
+# --- graphs ----------------------------------------------------------------------------------
+
+
+def encode_graph(graph: Graph) -> Any:
+    """A graph without what only its backend knows of each operation."""
+    return {
+        "nodes": [_node(node) for node in graph],
+        "inputs": [list(value) for value in graph.inputs],
+        "outputs": [[key, list(value)] for key, value in graph.outputs],
+    }
+
+
+def _node(node: Node) -> list[Any]:
+    outputs = [[list(out.shape), out.dtype, out.plain] for out in node.outputs]
+    attributes = encode(dict(node.attributes), {}, f"attributes of {node.name}")
+    return [
+        node.name, node.op, node.role.value, [list(value) for value in node.inputs], outputs, node.scope,
+        list(node.modules), node.function, node.elementwise, attributes, node.source,
+    ]  # fmt: skip
+
+
+def decode_graph(data: Any) -> Graph:
+    nodes = []
+    for name, op, role, inputs, outputs, scope, modules, function, elementwise, attributes, source in data["nodes"]:
+        made = tuple(Output(tuple(shape), dtype, plain) for shape, dtype, plain in outputs)
+        operands = tuple(Value(*value) for value in inputs)
+        kind = {"scope": scope, "modules": tuple(modules), "function": function, "elementwise": elementwise}
+        known = {**kind, "attributes": decode(attributes, {}), "source": source}
+        nodes.append(Node(name, op, Role(role), operands, made, **known))
+    outputs = tuple((key, Value(*value)) for key, value in data["outputs"])
+    return Graph(tuple(nodes), tuple(Value(*value) for value in data["inputs"]), outputs)

@@ -1,0 +1,139 @@
+"""A traced model with the program that explains it: what of the model is explained, and to what it is attributed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .backend import Backend, Traced
+from .call import Stats
+from .errors import InputError, TargetError, UnknownNameError
+from .graph import Graph, Value
+from .methods import Method
+from .spec import Baseline, Signature, TensorSpec
+from .work import Packages
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked of ``compile``."""
+
+    wrt: Any
+    output: Any
+    baseline: Any
+    engine: str
+    device: Any
+    dtype: str | None
+    batch_size: int | None
+    per_token: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A traced model with the program that explains it. Immutable, but for a cached baseline.
+
+    ``specs``: of the attributed values. ``places``: theirs among the inputs; None for a layer. ``loaded``: from
+    a file, without the model and without what operations need to be traced again.
+    """
+
+    traced: Traced
+    packages: Packages
+    graph: Graph
+    wrt: tuple[Value, ...]
+    specs: tuple[TensorSpec, ...]
+    places: tuple[int | None, ...]
+    loaded: bool = False
+    fixed: dict[int, Baseline] = field(default_factory=dict)
+
+
+def trace(
+    model: Any, backend: Backend, method: Method, options: Options, signature: Signature, examples: Sequence[Any],
+    stats: Stats,
+) -> Plan:  # fmt: skip
+    """Trace the model and compile the first kernel."""
+    began = time.perf_counter()
+    rules = method.rule_set
+    traced = backend.trace(
+        model, signature, device=options.device, dtype=options.dtype, examples=examples,
+        elementary=rules is not None and rules.elementary,
+    )  # fmt: skip
+    key, result = _pick_output(traced.graph, options.output)
+    if getattr(method, "logits", False):
+        result = traced.graph.logits(result)
+    graph = traced.graph.restrict([(key, result)])
+    kind = graph.output(result)
+    if not kind.floating or not kind.shape or kind.shape[0] is not None:
+        raise InputError(
+            f"output {key!r} ({kind}) cannot be explained: it must be floating-point with the batch as its "
+            f"first axis. Pick another with output=; there are {_outputs(traced.graph)}."
+        )
+    wrt, places = _pick_wrt(graph, traced.signature, options.wrt)
+    specs = tuple(
+        traced.signature.inputs[place] if place is not None
+        else TensorSpec((None, *(d or 1 for d in graph.output(v).shape[1:])), graph.output(v).dtype, str(v))
+        for v, place in zip(wrt, places, strict=True)
+    )  # fmt: skip
+    stats.seconds_tracing += time.perf_counter() - began
+    packages = Packages(
+        backend, traced, method, wrt, graph, engine=options.engine, batch_size=options.batch_size, stats=stats
+    )
+    if not backend.engines[options.engine]:
+        packages.compile(1)
+    elif options.batch_size is not None:
+        packages.compile(packages.limit(options.batch_size))
+    return Plan(traced, packages, graph, wrt, specs, places)
+
+
+def _outputs(graph: Graph) -> str:
+    return ", ".join(f"{key!r}: {graph.output(value)}" for key, value in graph.outputs)
+
+
+def _pick_output(graph: Graph, output: int | str | None) -> tuple[str, Value]:
+    if output is None:
+        if len(graph.outputs) > 1:
+            raise TargetError(f"the model has several outputs; pick one with output=: {_outputs(graph)}")
+        return graph.outputs[0]
+    known = dict(graph.outputs)
+    if isinstance(output, int) and not isinstance(output, bool) and str(output) not in known:
+        if -len(graph.outputs) <= output < len(graph.outputs):
+            return graph.outputs[output]
+    elif str(output) in known:
+        return str(output), known[str(output)]
+    raise UnknownNameError.among("output", output, known)
+
+
+def _pick_wrt(graph: Graph, signature: Signature, wrt: Any) -> tuple[tuple[Value, ...], tuple[int | None, ...]]:
+    """The attributed values, with their places among the inputs (None for a layer's)."""
+    if wrt is None:
+        places = [i for i, spec in enumerate(signature.inputs) if spec.floating]
+        if not places:
+            layers = [path for path in graph.scopes() if "embed" in path.lower()] or graph.scopes()
+            raise InputError(
+                f"no input is floating-point ({signature}), so none can be attributed. Give wrt= a layer, such as "
+                f"an embedding: {', '.join(layers[:8])}"
+            )
+        return tuple(graph.inputs[i] for i in places), tuple(places)
+    wanted = list(wrt) if isinstance(wrt, (list, tuple)) else [wrt]
+    if len(wanted) == 1 and isinstance(wanted[0], str) and wanted[0] not in signature.names:
+        if wanted[0].removesuffix("@0") in graph.scopes():
+            values = graph.layer(wanted[0])
+            return values, tuple(None for _ in values)
+        raise UnknownNameError.among("input or layer", wanted[0], [*signature.names, *graph.scopes()])
+    places = []
+    for item in wanted:
+        if isinstance(item, str) and item in signature.names:
+            places.append(signature.names.index(item))
+        elif isinstance(item, int) and not isinstance(item, bool) and 0 <= item < len(signature.inputs):
+            places.append(item)
+        else:
+            raise UnknownNameError.among(
+                "input", item, signature.names, "Give names or positions of inputs, or one layer."
+            )
+    for place in places:
+        if not signature.inputs[place].floating:
+            raise InputError(
+                f"input {signature.inputs[place]} is not floating-point; attribute a layer behind it with wrt="
+            )
+    return tuple(graph.inputs[i] for i in places), tuple(places)
