@@ -90,7 +90,10 @@ class Service:
         self.settings = settings
         self.models = {name: Model(name, explain, settings) for name, explain in explainers.items()}
         self.scheduler = Scheduler(
-            max_wait=settings.max_wait, queue_rows=settings.queue_rows, batching=settings.batching
+            max_wait=settings.max_wait,
+            queue_rows=settings.queue_rows,
+            batching=settings.batching,
+            package_seconds=settings.package_seconds,
         )
         self.metrics = Metrics(self.scheduler, explainers)
         self.pool = ThreadPoolExecutor(2, thread_name_prefix="explainers serve")

@@ -22,6 +22,7 @@ class Settings:
     timeout: seconds for one request; a request may ask for less.
     body_timeout: seconds in which a body must have come.
     max_wait: seconds that a request may wait for others to share a package with.
+    package_seconds: that a package may take, so that a small request does not wait long for the one that runs.
     batching: False runs the requests one after the other.
     keys: bearer tokens, of which a request must have one; none: no key is asked for.
     hosts: names that the Host header may have; none: any.
@@ -37,6 +38,7 @@ class Settings:
     timeout: float = 60.0
     body_timeout: float = 30.0
     max_wait: float = 0.001
+    package_seconds: float = 0.01
     batching: bool = True
     keys: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
