@@ -22,7 +22,7 @@ from .graph import Graph
 from .methods import Method
 from .plan import Options, Plan
 from .results import Results
-from .spec import Signature, resolve_target
+from .spec import Signature, TensorSpec, resolve_target
 from .work import Packages
 
 Progress = bool | Callable[[int, int], None]
@@ -371,11 +371,6 @@ class Explainer:
             )
 
     @property
-    def attributed(self) -> tuple[str, ...]:
-        """Names of what attributions are to: inputs, or values of a layer."""
-        return tuple(spec.name for spec in self._ready("attributed").specs)
-
-    @property
     def device(self) -> Any:
         """Where the kernels run, as the framework names it."""
         return self._ready("device").traced.device
@@ -384,6 +379,18 @@ class Explainer:
     def signature(self) -> Signature:
         """The model's inputs."""
         return self._ready("signature").traced.signature
+
+    @property
+    def attributed(self) -> tuple[TensorSpec, ...]:
+        """What is attributed: inputs, or the values of a layer; in the order of the results."""
+        return self._ready("attributed").specs
+
+    @property
+    def output(self) -> TensorSpec:
+        """The output that is explained."""
+        plan = self._ready("output")
+        key, value = plan.graph.outputs[0]
+        return TensorSpec((None, *plan.packages.output_shape), plan.graph.output(value).dtype, str(key))
 
     @property
     def graph(self) -> Graph:

@@ -25,6 +25,8 @@ from .methods import Perturbation
 from .run import Run, Steps
 from .work import Packages
 
+LEAST_ROOM = 16  # rows that a package has room for, however long they take
+LEAST_TURN = 32  # rows that a call may ask for where packages are made smaller
 MOST_TURNS = 8  # parts of a package that calls take turns in: more of them cost more than they are worth
 
 
@@ -116,13 +118,23 @@ class Scheduler:
     queue_rows: rows of calls that wait or run, in all; a call beyond them raises QueueFull. A call alone is
         always taken.
     batching: False runs the calls one after the other, each in packages of its own.
+    package_seconds: packages that take longer are made smaller, so that nobody waits long for the one that runs;
+        None leaves them as large as the explainers make them.
 
     >>> with Scheduler() as scheduler:  # doctest: +SKIP
     ...     future = scheduler.submit(explain, x, target=3)
     ...     future.result().attributions
     """
 
-    def __init__(self, *, max_wait: float = 0.001, queue_rows: int = 2**20, batching: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        max_wait: float = 0.001,
+        queue_rows: int = 2**20,
+        batching: bool = True,
+        package_seconds: float | None = None,
+    ) -> None:
+        self.package_seconds = package_seconds
         if not max_wait >= 0 or queue_rows < 1:
             raise InputError(f"max_wait must be ≥ 0 and queue_rows ≥ 1; got {max_wait!r} and {queue_rows!r}")
         self.max_wait, self.queue_rows, self.batching = max_wait, queue_rows, batching
@@ -149,9 +161,14 @@ class Scheduler:
         ------
         QueueFull: with the seconds after which to try again. InputError and its kinds: as for calling.
         """
-        if isinstance(explain.method, Perturbation):
+        return self.enqueue(explain.request(*inputs, **arguments), timeout=timeout, watch=watch)
+
+    def enqueue(
+        self, request: Request, *, timeout: float | None = None, watch: Callable[[Run], None] | None = None
+    ) -> Future[Explanation]:
+        """The same for a request that :meth:`.Explainer.request` has made."""
+        if isinstance(request.explainer.method, Perturbation):
             raise InputError("Perturbation makes its samples on the host, by itself; call the explainer instead")
-        request = explain.request(*inputs, **arguments)
         request.call.watch = watch
         now = time.monotonic()
         deadline = None if timeout is None else now + timeout
@@ -160,9 +177,12 @@ class Scheduler:
         self._device(str(request.packages.traced.device)).admit(job)
         return job.future
 
-    def run(self, explain: Explainer, function: Callable[[], Any]) -> Future[Any]:
-        """What ``function()`` returns, called on the thread of the device that ``explain`` runs on."""
-        task = _Task(Future(), function)
+    def run(self, explain: Explainer, function: Callable[[], Any], rows: int = 0) -> Future[Any]:
+        """What ``function()`` returns, called on the thread of the device that ``explain`` runs on.
+
+        ``rows``: evaluations of the model that it makes, for the queue's limit.
+        """
+        task = _Task(Future(), function, rows)
         self._device(str(explain.device)).admit(task)
         return task.future
 
@@ -221,6 +241,7 @@ class _Device:
         self.queues: OrderedDict[Hashable, _Queue] = OrderedDict()
         self.arrived: deque[_Job | _Task] = deque()
         self.active: dict[int, int] = {}  # calls in progress by family
+        self.rooms: dict[int, int] = {}  # rows of a package that is not too long, by family
         self.closing = self.dropping = False
         self.changed = threading.Condition()
         self.thread = threading.Thread(target=self._work, name=f"explainers {name}", daemon=True)
@@ -274,7 +295,7 @@ class _Device:
             if isinstance(job, _Task):
                 if not (self.dropping and job.future.cancel()) and not job.future.cancelled():
                     _settle(job.future, job.function)
-                self.scheduler.release(0)
+                self.scheduler.release(job.rows)
                 continue
             family = job.packages.family
             self.active[family] = self.active.get(family, 0) + 1
@@ -289,7 +310,7 @@ class _Device:
             for key, queue in self.queues.items():
                 first = queue.first
                 left = first.arrived + wait - now
-                if left <= 0 or self.closing or not self.scheduler.batching or queue.rows >= first.packages.room:
+                if left <= 0 or self.closing or not self.scheduler.batching or queue.rows >= self._room(first.packages):
                     return key
                 soonest = min(soonest, left)
             with self.changed:
@@ -304,7 +325,7 @@ class _Device:
         queue = self.queues[key]
         packages = queue.first.packages
         with self.changed:  # close() looks at the queues
-            jobs = queue.take(packages.room)
+            jobs = queue.take(self._room(packages))
             self.queues.pop(key)
             if queue.rows:
                 self.queues[key] = queue  # behind the others
@@ -312,7 +333,9 @@ class _Device:
         if not jobs:
             return
         pieces = [job.piece for job in jobs if job.piece is not None]
-        self.scheduler.ran(sum(map(len, pieces)), packages.room)
+        rows = sum(map(len, pieces))
+        self.scheduler.ran(rows, self._room(packages))
+        began = time.monotonic()
         try:
             results = packages.execute(pieces)
         except Exception as error:
@@ -320,6 +343,20 @@ class _Device:
             return
         for job, result in zip(jobs, results, strict=True):
             self._advance(job, lambda job=job, result=result: job.steps.send(result))  # type: ignore[misc]
+        self._fit(packages, rows, time.monotonic() - began)
+
+    def _room(self, packages: Packages) -> int:
+        return min(packages.room, self.rooms.get(packages.family, packages.room))
+
+    def _fit(self, packages: Packages, rows: int, seconds: float) -> None:
+        """Less room if a package took too long, more if a full one was short."""
+        most, room = self.scheduler.package_seconds, self._room(packages)
+        if most is None or packages.static:  # each size of a static engine would compile
+            return
+        if seconds > most:
+            self.rooms[packages.family] = max(LEAST_ROOM, min(room, int(rows * most / seconds)))
+        elif rows > room // 2 and seconds < most / 2:
+            self.rooms[packages.family] = room * 2
 
     def _one_by_one(self, jobs: list[_Job], error: Exception) -> None:
         """A package failed: find out whose piece it was."""
@@ -338,8 +375,10 @@ class _Device:
         if self._ended(job):
             return
         family = job.packages.family
-        room = job.packages.room
+        room = self._room(job.packages)
         turns = min(self.active[family], MOST_TURNS) if self.scheduler.batching else 1
+        if room < job.packages.room:
+            turns = min(turns, max(1, room // LEAST_TURN))
         job.request.call.batch_size = max(room // turns, 1)
         began = job.piece is not None
         try:

@@ -175,7 +175,7 @@ def _run(
     total = inputs[0].shape[0]
     if not total:
         raise InputError("there are no samples")
-    names = explain.attributed
+    names = [spec.name for spec in explain.attributed]
     shown = time.monotonic()
     bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*bar, console=messages, disable=not messages.is_terminal) as progress:

@@ -1,0 +1,97 @@
+"""A process that serves: uvicorn on one port."""
+
+from __future__ import annotations
+
+import ipaddress
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from ..api import Explainer
+from ..errors import InputError
+from .application import app
+from .logs import to_stderr
+from .settings import Settings, read_keys
+
+LOCAL = ("localhost", "127.0.0.1", "[::1]")
+SWITCH = 0.0005  # seconds after which a thread lets another run: requests come between the packages
+
+
+def run(
+    explainers: Mapping[str, Explainer],
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    *,
+    key_file: str | Path | None = None,
+    insecure: bool = False,
+    log_level: str = "info",
+    max_connections: int = 4096,
+    settings: Settings | None = None,
+    **options: Any,
+) -> None:
+    """Serve until SIGTERM or SIGINT; then answer what was accepted, and return.
+
+    Parameters
+    ----------
+    explainers: by the name that they are served under.
+    key_file: of bearer tokens, one a line. Without keys only a loopback ``host`` is served, unless ``insecure``.
+    max_connections: beyond these, 503.
+    settings, options: a :class:`Settings`, or its fields.
+
+    Raises
+    ------
+    InputError: for a host other than loopback without keys.
+    """
+    server = make_server(
+        explainers, host, port, key_file=key_file, insecure=insecure, max_connections=max_connections,
+        settings=settings or Settings(**options),
+    )  # fmt: skip
+    to_stderr(log_level)
+    sys.setswitchinterval(SWITCH)
+    server.run()
+
+
+def make_server(
+    explainers: Mapping[str, Explainer], host: str, port: int, *, key_file: str | Path | None,
+    insecure: bool, max_connections: int, settings: Settings,
+) -> Server:  # fmt: skip
+    """The server, checked but not started."""
+    if key_file is not None:
+        settings = replace(settings, keys=(*settings.keys, *read_keys(key_file)))
+    if not settings.keys and not is_loopback(host) and not insecure:
+        raise InputError(
+            f"host {host!r} can be reached from other machines: give keys (key_file=, --keys), or say that anybody "
+            "may use the server (insecure=True, --insecure)"
+        )
+    if not settings.keys and not settings.hosts and is_loopback(host):  # pages of other sites are kept out
+        settings = replace(settings, hosts=(*LOCAL, host.lower()))
+    config = uvicorn.Config(
+        app(explainers, settings), host, port,
+        log_config=None, access_log=False, server_header=False, timeout_keep_alive=30,
+        limit_concurrency=max_connections, timeout_graceful_shutdown=int(settings.timeout) + 5,
+    )  # fmt: skip
+    return Server(config)
+
+
+class Server(uvicorn.Server):
+    """Tells the readiness probe when it is asked to stop."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        application: Any = self.config.app
+        application.state.service.draining = True
+        super().handle_exit(sig, frame)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach ``host``."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

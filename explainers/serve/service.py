@@ -1,0 +1,232 @@
+"""What every protocol does with a request: check it, queue it, wait for it, and give up when nobody listens."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from starlette.requests import Request
+
+from .. import errors
+from ..api import Explainer
+from ..errors import InputError, NonFiniteError, UnknownNameError
+from ..explanation import Explanation
+from ..methods import Perturbation
+from ..run import Run
+from ..scheduler import Scheduler
+from ..spec import Numpy
+from .metrics import Metrics
+from .parameters import Arguments, Parameters, Variants
+from .settings import Settings
+
+Found = TypeVar("Found")
+LARGE = 1 << 16  # bytes or numbers that are worked on off the event loop
+
+
+class Refused(Exception):
+    """A request that is answered with ``status`` for a reason of HTTP's."""
+
+    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status, self.headers = status, dict(headers or {})
+
+
+class Gone(Exception):
+    """The client went away."""
+
+
+class Model:
+    """An explainer as it is served."""
+
+    def __init__(self, name: str, explain: Explainer, settings: Settings) -> None:
+        if isinstance(explain.method, Perturbation):
+            raise InputError(f"{name!r}: Perturbation runs by itself and cannot be served; its samples are users' code")
+        self.name, self.explain = name, explain
+        self.inputs, self.attributed, self.output = explain.signature.inputs, explain.attributed, explain.output
+        self.parameters = Parameters(explain, settings)
+        self.variants = Variants(explain, settings)
+
+    def attributions(self, explanation: Explanation) -> list[Numpy]:
+        """One array for each attributed value, the instances leading."""
+        return self.parts(explanation.attributions, explanation)
+
+    def parts(self, given: Any, explanation: Explanation) -> list[Numpy]:
+        arrays = list(given) if isinstance(given, tuple) else [given]
+        if isinstance(explanation.target, str):  # "all": output axes lead
+            arrays = [np.moveaxis(array, len(self.output.sample_shape), 0) for array in arrays]
+        return arrays
+
+
+@dataclass
+class Job:
+    """A request as an explainer takes it."""
+
+    model: Model
+    inputs: list[Numpy]
+    arguments: Arguments
+
+    @property
+    def count(self) -> int:
+        return int(self.inputs[0].shape[0])
+
+    @property
+    def numbers(self) -> int:
+        """How many the answer holds."""
+        output = math.prod(self.model.output.sample_shape)
+        times = output if isinstance(self.arguments.target, str) and self.arguments.target == "all" else 1
+        attributed = sum(math.prod(spec.sample_shape) for spec in self.model.attributed)
+        return self.count * (output + times * attributed)
+
+
+class Service:
+    """The explainers of a process with their scheduler."""
+
+    def __init__(self, explainers: Mapping[str, Explainer], settings: Settings) -> None:
+        self.settings = settings
+        self.models = {name: Model(name, explain, settings) for name, explain in explainers.items()}
+        self.scheduler = Scheduler(
+            max_wait=settings.max_wait,
+            queue_rows=settings.queue_rows,
+            batching=settings.batching,
+            package_seconds=settings.package_seconds,
+        )
+        self.metrics = Metrics(self.scheduler, explainers)
+        self.pool = ThreadPoolExecutor(2, thread_name_prefix="explainers serve")
+        self.draining = self.closing = False
+
+    def model(self, name: str) -> Model:
+        if name not in self.models:
+            raise Refused(404, str(UnknownNameError.among("model", name, self.models)))
+        return self.models[name]
+
+    async def close(self) -> None:
+        """Answer what was accepted, take no more."""
+        self.closing = True
+        await asyncio.to_thread(self.scheduler.close)
+        self.pool.shutdown()
+
+    async def off_loop(self, size: int, function: Callable[[], Found]) -> Found:
+        """``function()``, on a thread if it works on much."""
+        if size <= LARGE:
+            return function()
+        return await asyncio.get_running_loop().run_in_executor(self.pool, function)
+
+    # --- a request -----------------------------------------------------------------------------
+
+    async def body(self, request: Request) -> bytes:
+        """The whole body, if it is not too large and comes in time."""
+        most, declared = self.settings.max_body, request.headers.get("content-length", "0")
+        too_large = Refused(413, f"the body may have {most} bytes")
+        if declared.isdigit() and int(declared) > most:
+            raise too_large
+
+        async def read() -> bytes:
+            parts, size = [], 0
+            async for part in request.stream():
+                size += len(part)
+                if size > most:
+                    raise too_large
+                parts.append(part)
+            return b"".join(parts)
+
+        try:
+            return await asyncio.wait_for(read(), self.settings.body_timeout)
+        except asyncio.TimeoutError:  # noqa: UP041 (another one on Python 3.10)
+            raise Refused(408, f"the body did not come within {self.settings.body_timeout} s") from None
+
+    async def submit(self, job: Job, watch: Callable[[Run], None] | None = None) -> Future[Explanation]:
+        """Queue a request."""
+        arguments, count = job.arguments, job.count
+        explain = job.model.variants.known(arguments.effort, count)
+        if explain is None:
+            explain = await self.off_loop(LARGE + 1, lambda: job.model.variants.make(arguments.effort, count))
+        size = sum(array.nbytes for array in job.inputs) + getattr(arguments.baseline, "nbytes", 0)
+        return await self.off_loop(size, lambda: self._enqueue(explain, job, watch))
+
+    def _enqueue(self, explain: Explainer, job: Job, watch: Callable[[Run], None] | None) -> Future[Explanation]:
+        arguments = job.arguments
+        request = explain.request(
+            *job.inputs, target=arguments.target, baseline=arguments.baseline, seed=arguments.seed
+        )
+        self._check_size(job, request.rows)
+        self._check_open()
+        return self.scheduler.enqueue(request, timeout=arguments.timeout, watch=watch)
+
+    def _check_open(self) -> None:
+        if self.closing:
+            raise Refused(503, "the server is shutting down", {"Retry-After": "1"})
+
+    def _check_size(self, job: Job, rows: int) -> None:
+        settings = self.settings
+        if rows > settings.max_effort:
+            raise Refused(
+                413, f"{job.count} instances take {rows} evaluations of the model; {settings.max_effort} is the limit"
+            )
+        if job.numbers > settings.max_elements:
+            raise Refused(413, f"the answer would hold {job.numbers} numbers; {settings.max_elements} is the limit")
+
+    async def explain(self, request: Request, job: Job) -> Explanation:
+        """The explanation, unless the client goes away."""
+        return self.checked(await self.wait(request, await self.submit(job)))
+
+    @staticmethod
+    def checked(found: Explanation) -> Explanation:
+        """The explanation, if JSON can tell it."""
+        if not np.isfinite(found.outputs).all():
+            raise NonFiniteError("the model's output is not finite for these instances")
+        return found
+
+    async def predict(self, request: Request, model: Model, inputs: Sequence[Numpy], timeout: float) -> Numpy:
+        """The model's outputs."""
+        count = len(inputs[0])
+        self._check_size(Job(model, list(inputs), Arguments()), count)
+        self._check_open()
+        future = self.scheduler.run(model.explain, lambda: model.explain.predict(*inputs), count)
+        return np.asarray(await self.wait(request, future, timeout))
+
+    async def wait(self, request: Request, future: Future[Any], timeout: float | None = None) -> Any:
+        """What ``future`` holds; cancels it when the client goes away."""
+        wrapped = asyncio.wrap_future(future)
+        listening = asyncio.ensure_future(disconnected(request))
+        try:
+            await asyncio.wait({wrapped, listening}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            if wrapped.done():
+                return wrapped.result()
+            raise Gone if listening.done() else TimeoutError
+        finally:
+            listening.cancel()
+            wrapped.cancel()
+
+    def retry_after(self) -> int:
+        """Seconds after which the queue will be about empty."""
+        stats = [model.explain.stats for model in self.models.values()]
+        seconds = sum(s.seconds_running for s in stats)
+        rate = sum(s.rows for s in stats) / seconds if seconds else 0.0
+        return min(max(1, math.ceil(self.scheduler.stats.waiting_rows / rate) if rate else 1), 60)
+
+    # --- errors --------------------------------------------------------------------------------
+
+    def refusal(self, error: BaseException) -> Refused | None:
+        """The answer to an error that is not the server's own fault."""
+        if isinstance(error, Refused):
+            return error
+        text = str(error).replace("Clean it, or pass allow_nonfinite=True to let it through.", "").strip()
+        if isinstance(error, errors.QueueFull):
+            return Refused(503, text, {"Retry-After": str(self.retry_after())})
+        if isinstance(error, TimeoutError):
+            return Refused(504, "the request did not finish within its timeout")
+        if isinstance(error, (errors.NonFiniteError, errors.NotConverged)):
+            return Refused(422, text)
+        if isinstance(error, (errors.InputError, errors.UnknownNameError)):
+            return Refused(400, text)
+        return None
+
+
+async def disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

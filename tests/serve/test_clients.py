@@ -1,0 +1,26 @@
+"""Other people's clients. Each may live in an environment of its own: KSERVE_PYTHON, TRITON_PYTHON name its Python."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .live import Live
+
+CLIENTS = {"kserve": "KSERVE_PYTHON", "tritonclient.http": "TRITON_PYTHON"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", CLIENTS)
+def test_client(server: Live, module: str) -> None:
+    python = os.environ.get(CLIENTS[module], sys.executable)
+    if subprocess.run([python, "-c", f"import {module}"], capture_output=True).returncode:
+        pytest.skip(f"{python} has no {module}")
+    script = Path(__file__).with_name(f"client_{module.partition('.')[0].removesuffix('client')}.py")
+    done = subprocess.run([python, str(script), server.url, "ig"], capture_output=True, text=True, timeout=120)
+    print(done.stdout)
+    assert done.returncode == 0, done.stderr[-3000:]
