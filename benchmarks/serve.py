@@ -191,8 +191,11 @@ def metric(port: int, name: str) -> float:
 # --- clients -----------------------------------------------------------------------------------
 
 
-def clients(port: int, requests: list[Asked], count: int, seconds: float, check: bool, out: Any, seed: int) -> None:
+def clients(
+    port: int, requests: list[Asked], count: int, seconds: float, check: bool, out: Any, seed: int, start: Any
+) -> None:
     """A process of ``count`` clients; puts (method, seconds, right) of each request."""
+    start.wait()
     found: list[tuple[str, float, bool]] = []
 
     def client(number: int) -> None:
@@ -224,38 +227,45 @@ def loaded(kind: str, requests: list[Asked], count: int, seconds: float) -> dict
     context = multiprocessing.get_context("spawn")
     with served(kind) as (port, process):
         ours = kind != "captum"
-        run(context, port, requests, count, min(3.0, seconds), False)  # warm
+        run(context, port, requests, count, min(3.0, seconds), False, lambda: None)  # warm
         memory = process.memory_info().rss
-        before = [metric(port, name) for name in ("explainers_rows_total", "explainers_traces")] if ours else [0, 0]
-        began, cpu = time.perf_counter(), sum(process.cpu_times()[:2])
-        found = run(context, port, requests, count, seconds, ours)
-        took, cpu = time.perf_counter() - began, sum(process.cpu_times()[:2]) - cpu
-        after = [metric(port, name) for name in ("explainers_rows_total", "explainers_traces")] if ours else [0, 0]
-        rows = after[0] - before[0]
+
+        def state() -> list[float]:
+            cpu, rows, traces = sum(process.cpu_times()[:2]), "explainers_rows_total", "explainers_traces"
+            return [time.perf_counter(), cpu, *(metric(port, name) if ours else 0 for name in (rows, traces))]
+
+        found, before = run(context, port, requests, count, seconds, ours, state)
+        took, cpu, rows, retraces = (now - then for now, then in zip(state(), before, strict=True))
         names = sorted({name for name, *_ in found})
         return {
-            "kind": kind, "requests": len(found) / seconds, "errors": sum(not r for *_, r in found),
-            "retraces": int(after[1] - before[1]), "rows": rows / took if ours else None, "by_cpu": rows / cpu,
+            "kind": kind, "requests": len(found) / took, "errors": sum(not r for *_, r in found),
+            "retraces": int(retraces), "rows": rows / took if ours else None, "by_cpu": rows / cpu,
             "fill": metric(port, "explainers_package_fill ") if ours else None,
             "memory": (memory / 2**20, process.memory_info().rss / 2**20),
             "latency": {name: quantiles([s for n, s, _ in found if n == name]) for name in names},
         }  # fmt: skip
 
 
-def run(context: Any, port: int, requests: list[Asked], count: int, seconds: float, check: bool) -> list[Any]:
+def run(
+    context: Any, port: int, requests: list[Asked], count: int, seconds: float, check: bool, state: Any
+) -> tuple[list[Any], Any]:
+    """What the clients found, and ``state()`` when they began."""
     out = context.Queue()
     shares = [count // PROCESSES + (number < count % PROCESSES) for number in range(PROCESSES)]
+    start = context.Barrier(sum(map(bool, shares)) + 1)
     processes = [
-        context.Process(target=clients, args=(port, requests, share, seconds, check, out, number))
+        context.Process(target=clients, args=(port, requests, share, seconds, check, out, number, start))
         for number, share in enumerate(shares)
         if share
     ]
     for process in processes:
         process.start()
+    start.wait()
+    before = state()
     found = [entry for _ in processes for entry in out.get()]
     for process in processes:
         process.join()
-    return found
+    return found, before
 
 
 def quantiles(seconds: list[float]) -> tuple[float, float]:

@@ -1,0 +1,56 @@
+"""The same application on Ray Serve: as many replicas as the load needs, on as many machines as there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve
+
+from ..api import Explainer
+from .application import app
+from .settings import Settings
+
+
+def deployment(
+    load: Callable[[], Mapping[str, Explainer]],
+    *,
+    name: str = "explainers",
+    min_replicas: int = 1,
+    max_replicas: int = 4,
+    ongoing: int = 64,
+    queued: int = 256,
+    actor: Mapping[str, Any] | None = None,
+    settings: Settings | None = None,
+    **options: Any,
+) -> Any:
+    """An application for ``ray.serve.run``.
+
+    Parameters
+    ----------
+    load: called in each replica: its explainers, compiled or loaded from files there.
+    min_replicas, max_replicas: between these Ray chooses, for about half of ``ongoing`` requests on each.
+    ongoing: requests that a replica works on at once; they share its packages.
+    queued: requests that wait for a replica, for each proxy; beyond them 503.
+    actor: resources of a replica, such as ``{"num_cpus": 4}`` or ``{"num_gpus": 1}``.
+    settings, options: a :class:`Settings`, or its fields.
+    """
+    chosen = settings or Settings(**options)
+
+    def build() -> FastAPI:
+        return app(load(), chosen)
+
+    made = serve.deployment(
+        name=name,
+        max_ongoing_requests=ongoing,
+        max_queued_requests=queued,
+        ray_actor_options=dict(actor or {"num_cpus": 1}),
+        graceful_shutdown_timeout_s=chosen.timeout,
+        autoscaling_config={
+            "min_replicas": min_replicas,
+            "max_replicas": max_replicas,
+            "target_ongoing_requests": max(1, ongoing // 2),
+        },
+    )
+    return made(serve.ingress(build)()).bind()
