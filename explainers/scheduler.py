@@ -159,7 +159,7 @@ class Scheduler:
 
         Raises
         ------
-        QueueFull: with the seconds after which to try again. InputError and its kinds: as for calling.
+        QueueFull. InputError and its kinds: as for calling.
         """
         return self.enqueue(explain.request(*inputs, **arguments), timeout=timeout, watch=watch)
 

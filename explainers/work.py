@@ -25,6 +25,7 @@ from .contrast import Contrast
 from .contrasted import ContrastRun
 from .forward import ForwardRun
 from .graph import Graph, Value
+from .joining import divided, joined
 from .methods.base import Method
 from .methods.perturbation import Perturbation
 from .perturbed import PerturbedRun
@@ -281,57 +282,8 @@ class Packages:
         """Run pieces of one key as one package: the results of each."""
         if len(pieces) == 1:
             return [self._execute(pieces[0])]
-        results = self._execute(self._joined(pieces))
         by_row = (2 if self.program.design else 1) if pieces[0].kind == "rows" else 0
-        found = []
-        row = sample = 0
-        for piece in pieces:
-            rows, samples = slice(row, row + len(piece)), slice(sample, sample + piece.count)
-            found.append(tuple(a[rows if i < by_row else samples] for i, a in enumerate(results)))
-            row, sample = rows.stop, samples.stop
-        return found
-
-    def _joined(self, pieces: Sequence[Piece]) -> Piece:
-        """Several pieces as one: their samples, and where they have them their rows and baselines, in a row."""
-        *inputs, mask = map(self.backend.concat, zip(*(piece.samples() for piece in pieces), strict=True))
-        first = pieces[0]
-        count = sum(piece.count for piece in pieces)
-        staged = dataclasses.replace(first.staged, count=count, inputs=inputs, mask=mask)
-        joined = dataclasses.replace(first, staged=staged, first=0, last=count)
-        if any(piece.activations is not first.activations for piece in pieces) and first.kind == "aligned":
-            expanded = ([self.backend.expand(a, p.count) if p.shared else a for a in p.activations] for p in pieces)
-            joined.activations = list(map(self.backend.concat, zip(*expanded, strict=True)))
-        if first.kind == "rows":
-            joined.rows = self._joined_rows(pieces, staged)
-        return joined
-
-    def _joined_rows(self, pieces: Sequence[Piece], staged: Staged) -> Rows:
-        """The rows of several pieces, over the baselines of all of them, which ``staged`` is given."""
-        samples, baselines, values = [], [], []
-        tables: dict[int, list[Array]] = {}  # those of one baseline once
-        offsets: dict[int, int] = {}
-        at = rows_before = 0
-        for number, piece in enumerate(pieces):
-            given, rows = piece.staged.baseline, piece.rows
-            assert rows is not None
-            if given is not None:
-                own = given.per_sample
-                key = -number - 1 if own else id(given)
-                if key not in tables:
-                    tables[key] = [t[piece.first : piece.last] if own else t for t in piece.staged.tables]
-                    offsets[key] = rows_before
-                    rows_before += int(tables[key][0].shape[0])
-                baselines.append((rows.sample if own else rows.baseline) + offsets[key])
-            samples.append(rows.sample + at)
-            values.append(rows.values)
-            at += piece.count
-        if tables:
-            staged.tables = list(map(self.backend.concat, zip(*tables.values(), strict=True)))
-            assert staged.baseline is not None
-            staged.baseline = dataclasses.replace(staged.baseline, per_sample=False, distribution=True, fixed=False)
-        merged = {name: np.concatenate([v[name] for v in values]) for name in values[0]}
-        sample = np.concatenate(samples)
-        return Rows(sample, np.concatenate(baselines) if baselines else np.zeros_like(sample), merged)
+        return divided(pieces, self._execute(joined(self.backend, pieces)), by_row)
 
     def _execute(self, piece: Piece) -> Results:
         """One kernel call; the results without padding where their leading axis is the samples'."""
