@@ -121,6 +121,7 @@ def draw(name: str, count: int) -> list[np.ndarray]:
 
 
 def traced_model(model: Any, *examples: Any) -> Traced:
+    model = BACKEND.opened(model)
     signature = BACKEND.signature(model, examples, {})
     assert signature is not None
     return BACKEND.trace(model, signature, device=None, dtype=None)
