@@ -47,7 +47,7 @@ class Packages:
         *, engine: str, batch_size: int | None, stats: Stats, loaded: Loaded | None = None,
     ) -> None:  # fmt: skip
         self.backend, self.traced, self.engine, self.stats = backend, traced, engine, stats
-        self.static = backend.engines[engine]
+        self.static = backend.engines[engine] and not (loaded is not None and loaded.ahead)
         self.loaded = loaded  # kernels from a file, in place of those that the backend compiles
         self.predictor = Forward(graph)
         self.prefix: Forward | None = None
