@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from explainers.errors import ArtifactError
+from explainers.errors import ArtifactError, InputError
+from explainers.graph import Value
 
 from . import kernel
 from .trace import _TRACING
@@ -154,6 +155,16 @@ class Package:
 class PackageKernel(kernel.WeightsFirst):
     """A package with its weights bound."""
 
+    def __init__(self, native: Package, weights: Mapping[Value, torch.Tensor], placeholders: Sequence[Any]) -> None:
+        super().__init__(native, None, weights)
+        self.holders = [(holder.axis, tuple(holder.shape)) for holder in placeholders]
+
     def __call__(self, *arguments: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The library trusts that arguments have the plain strides that it was compiled for."""
+        """The library reads memory by the shapes and plain strides that it was compiled for, so they are checked."""
+        sizes: dict[str, int] = {}
+        for argument, (axis, shape) in zip(arguments, self.holders, strict=True):
+            found = tuple(argument.shape)
+            wanted = (sizes.setdefault(axis, found[0] if found else 0), *shape) if axis else shape
+            if found != wanted:
+                raise InputError(f"a compiled program takes an argument of shape {wanted}; got {found}")
         return super().__call__(*(a if a.is_contiguous() else a.contiguous() for a in arguments))

@@ -226,7 +226,7 @@ class Exported:
 
     def kernel(self, part: str, rows: Size) -> kernel.TorchKernel:
         if self.packages:
-            return aot.PackageKernel(self.packages[part], None, self.traced.weights)
+            return aot.PackageKernel(self.packages[part], self.traced.weights, self.parts[part])
         with self.lock:
             if part not in self.flat:
                 graph = _opened(self.programs[part])

@@ -123,6 +123,18 @@ def test_it_does_what_the_compiled_one_does(
     )  # fmt: skip
 
 
+def test_shapes_are_checked_before_the_library_reads(small: tuple[Explainer, bytes, list[np.ndarray]]) -> None:
+    import torch
+
+    other = Explainer.load(small[1])
+    x, mask = torch.zeros(3, 5), torch.zeros(1, *other.output.shape[1:])
+    kernel = other._plan.packages.kernel(None)  # type: ignore[union-attr]
+    with pytest.raises(InputError, match=r"takes an argument of shape \(3, .*got \(1, "):
+        kernel(x, mask, torch.tensor(0.0))
+    with pytest.raises(InputError, match=r"takes an argument of shape \(3, 5\); got \(3, 4\)"):
+        kernel(x[:, :4], mask, torch.tensor(0.0))
+
+
 def test_threads_share_a_package(small: tuple[Explainer, bytes, list[np.ndarray]], compilers: None) -> None:
     _, content, (x,) = small
     other = Explainer.load(content)
