@@ -295,16 +295,21 @@ class Explainer:
 
     # --- files -------------------------------------------------------------------------------
 
-    def save(self, file: Any) -> None:
+    def save(self, file: Any, *, aot: bool = False) -> None:
         """Write the explainer to one file, all or nothing: it loads without the model's Python source.
 
-        ``file``: a path, usually ``….explainer``, or an open binary file.
+        ``file``: a path, usually ``….explainer``, or an open binary file. ``aot``: compile it now (torch, engine
+        ``"inductor"``), for any number of rows and the processor of this machine; once loaded, it compiles nothing.
+        An explainer that was loaded from such a file keeps its compiled programs, and that of a plain file can be
+        saved with ``aot`` where it is to run.
 
         Raises
         ------
-        InputError: not traced yet. ArtifactError: a part that has no file form, such as a function for a baseline.
+        InputError: not traced yet, or ``aot`` with another engine. ArtifactError: a part that has no file form,
+        such as a function for a baseline; or no C++ compiler for ``aot``.
         """
-        artifact.write(file, *saving.contents(self._ready("save"), self.method, self._backend, self._options))
+        plan = self._ready("save")
+        artifact.write(file, *saving.contents(plan, self.method, self._backend, self._options, aot))
 
     @classmethod
     def load(cls, file: Any, device: Any = None) -> Explainer:

@@ -54,9 +54,15 @@ class Kernel(Protocol):
 
 
 class Loaded(Protocol):
-    """Compiled programs from a file. ``device``: where they run, as in :class:`Traced`."""
+    """Compiled programs from a file. ``device``: where they run, as in :class:`Traced`.
+
+    ``ahead``: they were compiled for any number of rows, whatever the engine does otherwise.
+    """
 
     device: Any
+
+    @property
+    def ahead(self) -> bool: ...
 
     def kernel(self, part: str, rows: Size) -> Kernel:
         """The program ``part``, for any number of rows, or for exactly ``rows`` on a static engine."""
@@ -71,6 +77,7 @@ class Backend(Protocol):
     name: str
     engines: Mapping[str, bool]  # engine → whether its shapes are static
     default_engine: str
+    ahead: tuple[str, ...]  # engines whose programs can be compiled when they are saved
     forward_only: bool
     largest_package: int  # rows that a package has at most, unless the caller says more
 
@@ -114,6 +121,14 @@ class Backend(Protocol):
         Raises
         ------
         ArtifactError: a model that has no file form.
+        """
+
+    def compile_ahead(self, files: Mapping[str, bytes], *, device: str) -> dict[str, bytes]:
+        """What ``save`` made of an engine of ``ahead``, with programs that this machine runs without compiling.
+
+        Raises
+        ------
+        ArtifactError: the machine has no compiler, or it does not take the program.
         """
 
     def load(

@@ -13,7 +13,7 @@ from .artifact import decoding
 from .backend import Backend, Loaded, Traced, backends, named
 from .call import Stats
 from .encoding import Arrays, decode, decode_graph, encode, encode_graph
-from .errors import ArtifactError, ExplainersError
+from .errors import ArtifactError, ExplainersError, InputError
 from .graph import Value
 from .methods import Method
 from .plan import Options, Plan
@@ -22,8 +22,14 @@ from .work import Packages
 Contents = tuple[dict[str, Any], dict[str, bytes]]
 
 
-def contents(plan: Plan, method: Method, backend: Backend, options: Options) -> Contents:
-    """The manifest's data, and the members' bytes by name."""
+def contents(plan: Plan, method: Method, backend: Backend, options: Options, aot: bool = False) -> Contents:
+    """The manifest's data, and the members' bytes by name; ``aot``: with programs that are compiled now."""
+    if aot and options.engine not in backend.ahead:
+        known = [f"backend {b.name!r} with engine {engine!r}" for b in backends().values() for engine in b.ahead]
+        raise InputError(
+            f"aot=True compiles ahead of time, which {' or '.join(known)} can; this explainer has backend "
+            f"{backend.name!r} with engine {options.engine!r}. Compile it with another engine=, or save it without aot."
+        )
     packages = plan.packages
     arrays: Arrays = {}
     data = {
@@ -55,6 +61,8 @@ def contents(plan: Plan, method: Method, backend: Backend, options: Options) -> 
         files = packages.loaded.files()
     else:
         files = backend.save(packages.parts(), plan.traced, engine=options.engine)
+    if aot:
+        files = backend.compile_ahead(files, device=data["device"])
     own = {artifact.GRAPH: artifact.to_json(encode_graph(plan.graph))}
     if arrays:
         own[artifact.ARRAYS] = artifact.from_arrays(arrays)

@@ -48,7 +48,8 @@ class Packages:
         *, engine: str, batch_size: int | None, stats: Stats, loaded: Loaded | None = None,
     ) -> None:  # fmt: skip
         self.backend, self.traced, self.engine, self.stats = backend, traced, engine, stats
-        self.static = backend.engines[engine]
+        self.ahead = loaded is not None and loaded.ahead
+        self.static = backend.engines[engine] and not self.ahead
         self.loaded = loaded  # kernels from a file, in place of those that the backend compiles
         self.predictor = Forward(graph)
         self.prefix: Forward | None = None
@@ -296,8 +297,11 @@ class Packages:
             arguments = [self.backend.pad(array, size) for array in arguments]
         arguments.insert(len(piece.staged.inputs) + 1, piece.staged.choose)
         if piece.shared:
-            spread = size is not None and piece.kind == "aligned"
-            arguments += [self.backend.pad(a, size or 1) for a in piece.activations] if spread else piece.activations
+            # Compiled code takes equal axes as equal; elsewhere one reference is broadcast.
+            spread = piece.kind == "aligned" and (size is not None or self.ahead)
+            arguments += (
+                [self.backend.pad(a, size or count) for a in piece.activations] if spread else piece.activations
+            )
         shape: Size = (size, piece.references) if size is not None and piece.kind == "grid" else size
         began = time.perf_counter()
         results = self.kernel(shape, piece.part)(*arguments)

@@ -22,6 +22,7 @@ class NumpyBackend:
     name = "numpy"
     engines: Mapping[str, bool] = {"eager": False}
     default_engine = "eager"
+    ahead: tuple[str, ...] = ()
     forward_only = True
     largest_package = 4096  # a call of a callable costs more than a row
 
@@ -59,6 +60,9 @@ class NumpyBackend:
             "the model is a plain callable, which has no file form: only its own Python source can run it. Give the "
             "torch or TensorFlow model to save its explanation, or compile the callable anew where it is needed."
         )
+
+    def compile_ahead(self, files: Mapping[str, bytes], *, device: str) -> dict[str, bytes]:
+        raise NotImplementedError
 
     def load(
         self, files: Mapping[str, bytes], *, engine: str, device: str, parts: Mapping[str, Sequence[Any]]

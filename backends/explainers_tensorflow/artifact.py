@@ -44,6 +44,8 @@ def _written(module: Any, signatures: Mapping[str, Any]) -> dict[str, bytes]:
 class Loaded:
     """The functions of a SavedModel: each takes any sizes; XLA compiles for a size when it first comes."""
 
+    ahead = False
+
     def __init__(self, files: Mapping[str, bytes], device: str, parts: Sequence[str]) -> None:
         self.device = device or None
         if f"{FOLDER}/saved_model.pb" not in files or not all(name.startswith(f"{FOLDER}/") for name in files):

@@ -20,6 +20,7 @@ class TensorFlowBackend:
     name = "tensorflow"
     engines: Mapping[str, bool] = {"graph": False, "xla": True, "eager": False}
     default_engine = "graph"
+    ahead: tuple[str, ...] = ()
     forward_only = False
     largest_package = 1024
 
@@ -82,6 +83,9 @@ class TensorFlowBackend:
         from . import artifact
 
         return artifact.save(parts, traced, engine)
+
+    def compile_ahead(self, files: Mapping[str, bytes], *, device: str) -> dict[str, bytes]:
+        raise NotImplementedError
 
     def load(
         self, files: Mapping[str, bytes], *, engine: str, device: str, parts: Mapping[str, Sequence[Any]]

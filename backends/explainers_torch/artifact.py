@@ -2,7 +2,8 @@
 
 ``torchscript``: one archive, ``program.pt``, with a method-less parent whose submodules are the programs and
 share their weights. Other engines: one ``….pt2`` of torch.export for each program, which takes the weights as
-its first arguments, and ``weights.safetensors``; it is compiled for a size when that size first comes.
+its first arguments, and ``weights.safetensors``; it is compiled for a size when that size first comes. Compiled
+ahead, there is a package of AOTInductor for each program, too, and ``aot.json``: what a machine needs to run them.
 """
 
 from __future__ import annotations
@@ -34,12 +35,13 @@ from torch.utils import _pytree as pytree
 from torch.utils._sympy.numbers import int_oo
 from torch.utils._sympy.value_ranges import ValueRanges
 
+from explainers.artifact import decoding
 from explainers.backend import Kernel, Program, Size, Traced
 from explainers.errors import ArtifactError, TraceError
 from explainers.graph import Graph, Value
 from explainers.spec import Signature
 
-from . import kernel
+from . import aot, kernel
 from .trace import _TRACING
 
 SCRIPT, WEIGHTS = "program.pt", "weights.safetensors"
@@ -65,11 +67,22 @@ def load(files: Mapping[str, bytes], engine: str, device: str, parts: Mapping[st
             f"it was made for the device {device}, which is not there. Compile the model on this machine."
         )
     wanted = {SCRIPT} if engine == "torchscript" else {WEIGHTS, *(f"{name}.pt2" for name in parts)}
+    if engine == "inductor" and aot.NEEDS in files:
+        wanted |= {aot.NEEDS, *(name + aot.SUFFIX for name in parts)}
     if set(files) != wanted:
         raise ArtifactError(f"it holds {sorted(files)} where engine {engine!r} takes {sorted(wanted)}")
     if engine == "torchscript":
         return Scripted(files[SCRIPT], place)
     return Exported(files, engine, place, parts)
+
+
+def compile_ahead(files: Mapping[str, bytes], device: str) -> dict[str, bytes]:
+    """The files with packages, which run without a compiler."""
+    if aot.NEEDS in files:
+        return dict(files)
+    programs = {name.removesuffix(".pt2"): content for name, content in files.items() if name.endswith(".pt2")}
+    weights = len(safetensors.torch.load(files[WEIGHTS]))
+    return {**files, **aot.package(programs, weights, torch.device(device))}
 
 
 # --- TorchScript -----------------------------------------------------------------------------
@@ -89,6 +102,8 @@ def _script(parts: Parts, traced: Traced) -> bytes:
 
 class Scripted:
     """The programs of one TorchScript archive."""
+
+    ahead = False
 
     def __init__(self, content: bytes, device: torch.device) -> None:
         self.device = device
@@ -169,13 +184,14 @@ class _Flat:
 
 
 class Exported:
-    """Programs of torch.export, compiled for a size at its first use."""
+    """Programs of torch.export, compiled for a size at its first use, or their packages."""
 
     def __init__(
         self, files: Mapping[str, bytes], engine: str, device: torch.device, parts: Mapping[str, Sequence[Any]]
     ) -> None:
         self.engine, self.device, self.parts = engine, device, parts
         self.programs = {name: files[f"{name}.pt2"] for name in parts}
+        self.extra = {name: content for name, content in files.items() if name.endswith((aot.SUFFIX, aot.NEEDS))}
         for name, content in self.programs.items():
             _check(name, content)
         found = safetensors.torch.load(files[WEIGHTS])
@@ -183,12 +199,40 @@ class Exported:
         self.traced = Traced(Graph((), (), ()), Signature((), 0), weights, device=device)
         self.flat: dict[str, _Flat] = {}
         self.lock = threading.Lock()
+        self.packages = self._packages() if self.extra else {}
+
+    @property
+    def ahead(self) -> bool:
+        return bool(self.packages)
+
+    def _packages(self) -> dict[str, aot.Package]:
+        """The packages, where they can run on this machine."""
+        for name in self.parts:
+            aot.check(name, self.extra[name + aot.SUFFIX])
+        with decoding(aot.NEEDS):
+            told = json.loads(self.extra[aot.NEEDS])
+            unmet = aot.unmet(told["needs"], self.device)
+            strides = [tuple(map(int, steps)) for steps in told["strides"]]
+            self.traced.weights = _laid_out(self.traced.weights, strides)
+        if unmet:
+            warnings.warn(
+                f"the file's packages were compiled for {unmet}. Its programs are compiled here instead, each size at "
+                "its first use; save it on this machine with aot=True to compile them once.",
+                stacklevel=2,
+            )
+            self.extra = {}
+            return {}
+        return {name: aot.Package(self.extra[name + aot.SUFFIX], self.device) for name in self.parts}
 
     def kernel(self, part: str, rows: Size) -> kernel.TorchKernel:
+        if self.packages:
+            return aot.PackageKernel(self.packages[part], self.traced.weights, self.parts[part])
         with self.lock:
             if part not in self.flat:
                 graph = _opened(self.programs[part])
-                self.traced.weights = _laid_out(self.traced.weights, graph)
+                holders = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
+                strides = [tuple(holder.stride()) for holder in holders[: len(self.traced.weights)]]
+                self.traced.weights = _laid_out(self.traced.weights, strides)
                 self.flat[part] = _Flat(graph, self.parts[part])
         flat = self.flat[part]
         if rows is None:
@@ -198,17 +242,17 @@ class Exported:
     def files(self) -> dict[str, bytes]:
         weights = {value.node: tensor for value, tensor in self.traced.weights.items()}
         weights = {name: tensor.contiguous() for name, tensor in weights.items()}
-        return {**{f"{name}.pt2": c for name, c in self.programs.items()}, WEIGHTS: safetensors.torch.save(weights)}
+        programs = {f"{name}.pt2": content for name, content in self.programs.items()}
+        return {**programs, **self.extra, WEIGHTS: safetensors.torch.save(weights)}
 
 
-def _laid_out(weights: Mapping[Value, torch.Tensor], graph: fx.GraphModule) -> dict[Value, torch.Tensor]:
+def _laid_out(weights: Mapping[Value, torch.Tensor], strides: Sequence[tuple[int, ...]]) -> dict[Value, torch.Tensor]:
     """The weights with the strides that the program was traced with: convolutions round by them."""
-    holders = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
     found = {}
-    for (value, tensor), holder in zip(weights.items(), holders, strict=False):
+    for (value, tensor), steps in zip(weights.items(), strides, strict=True):
         found[value] = tensor
-        if tensor.stride() != holder.stride():
-            found[value] = torch.empty_strided(tensor.shape, holder.stride(), dtype=tensor.dtype, device=tensor.device)
+        if tensor.stride() != steps:
+            found[value] = torch.empty_strided(tensor.shape, steps, dtype=tensor.dtype, device=tensor.device)
             found[value].copy_(tensor)
     return found
 

@@ -20,6 +20,7 @@ class TorchBackend:
     name = "torch"
     engines: Mapping[str, bool] = {"torchscript": False, "inductor": True, "cudagraphs": True, "eager": False}
     default_engine = "torchscript"
+    ahead: tuple[str, ...] = ("inductor",)
     forward_only = False
     largest_package = 1024
 
@@ -86,6 +87,11 @@ class TorchBackend:
         from . import artifact
 
         return artifact.save(parts, traced, engine)
+
+    def compile_ahead(self, files: Mapping[str, bytes], *, device: str) -> dict[str, bytes]:
+        from . import artifact
+
+        return artifact.compile_ahead(files, device)
 
     def load(
         self, files: Mapping[str, bytes], *, engine: str, device: str, parts: Mapping[str, Sequence[Any]]

@@ -53,7 +53,7 @@ class TorchKernel:
 class WeightsFirst(TorchKernel):
     """A graph that takes its weights as its first arguments."""
 
-    def __init__(self, native: Any, graph: fx.GraphModule, weights: Mapping[Value, torch.Tensor]) -> None:
+    def __init__(self, native: Any, graph: fx.GraphModule | None, weights: Mapping[Value, torch.Tensor]) -> None:
         super().__init__(native, graph, {})
         self.order = list(weights)
         self.weights = list(weights.values())

@@ -142,6 +142,7 @@ class FakeBackend:
     name = "fake"
     engines: Mapping[str, bool] = {"dynamic": False, "static": True}
     default_engine = "dynamic"
+    ahead: tuple[str, ...] = ()
     forward_only = False
     largest_package = 1024
 
