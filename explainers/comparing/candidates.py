@@ -166,14 +166,24 @@ class Question:
 
     def some(self, index: Any) -> Question:
         """The same of some samples."""
-        count = len(self)
-        axes = self.arrays[0].ndim - 1
-        picked = np.arange(count)[index]
-        baseline = self.baseline if isinstance(self.baseline, References) else _mapped(
-            lambda b: samples_of(b, picked, count, np.ndim(b) - 1 if np.ndim(b) > axes else axes), self.baseline
-        )  # fmt: skip
-        target, seed = samples_of(self.target, picked, count), samples_of(self.seed, picked, count)
-        return Question(_mapped(lambda a: a[picked], self.inputs), target, baseline, seed, self.seconds)
+        picked = np.arange(len(self))[index]
+        target, seed = (samples_of(value, picked, len(self)) for value in (self.target, self.seed))
+        return Question(_mapped(lambda a: a[picked], self.inputs), target, self._baselines(picked), seed, self.seconds)
+
+    def _baselines(self, picked: Numpy) -> Any:
+        """Of the samples ``picked``, where there is one for each: an axis more than one sample's has."""
+
+        def some(baseline: Any, name: Any = 0) -> Any:
+            axes = np.ndim(self.inputs[name] if isinstance(self.inputs, (dict, tuple)) else self.inputs) - 1
+            return samples_of(baseline, picked, len(self), axes)
+
+        if isinstance(self.baseline, References) or callable(self.baseline):
+            return self.baseline
+        if isinstance(self.baseline, dict) and isinstance(self.inputs, dict):
+            return {name: some(part, name) for name, part in self.baseline.items()}
+        if isinstance(self.baseline, tuple) and isinstance(self.inputs, tuple):
+            return tuple(some(part, place) for place, part in enumerate(self.baseline))
+        return self.baseline if isinstance(self.inputs, (dict, tuple)) else some(self.baseline)
 
 
 def _mapped(function: Any, value: Any) -> Any:
@@ -189,4 +199,5 @@ def _plain(value: Any) -> Any:
         simple = entry is None or isinstance(entry, (int, float, str, list, References)) or callable(entry)
         return entry if simple else to_numpy(entry, "an argument")
 
-    return _mapped(plain, value) if isinstance(value, dict) else plain(value) if not isinstance(value, tuple) else value
+    indices = isinstance(value, tuple) and all(isinstance(entry, int) for entry in value)
+    return value if indices else _mapped(plain, value)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sys
+import traceback
 import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..errors import ExplainersError
+from ..errors import CandidateFailed, ExplainersError
 from .candidates import Candidate, Question
 from .locating import record
 from .measuring import outcome
-from .processes import question_in, read, write
+from .processes import LAST, question_in, read, write
 
 
 def main(folder: Path) -> None:
@@ -33,6 +34,8 @@ def answered(task: str, candidate: Candidate, question: Question) -> dict[str, A
         return plain(outcome(candidate, question))
     except ExplainersError as error:
         return {"error": type(error).__name__, "message": str(error)}
+    except Exception:  # a framework's own: told in the other process, with the candidate's name
+        return {"error": CandidateFailed.__name__, "message": traceback.format_exc()[-LAST:]}
 
 
 def plain(value: Any) -> dict[str, Any]:

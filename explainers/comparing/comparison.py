@@ -133,12 +133,13 @@ class Comparison:
     def plot(self) -> Any:
         """A matplotlib Figure: a matrix of the pairs' relative differences, and bars of what candidates cost."""
         try:
+            from matplotlib.colors import ListedColormap
             from matplotlib.figure import Figure
         except ImportError as error:
             raise BackendMissing(
                 "plots need matplotlib, which is not installed: pip install 'explainers[plots]'"
             ) from error
-        return pages.drawn(self, Figure)
+        return pages.drawn(self, Figure, ListedColormap)
 
     def matrix(self) -> np.ndarray[Any, Any]:
         """Relative differences, (candidates, candidates); 0 on the diagonal."""

@@ -49,11 +49,22 @@ class Measured:
     peak_mb: float | None
     traces: int | None
 
+    @property
+    def title(self) -> tuple[str, str]:
+        """The name, and method, backend and engine if the name does not tell them."""
+        what = f"{self.method} {self.backend}/{self.engine}"
+        return self.name, "" if what in self.name else what
+
 
 class Candidates(Table[Measured]):
     """The candidates in the order given."""
 
     columns = tuple(Measured.__dataclass_fields__)
+    numbers = columns[columns.index("gap") :]
+
+    def numeric(self) -> list[tuple[str, ...]]:
+        """The cells of ``numbers``."""
+        return [cells[-len(self.numbers) :] for cells in self.cells()]
 
 
 @dataclass(frozen=True)

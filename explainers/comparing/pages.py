@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html as escaping
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,13 +17,14 @@ h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 0.85rem; width: 100%; }
 caption { text-align: left; color: #444; padding-bottom: 0.4rem; }
-th, td { border: 1px solid #ccc; padding: 0.25rem 0.5rem; text-align: right; font-variant-numeric: tabular-nums;
-  overflow-wrap: anywhere; }
-th { background: #f3f3f3; } th[scope=row], td.text { text-align: left; }
+th, td { border: 1px solid #ccc; padding: 0.25rem 0.5rem; text-align: right; font-variant-numeric: tabular-nums; }
+td { white-space: nowrap; }
+thead th { background: #f3f3f3; } thead th:first-child { text-align: left; }
+th[scope=row] { text-align: left; font-weight: 600; overflow-wrap: anywhere; min-width: 9rem; }
+small { color: #444; }
 .agrees { background: #d7f0dc; } .near { background: #fdf0c4; } .differs { background: #f9d3d0; }
 """
 COLORS = {"agrees": "#d7f0dc", "near": "#fdf0c4", "differs": "#f9d3d0"}
-TEXTS = ("name", "method", "backend", "engine")
 
 
 def markdown(found: Comparison) -> str:
@@ -54,49 +54,45 @@ def html(found: Comparison) -> str:
 
 
 def _table(caption: str, head: tuple[str, ...], rows: list[str]) -> str:
-    cells = "".join(f'<th scope="col">{escaping.escape(name)}</th>' for name in head)
+    cells = "".join(f'<th scope="col">{escaping.escape(name.replace("_", " "))}</th>' for name in head)
     return (
         f'<div class="scroll"><table><caption>{escaping.escape(caption)}</caption><thead><tr>{cells}</tr></thead>'
         f"<tbody>\n{chr(10).join(rows)}\n</tbody></table></div>"
     )
 
 
+def _row(title: tuple[str, ...], cells: list[str], kind: str = "") -> str:
+    """``title``: lines of the first cell. ``cells``: with what stands in brackets on a line of its own."""
+    numbers = (escaping.escape(cell).replace(" (", "<br><small>(").replace(")", ")</small>") for cell in cells)
+    head = "<br>".join(escaping.escape(line) for line in title if line)
+    return f'<tr class="{kind}"><th scope="row">{head}</th>{"".join(f"<td>{cell}</td>" for cell in numbers)}</tr>'
+
+
 def _candidates(found: Comparison) -> str:
-    columns = found.candidates.columns
-    rows = []
-    for line in found.candidates.cells():
-        cells = [f'<th scope="row">{escaping.escape(line[0])}</th>']
-        for name, cell in zip(columns[1:], line[1:], strict=True):
-            kind = ' class="text"' if name in TEXTS else ""
-            cells.append(f"<td{kind}>{escaping.escape(cell)}</td>")
-        rows.append(f"<tr>{''.join(cells)}</tr>")
-    caption = "gap: largest incompleteness, relative. one_ms, all_ms: latency of a call with one sample and with all."
-    return "<h2>Candidates</h2>" + _table(caption, columns, rows)
+    rows = [
+        _row(row.title, list(cells)) for row, cells in zip(found.candidates, found.candidates.numeric(), strict=True)
+    ]
+    caption = "gap: largest incompleteness, relative. one, all: latency of a call with one sample and with all."
+    return "<h2>Candidates</h2>" + _table(caption, ("candidate", *found.candidates.numbers), rows)
 
 
 def _pairs(found: Comparison) -> str:
     rows = []
     for pair, line in zip(found.pairs, found.pairs.cells(medians=True), strict=True):
-        verdict = pair.verdict(found.tolerance)
-        cells = [
-            f'<th scope="row">{escaping.escape(line[0])}</th>',
-            f'<td class="text">{escaping.escape(line[1])}</td>',
-        ]
-        cells += [f"<td>{escaping.escape(cell)}</td>" for cell in line[2:]]
-        rows.append(f'<tr class="{verdict}">{"".join(cells)}</tr>')
+        rows.append(_row(line[:2], list(line[2:]), pair.verdict(found.tolerance)))
     caption = "Of each measure the worst sample's value, and the median over samples in brackets."
-    return "<h2>Pairs</h2>" + _table(caption, found.pairs.shown, rows)
+    return "<h2>Pairs</h2>" + _table(caption, ("pair", *found.pairs.shown[2:]), rows)
 
 
 def _matrix(found: Comparison) -> str:
     """Relative differences of all pairs as a picture; its description has the numbers as text."""
     names, values = list(found.attributions), found.matrix()
-    size, left, n = 64, 210, len(names)
+    size, left, n = 64, 250, len(names)
     verdicts = {frozenset((p.left, p.right)): p.verdict(found.tolerance) for p in found.pairs}
     parts = []
     for i, name in enumerate(names):
         y = 30 + i * size
-        label = escaping.escape(_short(f"{i + 1}. {name}", 32))
+        label = escaping.escape(_short(f"{i + 1}. {name}", 34))
         parts.append(f'<text x="{left - 8}" y="{y + 36}" text-anchor="end">{label}</text>')
         parts.append(f'<text x="{left + i * size + 32}" y="20" text-anchor="middle">{i + 1}</text>')
         for j, other in enumerate(names):
@@ -114,7 +110,8 @@ def _matrix(found: Comparison) -> str:
     width, height = left + n * size + 4, 34 + n * size
     return (
         f'<h2>Relative differences</h2><div class="scroll"><svg role="img" viewBox="0 0 {width} {height}" '
-        f'style="max-width:100%" width="{width}" height="{height}" font-size="12" font-family="system-ui, sans-serif" '
+        f'style="max-width:100%;height:auto" width="{width}" height="{height}" font-size="12" '
+        f'font-family="system-ui, sans-serif" '
         f'aria-label="{escaping.escape(told)}"><title>{escaping.escape(told)}</title>{"".join(parts)}</svg></div>'
     )
 
@@ -123,19 +120,22 @@ def _short(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def drawn(found: Comparison, figure: Any) -> Any:
-    """A matrix of the pairs and bars of latency and memory, on a new ``figure``."""
+def drawn(found: Comparison, figure: Any, colors: Any) -> Any:
+    """A matrix of the pairs and bars of latency and memory, on a new ``figure``; ``colors``: makes a colormap."""
     names = [_short(name, 30) for name in found.attributions]
     n = len(names)
     page = figure(figsize=(6 + 0.7 * n, 2.2 + 0.55 * n), layout="constrained")
     matrix, latency, memory = page.subplots(1, 3, width_ratios=[2, 1, 1])
-    values = found.matrix()
-    floor = math.log10(max(found.tolerance, 1e-12)) - 4
-    shades = np.log10(np.maximum(values, 10**floor))
-    matrix.imshow(shades, cmap="RdYlGn_r", vmin=floor, vmax=0)
+    values, kinds = found.matrix(), list(COLORS)
+    shades = np.zeros((n, n))
+    for pair in found.pairs:
+        i, j = list(found.attributions).index(pair.left), list(found.attributions).index(pair.right)
+        shades[i, j] = shades[j, i] = kinds.index(pair.verdict(found.tolerance))
+    matrix.imshow(shades, cmap=colors(list(COLORS.values())), vmin=0, vmax=len(kinds) - 1, aspect="auto")
     for i in range(n):
         for j in range(n):
-            matrix.text(j, i, "–" if i == j else f"{values[i, j]:.0e}", ha="center", va="center", fontsize=8)
+            text = "–" if i == j else f"{values[i, j]:.0e}\n{kinds[int(shades[i, j])]}"
+            matrix.text(j, i, text, ha="center", va="center", fontsize=8)
     matrix.set_xticks(range(n), [str(i + 1) for i in range(n)])
     matrix.set_yticks(range(n), [f"{i + 1}. {name}" for i, name in enumerate(names)])
     matrix.set_title("largest relative difference")
@@ -143,6 +143,6 @@ def drawn(found: Comparison, figure: Any) -> Any:
         bars = [getattr(row, column) or 0.0 for row in found.candidates]
         axes.barh(range(n), bars, color="#4477aa")
         axes.set_yticks(range(n), [str(i + 1) for i in range(n)])
-        axes.invert_yaxis()
+        axes.set_ylim(n - 0.5, -0.5)
         axes.set_title(title)
     return page

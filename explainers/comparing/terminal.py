@@ -15,16 +15,13 @@ def rich(found: Comparison) -> Any:
     from rich.text import Text
 
     parts: list[Any] = [Text(found.title, style="bold")]
-    columns = found.candidates.columns
-    lines = []
-    for row, cells in zip(found.candidates, found.candidates.cells(), strict=True):
-        what = f"{row.method} {row.backend}/{row.engine}"
-        lines.append((row.name if what in row.name else f"{row.name}\n{what}", *cells[columns.index("gap") :]))
-    parts.append(_table(("candidate", *columns[columns.index("gap") :]), lines, [None] * len(lines)))
+    rows = zip(found.candidates, found.candidates.numeric(), strict=True)
+    lines = [("\n".join(filter(None, row.title)), *cells) for row, cells in rows]
+    parts += ["", _table(("candidate", *found.candidates.numbers), lines, [None] * len(lines))]
     if found.pairs:
         lines = [(f"{left}\n{right}", *rest) for left, right, *rest in found.pairs.cells()]
         styles = [found.pairs.style(pair) for pair in found.pairs]
-        parts.append(_table(("pair", *found.pairs.shown[2:]), lines, styles))
+        parts += ["", _table(("pair", *found.pairs.shown[2:]), lines, styles)]
     return Group(*parts)
 
 
