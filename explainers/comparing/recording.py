@@ -147,7 +147,7 @@ def _messages(packages: Packages, values: tuple[Value, ...], staged: Staged) -> 
         return dict(zip(at, found, strict=True))
     assert packages.references is not None
     piece = aligned(packages, staged, packages.references)
-    activations = [packages.backend.expand(a, staged.count) if piece.shared else a for a in piece.activations]
+    activations = [packages.backend.pad(a, staged.count) if piece.shared else a for a in piece.activations]
     found = _run(packages, Multipliers(*fields, at=at), [*arguments, *activations], staged.count)
     return dict(zip(at, found, strict=True))
 
