@@ -7,9 +7,13 @@
 
 from . import errors, methods
 from .api import Explainer
+from .comparing import Candidate, Comparison, compare
 from .explanation import Explanation
 from .scheduler import Scheduler
 from .spec import References, Signature, TensorSpec
 
 __version__ = "0.1.0"
-__all__ = ["Explainer", "Explanation", "References", "Scheduler", "Signature", "TensorSpec", "errors", "methods"]
+__all__ = [
+    "Candidate", "Comparison", "Explainer", "Explanation", "References", "Scheduler", "Signature", "TensorSpec",
+    "compare", "errors", "methods",
+]  # fmt: skip

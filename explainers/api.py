@@ -376,6 +376,16 @@ class Explainer:
             )
 
     @property
+    def backend(self) -> str:
+        """The backend's name."""
+        return self._backend.name
+
+    @property
+    def engine(self) -> str:
+        """The engine that compiled it."""
+        return self._options.engine
+
+    @property
     def device(self) -> Any:
         """Where the kernels run, as the framework names it."""
         return self._ready("device").traced.device

@@ -122,3 +122,17 @@ def baseline(plan: Plan, method: Method, default: Any, given: Any, count: int, b
         resolved = replace(resolved, fixed=True)
         plan.fixed[0] = resolved  # the same for every later call
     return resolved
+
+
+def samples_of(value: Any, index: Any, count: int, sample_axes: int | None = None) -> Any:
+    """The entries ``index`` (a slice or positions) of ``value`` if it has one for each of ``count`` samples.
+
+    ``sample_axes``: axes of one entry, where an array of as many axes stands for all samples.
+    """
+    if isinstance(value, list) and len(value) == count:
+        value = np.asarray(value)
+    if not isinstance(value, np.ndarray) or value.ndim == 0 or len(value) != count:
+        return value
+    if sample_axes is not None and value.ndim != sample_axes + 1:
+        return value
+    return value[index]

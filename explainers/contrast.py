@@ -135,6 +135,25 @@ class Contrast(Program):
     # --- running -----------------------------------------------------------------------------
 
     def __call__(self, ops: Any, weights: Mapping[Value, Array], *arguments: Array) -> Results:
+        args, run, messages = self.walked_back(ops, weights, arguments)
+        y = ops.cast(run.values[self.output], ACCUMULATE[self.dtype(self.output)])
+        if self.audit:
+            return (y, self._gaps(ops, run, messages))
+        results = []
+        for value in self.wrt:
+            x, r = run.x(value), run.r(value)
+            if value not in messages:
+                results.append(ops.zeros_like(run.values[value]))
+                continue
+            (part,) = self.method.contribute(ops, [run.multiplier(messages[value], value)], [x], [r], args)
+            part = ops.cast(part, ACCUMULATE[self.dtype(value)])
+            results.append(ops.sum_axis(part, 1) if self.grid else part)
+        return (y, *results)
+
+    def walked_back(
+        self, ops: Any, weights: Mapping[Value, Array], arguments: Sequence[Array]
+    ) -> tuple[dict[str, Array], _Run, dict[Value, Any]]:
+        """The arguments by name, the values of the run, and the message at every value on the path."""
         args = dict(zip((p.name for p in self.placeholders), arguments, strict=True))
         inputs = [args[f"input_{value.node}"] for value in self.graph.inputs]
         values, _ = evaluate(ops, self.graph, weights, inputs, (self.output, *self.wrt, *self._targets()))
@@ -142,24 +161,9 @@ class Contrast(Program):
             value: ops.move_axis(args[f"reference_{i}"], 0, self.graph.output(value).batch_axis)
             for i, value in enumerate(self.kept)
         }
-        y = values[self.output]
-        mask = self.method.weights(ops, args["mask"] + ops.one_hot_max(y) * args["choose"])
+        mask = self.method.weights(ops, args["mask"] + ops.one_hot_max(values[self.output]) * args["choose"])
         run = _Run(ops, self, values, at_reference)
-        messages = self._walk(ops, run, run.start(mask))
-        y = ops.cast(y, ACCUMULATE[self.dtype(self.output)])
-        if self.audit:
-            return (y, self._gaps(ops, run, messages))
-        results = []
-        for value in self.wrt:
-            x, r = run.x(value), run.r(value)
-            if value not in messages:
-                results.append(ops.zeros_like(values[value]))
-                continue
-            message = run.spread(run.single(messages[value], value), value)
-            (part,) = self.method.contribute(ops, [message], [x], [r], args)
-            part = ops.cast(part, ACCUMULATE[self.dtype(value)])
-            results.append(ops.sum_axis(part, 1) if self.grid else part)
-        return (y, *results)
+        return args, run, self._walk(ops, run, run.start(mask))
 
     def _targets(self) -> list[Value]:
         return [value for node in self.walked for value in (*node.inputs, *node.values)]
@@ -363,6 +367,10 @@ class _Run:
         if not isinstance(message, Split):
             return message
         return message.by_sign(self.ops, self.x_rows(value) - self.r_rows(value))
+
+    def multiplier(self, message: Any, value: Value) -> Array:
+        """One multiplier for each difference, as rules see it."""
+        return self.spread(self.single(message, value), value)
 
     def total(self, message: Any, value: Value) -> Array:
         """Σ m·Δ over all entries, (1,)."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import BackendMissing
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 @dataclass(frozen=True)
@@ -40,32 +43,37 @@ class Gap:
     gaps: npt.NDArray[np.float64]
 
 
-Row = TypeVar("Row", Operation, Gap)
+Row = TypeVar("Row", bound="DataclassInstance")
 
 
 class Table(tuple[Row, ...], Generic[Row]):
     """Rows that print as a table, also with ``rich.print``, and turn into a DataFrame."""
 
     columns: tuple[str, ...] = ()
+    shown: tuple[str, ...] = ()  # heads of the cells, where these are not the columns
 
     def cells(self) -> list[tuple[str, ...]]:
         return [tuple(_text(getattr(row, column)) for column in self.columns) for row in self]
 
     def __str__(self) -> str:
-        lines = [self.columns, *self.cells()]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(self.columns))]
+        lines = [self.shown or self.columns, *self.cells()]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
         return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 
     __repr__ = __str__
 
     def __rich__(self) -> Any:
         from rich.table import Table as RichTable
+        from rich.text import Text as RichText
 
-        table = RichTable(*self.columns)
-        for line in self.cells():
-            style = "red" if "unsupported" in line else "yellow" if "approximate" in line else None
-            table.add_row(*line, style=style)
+        table = RichTable(*(self.shown or self.columns))
+        for row, line in zip(self, self.cells(), strict=True):
+            table.add_row(*map(RichText, line), style=self.style(row))
         return table
+
+    def style(self, row: Row) -> str | None:
+        """The colour of a row."""
+        return None
 
     def to_dataframe(self) -> Any:
         """The rows as a pandas DataFrame, one column for each field."""
@@ -80,6 +88,9 @@ class Coverage(Table[Operation]):
     """Every kind of operation of a traced graph: count, role, the rule that passes it, and how exactly."""
 
     columns = ("op", "role", "rule", "exactness", "count")
+
+    def style(self, row: Operation) -> str | None:
+        return {"unsupported": "red", "approximate": "yellow"}.get(row.exactness)
 
     @property
     def unsupported(self) -> tuple[Operation, ...]:
@@ -109,4 +120,8 @@ class Audit(Table[Gap]):
 
 
 def _text(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float) and 1000 <= abs(value) < 1e15:
+        return f"{value:,.0f}"
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -13,6 +13,7 @@
     ├── ArtifactError       (ValueError)       a file that cannot be written, or is refused
     ├── NotConverged        (RuntimeError)     a tolerance was not reached
     ├── PerturbationError   (RuntimeError)     a user's generator or its worker failed
+    ├── CandidateFailed     (RuntimeError)     the process of a candidate of a comparison ended without an answer
     ├── QueueFull           (RuntimeError)     more rows wait than a scheduler takes
     └── BackendMissing      (ImportError)      the framework is not installed
 
@@ -87,6 +88,10 @@ class NotConverged(ExplainersError, RuntimeError):
 
 class PerturbationError(ExplainersError, RuntimeError):
     """A user's generator raised, took too long, or lost its worker; the message names the sample."""
+
+
+class CandidateFailed(ExplainersError, RuntimeError):
+    """A candidate of a comparison, in a process of its own, ended without an answer; the message has its last lines."""
 
 
 class QueueFull(ExplainersError, RuntimeError):

@@ -175,6 +175,13 @@ class Program:
 
     def walk(self, ops: Any, values: Mapping[Value, Array], pullbacks: Mapping[str, Any], mask: Array) -> list[Array]:
         """Carry ``mask``, the message at the output, back to ``wrt`` by the rules."""
+        messages = self.messages(ops, values, pullbacks, mask)
+        return [messages[value] if value in messages else ops.zeros_like(values[value]) for value in self.wrt]
+
+    def messages(
+        self, ops: Any, values: Mapping[Value, Array], pullbacks: Mapping[str, Any], mask: Array
+    ) -> dict[Value, Array]:
+        """The message at every value that ``mask``, the one at the output, reaches by the rules."""
         active = self.graph.active(self.wrt)
 
         def site(node: Node, arrived: tuple[Array | None, ...]) -> Site:
@@ -190,8 +197,7 @@ class Program:
                 arrived, pullbacks[node.name], places, operands.__getitem__, apply,
             )  # fmt: skip
 
-        messages = self.carry(ops, {self.output: mask}, site)
-        return [messages[value] if value in messages else ops.zeros_like(values[value]) for value in self.wrt]
+        return self.carry(ops, {self.output: mask}, site)
 
     def carry(
         self,

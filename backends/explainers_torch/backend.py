@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from explainers.backend import CPU_CACHE, Kernel, Loaded, Program, Size, Traced
+from explainers.errors import InputError
 from explainers.graph import Value
 from explainers.spec import Numpy, Signature
 
@@ -50,9 +51,21 @@ class TorchBackend:
     def opened(self, model: Any) -> Any:
         if not isinstance(model, (str, os.PathLike)):
             return model
+        if os.fspath(model).endswith(".keras"):
+            return self._keras_model(model)
         import torch.export
 
         return torch.export.load(model)
+
+    def _keras_model(self, path: Any) -> Any:
+        import keras
+
+        if keras.backend.backend() != "torch":
+            raise InputError(
+                f"Keras runs on {keras.backend.backend()!r} in this process, so {os.fspath(path)!r} cannot be loaded "
+                "for torch. Set KERAS_BACKEND=torch before Keras is imported."
+            )
+        return keras.saving.load_model(path)
 
     def owns(self, array: Any) -> bool:
         torch = sys.modules.get("torch")

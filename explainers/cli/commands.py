@@ -39,14 +39,14 @@ Device = Annotated[str | None, typer.Option(help="Where to run; by default where
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """Errors that a user can mend, in a line or two; exit status 1."""
+def told(status: int = 1) -> Iterator[None]:
+    """Errors that a user can mend, in a line or two; then this exit status."""
     try:
         yield
     except (ExplainersError, OSError) as error:
         for line in (f"error: {error}", *getattr(error, "__notes__", ())):
             messages.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from error
+        raise typer.Exit(status) from error
     except KeyboardInterrupt as error:
         messages.print("interrupted", style="red")
         raise typer.Exit(INTERRUPTED) from error

@@ -14,7 +14,8 @@ from explainers.methods.removal import feature_maps, spread
 
 def test_public_names() -> None:
     assert explainers.__all__ == [
-        "Explainer", "Explanation", "References", "Scheduler", "Signature", "TensorSpec", "errors", "methods",
+        "Candidate", "Comparison", "Explainer", "Explanation", "References", "Scheduler", "Signature", "TensorSpec",
+        "compare", "errors", "methods",
     ]  # fmt: skip
     assert methods.__all__ == [
         "ELRP", "ISM", "LRP", "Deconvnet", "DeepLift", "DeepLiftShap", "ExactShapley", "FeatureAblation", "Gradient",

@@ -1,0 +1,128 @@
+"""``explainers compare``: the same weights, several backends, engines and methods, for people and for CI."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from ..backend import named
+from ..comparing import Candidate
+from ..comparing import compare as compared
+from ..comparing.candidates import PEERS
+from ..errors import InputError, UnknownNameError
+from ..methods import Method
+from ..named import check
+from ..spec import References
+from . import files, sources
+from .commands import Setting, app, console, told
+
+DIFFERS, USAGE = 1, 2
+
+
+@app.command(
+    epilog="Example: explainers compare digits.keras --backends torch,tensorflow --methods deeplift,lrp "
+    "--inputs x.npy --target 3"
+)
+def compare(
+    model: Annotated[str, typer.Argument(help="module:name, file.py:name, a .keras or .pt2 file, or a SavedModel.")],
+    methods: Annotated[str, typer.Option(help="deeplift,integrated_gradients; also captum:DeepLift.")],
+    inputs: Annotated[list[Path], typer.Option(help="Samples: npy, npz, zarr or parquet; a file for each input.")],
+    backends: Annotated[str | None, typer.Option(help="torch,tensorflow; by default the model's.")] = None,
+    engines: Annotated[str, typer.Option(help="torchscript,eager …; those that a backend has.")] = "auto",
+    target: Annotated[str | None, typer.Option(help="3, 1,2, max, or @file.npy: one a sample, or a mask.")] = None,
+    baseline: Annotated[str | None, typer.Option(help="A number, or @file.npy: one sample, or one for each.")] = None,
+    references: Annotated[str | None, typer.Option(help="@file.npy: a set of baselines, (B, …).")] = None,
+    seed: Annotated[int, typer.Option(help="For sampled methods.")] = 0,
+    tolerance: Annotated[float, typer.Option(help="Largest relative difference of those that agree.")] = 1e-4,
+    seconds: Annotated[float, typer.Option(help="To measure each latency for; 0 for none.")] = 0.2,
+    locate: Annotated[bool, typer.Option("--locate", help="Name the layer where the worst pair parts.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page there.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write both tables there.")] = None,
+    setting: Setting = None,
+) -> None:
+    """Compare backends, engines and methods.
+
+    Exit status: 1 where two candidates of the same method differ by more than --tolerance, 2 for errors.
+    """
+    with told(USAGE):
+        if baseline is not None and references is not None:
+            raise InputError("give --baseline or --references, not both")
+        given = sources.baseline(references or baseline)
+        arrays, _ = files.read(inputs)
+        found = compared(
+            _candidates(model, _listed(methods), _listed(backends), _listed(engines), setting or []), _inputs(arrays),
+            target=sources.target(target), baseline=References(given) if references else given, seed=seed,
+            tolerance=tolerance, seconds=seconds,
+        )  # fmt: skip
+        console.print(found)
+        if locate and not found.agrees():
+            console.print(str(found.locate()), markup=False, highlight=False, soft_wrap=True)
+        for path, text in ((html, found.to_html), (json, found.to_json)):
+            if path is not None:
+                path.write_text(text(), encoding="utf-8")
+        if not found.agrees():
+            raise typer.Exit(DIFFERS)
+
+
+def _listed(text: str | None) -> list[str]:
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def _inputs(arrays: dict[str, Any]) -> Any:
+    """One array, several in order, or by name."""
+    found = {name: np.asarray(array) for name, array in arrays.items()}
+    if all(name and not name.isdigit() for name in found):
+        return found
+    return next(iter(found.values())) if len(found) == 1 else tuple(found.values())
+
+
+def _candidates(
+    model: str, methods: list[str], backends: list[str], engines: list[str], settings: list[str]
+) -> list[Candidate]:
+    """Every method on every backend by every engine that the backend has."""
+    if not methods:
+        raise InputError("--methods names no method")
+    check(model)
+    values: dict[str, str | Method] = {name: name if _peer(name) else sources.method(name, []) for name in methods}
+    for setting in settings:
+        takers = [name for name, value in values.items() if _takes(name, value, setting)]
+        if not takers:
+            raise UnknownNameError.among("parameter", setting.partition("=")[0], sorted(_parameters(values)))
+        for name in takers:
+            values[name] = _set(values[name], setting)
+    found: dict[tuple[str, str | None, str], Candidate] = {}
+    for name, backend, engine in product(methods, list[str | None](backends) or [None], engines or ["auto"]):
+        if _peer(name):
+            found[name, "torch", "auto"] = Candidate(model, name, "torch")
+        elif engine == "auto" or backend is None or engine in named(backend).engines:
+            found[name, backend, engine] = Candidate(model, values[name], backend, engine)
+    if not found:
+        raise InputError(f"none of the backends {backends} has one of the engines {engines}")
+    return list(found.values())
+
+
+def _peer(method: str) -> bool:
+    return method.partition(":")[0] in PEERS
+
+
+def _parameters(values: Mapping[str, str | Method]) -> set[str]:
+    return {f.name for value in values.values() if not isinstance(value, str) for f in dataclasses.fields(value)}
+
+
+def _takes(name: str, value: str | Method, setting: str) -> bool:
+    """``name=value`` goes to every method that has it, ``method.name=value`` to that method."""
+    method, _, parameter = setting.partition("=")[0].rpartition(".")
+    return method in ("", name) and parameter in _parameters({name: value})
+
+
+def _set(value: str | Method, setting: str) -> str | Method:
+    assert not isinstance(value, str)
+    _, dot, own = setting.partition("=")[0].rpartition(".")
+    plain = f"{own}={setting.partition('=')[2]}" if dot else setting
+    return dataclasses.replace(value, **sources.parameters([plain], [f.name for f in dataclasses.fields(value)]))

@@ -1,0 +1,159 @@
+"""The result: tables of candidates and of pairs, in every form that people read them in."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from ..errors import BackendMissing, InputError, UnknownNameError
+from . import pages, terminal
+from .agreement import Pair, Pairs
+from .candidates import Given, Question
+from .locating import Parting, locate
+from .measuring import Candidates, Outcome
+
+
+class Comparison:
+    """What :func:`explainers.compare` found.
+
+    candidates: one :class:`~.measuring.Measured` each. pairs: one :class:`~.agreement.Pair` each; both print as
+    tables. attributions: by name, one array or a tuple of them.
+    """
+
+    def __init__(
+        self, outcomes: list[Outcome], pairs: list[Pair], explained: Mapping[str, Given], question: Question,
+        tolerance: float, timeout: float,
+    ) -> None:  # fmt: skip
+        self.candidates = Candidates(o.measured for o in outcomes)
+        self.pairs = Pairs(pairs)
+        self.pairs.tolerance = tolerance
+        self.tolerance = tolerance
+        self.samples = len(question)
+        self.attributions = {
+            o.measured.name: o.attributions[0] if len(o.attributions) == 1 else o.attributions for o in outcomes
+        }
+        self._explained, self._question, self._timeout = explained, question, timeout
+
+    # --- what it says ------------------------------------------------------------------------
+
+    @property
+    def judged(self) -> list[Pair]:
+        """The pairs of the same method; where no two candidates share one, all pairs."""
+        return [pair for pair in self.pairs if pair.same_method] or list(self.pairs)
+
+    @property
+    def worst(self) -> Pair | None:
+        """The pair of the largest relative difference among those judged; None for a single candidate."""
+        return max(self.judged, key=lambda pair: pair.relative, default=None)
+
+    def agrees(self, tolerance: float | None = None) -> bool:
+        """Whether no pair that is judged differs by more than ``tolerance``, relative."""
+        limit = self.tolerance if tolerance is None else tolerance
+        return all(pair.relative <= limit for pair in self.judged)
+
+    def pair(self, left: str, right: str) -> Pair:
+        """The pair of these two candidates, either way round."""
+        for name in (left, right):
+            if name not in self.attributions:
+                raise UnknownNameError.among("candidate", name, self.attributions)
+        for pair in self.pairs:
+            if {pair.left, pair.right} == {left, right}:
+                return pair
+        raise InputError(f"{left!r} is compared with others, not with itself")
+
+    def locate(self, left: str | None = None, right: str | None = None, *, tolerance: float | None = None) -> Parting:
+        """The first node, or layer, at which two candidates part: by default the worst pair's.
+
+        Graphs of one framework are aligned node by node, those of two by the layers' names. Activations are
+        compared from the inputs on, then the messages of the reverse walk from the output back, at the samples
+        that differ most. ``tolerance``: largest relative difference of values that count as equal.
+
+        Raises
+        ------
+        InputError: fewer than two candidates, a peer, or an explainer from a file, which has no graph to walk.
+        """
+        if (left is None) != (right is None):
+            raise InputError("name two candidates, or none for the worst pair")
+        pair = self.worst if left is None or right is None else self.pair(left, right)
+        if pair is None:
+            raise InputError("there is one candidate only: nothing parts")
+        places = list(dict.fromkeys([pair.sample, *range(min(self.samples, 3))]))
+        sides = [(name, self._explained[name]) for name in (pair.left, pair.right)]
+        limit = self.tolerance if tolerance is None else tolerance
+        return locate(sides, self._question.some(places), limit, self._timeout)
+
+    # --- how it is shown ---------------------------------------------------------------------
+
+    @property
+    def title(self) -> str:
+        """One line."""
+        count, judged = len(self.candidates), self.judged
+        kind = "same method" if any(pair.same_method for pair in self.pairs) else "different methods"
+        if self.worst is None:
+            return f"{count} candidate on {self.samples} samples"
+        agreed = sum(pair.relative <= self.tolerance for pair in judged)
+        return (
+            f"{count} candidates on {self.samples} samples: {agreed} of {len(judged)} pairs of the {kind} agree "
+            f"to {self.tolerance:g}; worst {self.worst.relative:.3g} ({self.worst.left} and {self.worst.right})"
+        )
+
+    def __str__(self) -> str:
+        return "\n\n".join([self.title, str(self.candidates), *([str(self.pairs)] if self.pairs else [])])
+
+    __repr__ = __str__
+
+    def __rich__(self) -> Any:
+        return terminal.rich(self)
+
+    def to_dataframe(self) -> Any:
+        """The pairs as a pandas DataFrame; ``candidates.to_dataframe()`` has the candidates."""
+        return self.pairs.to_dataframe()
+
+    def to_json(self) -> str:
+        """Both tables; numbers that are not finite as null."""
+        data = {
+            "tolerance": self.tolerance, "samples": self.samples, "agrees": self.agrees(),
+            "candidates": [asdict(row) for row in self.candidates], "pairs": [asdict(row) for row in self.pairs],
+        }  # fmt: skip
+        return json.dumps(_finite(data), indent=2)
+
+    def to_markdown(self) -> str:
+        """Both tables, as Markdown has them."""
+        return pages.markdown(self)
+
+    def to_html(self) -> str:
+        """One page that needs nothing else: both tables, and a matrix of the pairs coloured by agreement."""
+        return pages.html(self)
+
+    def plot(self) -> Any:
+        """A matplotlib Figure: a matrix of the pairs' relative differences, and bars of what candidates cost."""
+        try:
+            from matplotlib.colors import ListedColormap
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise BackendMissing(
+                "plots need matplotlib, which is not installed: pip install 'explainers[plots]'"
+            ) from error
+        return pages.drawn(self, Figure, ListedColormap)
+
+    def matrix(self) -> np.ndarray[Any, Any]:
+        """Relative differences, (candidates, candidates); 0 on the diagonal."""
+        names = list(self.attributions)
+        found = np.zeros((len(names), len(names)))
+        for pair in self.pairs:
+            i, j = names.index(pair.left), names.index(pair.right)
+            found[i, j] = found[j, i] = pair.relative
+        return found
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

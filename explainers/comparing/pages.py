@@ -1,0 +1,148 @@
+"""A comparison as Markdown, as a page, and drawn."""
+
+from __future__ import annotations
+
+import html as escaping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .comparison import Comparison
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 2rem auto; max-width: 60rem;
+  padding: 0 1rem; }
+h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 0.85rem; width: 100%; }
+caption { text-align: left; color: #444; padding-bottom: 0.4rem; }
+th, td { border: 1px solid #ccc; padding: 0.25rem 0.5rem; text-align: right; font-variant-numeric: tabular-nums; }
+td { white-space: nowrap; }
+thead th { background: #f3f3f3; } thead th:first-child { text-align: left; }
+th[scope=row] { text-align: left; font-weight: 600; overflow-wrap: anywhere; min-width: 9rem; }
+small { color: #444; }
+.agrees { background: #d7f0dc; } .near { background: #fdf0c4; } .differs { background: #f9d3d0; }
+"""
+COLORS = {"agrees": "#d7f0dc", "near": "#fdf0c4", "differs": "#f9d3d0"}
+
+
+def markdown(found: Comparison) -> str:
+    parts = [found.title, _markdown(found.candidates.columns, found.candidates.cells())]
+    if found.pairs:
+        parts.append(_markdown(found.pairs.shown, found.pairs.cells(medians=True)))
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def html(found: Comparison) -> str:
+    """One self-contained page: no script, nothing that is loaded."""
+    title = escaping.escape(found.title)
+    body = [f"<h1>Comparison of explanations</h1><p>{title}.</p>", _candidates(found)]
+    if found.pairs:
+        body += [_matrix(found), _pairs(found)]
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>Comparison: {title}</title><style>{STYLE}</style></head>\n"
+        f"<body>\n{chr(10).join(body)}\n</body></html>\n"
+    )  # fmt: skip
+
+
+def _table(caption: str, head: tuple[str, ...], rows: list[str]) -> str:
+    cells = "".join(f'<th scope="col">{escaping.escape(name.replace("_", " "))}</th>' for name in head)
+    return (
+        f'<div class="scroll"><table><caption>{escaping.escape(caption)}</caption><thead><tr>{cells}</tr></thead>'
+        f"<tbody>\n{chr(10).join(rows)}\n</tbody></table></div>"
+    )
+
+
+def _row(title: tuple[str, ...], cells: list[str], kind: str = "") -> str:
+    """``title``: lines of the first cell. ``cells``: with what stands in brackets on a line of its own."""
+    numbers = (escaping.escape(cell).replace(" (", "<br><small>(").replace(")", ")</small>") for cell in cells)
+    head = "<br>".join(escaping.escape(line) for line in title if line)
+    return f'<tr class="{kind}"><th scope="row">{head}</th>{"".join(f"<td>{cell}</td>" for cell in numbers)}</tr>'
+
+
+def _candidates(found: Comparison) -> str:
+    rows = [
+        _row(row.title, list(cells)) for row, cells in zip(found.candidates, found.candidates.numeric(), strict=True)
+    ]
+    caption = "gap: largest incompleteness, relative. one, all: latency of a call with one sample and with all."
+    return "<h2>Candidates</h2>" + _table(caption, ("candidate", *found.candidates.numbers), rows)
+
+
+def _pairs(found: Comparison) -> str:
+    rows = []
+    for pair, line in zip(found.pairs, found.pairs.cells(medians=True), strict=True):
+        rows.append(_row(line[:2], list(line[2:]), pair.verdict(found.tolerance)))
+    caption = "Of each measure the worst sample's value, and the median over samples in brackets."
+    return "<h2>Pairs</h2>" + _table(caption, ("pair", *found.pairs.shown[2:]), rows)
+
+
+def _matrix(found: Comparison) -> str:
+    """Relative differences of all pairs as a picture; its description has the numbers as text."""
+    names, values = list(found.attributions), found.matrix()
+    size, left, n = 64, 250, len(names)
+    verdicts = {frozenset((p.left, p.right)): p.verdict(found.tolerance) for p in found.pairs}
+    parts = []
+    for i, name in enumerate(names):
+        y = 30 + i * size
+        label = escaping.escape(_short(f"{i + 1}. {name}", 34))
+        parts.append(f'<text x="{left - 8}" y="{y + 36}" text-anchor="end">{label}</text>')
+        parts.append(f'<text x="{left + i * size + 32}" y="20" text-anchor="middle">{i + 1}</text>')
+        for j, other in enumerate(names):
+            verdict = verdicts.get(frozenset((name, other)), "agrees")
+            x = left + j * size
+            parts.append(
+                f'<rect x="{x}" y="{y}" width="{size}" height="{size}" fill="{COLORS[verdict]}" stroke="#fff"/>'
+            )
+            lines = ["–"] if i == j else [f"{values[i, j]:.1e}", verdict]
+            parts += [
+                f'<text x="{x + 32}" y="{y + 30 + 18 * k}" text-anchor="middle">{line}</text>'
+                for k, line in enumerate(lines)
+            ]
+    told = "; ".join(f"{p.left} and {p.right}: {p.relative:.3g}, {p.verdict(found.tolerance)}" for p in found.pairs)
+    width, height = left + n * size + 4, 34 + n * size
+    return (
+        f'<h2>Relative differences</h2><div class="scroll"><svg role="img" viewBox="0 0 {width} {height}" '
+        f'style="max-width:100%;height:auto" width="{width}" height="{height}" font-size="12" '
+        f'font-family="system-ui, sans-serif" '
+        f'aria-label="{escaping.escape(told)}"><title>{escaping.escape(told)}</title>{"".join(parts)}</svg></div>'
+    )
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def drawn(found: Comparison, figure: Any, colors: Any) -> Any:
+    """A matrix of the pairs and bars of latency and memory, on a new ``figure``; ``colors``: makes a colormap."""
+    names = [_short(name, 30) for name in found.attributions]
+    n = len(names)
+    page = figure(figsize=(6 + 0.7 * n, 2.2 + 0.55 * n), layout="constrained")
+    matrix, latency, memory = page.subplots(1, 3, width_ratios=[2, 1, 1])
+    values, kinds = found.matrix(), list(COLORS)
+    shades = np.zeros((n, n))
+    for pair in found.pairs:
+        i, j = list(found.attributions).index(pair.left), list(found.attributions).index(pair.right)
+        shades[i, j] = shades[j, i] = kinds.index(pair.verdict(found.tolerance))
+    matrix.imshow(shades, cmap=colors(list(COLORS.values())), vmin=0, vmax=len(kinds) - 1, aspect="auto")
+    for i in range(n):
+        for j in range(n):
+            text = "–" if i == j else f"{values[i, j]:.0e}\n{kinds[int(shades[i, j])]}"
+            matrix.text(j, i, text, ha="center", va="center", fontsize=8)
+    matrix.set_xticks(range(n), [str(i + 1) for i in range(n)])
+    matrix.set_yticks(range(n), [f"{i + 1}. {name}" for i, name in enumerate(names)])
+    matrix.set_title("largest relative difference")
+    for axes, column, title in ((latency, "all_ms", "ms, all samples"), (memory, "peak_mb", "peak MB")):
+        bars = [getattr(row, column) or 0.0 for row in found.candidates]
+        axes.barh(range(n), bars, color="#4477aa")
+        axes.set_yticks(range(n), [str(i + 1) for i in range(n)])
+        axes.set_ylim(n - 0.5, -0.5)
+        axes.set_title(title)
+    return page

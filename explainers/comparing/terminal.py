@@ -1,0 +1,39 @@
+"""A comparison in a terminal: tables that fit 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .comparison import Comparison
+
+
+def rich(found: Comparison) -> Any:
+    """Title and tables for ``rich``."""
+    from rich.console import Group
+    from rich.text import Text
+
+    parts: list[Any] = [Text(found.title, style="bold")]
+    rows = zip(found.candidates, found.candidates.numeric(), strict=True)
+    lines = [("\n".join(filter(None, row.title)), *cells) for row, cells in rows]
+    parts += ["", _table(("candidate", *found.candidates.numbers), lines, [None] * len(lines))]
+    if found.pairs:
+        lines = [(f"{left}\n{right}", *rest) for left, right, *rest in found.pairs.cells()]
+        styles = [found.pairs.style(pair) for pair in found.pairs]
+        parts += ["", _table(("pair", *found.pairs.shown[2:]), lines, styles)]
+    return Group(*parts)
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]], styles: Sequence[str | None]) -> Any:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column(head[0], overflow="fold")
+    for name in head[1:]:
+        table.add_column(name.replace("_", "\n"), justify="right", no_wrap=True)
+    for line, style in zip(lines, styles, strict=True):
+        table.add_row(*map(Text, line), style=style)
+    return table
