@@ -1,7 +1,7 @@
 """Writes what pages say of the code: docs/operations.md, and the options in docs/cli.md.
 
-    python docs/generate.py            # write
-    python docs/generate.py --check    # exit status 1 where a page is not current
+python docs/generate.py            # write
+python docs/generate.py --check    # exit status 1 where a page is not current
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ The first column is the role, with the function where rules tell it apart. The c
 `explainers/rules/`. `vjp` is the operation's own vector–Jacobian product. An empty cell is an operation that the rule
 set has no rule for: compiling then raises `UnsupportedOperation`. The methods `saliency`, `input_x_gradient`,
 `integrated_gradients`, `smoothgrad` and `gradient_shap` use the column `gradient`; `deeplift_shap` those of `deeplift`.
-DeepLIFT's `rule="genomics"` is `revealcancel` behind dense layers and `deeplift` elsewhere. Forward-only methods need no
-rule.
+DeepLIFT's `rule="genomics"` is `revealcancel` behind dense layers and `deeplift` elsewhere. Methods that only look at
+outputs need no rule.
 
 """
 NOTES = """\
@@ -143,7 +143,9 @@ def operations() -> str:
         text += f"## {framework}\n\n"
         for group in rows:
             if found.get(group):
-                text += f"**{title(group)}**: {', '.join(f'`{name}`' for name in sorted(found[group], key=str.lower))}\n\n"
+                text += (
+                    f"**{title(group)}**: {', '.join(f'`{name}`' for name in sorted(found[group], key=str.lower))}\n\n"
+                )
     return text + "Every other operation is `opaque`.\n"
 
 
@@ -160,6 +162,7 @@ OPTIONS = re.compile(r"(<!-- options: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTA
 def options(command: str) -> str:
     """A command's usage and its options as a table."""
     import typer
+
     from explainers.cli.commands import app
 
     found: Any = typer.main.get_command(app)
