@@ -12,6 +12,7 @@ from typing import Any
 SECTION = re.compile(r"^(Parameters|Attributes|Class attributes|Returns|Raises)$")
 ENTRY = re.compile(r"^([*\w]+(?:, [*\w]+)*): (.*)$")
 ERROR = re.compile(r"\b([A-Z]\w+(?:Error|Name|Operation|Full|Missing|Converged))\b")
+ALIAS = re.compile(r"TypeAliasForwardRef\('(\w+)'\)")
 LITERAL = re.compile(r"(``.*?``|:\w+:`.*?`)")
 
 
@@ -87,6 +88,12 @@ def process(app: Any, what: str, name: str, thing: Any, options: Any, lines: lis
     lines[:] = rewritten(lines)
 
 
+def plain(app: Any, what: str, name: str, thing: Any, options: Any, signature: Any, returned: Any) -> Any:
+    """Signatures with type aliases by their names."""
+    return tuple(text and ALIAS.sub(r"\1", text) for text in (signature, returned))
+
+
 def setup(app: Any) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", process)
+    app.connect("autodoc-process-signature", plain)
     return {"parallel_read_safe": True}
