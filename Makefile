@@ -41,7 +41,8 @@ docs: $(STAMP)
 	$(BIN)/sphinx-build -W --keep-going -q -b html -d docs/_build/doctrees docs docs/_build/html
 
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks.run
+	mkdir -p out
+	$(BIN)/python -m benchmarks.run --json out/bench.json
 
 clean:
 	rm -rf $(VENV) build dist out docs/_build *.egg-info

@@ -169,7 +169,15 @@ def options(command: str) -> str:
     parameters = [p for p in found.commands[command].params if p.name != "help"]
     arguments = [p for p in parameters if p.param_type_name == "argument"]
     usage = " ".join(f"{p.name.upper()}{' …' if p.nargs == -1 else ''}" for p in arguments)
-    lines = ["", "```text", f"explainers {command} {usage} [options]", "```", "", "| | | default |", "|---|---|---|"]
+    lines = [
+        "",
+        "```text",
+        f"explainers {command} {usage} [options]",
+        "```",
+        "",
+        "| option | | default |",
+        "|---|---|---|",
+    ]
     lines += [f"| {named(p)} | {cell(p.help)} | {default(p)} |" for p in parameters]
     return "\n".join([*lines, "", ""])
 

@@ -81,6 +81,23 @@ def test_pages_written_from_the_code_are_current() -> None:
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: run python docs/generate.py"
 
 
+def test_benchmarks_come_onto_the_page_with_what_was_missed() -> None:
+    from benchmarks import page
+    from benchmarks.report import Line
+
+    slow = {"forward": [1.0] * 3, "explain": [3.0] * 3, "Captum": [2.0] * 3, "hand": [2.5] * 3}
+    line = Line("torch", "mlp", "MLP", "saliency", 1, 1, slow).record()
+    run = {"about": "a machine; torch 0", "lines": [line], "overhead_microseconds": {"saliency": 70.0}}
+    before = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
+    text = page.filled(before, [run])
+    assert "a machine; torch 0:" in text
+    assert "1.50 (1.50–1.50) **> 0.8 missed**" in text
+    assert "0 of 2 goals met; missed:" in text
+    assert "70 µs **> 60 missed**" in text
+    assert text.partition(page.END)[2] == before.partition(page.END)[2]
+    assert page.filled(text, [run]) == text
+
+
 # --- docstrings ------------------------------------------------------------------------------
 
 
