@@ -1,4 +1,4 @@
-# make demo · make test · make check · make bench — each makes and fills .venv itself.
+# make demo · make test · make check · make docs · make bench — each makes and fills .venv itself.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export TF_ENABLE_ONEDNN_OPTS ?= 0
 
-.PHONY: demo test test-slow check bench clean
+.PHONY: demo test test-slow check docs bench clean
 .DELETE_ON_ERROR:
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt
@@ -36,8 +36,13 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# the documentation, in docs/_build/html; warnings are errors
+docs: $(STAMP)
+	$(BIN)/sphinx-build -W --keep-going -q -b html -d docs/_build/doctrees docs docs/_build/html
+
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks.run
+	mkdir -p out
+	$(BIN)/python -m benchmarks.run --json out/bench.json
 
 clean:
-	rm -rf $(VENV) build dist out *.egg-info
+	rm -rf $(VENV) build dist out docs/_build *.egg-info

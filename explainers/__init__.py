@@ -1,8 +1,11 @@
 """Compile an explanation of a trained network once; call it with new inputs and targets.
 
+>>> import numpy as np
 >>> from explainers import Explainer
->>> explain = Explainer.compile(model, "integrated_gradients")  # doctest: +SKIP
->>> scores = explain(x, target=3)  # doctest: +SKIP
+>>> explain = Explainer.compile(lambda x: (x**2).sum(axis=1), "feature_ablation")
+>>> explain(np.array([[1.0, 2.0], [3.0, 0.5]]))
+array([[1.  , 4.  ],
+       [9.  , 0.25]])
 """
 
 from . import errors, methods

@@ -15,13 +15,19 @@ from .spec import Numpy
 class Explanation:
     """Attributions with what they explain.
 
-    attributions: as ``explain`` returns them. outputs: f(x), (N, …), numpy. baseline_outputs: f(b),
-    (N, …), or None where the method has no baseline. target: the mask w, (N, …), or ``"all"``.
-    completeness_gap: Σ attribution − (s(x) − s(b)), (N,), for methods that are complete, else None; elements
-    of one group count once.
-    standard_error: like ``attributions``, for sampled methods, else None. evaluations: rows of the
-    model computed for each sample, (N,). method: the method's value. approximations: the operations
-    that were passed by their derivative for want of a rule, because the method allowed that.
+    Attributes
+    ----------
+    attributions: as ``explain`` returns them.
+    outputs: f(x), (N, …), numpy.
+    baseline_outputs: f(b), (N, …), or None where the method has no baseline.
+    target: the mask w, (N, …), or ``"all"``.
+    completeness_gap: Σ attribution − (s(x) − s(b)), (N,), for methods that are complete, else None; elements of
+        one group count once.
+    standard_error: like ``attributions``, for sampled methods, else None.
+    evaluations: rows of the model computed for each sample, (N,).
+    method: the method's value.
+    approximations: the operations that were passed by their derivative for want of a rule, because the method
+        allowed that.
     """
 
     attributions: Any

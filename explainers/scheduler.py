@@ -121,9 +121,12 @@ class Scheduler:
     package_seconds: packages that take longer are made smaller, so that nobody waits long for the one that runs;
         None leaves them as large as the explainers make them.
 
-    >>> with Scheduler() as scheduler:  # doctest: +SKIP
-    ...     future = scheduler.submit(explain, x, target=3)
+    >>> import numpy as np
+    >>> explain = Explainer.compile(lambda x: x.sum(axis=1), "exact_shapley")
+    >>> with Scheduler() as scheduler:
+    ...     future = scheduler.submit(explain, np.array([[1.0, 2.0]]))
     ...     future.result().attributions
+    array([[1., 2.]])
     """
 
     def __init__(

@@ -32,7 +32,7 @@ class Composite:
     conv layers between the input and this one: 0 for the first, −1 for the last. ``Epsilon`` by a pattern
     also passes other linear operations there, ``Pass`` also activations; all other rules dense and conv.
 
-    >>> Composite([(0, ZBox(0, 1)), ("features.*", Gamma(0.5))], default=Epsilon(1e-3))
+    >>> composite = Composite([(0, ZBox(0, 1)), ("features.*", Gamma(0.5))], default=Epsilon(1e-3))
     """
 
     entries: Sequence[tuple[Where, Rule]] = ()

@@ -1,7 +1,9 @@
 """A server of compiled explainers: KServe V1, Open Inference Protocol V2, server-sent events.
 
->>> from explainers import Explainer, serve  # doctest: +SKIP
->>> serve.run({"digits": Explainer.load("digits.explainer")})  # doctest: +SKIP
+>>> import numpy as np
+>>> from explainers import Explainer, serve
+>>> explain = Explainer.compile(lambda x: x.sum(axis=1), "exact_shapley", inputs=np.zeros((1, 3)))
+>>> application = serve.app({"sum": explain})  # for any ASGI server; serve.run({"sum": explain}) is one
 """
 
 from .application import app
