@@ -8,9 +8,11 @@ import sys
 def main() -> None:
     """The command's entry point."""
     try:
+        from . import report  # adds its command to the app
         from .commands import app
     except ImportError as error:
         sys.exit(f"explainers: {error}. The command needs a few packages more: pip install 'explainers[cli]'")
+    assert report
     app()
 
 

@@ -38,7 +38,7 @@ def size(panel: Panel, view: View) -> tuple[float, float]:
 
 
 def size_waterfall(panel: Panel, view: View) -> tuple[float, float]:
-    return 3.4, ROW * (len(_steps(panel, view)) + 2) + 0.1
+    return 2.7, ROW * (len(_steps(panel, view)) + 2) + 0.1
 
 
 def _names(panel: Panel, view: View) -> Sequence[str]:
@@ -97,7 +97,7 @@ def _finish(axes: Any, labels: Sequence[str], x_label: str) -> None:
 
     axes.set_ylim(max(len(labels), 2) - 0.5, -0.5)
     axes.set_yticks(range(len(labels)), labels=labels)
-    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel(x_label, fontsize=8, color=canvas.INK)
     axes.grid(axis="x", color="#e4e4e4", linewidth=0.6)
     axes.set_axisbelow(True)

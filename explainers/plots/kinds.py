@@ -37,7 +37,7 @@ KINDS = {
         Kind("logo", logo.size, logo.shown, logo.draw, (0.65, 0.5), False),
         Kind("tokens", tokens.size, tokens.shown, tokens.draw, (0.0, 0.15), True),
         Kind("bars", bars.size, bars.shown, bars.draw, (2.3, 0.5), False),
-        Kind("waterfall", bars.size_waterfall, bars.shown_waterfall, bars.draw_waterfall, (2.8, 0.5), False),
+        Kind("waterfall", bars.size_waterfall, bars.shown_waterfall, bars.draw_waterfall, (2.55, 0.5), False),
         Kind("curves", curves.size, curves.shown, curves.draw, (0.95, 0.5), True),
     )
 }

@@ -128,11 +128,14 @@ class _Grid:
         return starts
 
     def _titles(self, line: Sequence[Placed]) -> float:
-        """What each column shows; the baseline's output is a method's own and is left out."""
+        """What each column shows; the baseline's output where all lines have the same."""
         texts = []
-        for width, (_, panel) in zip(self.widths, line, strict=True):
+        for i, (width, (_, panel)) in enumerate(zip(self.widths, line, strict=True)):
             facts = panel.facts
             said = f"sample {facts.position}\n{canvas.plain(facts.target)}\noutput {number(facts.output)}"
+            baselines = {placed[i][1].facts.baseline_output for placed in self.table.values()}
+            if len(baselines) == 1 and facts.baseline_output is not None:
+                said += f"\nbaseline {number(facts.baseline_output)}"
             texts.append(canvas.wrapped(said, width))
         height = 0.16 * (max(text.count("\n") for text in texts) + 1) + 0.08
         for x, text in zip(self._columns(), texts, strict=True):

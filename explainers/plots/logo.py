@@ -71,7 +71,7 @@ def _letters(panel: Panel, view: View) -> list[str]:
 
 def size(panel: Panel, view: View) -> tuple[float, float]:
     length = len(shown(panel, view))
-    return float(np.clip(0.1 * min(length, LINE), 2.5, 10.0)), 1.25 * -(-length // LINE)
+    return float(np.clip(0.13 * min(length, LINE), 2.5, 10.0)), 1.25 * -(-length // LINE)
 
 
 def draw(axes: Any, panel: Panel, view: View, scale: float) -> None:

@@ -25,7 +25,7 @@ class View:
     (tokens): by id in a list or dict, a function of an id, or a list of words for each of all samples. classes:
     names of the outputs. channels: the axis of an image's, signal's or sequence's channels or letters, ``"first"``
     or ``"last"``. top: bars at most; the others share one more. allow_nonfinite: show NaN and infinity hatched in
-    grey, in place of an error.
+    grey, in place of an error. numbers: what the samples are called, where they are some of a larger set.
     """
 
     samples: int | Sequence[int] = SHOWN
@@ -36,6 +36,7 @@ class View:
     channels: str | None = None
     top: int = 12
     allow_nonfinite: bool = False
+    numbers: Sequence[int] | None = None
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> View:
@@ -199,7 +200,7 @@ def facts_of(explanation: Explanation, view: View, i: int) -> Facts:
     else:
         target = f"target: {len(places)} weighted outputs"
     return Facts(
-        i, explanation.method.name, target, float((outputs[i] * mask).sum()),
+        i if view.numbers is None else view.numbers[i], explanation.method.name, target, float((outputs[i] * mask).sum()),
         None if baselines is None else float((baselines[i] * mask).sum()),
         None if gaps is None else float(gaps[i]), int(explanation.evaluations[i]),
     )  # fmt: skip
@@ -224,8 +225,9 @@ def _words(inputs: Mapping[str, Numpy], shape: tuple[int, ...], view: View, i: i
 
 
 def number(value: float) -> str:
-    """Three digits, with a true minus sign."""
-    return f"{value:.3g}".replace("-", "−")
+    """Three digits, more where the number is whole, with a true minus sign."""
+    text = f"{value:,.0f}" if 1e3 <= abs(value) < 1e7 else f"{value:.3g}"
+    return text.replace("-", "−")
 
 
 def largest(arrays: Sequence[Numpy]) -> float:
