@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .backend import owner
 from .coverage import Operation
 from .spec import Numpy
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,8 @@ class Explanation:
     method: the method's value.
     approximations: the operations that were passed by their derivative for want of a rule, because the method
         allowed that.
+    given: the model's inputs by name, as they came: nothing is copied.
+    attributed: the names of what is attributed, inputs or a layer's values, in the order of ``attributions``.
     """
 
     attributions: Any
@@ -39,6 +47,8 @@ class Explanation:
     evaluations: Numpy
     method: Any
     approximations: tuple[Operation, ...] = ()
+    given: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    attributed: tuple[str, ...] = ()
 
     @property
     def largest_gap(self) -> float:
@@ -48,3 +58,60 @@ class Explanation:
         axes = tuple(range(1, self.outputs.ndim))
         change = ((self.outputs - self.baseline_outputs) * self.target).sum(axis=axes)
         return float(np.max(np.abs(self.completeness_gap) / np.maximum(np.abs(change), 1e-3), initial=0.0))
+
+    @property
+    def inputs(self) -> dict[str, Numpy]:
+        """The model's inputs by name, as numpy; of the same memory where that is possible."""
+        return {name: on_host(array) for name, array in self.given.items()}
+
+    def parts(self, of: str = "attributions") -> dict[str, Numpy]:
+        """The attributions, or the ``"standard_error"``, as numpy by the name of what is attributed."""
+        found = getattr(self, of)
+        if isinstance(found, Mapping):
+            return {str(name): on_host(array) for name, array in found.items()}
+        arrays = found if isinstance(found, tuple) else () if found is None else (found,)
+        names = self.attributed or tuple(f"input_{i}" if len(arrays) > 1 else "input" for i in range(len(arrays)))
+        return {name: on_host(array) for name, array in zip(names, arrays, strict=bool(arrays))}
+
+    def plot(self, kind: str = "auto", **view: Any) -> Figure:
+        """A picture of the attributions: a matplotlib Figure, which is not registered with pyplot.
+
+        ``kind``: ``"image"``, ``"logo"``, ``"tokens"``, ``"bars"``, ``"waterfall"``, ``"curves"``, or ``"auto"``,
+        which goes by the shape of a sample and by its values:
+
+        - one number a token of an integer input (``per_token``): tokens;
+        - one-hot rows over 4 (DNA) or 20 (protein) letters, or as many as ``names`` has: logo;
+        - one axis: bars where it has names or fewer than 128 features, else curves;
+        - two axes: curves where one is at least four times as long as the other, else image;
+        - three axes: image.
+
+        ``view``: what is shown, the fields of :class:`explainers.plots.View`: ``samples``, ``input``, ``output``,
+        ``names``, ``classes``, ``channels``, ``top``, ``allow_nonfinite``.
+
+        Raises
+        ------
+        InputError: for what the kind cannot show. UnknownNameError. NonFiniteError. BackendMissing: no matplotlib.
+        """
+        from . import plots
+
+        return plots.plot(self, kind, **view)
+
+    def to_html(self, path: str | os.PathLike[str] | None = None, *, kind: str = "auto", **view: Any) -> str:
+        """One page that needs nothing else: pictures, outputs, gaps and evaluations of each sample.
+
+        Arguments and errors as for :meth:`plot`. Returns the page; ``path``: where it is written, too.
+        """
+        from . import plots
+
+        return plots.page(self, path, kind=kind, **view)
+
+    def _repr_html_(self) -> str:
+        from . import plots
+
+        return plots.notebook(self)
+
+
+def on_host(array: Any) -> Numpy:
+    """An array of any framework as numpy."""
+    home = owner(array)
+    return np.asarray(array) if home is None else home.numpy(array)

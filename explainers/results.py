@@ -51,9 +51,11 @@ class Results:
         rows = np.full(len(call), packages.count)
         if chunks and chunks[0].evaluations is not None:
             rows = np.concatenate([_present(c.evaluations) for c in chunks])
+        names = self.plan.traced.signature.names
         return Explanation(
-            self.attributions(call, chunks), outputs, baselines, mask, gap, errors, rows, method, approximate
-        )
+            self.attributions(call, chunks), outputs, baselines, mask, gap, errors, rows, method, approximate,
+            given=dict(zip(names, self.bound, strict=True)), attributed=tuple(spec.name for spec in self.plan.specs),
+        )  # fmt: skip
 
     def outputs(self, parts: list[Array], check: bool) -> Any:
         """f(x), of the type of the first input."""

@@ -8,10 +8,11 @@ import sys
 def main() -> None:
     """The command's entry point."""
     try:
-        from . import compare  # noqa: F401 - adds its command
+        from . import compare, report  # noqa: F401 - add their commands
         from .commands import app
     except ImportError as error:
         sys.exit(f"explainers: {error}. The command needs a few packages more: pip install 'explainers[cli]'")
+    assert report
     app()
 
 

@@ -171,7 +171,7 @@ def _run(
     explain: Explainer, arrays: dict[str, Any], columns: list[str], given: dict[str, Any], into: files.Output,
     block: int | None, allow_nonfinite: bool,
 ) -> None:  # fmt: skip
-    inputs = _bound(explain, arrays)
+    inputs = bound(explain, arrays)
     total = inputs[0].shape[0]
     if not total:
         raise InputError("there are no samples")
@@ -196,7 +196,7 @@ def _run(
     console.print(f"{into.path}: {total} samples", markup=False, highlight=False, soft_wrap=True)
 
 
-def _bound(explain: Explainer, arrays: dict[str, Any]) -> list[Any]:
+def bound(explain: Explainer, arrays: dict[str, Any]) -> list[Any]:
     """The arrays in the order of the model's inputs, of equal lengths."""
     named = {name: array for name, array in arrays.items() if name and not name.isdigit()}
     found = explain.signature.bind([a for name, a in arrays.items() if name not in named], named)

@@ -1,0 +1,69 @@
+"""The kinds of pictures in one table, and which of them fits what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..errors import InputError, UnknownNameError
+from ..spec import Numpy
+from . import bars, curves, image, logo, tokens
+from .view import Draw, Panel, View
+
+FEATURES = 128  # from here on an axis without names is a signal
+LONG = 4  # times as long as the other axis: a signal
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How to draw a panel.
+
+    size: (width, height) of its axes in inches. shown: the numbers that are drawn; the largest of all panels is the
+    scale. margins: inches left of and below the axes. coloured: whether it needs a colour bar.
+    """
+
+    name: str
+    size: Callable[[Panel, View], tuple[float, float]]
+    shown: Callable[[Panel, View], Numpy]
+    draw: Draw
+    margins: tuple[float, float]
+    coloured: bool
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("image", image.size, image.shown, image.draw, (0.0, 0.1), True),
+        Kind("logo", logo.size, logo.shown, logo.draw, (0.65, 0.5), False),
+        Kind("tokens", tokens.size, tokens.shown, tokens.draw, (0.0, 0.15), True),
+        Kind("bars", bars.size, bars.shown, bars.draw, (2.3, 0.5), False),
+        Kind("waterfall", bars.size_waterfall, bars.shown_waterfall, bars.draw_waterfall, (2.55, 0.5), False),
+        Kind("curves", curves.size, curves.shown, curves.draw, (0.95, 0.5), True),
+    )
+}
+
+
+def resolve(name: str, panel: Panel, view: View) -> Kind:
+    """The kind of this name; ``"auto"`` goes by the sample's shape and values (see ``Explanation.plot``)."""
+    if name == "auto":
+        return KINDS[_fitting(panel, view)]
+    if name not in KINDS:
+        raise UnknownNameError.among("kind of picture", name, ["auto", *KINDS])
+    return KINDS[name]
+
+
+def _fitting(panel: Panel, view: View) -> str:
+    shape = panel.scores.shape
+    if panel.words is not None:
+        return "tokens"
+    if logo.letters_axis(panel.values, view) is not None:
+        return "logo"
+    if len(shape) < 2:
+        return "bars" if view.names is not None or panel.scores.size < FEATURES else "curves"
+    if len(shape) == 2:
+        return "curves" if max(shape) >= LONG * min(shape) else "image"
+    if len(shape) == 3:
+        return "image"
+    raise InputError(
+        f"no kind of picture fits {panel.name!r} with samples of shape {shape}. Sum over axes first, or say kind='bars'"
+    )

@@ -1,0 +1,119 @@
+"""Explanations as HTML: a page that needs nothing else, and a fragment for notebooks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from ..errors import ExplainersError
+from ..explanation import Explanation
+from . import canvas, layout, tokens
+from .kinds import resolve
+from .layout import Placed
+from .view import Facts, View, facts_of, largest, number, panels
+
+STYLE = """
+:root { color-scheme: light dark; }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; padding: 1rem; max-width: 72rem; overflow-wrap: anywhere; }
+h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: .15rem .9rem .15rem 0; border-bottom: 1px solid rgba(128, 128, 128, .35); }
+img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; display: block; margin: .6rem 0; }
+.tokens { line-height: 2; }
+.token { padding: .1em .25em; border-radius: 3px; }
+.negative { border-bottom: 2px dotted currentColor; }
+.nonfinite { background: repeating-linear-gradient(45deg, #9996 0 4px, transparent 4px 8px); }
+.key { font-size: .9rem; }
+"""
+
+
+def page(explanation: Explanation, path: str | os.PathLike[str] | None, kind: str, view: View) -> str:
+    """The whole page; also written to ``path``."""
+    lines = [[(resolve(kind, p, view), p) for p in line] for line in panels(explanation, view)]
+    scale = largest([k.shown(p, view) for line in lines for k, p in line])
+    method = explanation.method
+    count = len(explanation.outputs)
+    told = f"{len(lines)} of {count} samples" if len(lines) < count else f"{count} sample{'s' * (count > 1)}"
+    sections = "\n".join(_section(line, view, scale) for line in lines)
+    text = f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(method.name)}: attributions of {told}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<main>
+<h1>{escape(method.name)}: attributions of {told}</h1>
+<p><code>{escape(str(method))}</code></p>
+<p class="key">Red adds to the target's output, blue takes away. All pictures share one scale, up to
+{number(scale)}, but for waterfalls, which are in units of the output.</p>
+{_overview([line[0][1].facts for line in lines])}
+{sections}
+</main>
+</body>
+</html>
+"""
+    if path is not None:
+        Path(path).write_text(text, encoding="utf-8")
+    return text
+
+
+def _overview(facts: Sequence[Facts]) -> str:
+    """A table: one line for each sample."""
+    heads = ["sample", "target", "output", "baseline's output", "completeness gap", "evaluations"]
+    body = []
+    for one in facts:
+        cells = [
+            str(one.position), one.target.removeprefix("target ").removeprefix("target: "), number(one.output),
+            "–" if one.baseline_output is None else number(one.baseline_output),
+            "–" if one.gap is None else number(one.gap), f"{one.evaluations:,}",
+        ]  # fmt: skip
+        body.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
+    return (
+        f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n'
+        + "\n".join(body)
+        + "\n</tbody></table></div>"
+    )
+
+
+def _section(line: Sequence[Placed], view: View, scale: float) -> str:
+    facts = line[0][1].facts
+    parts = [f"<section><h2>Sample {facts.position}: {escape(facts.target)}</h2>"]
+    drawn = [placed for placed in line if placed[0].name != "tokens"]
+    parts += [tokens.html(panel, view, scale) for kind, panel in line if kind.name == "tokens"]
+    if drawn:
+        figure = (
+            layout.images([drawn[0]], view, scale)
+            if len(drawn) == 1 and drawn[0][0].name == "image"
+            else layout.samples([drawn], view, drawn[0][1].facts.method, scale)
+        )
+        parts.append(f'<img src="{canvas.inline(figure)}" alt="{escape(figure.alt)}">')
+    return "\n".join([*parts, "</section>"])
+
+
+def notebook(explanation: Explanation) -> str:
+    """The picture and a small table, for a notebook's output; never raises for what cannot be drawn."""
+    view = View(allow_nonfinite=True, output=_first_output(explanation))
+    count = len(explanation.outputs)
+    told = f"<p><b>{escape(explanation.method.name)}</b>, {count} sample{'s' * (count != 1)}</p>"
+    if not count:
+        return told
+    table = _overview([facts_of(explanation, view, i) for i in view.positions(count)])
+    try:
+        from . import draw
+
+        figure = draw(explanation, "auto", view)
+        picture = f'<img src="{canvas.inline(figure)}" alt="{escape(figure.alt)}" style="max-width:100%">'
+    except ExplainersError as error:
+        picture = f"<p>{escape(str(error))}</p>"
+    return told + picture + table
+
+
+def _first_output(explanation: Explanation) -> tuple[int, ...] | None:
+    return (0,) * (explanation.outputs.ndim - 1) if isinstance(explanation.target, str) else None

@@ -1,0 +1,242 @@
+"""What of an explanation is shown: its samples as panels of numpy, with what is written beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..errors import InputError, NonFiniteError, UnknownNameError
+from ..explanation import Explanation
+from ..spec import Numpy
+
+SHOWN = 6  # samples, unless told
+
+
+@dataclass(frozen=True)
+class View:
+    """What of an explanation is shown, and under which names.
+
+    samples: the first so many, or a sequence of their positions. input: one of several attributed values, by
+    name. output: with ``target="all"``, which output (an int or an index tuple). names: of the features (bars,
+    waterfall; for several inputs in a dict by input), the letters of a logo, the channels (curves), or the words
+    (tokens): by id in a list or dict, a function of an id, or a list of words for each of all samples. classes:
+    names of the outputs. channels: the axis of an image's, signal's or sequence's channels or letters, ``"first"``
+    or ``"last"``. top: bars at most; the others share one more. allow_nonfinite: show NaN and infinity hatched in
+    grey, in place of an error. numbers: what the samples are called, where they are some of a larger set.
+    """
+
+    samples: int | Sequence[int] = SHOWN
+    input: str | None = None
+    output: int | tuple[int, ...] | None = None
+    names: Any = None
+    classes: Sequence[str] | None = None
+    channels: str | None = None
+    top: int = 12
+    allow_nonfinite: bool = False
+    numbers: Sequence[int] | None = None
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> View:
+        known = [field.name for field in fields(cls)]
+        for name in given:
+            if name not in known:
+                raise UnknownNameError.among("part of a view", name, known)
+        view = cls(**given)
+        if view.channels not in (None, "first", "last"):
+            raise InputError(f"channels must be 'first' or 'last'; got {view.channels!r}")
+        if view.top < 1:
+            raise InputError(f"top must be ≥ 1; got {view.top}")
+        return view
+
+    def positions(self, count: int) -> list[int]:
+        """Of the samples that are shown, of ``count``."""
+        if isinstance(self.samples, (int, np.integer)):
+            if self.samples < 1:
+                raise InputError(f"samples must be ≥ 1, or a sequence of positions; got {self.samples}")
+            return list(range(min(int(self.samples), count)))
+        found = [int(position) for position in self.samples]
+        wrong = [position for position in found if not 0 <= position < count]
+        if wrong or not found:
+            raise InputError(f"there are {count} samples, 0 to {count - 1}; got the positions {found}")
+        return found
+
+    def class_name(self, index: tuple[int, ...]) -> str:
+        if self.classes is not None and len(index) == 1:
+            if index[0] >= len(self.classes):
+                raise InputError(f"classes has {len(self.classes)} names; the target is output {index[0]}")
+            return str(self.classes[index[0]])
+        return str(index[0]) if len(index) == 1 else str(index)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of one sample: s = Σ mask·f, at x and at the baseline, where that is one number."""
+
+    position: int
+    method: str
+    target: str
+    output: float
+    baseline_output: float | None
+    gap: float | None
+    evaluations: int
+
+    @property
+    def title(self) -> str:
+        """Two short lines."""
+        baseline = "" if self.baseline_output is None else f", baseline {number(self.baseline_output)}"
+        return f"sample {self.position}, {self.target}\noutput {number(self.output)}{baseline}"
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """One attributed value of one sample: scores, values (None for a layer) and errors, all of the sample's shape.
+
+    ``words``: of tokens. ``elsewhere``: Σ attribution of the sample's other attributed values. ``complete``: why a
+    waterfall has no sense, or "".
+    """
+
+    facts: Facts
+    name: str
+    scores: Numpy
+    values: Numpy | None = None
+    error: Numpy | None = None
+    words: tuple[str, ...] | None = None
+    elsewhere: float = 0.0
+    incomplete: str = ""
+
+
+def panels(explanation: Explanation, view: View) -> list[list[Panel]]:
+    """For each sample that is shown, its attributed values.
+
+    Raises
+    ------
+    InputError: no samples, or a part that is not there. NonFiniteError: unless ``allow_nonfinite``.
+    """
+    count = len(explanation.outputs)
+    if not count:
+        raise InputError("the explanation has no samples, so there is nothing to show")
+    positions = view.positions(count)
+    scores = {name: _one_output(array, explanation, view) for name, array in explanation.parts().items()}
+    errors = {
+        name: _one_output(array, explanation, view) for name, array in explanation.parts("standard_error").items()
+    }
+    totals = {name: array.reshape(count, -1).sum(axis=1) for name, array in scores.items()}
+    if view.input is not None and view.input not in scores:
+        raise UnknownNameError.among("attributed input", view.input, scores)
+    chosen = [view.input] if view.input is not None else list(scores)
+    incomplete = _incomplete(explanation)
+    inputs = explanation.inputs
+    found = []
+    for i in positions:
+        facts = facts_of(explanation, view, i)
+        line = []
+        for name in chosen:
+            values = inputs[name][i].astype(np.float64) if name in inputs else None
+            part = np.asarray(scores[name][i], np.float64)
+            _check(part, values, view, i)
+            error = np.asarray(errors[name][i], np.float64) if errors else None
+            others = float(sum(total[i] for other, total in totals.items() if other != name))
+            words = None if values is not None else _words(inputs, part.shape, view, i)
+            line.append(Panel(facts, name, part, values, error, words, others, incomplete))
+        found.append(line)
+    return found
+
+
+def _one_output(array: Numpy, explanation: Explanation, view: View) -> Numpy:
+    """With ``target="all"`` the output axes lead: those of the chosen output, (N, …)."""
+    if not isinstance(explanation.target, str):
+        if view.output is not None:
+            raise InputError('output= is for explanations of target="all"; this one has a target')
+        return array
+    shape = explanation.outputs.shape[1:]
+    index = _index(view)
+    if len(index) != len(shape) or any(not 0 <= i < size for i, size in zip(index, shape, strict=False)):
+        raise InputError(f'target="all" explains outputs of shape {shape}; say which to show with output=')
+    part: Numpy = array[index]
+    return part
+
+
+def _index(view: View) -> tuple[int, ...]:
+    if view.output is None:
+        return ()
+    return (view.output,) if isinstance(view.output, int) else tuple(view.output)
+
+
+def _check(scores: Numpy, values: Numpy | None, view: View, position: int) -> None:
+    if view.allow_nonfinite:
+        return
+    for array, what in ((scores, "the attribution"), (values, "the input")):
+        if array is not None and not np.isfinite(array).all():
+            raise NonFiniteError(
+                f"{what} of sample {position} has NaN or infinity; pass allow_nonfinite=True to show it hatched in grey"
+            )
+
+
+def _incomplete(explanation: Explanation) -> str:
+    name = explanation.method.name
+    if not getattr(explanation.method, "complete", False) or explanation.baseline_outputs is None:
+        return f"the attributions of {name!r} do not add up from a baseline's output to the output"
+    if getattr(explanation.method, "groups", None) is not None:
+        return "elements of one group share their effect"
+    return ""
+
+
+def facts_of(explanation: Explanation, view: View, i: int) -> Facts:
+    """Of sample ``i``."""
+    outputs, baselines, gaps = explanation.outputs, explanation.baseline_outputs, explanation.completeness_gap
+    if isinstance(explanation.target, str):
+        mask = np.zeros(outputs.shape[1:])
+        mask[_index(view)] = 1.0
+    else:
+        mask = explanation.target[i]
+    places = np.argwhere(mask)
+    if not mask.ndim:
+        target = "the output"
+    elif len(places) == 1 and mask.sum() == 1:
+        target = f"target {view.class_name(tuple(int(k) for k in places[0]))}"
+    else:
+        target = f"target: {len(places)} weighted outputs"
+    return Facts(
+        i if view.numbers is None else view.numbers[i], explanation.method.name, target, float((outputs[i] * mask).sum()),
+        None if baselines is None else float((baselines[i] * mask).sum()),
+        None if gaps is None else float(gaps[i]), int(explanation.evaluations[i]),
+    )  # fmt: skip
+
+
+def _words(inputs: Mapping[str, Numpy], shape: tuple[int, ...], view: View, i: int) -> tuple[str, ...] | None:
+    """The words behind scores of a layer: of the first integer input with one id for each score."""
+    ids = next((a[i] for a in inputs.values() if a.dtype.kind in "iu" and a.shape[1:] == shape), None)
+    if ids is None or len(shape) != 1:
+        return None
+    names = view.names
+    if names is None:
+        return tuple(map(str, ids))
+    if callable(names):
+        return tuple(str(names(int(k))) for k in ids)
+    if isinstance(names, Mapping):
+        return tuple(str(names.get(int(k), k)) for k in ids)
+    if len(names) and not isinstance(names[0], str):  # words for each sample
+        words = names[i] if i < len(names) else []
+        return tuple(str(words[k]) if k < len(words) else "" for k in range(len(ids)))
+    return tuple(str(names[k]) if 0 <= k < len(names) else str(k) for k in ids)
+
+
+def number(value: float) -> str:
+    """Three digits, more where the number is whole, with a true minus sign."""
+    text = f"{value:,.0f}" if 1e3 <= abs(value) < 1e7 else f"{value:.3g}"
+    return text.replace("-", "−")
+
+
+def largest(arrays: Sequence[Numpy]) -> float:
+    """The largest finite absolute value, which a scale ends at; 1 where all are 0."""
+    found = [float(np.abs(a[np.isfinite(a)]).max(initial=0.0)) for a in arrays]
+    return max(found, default=0.0) or 1.0
+
+
+class Draw(Protocol):
+    """Draw a panel into axes; ``scale``: the largest absolute value of all panels."""
+
+    def __call__(self, axes: Any, panel: Panel, view: View, scale: float) -> None: ...
