@@ -15,11 +15,12 @@ def rich(found: Comparison) -> Any:
     from rich.text import Text
 
     parts: list[Any] = [Text(found.title, style="bold")]
-    rows = zip(found.candidates, found.candidates.numeric(), strict=True)
-    lines = [("\n".join(filter(None, row.title)), *cells) for row, cells in rows]
+    rows = enumerate(zip(found.candidates, found.candidates.numeric(), strict=True), 1)
+    lines = [("\n".join(filter(None, (f"{i}. {row.title[0]}", row.title[1]))), *cells) for i, (row, cells) in rows]
     parts += ["", _table(("candidate", *found.candidates.numbers), lines, [None] * len(lines))]
     if found.pairs:
-        lines = [(f"{left}\n{right}", *rest) for left, right, *rest in found.pairs.cells()]
+        number = {name: i for i, name in enumerate(found.attributions, 1)}
+        lines = [(f"{number[left]} and {number[right]}", *rest) for left, right, *rest in found.pairs.cells()]
         styles = [found.pairs.style(pair) for pair in found.pairs]
         parts += ["", _table(("pair", *found.pairs.shown[2:]), lines, styles)]
     return Group(*parts)
