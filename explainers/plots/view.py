@@ -200,7 +200,8 @@ def facts_of(explanation: Explanation, view: View, i: int) -> Facts:
     else:
         target = f"target: {len(places)} weighted outputs"
     return Facts(
-        i if view.numbers is None else view.numbers[i], explanation.method.name, target, float((outputs[i] * mask).sum()),
+        i if view.numbers is None else view.numbers[i], explanation.method.name, target,
+        float((outputs[i] * mask).sum()),
         None if baselines is None else float((baselines[i] * mask).sum()),
         None if gaps is None else float(gaps[i]), int(explanation.evaluations[i]),
     )  # fmt: skip
