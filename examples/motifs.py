@@ -2,7 +2,8 @@
 
 Half of the random sequences get the motif GATAAGG planted somewhere. A dilated convolutional network
 learns to tell which. Its steep units are saturated where a motif is found, so that the gradient there is small, and
-methods that compare with a baseline find what the gradient misses. Since the truth is known, the table tells how many of the seven positions of the largest attribution lie inside the planted motif. Writes
+methods that compare with a baseline find what the gradient misses. Since the truth is known, the table tells how many
+of the seven positions of the largest attribution lie inside the planted motif. Writes
 ``out/motifs.png`` (logos) and ``out/motifs.html``.
 """
 

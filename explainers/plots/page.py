@@ -19,9 +19,9 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; padding: 1rem; max-width: 72rem; overflow-wrap: anywhere; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-table { overflow-wrap: normal; }
-th, td { text-align: left; vertical-align: bottom; padding: .15rem .9rem .15rem 0; border-bottom: 1px solid rgba(128, 128, 128, .35); }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
+th, td { text-align: left; vertical-align: bottom; padding: .15rem .9rem .15rem 0; }
+th, td { border-bottom: 1px solid rgba(128, 128, 128, .35); }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; display: block; margin: .6rem 0; }
 .tokens { line-height: 2; }
 .token { padding: .1em .25em; border-radius: 3px; }
