@@ -16,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from explainers import Explainer, methods
+from explainers.cli import report  # noqa: F401, adds its command to the app
 from explainers.cli.commands import app
 
 ROOT = Path(__file__).parents[1]
@@ -74,7 +75,7 @@ def refused(folder: Path, *arguments: str) -> str:
 
 def test_help_has_examples(folder: Path) -> None:
     assert "compile" in done(folder, "--help")
-    for command in ("compile", "info", "run", "serve", "bench-call"):
+    for command in ("compile", "info", "run", "report", "serve", "bench-call"):
         assert "Example" in done(folder, command, "--help")
 
 
@@ -221,3 +222,40 @@ def test_what_is_wrong_is_told(folder: Path, arguments: tuple[str, ...], expecte
     assert expected in refused(folder, *arguments)
     assert not (folder / "a.npy").exists()
     assert not (folder / "a.explainer").exists()
+
+
+def test_report_shows_the_samples_of_a_run(folder: Path) -> None:
+    x = np.load(folder / "x.npy")
+    options = ("--samples", "7,3", "--names", "a,b,c,<d>", "--classes", "cat,dog,cow", "--kind", "bars")
+    done(folder, "report", "ig.explainer", "x.npy", "--target", "1", "-o", "report.html", *options)
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    found = Explainer.load(folder / "ig.explainer").explanation(x[[7, 3]], target=1)
+    assert page.count("<img") == 2
+    assert "Sample 7: target dog" in page
+    assert f"{found.outputs[0, 1]:.3g}".replace("-", "−") in page
+    assert "2 samples" in done(
+        folder, "report", "two.explainer", "two.npz", "--target", "0", "-o", "r.html", "--samples", "2"
+    )
+
+
+def test_report_draws_as_a_run_of_all_samples_does(folder: Path) -> None:
+    targets = np.arange(300) % 3
+    np.save(folder / "which.npy", targets)
+    more = ("--target", "@which.npy", "--seed", "5")
+    done(folder, "report", "shapley.explainer", "x.npy", *more, "-o", "report.html", "--samples", "11,")
+    x = np.load(folder / "x.npy")
+    found = Explainer.load(folder / "shapley.explainer").explanation(x, target=targets, seed=5)
+    top = int(np.abs(found.attributions[11]).argmax())
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    told = f"largest at {top}: {found.attributions[11, top]:.3g}".replace("-", "−")
+    assert told in page
+
+
+def test_report_says_what_is_wrong(folder: Path) -> None:
+    arguments = ("report", "ig.explainer", "x.npy", "--target", "1", "-o", "report.html")
+    assert "waterfall" in refused(folder, *arguments, "--kind", "pie")
+    assert "0 to 299" in refused(folder, *arguments, "--samples", "300,")
+    assert "--samples takes a number" in refused(folder, *arguments, "--samples", "all")
+    assert "4 features" in refused(folder, *arguments, "--names", "a,b")
+    assert "no file" in refused(folder, *arguments, "--names", "@none.txt")
+    assert "no folder" in refused(folder, *arguments[:-1], "nowhere/report.html")

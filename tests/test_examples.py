@@ -97,3 +97,59 @@ def test_any_model() -> None:
     assert "random forest" in done.stdout
     assert float(re.search(r"differ by (\S+)", done.stdout)[1]) < 1e-5  # type: ignore[index]
     assert float(re.search(r"([\d.]+) at most", done.stdout)[1]) < 5  # type: ignore[index]
+
+
+def printed_by(example: str, folder: Path) -> str:
+    """What the example's quick run printed; its pictures lie in ``folder``."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / example), "--quick"],
+        capture_output=True, text=True, encoding="utf-8", cwd=folder, timeout=300,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def pictures(stdout: str, folder: Path) -> list[Path]:
+    """The pictures that were printed: each large enough, and with both colours."""
+    from matplotlib.image import imread
+
+    found = [folder / name for name in re.findall(r"^picture: (.+)$", stdout, re.MULTILINE)]
+    for path in found:
+        assert path.parent == folder / "out"
+        pixels = imread(path)
+        assert min(pixels.shape[:2]) > 300
+        assert len(np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)) > 50
+    return found
+
+
+def test_motifs_are_found(tmp_path: Path) -> None:
+    stdout = printed_by("motifs.py", tmp_path)
+    inside = {name: float(share) for name, share in re.findall(r"^(\w+) +([\d.]+)%$", stdout, re.MULTILINE)}
+    assert inside["deeplift"] >= 90
+    assert inside["shapley_sampling"] >= 90
+    assert inside["gradient"] < min(inside["deeplift"], inside["shapley_sampling"])
+    assert len(pictures(stdout, tmp_path)) == 1
+    assert "data:image/png" in (tmp_path / "out" / "motifs.html").read_text(encoding="utf-8")
+
+
+def test_words_are_explained(tmp_path: Path) -> None:
+    stdout = printed_by("text.py", tmp_path)
+    assert float(re.search(r"held-out accuracy ([\d.]+)%", stdout)[1]) > 65  # type: ignore[index]
+    assert all(f"{topic}: " in stdout for topic in ("network", "files", "numbers", "code"))
+    assert len(pictures(stdout, tmp_path)) == 1
+    assert 'class="token' in (tmp_path / "out" / "text.html").read_text(encoding="utf-8")
+
+
+def test_a_series_is_explained(tmp_path: Path) -> None:
+    stdout = printed_by("series.py", tmp_path)
+    share = {name: int(part) for name, part in re.findall(r"^(\w+) +(\d+)% of it", stdout, re.MULTILINE)}
+    assert share["deeplift"] > 45  # the parts where beats differ are 18 and 29 % of one
+    assert share["deeplift"] > share["saliency"]
+    assert len(pictures(stdout, tmp_path)) == 1
+
+
+def test_a_table_is_explained(tmp_path: Path) -> None:
+    stdout = printed_by("cancer.py", tmp_path)
+    assert len(pictures(stdout, tmp_path)) == 2
+    assert "waterfall" in (tmp_path / "out" / "cancer.html").read_text(encoding="utf-8")

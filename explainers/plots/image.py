@@ -52,7 +52,7 @@ def draw(axes: Any, panel: Panel, view: View, scale: float) -> None:
     """The colours of the scores, the fainter the smaller they are, over the image in light grey."""
     scores = shown(panel, view)
     if panel.values is not None:
-        axes.imshow(_grey(panel.values, view), cmap="gray", vmin=-4.0, vmax=1.0, aspect="auto")
+        axes.imshow(_grey(panel.values, view), cmap="gray", vmin=-6.0, vmax=1.0, aspect="auto")
     overlay = canvas.colours(scores, scale)
     strength = np.abs(np.where(np.isfinite(scores), scores, 0.0)) / scale
     overlay[..., 3] = np.clip(1.6 * np.sqrt(strength), 0, 0.92) if panel.values is not None else 1.0

@@ -30,9 +30,10 @@ Placed = tuple[Kind, Panel]
 def samples(lines: Sequence[Sequence[Placed]], view: View, head: str, scale: float) -> Picture:
     """All attributed values of one sample side by side, samples in as many lines as they need, on one scale."""
     sheet = Sheet()
+    top = MARGIN + (HEAD if head else 0.0)
     sheet.text(MARGIN, MARGIN, head, weight="bold", fontsize=11)
     several = len(lines[0]) > 1
-    x, y, tallest = MARGIN, MARGIN + HEAD, 0.0
+    x, y, tallest = MARGIN, top, 0.0
     coloured = False
     for line in lines:
         boxes = [_extent(kind, panel, view, several) for kind, panel in line]
@@ -44,7 +45,7 @@ def samples(lines: Sequence[Sequence[Placed]], view: View, head: str, scale: flo
             x, tallest = x + width + GAP, max(tallest, height)
     if coloured:
         height = min(1.7, max(0.8, sheet.height - y))
-        sheet.box(sheet.width + GAP, MARGIN + HEAD + TITLE, BAR, height, partial(canvas.colour_bar, scale=scale))
+        sheet.box(sheet.width + GAP, top + TITLE, BAR, height, partial(canvas.colour_bar, scale=scale))
         sheet.reserve(sheet.width + LABELS, 0)
     sheet.reserve(MARGIN + 0.1 * len(head), 0)
     return sheet.figure(alt_text(lines, view))

@@ -19,8 +19,9 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; padding: 1rem; max-width: 72rem; overflow-wrap: anywhere; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .15rem .9rem .15rem 0; border-bottom: 1px solid rgba(128, 128, 128, .35); }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
+th, td { text-align: left; vertical-align: bottom; padding: .15rem .9rem .15rem 0; }
+th, td { border-bottom: 1px solid rgba(128, 128, 128, .35); }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; display: block; margin: .6rem 0; }
 .tokens { line-height: 2; }
 .token { padding: .1em .25em; border-radius: 3px; }
@@ -50,8 +51,7 @@ def page(explanation: Explanation, path: str | os.PathLike[str] | None, kind: st
 <main>
 <h1>{escape(method.name)}: attributions of {told}</h1>
 <p><code>{escape(str(method))}</code></p>
-<p class="key">Red adds to the target's output, blue takes away. All pictures share one scale, up to
-{number(scale)}, but for waterfalls, which are in units of the output.</p>
+<p class="key">Red adds to the target's output, blue takes away. {_scales(lines, scale)}</p>
 {_overview([line[0][1].facts for line in lines])}
 {sections}
 </main>
@@ -61,6 +61,12 @@ def page(explanation: Explanation, path: str | os.PathLike[str] | None, kind: st
     if path is not None:
         Path(path).write_text(text, encoding="utf-8")
     return text
+
+
+def _scales(lines: Sequence[Sequence[Placed]], scale: float) -> str:
+    if all(kind.name == "waterfall" for line in lines for kind, _ in line):
+        return "The axes are in units of the output."
+    return f"All pictures share one scale, up to ±{number(scale)}."
 
 
 def _overview(facts: Sequence[Facts]) -> str:
@@ -91,7 +97,7 @@ def _section(line: Sequence[Placed], view: View, scale: float) -> str:
         figure = (
             layout.images([drawn[0]], view, scale)
             if len(drawn) == 1 and drawn[0][0].name == "image"
-            else layout.samples([drawn], view, drawn[0][1].facts.method, scale)
+            else layout.samples([drawn], view, "", scale)
         )
         parts.append(f'<img src="{canvas.inline(figure)}" alt="{escape(figure.alt)}">')
     return "\n".join([*parts, "</section>"])

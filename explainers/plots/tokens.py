@@ -16,7 +16,7 @@ COLUMNS = 96
 LETTER = 0.083  # inches of a letter at 9.5 pt
 LINE = 0.27
 RED, BLUE = (178, 24, 43), (33, 102, 172)
-STRONGEST = 0.6  # opacity that text stays legible on, in dark pages and light ones
+STRONGEST = 0.7  # opacity that text stays legible on, in dark pages and light ones
 
 
 def words_of(panel: Panel) -> tuple[str, ...]:

@@ -140,6 +140,9 @@ def panels(explanation: Explanation, view: View) -> list[list[Panel]]:
             error = np.asarray(errors[name][i], np.float64) if errors else None
             others = float(sum(total[i] for other, total in totals.items() if other != name))
             words = None if values is not None else _words(inputs, part.shape, view, i)
+            if words is not None:
+                kept = _without_padding(words, part)
+                words, part, error = words[:kept], part[:kept], None if error is None else error[:kept]
             line.append(Panel(facts, name, part, values, error, words, others, incomplete))
         found.append(line)
     return found
@@ -199,9 +202,9 @@ def facts_of(explanation: Explanation, view: View, i: int) -> Facts:
         target = f"target {view.class_name(tuple(int(k) for k in places[0]))}"
     else:
         target = f"target: {len(places)} weighted outputs"
+    called = i if view.numbers is None else view.numbers[i]
     return Facts(
-        i if view.numbers is None else view.numbers[i], explanation.method.name, target,
-        float((outputs[i] * mask).sum()),
+        called, explanation.method.name, target, float((outputs[i] * mask).sum()),
         None if baselines is None else float((baselines[i] * mask).sum()),
         None if gaps is None else float(gaps[i]), int(explanation.evaluations[i]),
     )  # fmt: skip
@@ -223,6 +226,12 @@ def _words(inputs: Mapping[str, Numpy], shape: tuple[int, ...], view: View, i: i
         words = names[i] if i < len(names) else []
         return tuple(str(words[k]) if k < len(words) else "" for k in range(len(ids)))
     return tuple(str(names[k]) if 0 <= k < len(names) else str(k) for k in ids)
+
+
+def _without_padding(words: Sequence[str], scores: Numpy) -> int:
+    """How many tokens there are before those at the end that have neither a word nor any effect."""
+    present = [i for i, (word, score) in enumerate(zip(words, scores, strict=True)) if word or score]
+    return max(present, default=0) + 1
 
 
 def number(value: float) -> str:
