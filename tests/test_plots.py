@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -289,7 +290,7 @@ def test_nan_tokens() -> None:
     found.plot(allow_nonfinite=True).canvas.draw()
 
 
-def test_pictures_leave_pyplot_alone() -> None:
+def test_pictures_leave_pyplot_alone(tmp_path: Path) -> None:
     code = (
         "import numpy as np, sys\n"
         "from explainers import Explainer\n"
@@ -300,7 +301,8 @@ def test_pictures_leave_pyplot_alone() -> None:
         "found.plot().savefig('one.png'); found._repr_html_(); found.to_html()\n"
         "assert 'matplotlib.pyplot' not in sys.modules and dict(matplotlib.rcParams) == before\n"
     )
-    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False).returncode == 0
+    known = {**os.environ, "MPLBACKEND": "Agg"}  # to find out a backend, rcParams themselves import pyplot
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, cwd=tmp_path, env=known)
 
 
 def test_without_matplotlib_the_extra_is_named() -> None:
