@@ -63,6 +63,8 @@ def draw(axes: Any, panel: Panel, view: View, scale: float) -> None:
         if band:
             axes.axhline(top, color="#bbbbbb", linewidth=0.6)
     axes.set_xlim(-0.5, time - 0.5)
+    if time <= 10:
+        axes.set_xticks(range(time))
     axes.set_ylim(channels, 0)
     names = _names(oriented(panel.scores, view).shape[0], view)
     axes.set_yticks(np.arange(channels) + 0.5, labels=[canvas.plain(names[k], 14) for k in chosen])

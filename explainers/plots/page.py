@@ -28,6 +28,7 @@ img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; displ
 .negative { border-bottom: 2px dotted currentColor; }
 .nonfinite { background: repeating-linear-gradient(45deg, #9996 0 4px, transparent 4px 8px); }
 .key { font-size: .9rem; }
+@media (max-width: 36rem) { table { font-size: .8rem; } th, td { padding-right: .5rem; } }
 """
 
 
@@ -51,7 +52,7 @@ def page(explanation: Explanation, path: str | os.PathLike[str] | None, kind: st
 <main>
 <h1>{escape(method.name)}: attributions of {told}</h1>
 <p><code>{escape(str(method))}</code></p>
-<p class="key">Red adds to the target's output, blue takes away. {_scales(lines, scale)}</p>
+<p class="key">{_key(lines, scale)}</p>
 {_overview([line[0][1].facts for line in lines])}
 {sections}
 </main>
@@ -63,10 +64,16 @@ def page(explanation: Explanation, path: str | os.PathLike[str] | None, kind: st
     return text
 
 
-def _scales(lines: Sequence[Sequence[Placed]], scale: float) -> str:
-    if all(kind.name == "waterfall" for line in lines for kind, _ in line):
-        return "The axes are in units of the output."
-    return f"All pictures share one scale, up to ±{number(scale)}."
+def _key(lines: Sequence[Sequence[Placed]], scale: float) -> str:
+    """How the pictures are read."""
+    kinds = {kind.name for line in lines for kind, _ in line}
+    signs = "Red adds to the target's output, blue takes away"
+    if "logo" in kinds:
+        letters = "letters above the line add to the target's output, those below take away"
+        signs = letters.capitalize() if kinds == {"logo"} else f"{signs}; {letters}"
+    if kinds == {"waterfall"}:
+        return f"{signs}. The axes are in units of the output."
+    return f"{signs}. All pictures share one scale, up to ±{number(scale)}."
 
 
 def _overview(facts: Sequence[Facts]) -> str:
