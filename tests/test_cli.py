@@ -206,6 +206,7 @@ def test_compile_keras_and_saved_model(folder: Path) -> None:
         (("compile", "net.py:model", "saliency", "-o", "a.explainer", "--inputs", "float32[x]"), "float32[1,28,28]"),
         (("compile", "net.py:model", "saliency", "-o", "no/a.explainer", "--inputs", "float32[4]"), "no/"),
         (("compile", "net.py:model", "integrated_gradients", "-o", "a.explainer", "--set", "stesp=3"), "'steps'"),
+        (("compile", "net.py:model", "saliency", "-o", "a.explainer", "--inputs", "float32[4]", "--aot"), "inductor"),
         (("info", "absent.explainer"), "does not exist"),
         (("info", "net.py"), "refused"),
         (("run", "ig.explainer", "absent.npy", "-o", "a.npy"), "no file 'absent.npy'"),

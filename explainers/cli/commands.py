@@ -70,6 +70,7 @@ def compile(
     dtype: Annotated[str | None, typer.Option(help="float32, float64 or bfloat16.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows in a package.")] = None,
     per_token: Annotated[bool, typer.Option("--per-token", help="Sum attributions over their last axis.")] = False,
+    aot: Annotated[bool, typer.Option("--aot", help="Ahead of time: engine inductor compiles nothing later.")] = False,
     setting: Setting = None,
 ) -> None:
     """Compile an explanation of a model into a file, which loads without the model's source."""
@@ -86,7 +87,7 @@ def compile(
             backend=backend, engine=engine, device=device, dtype=dtype, batch_size=batch_size, per_token=per_token,
             **options,
         )  # fmt: skip
-        explain.save(output)
+        explain.save(output, aot=aot)
         console.print(f"{output}: {explain}", markup=False, highlight=False, soft_wrap=True)
 
 
