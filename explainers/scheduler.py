@@ -327,11 +327,10 @@ class _Device:
         """Run one package of the queue, and let its calls go on."""
         queue = self.queues[key]
         packages = queue.first.packages
-        with self.changed:  # close() looks at the queues
-            jobs = queue.take(self._room(packages))
-            self.queues.pop(key)
-            if queue.rows:
-                self.queues[key] = queue  # behind the others
+        jobs = queue.take(self._room(packages))
+        self.queues.pop(key)
+        if queue.rows:
+            self.queues[key] = queue  # behind the others
         jobs = [job for job in jobs if not self._ended(job)]
         if not jobs:
             return
@@ -342,6 +341,8 @@ class _Device:
         try:
             results = packages.execute(pieces)
         except Exception as error:
+            if packages.backend.is_out_of_memory(error):
+                self.rooms[packages.family] = max(rows // 2, 1)
             self._one_by_one(jobs, error)
             return
         for job, result in zip(jobs, results, strict=True):
@@ -395,10 +396,9 @@ class _Device:
             _refuse(job.future, error)
         else:
             key = (family, job.piece.key) if self.scheduler.batching else job
-            with self.changed:
-                self.queues.setdefault(key, _Queue()).add(job, new=not began)
-                if began and not self.scheduler.batching:
-                    self.queues.move_to_end(key, last=False)  # one call after the other
+            self.queues.setdefault(key, _Queue()).add(job, new=not began)
+            if began and not self.scheduler.batching:
+                self.queues.move_to_end(key, last=False)  # one call after the other
 
     def _ended(self, job: _Job) -> bool:
         """Whether nobody waits for the call any more."""

@@ -248,6 +248,30 @@ def test_a_failing_call_harms_no_other() -> None:
     assert scheduler.stats.waiting_calls == scheduler.stats.waiting_rows == 0
 
 
+def test_out_of_memory_makes_packages_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def model(x: np.ndarray) -> np.ndarray:
+        sizes.append(len(x))
+        if len(x) > 12:
+            raise MemoryError
+        return np.tanh(x)
+
+    explain = Explainer.compile(model, "occlusion", inputs=np.zeros((1, 4)), batch_size=64)
+    x = np.random.default_rng(0).normal(size=(1, 4))
+    wanted = explain(x, target=1)
+    backend = type(explain.request(x, target=1).packages.backend)
+    monkeypatch.setattr(backend, "is_out_of_memory", lambda self, error: isinstance(error, MemoryError))
+    with Scheduler() as scheduler:
+        for _ in range(2):
+            release = held(scheduler, explain)
+            futures = [scheduler.submit(explain, x, target=1) for _ in range(5)]
+            release.set()
+            for future in futures:
+                np.testing.assert_allclose(future.result(10).attributions, wanted)
+    assert [size for size in sizes if size > 12] == [25]  # once
+
+
 def test_a_cancelled_call_leaves() -> None:
     explain, x = simple(methods.ShapleySampling(200000), batch_size=16)
     with Scheduler(queue_rows=10**8) as scheduler:
