@@ -260,3 +260,14 @@ def test_report_says_what_is_wrong(folder: Path) -> None:
     assert "4 features" in refused(folder, *arguments, "--names", "a,b")
     assert "no file" in refused(folder, *arguments, "--names", "@none.txt")
     assert "no folder" in refused(folder, *arguments[:-1], "nowhere/report.html")
+
+
+def test_a_mask_for_all_samples_is_not_cut(folder: Path) -> None:
+    """As many samples as outputs: real numbers are a mask, whole numbers are one target each."""
+    x = np.load(folder / "x.npy")[:3]
+    explain = Explainer.load(folder / "ig.explainer")
+    np.save(folder / "three.npy", x)
+    for target in (np.array([0.0, 0.5, 2.0]), np.array([2, 0, 1]), np.eye(3)[[1, 1, 0]]):
+        np.save(folder / "target.npy", target)
+        done(folder, "run", "ig.explainer", "three.npy", "--target", "@target.npy", "--block", "2", "-o", "masked.npy")
+        np.testing.assert_allclose(np.load(folder / "masked.npy"), explain(x, target=target), atol=1e-6)

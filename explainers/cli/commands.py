@@ -18,10 +18,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from .. import artifact, counter
+from .. import artifact
 from ..api import Explainer
 from ..errors import ExplainersError, InputError
 from . import files, sources
+from .calls import Baseline, Device, File, Inputs, Output, Seed, Setting, Target, bound, loaded, some
 
 app = typer.Typer(
     name="explainers", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -31,11 +32,6 @@ console = Console()
 messages = Console(stderr=True)
 INTERRUPTED = 130
 SHOWN = 0.1  # seconds between two states that survive an interruption
-
-File = Annotated[Path, typer.Argument(help="An explainer's file.", exists=True, dir_okay=False)]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Where to write.")]
-Setting = Annotated[list[str] | None, typer.Option("--set", help="A parameter of the method: name=value.")]
-Device = Annotated[str | None, typer.Option(help="Where to run; by default where the explainer was made.")]
 
 
 @contextmanager
@@ -141,11 +137,11 @@ def _summary(file: Path, manifest: artifact.Manifest) -> Table:
 @app.command(epilog="Example: explainers run digits.explainer inputs.npy --target 3 -o scores.npy")
 def run(
     file: File,
-    inputs: Annotated[list[Path], typer.Argument(help="Samples: npy, npz, zarr or parquet; a file for each input.")],
+    inputs: Inputs,
     output: Output,
-    target: Annotated[str | None, typer.Option(help="3, 1,2, max, or @file.npy: one a sample, or a mask.")] = None,
-    baseline: Annotated[str | None, typer.Option(help="A number, or @file.npy: one sample, or one for each.")] = None,
-    seed: Annotated[int | None, typer.Option(help="For sampled methods.")] = None,
+    target: Target = None,
+    baseline: Baseline = None,
+    seed: Seed = None,
     block: Annotated[int | None, typer.Option(help="Samples that are read and written at a time.")] = None,
     device: Device = None,
     setting: Setting = None,
@@ -157,9 +153,7 @@ def run(
     with told():
         if block is not None and block < 1:
             raise InputError(f"--block must be ≥ 1; got {block}")
-        explain = Explainer.load(file, device)
-        if setting:
-            explain = explain.replace(**sources.parameters(setting, explain.method.effort))
+        explain = loaded(file, device, setting)
         arrays, columns = files.read(inputs)
         given = {"target": sources.target(target), "baseline": sources.baseline(baseline), "seed": seed}
         checksums = {name: member.sha256 for name, member in artifact.read_manifest(file).members.items()}
@@ -197,33 +191,16 @@ def _run(
     console.print(f"{into.path}: {total} samples", markup=False, highlight=False, soft_wrap=True)
 
 
-def bound(explain: Explainer, arrays: dict[str, Any]) -> list[Any]:
-    """The arrays in the order of the model's inputs, of equal lengths."""
-    named = {name: array for name, array in arrays.items() if name and not name.isdigit()}
-    found = explain.signature.bind([a for name, a in arrays.items() if name not in named], named)
-    lengths = [array.shape[0] for array in found]
-    if len(set(lengths)) > 1:
-        raise InputError(f"the inputs have {lengths} samples; they need as many each")
-    return found
-
-
 def _blocks(
     explain: Explainer, inputs: list[Any], given: dict[str, Any], first: int, block: int | None, allow_nonfinite: bool
 ) -> Iterator[tuple[int, list[Any]]]:
     """(first sample, attributions) of one block after the other; draws as in one call of all samples."""
     total = inputs[0].shape[0]
     size = block or explain.stats.batch_size
-    seeds = counter.sample_seeds(given["seed"], total) if explain.method.sampled else None
-    axes = len(explain.signature.inputs[0].shape) - 1
     for start in range(first, total, size):
         stop = min(start + size, total)
         try:
-            request = explain.request(
-                *(np.asarray(array[start:stop]) for array in inputs),
-                target=sources.rows_of(given["target"], start, stop, total),
-                baseline=sources.rows_of(given["baseline"], start, stop, total, axes), allow_nonfinite=allow_nonfinite,
-            )  # fmt: skip
-            request.call.seeds = None if seeds is None else seeds[start:stop]
+            request = some(explain, inputs, given, slice(start, stop), allow_nonfinite)
             found = request.attributions(request.packages.run(request.call))
         except ExplainersError as error:
             error.add_note(f"in the samples {start} to {stop - 1} of {total}")
@@ -241,9 +218,7 @@ def bench_call(
 ) -> None:
     """How long calls of an explainer take, on random samples."""
     with told():
-        explain = Explainer.load(file, device)
-        if setting:
-            explain = explain.replace(**sources.parameters(setting, explain.method.effort))
+        explain = loaded(file, device, setting)
         table = Table("samples", "calls", "median ms", "99 % ms", "samples/s", "rows/s")
         for size in batch_size or [1, 32]:
             times, rows = _times(explain, size, seconds)

@@ -20,7 +20,8 @@ from ..methods import Method
 from ..named import check
 from ..spec import References
 from . import files, sources
-from .commands import Setting, app, console, told
+from .calls import Baseline, Setting, Target
+from .commands import app, console, told
 
 DIFFERS, USAGE = 1, 2
 
@@ -35,8 +36,8 @@ def compare(
     inputs: Annotated[list[Path], typer.Option(help="Samples: npy, npz, zarr or parquet; a file for each input.")],
     backends: Annotated[str | None, typer.Option(help="torch,tensorflow; by default the model's.")] = None,
     engines: Annotated[str, typer.Option(help="torchscript,eager …; those that a backend has.")] = "auto",
-    target: Annotated[str | None, typer.Option(help="3, 1,2, max, or @file.npy: one a sample, or a mask.")] = None,
-    baseline: Annotated[str | None, typer.Option(help="A number, or @file.npy: one sample, or one for each.")] = None,
+    target: Target = None,
+    baseline: Baseline = None,
     references: Annotated[str | None, typer.Option(help="@file.npy: a set of baselines, (B, …).")] = None,
     seed: Annotated[int, typer.Option(help="For sampled methods.")] = 0,
     tolerance: Annotated[float, typer.Option(help="Largest relative difference of those that agree.")] = 1e-4,

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .. import methods
-from ..arguments import samples_of
 from ..errors import InputError, UnknownNameError
 from ..methods import Method
 from ..named import model as model
@@ -86,7 +85,11 @@ def target(text: str | None) -> Any:
         return None
     if text.startswith("@"):
         return read_array(Path(text[1:]))
-    return _numbers(text, int, lambda: text)
+    try:
+        found = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        return text
+    return found[0] if len(found) == 1 else found
 
 
 def baseline(text: str | None) -> Any:
@@ -99,19 +102,3 @@ def baseline(text: str | None) -> Any:
         return float(text)
     except ValueError as error:
         raise InputError(f"baseline {text!r} is neither a number nor @file.npy") from error
-
-
-def _numbers(text: str, kind: Callable[[str], Any], otherwise: Callable[[], Any]) -> Any:
-    try:
-        found = tuple(kind(part) for part in text.split(","))
-    except ValueError:
-        return otherwise()
-    return found[0] if len(found) == 1 else found
-
-
-def rows_of(value: Any, start: int, stop: int, count: int, sample_axes: int | None = None) -> Any:
-    """The part of ``value`` that belongs to the samples start … stop−1, if it has one entry for each of ``count``.
-
-    ``sample_axes``: axes of one entry, where an array of as many axes stands for all samples.
-    """
-    return samples_of(value, slice(start, stop), count, sample_axes)

@@ -1,0 +1,67 @@
+"""What commands that explain samples in files share: their options, and calls of some of the samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from .. import counter
+from ..api import Explainer, Request
+from ..arguments import samples_of
+from ..errors import InputError
+from . import sources
+
+File = Annotated[Path, typer.Argument(help="An explainer's file.", exists=True, dir_okay=False)]
+Inputs = Annotated[list[Path], typer.Argument(help="Samples: npy, npz, zarr or parquet; a file for each input.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Where to write.")]
+Target = Annotated[str | None, typer.Option(help="3, 1,2, max, or @file.npy: one a sample, or a mask.")]
+Baseline = Annotated[str | None, typer.Option(help="A number, or @file.npy: one sample, or one for each.")]
+Seed = Annotated[int | None, typer.Option(help="For sampled methods.")]
+Setting = Annotated[list[str] | None, typer.Option("--set", help="A parameter of the method: name=value.")]
+Device = Annotated[str | None, typer.Option(help="Where to run; by default where the explainer was made.")]
+
+
+def loaded(file: Path, device: str | None, setting: list[str] | None) -> Explainer:
+    """The explainer in a file, at the effort that is set."""
+    explain = Explainer.load(file, device)
+    return explain.replace(**sources.parameters(setting, explain.method.effort)) if setting else explain
+
+
+def bound(explain: Explainer, arrays: dict[str, Any]) -> list[Any]:
+    """The arrays in the order of the model's inputs, of equal lengths."""
+    named = {name: array for name, array in arrays.items() if name and not name.isdigit()}
+    found = explain.signature.bind([a for name, a in arrays.items() if name not in named], named)
+    lengths = [array.shape[0] for array in found]
+    if len(set(lengths)) > 1:
+        raise InputError(f"the inputs have {lengths} samples; they need as many each")
+    return found
+
+
+def some(explain: Explainer, inputs: list[Any], given: dict[str, Any], index: Any, allow_nonfinite: bool) -> Request:
+    """A call of the samples ``index`` (a slice or positions) of all, with the draws that they get in a call of all.
+
+    ``given``: target, baseline and seed for all. A target of real numbers is a mask, one for each sample if it
+    has an axis more than the output.
+    """
+    total = inputs[0].shape[0]
+    target, baseline = given["target"], given["baseline"]
+    mask = len(explain.output.sample_shape) if isinstance(target, np.ndarray) and target.dtype.kind in "fb" else None
+    request = explain.request(
+        *(_read(array, index) for array in inputs),
+        target=samples_of(target, index, total, mask),
+        baseline=samples_of(baseline, index, total, len(explain.signature.inputs[0].sample_shape)),
+        allow_nonfinite=allow_nonfinite,
+    )
+    if explain.method.sampled:
+        request.call.seeds = counter.sample_seeds(given["seed"], total)[index]
+    return request
+
+
+def _read(array: Any, index: Any) -> Any:
+    """Files are read where they are sliced."""
+    if isinstance(index, slice):
+        return np.asarray(array[index])
+    return np.concatenate([np.asarray(array[i : i + 1]) for i in index])
