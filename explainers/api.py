@@ -22,7 +22,7 @@ from .graph import Graph
 from .methods import Method
 from .plan import Options, Plan
 from .results import Results
-from .spec import Signature, TensorSpec, resolve_target
+from .spec import Numpy, Signature, TensorSpec, resolve_target
 from .work import Packages
 
 Progress = bool | Callable[[int, int], None]
@@ -333,8 +333,11 @@ class Explainer:
 
     # --- looking inside ----------------------------------------------------------------------
 
-    def warmup(self, batch_sizes: Sequence[int] | int = (1,)) -> Explainer:
-        """Compile and run the kernels that calls of these sizes need, on zeros. Returns itself."""
+    def warmup(self, batch_sizes: Sequence[int] | int = (1,), *, predict: bool = False) -> Explainer:
+        """Compile and run the kernels that calls of these sizes need, on zeros. Returns itself.
+
+        ``predict``: those of :meth:`predict`, too.
+        """
         found = self._ready("warmup")
         sizes = [batch_sizes] if isinstance(batch_sizes, int) else list(batch_sizes)
         for size in sizes:
@@ -343,14 +346,16 @@ class Explainer:
             rows = min(size * found.packages.count, found.packages.batch_size)
             found.packages.compile(rows)
             if not self._backend.forward_only:
-                self._run_on_zeros(found, size)
+                zeros = {
+                    s.name: np.zeros((size, *s.sample_shape), "float32" if s.floating else s.dtype)
+                    for s in found.traced.signature.inputs
+                }
+                self._run_on(zeros, found)
+                if predict:
+                    self.predict(zeros, allow_nonfinite=True)
         return self
 
-    def _run_on_zeros(self, plan: Plan, size: int) -> None:
-        signature = plan.traced.signature
-        zeros = {
-            s.name: np.zeros((size, *s.sample_shape), "float32" if s.floating else s.dtype) for s in signature.inputs
-        }
+    def _run_on(self, zeros: dict[str, Numpy], plan: Plan) -> None:
         mask = np.zeros(plan.packages.output_shape, np.float32)
         target = mask if mask.ndim else None
         for _ in range(3):  # TorchScript specializes in its first runs

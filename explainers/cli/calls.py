@@ -10,7 +10,7 @@ import typer
 
 from .. import counter
 from ..api import Explainer, Request
-from ..arguments import samples_of
+from ..arguments import samples_of, targets_of
 from ..errors import InputError
 from . import sources
 
@@ -43,16 +43,13 @@ def bound(explain: Explainer, arrays: dict[str, Any]) -> list[Any]:
 def some(explain: Explainer, inputs: list[Any], given: dict[str, Any], index: Any, allow_nonfinite: bool) -> Request:
     """A call of the samples ``index`` (a slice or positions) of all, with the draws that they get in a call of all.
 
-    ``given``: target, baseline and seed for all. A target of real numbers is a mask, one for each sample if it
-    has an axis more than the output.
+    ``given``: target, baseline and seed for all.
     """
     total = inputs[0].shape[0]
-    target, baseline = given["target"], given["baseline"]
-    mask = len(explain.output.sample_shape) if isinstance(target, np.ndarray) and target.dtype.kind in "fb" else None
     request = explain.request(
         *(_read(array, index) for array in inputs),
-        target=samples_of(target, index, total, mask),
-        baseline=samples_of(baseline, index, total, len(explain.signature.inputs[0].sample_shape)),
+        target=targets_of(given["target"], index, total, len(explain.output.sample_shape)),
+        baseline=samples_of(given["baseline"], index, total, len(explain.signature.inputs[0].sample_shape)),
         allow_nonfinite=allow_nonfinite,
     )
     if explain.method.sampled:

@@ -270,7 +270,7 @@ def serve(
         for path in file:
             if path.stem in explainers:
                 raise InputError(f"two files are called {path.stem!r}; names must differ")
-            explainers[path.stem] = Explainer.load(path, device).warmup()
+            explainers[path.stem] = Explainer.load(path, device)
         serving.run(explainers, host, port, key_file=keys, insecure=insecure, **limits)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import methods
 from ..api import Explainer
-from ..arguments import samples_of, to_numpy
+from ..arguments import samples_of, targets_of, to_numpy
 from ..errors import InputError
 from ..methods import Method
 from ..named import check
@@ -164,11 +164,17 @@ class Question:
     def __len__(self) -> int:
         return len(self.arrays[0])
 
-    def some(self, index: Any) -> Question:
-        """The same of some samples."""
+    def some(self, index: Any, output_axes: int) -> Question:
+        """The same of some samples, of a model with this many axes in one sample's output."""
         picked = np.arange(len(self))[index]
-        target, seed = (samples_of(value, picked, len(self)) for value in (self.target, self.seed))
+        target = targets_of(self.target, picked, len(self), output_axes)
+        seed = samples_of(self.seed, picked, len(self))
         return Question(_mapped(lambda a: a[picked], self.inputs), target, self._baselines(picked), seed, self.seconds)
+
+    @property
+    def example(self) -> Any:
+        """The first sample's inputs, as a batch of one."""
+        return _mapped(lambda a: a[:1], self.inputs)
 
     def _baselines(self, picked: Numpy) -> Any:
         """Of the samples ``picked``, where there is one for each: an axis more than one sample's has."""

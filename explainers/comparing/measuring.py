@@ -198,7 +198,7 @@ def compiled(candidate: Given, model: Any, question: Question) -> Runner:
         from . import peers
 
         return peers.compiled(candidate, model, question)
-    options = {"inputs": question.some(slice(0, 1)).inputs, **candidate.options}
+    options = {"inputs": question.example, **candidate.options}
     method = methods.resolve(candidate.method)
     return Ours(Explainer.compile(model, method, backend=candidate.backend, engine=candidate.engine, **options))
 
@@ -212,7 +212,8 @@ def outcome(candidate: Given, question: Question, name: str = "") -> Outcome:
         _check(answer, question)
         one = every = rate = None
         if question.seconds:
-            one = _median(runner, question.some(slice(0, 1)), question.seconds)[0]
+            first = question.some(slice(0, 1), answer.outputs.ndim - 1)
+            one = _median(runner, first, question.seconds)[0]
             every, rate = _median(runner, question, question.seconds)
     measured = Measured(
         name, runner.method, runner.backend, runner.engine, answer.gap, runner.compile_s, _ms(one), _ms(every), rate,

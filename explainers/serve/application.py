@@ -44,6 +44,7 @@ def app(explainers: Mapping[str, Explainer], settings: Settings | None = None, *
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await service.warm()
         yield
         await service.close()
 

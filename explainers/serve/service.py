@@ -104,6 +104,12 @@ class Service:
             raise Refused(404, str(UnknownNameError.among("model", name, self.models)))
         return self.models[name]
 
+    async def warm(self) -> None:
+        """Compile before the first request comes."""
+        for model in self.models.values():
+            explain = model.explain
+            await asyncio.wrap_future(self.scheduler.run(explain, lambda e=explain: e.warmup(predict=True)))  # type: ignore[misc]
+
     async def close(self) -> None:
         """Answer what was accepted, take no more."""
         self.closing = True

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
+import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,7 +22,8 @@ from explainers.serve import Settings
 
 from .live import Live, live
 
-PAGE = (Path(__file__).parent.parent.parent / "docs" / "serve.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent.parent
+PAGE = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 
 
@@ -40,6 +46,23 @@ def test_curl(iris: Live, block: str) -> None:
     assert done.stdout
     assert b'"error"' not in done.stdout, done.stdout
     assert b"event: error" not in done.stdout
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+def test_from_the_readme_s_file_to_an_answer_in_two_lines(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    example = re.findall(r"^```python\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)[0]
+    (tmp_path / "example.py").write_text(example + 'explain.save("model.explainer")\n', encoding="utf-8")
+    subprocess.run([sys.executable, "example.py"], cwd=tmp_path, check=True, timeout=120)
+    (lines,) = re.findall(r"^```bash\n(explainers serve .*?)^```$", readme, re.DOTALL | re.MULTILINE)
+    assert len(lines.splitlines()) == 2
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        script = lines.replace("8080", str(free.getsockname()[1])) + "kill $!; wait $!"
+    path = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=path, capture_output=True, timeout=120)
+    answer = json.loads(done.stdout)
+    assert np.shape(answer["explanations"]) == (1, 8), done.stderr
 
 
 def test_there_is_an_example_of_each_route(iris: Live) -> None:

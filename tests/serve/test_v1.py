@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from explainers import References
+from explainers import Explainer, References
 
-from .live import Live
+from .live import Live, live
 from .nets import cnn, explainers, images
 
 X = images(3)
@@ -30,6 +30,15 @@ def test_a_prediction(server: Live) -> None:
     import torch
 
     np.testing.assert_allclose(answer.json()["predictions"], cnn()(torch.from_numpy(X)).detach(), rtol=1e-5)
+
+
+def test_no_request_compiles() -> None:
+    explain = Explainer.compile(cnn(), "integrated_gradients", inputs=X)
+    with live({"ig": explain}) as server:
+        traces, shapes = explain.stats.traces, list(explain.stats.compiled_shapes)
+        server.post("/v1/models/ig:predict", json={"instances": X.tolist()}).raise_for_status()
+        server.explain("ig", X, target=1, steps=200).raise_for_status()
+        assert (explain.stats.traces, explain.stats.compiled_shapes) == (traces, shapes)
 
 
 ASKED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
