@@ -13,8 +13,6 @@ import numpy as np
 from . import arguments, artifact, counter, methods, plan, saving
 from .arguments import checked_size, dtype_name
 from .backend import Backend, find
-from .call import Call, Chunk, Stats, reporter
-from .contrasted import audit
 from .coverage import Audit, Coverage
 from .errors import ArtifactError, BaselineError, InputError, UnknownNameError, UnsupportedOperation
 from .explanation import Explanation
@@ -24,6 +22,8 @@ from .plan import Options, Plan
 from .results import Results
 from .spec import Numpy, Signature, TensorSpec, resolve_target
 from .work import Packages
+from .work.call import Call, Chunk, Stats, reporter
+from .work.contrasted import audit
 
 Progress = bool | Callable[[int, int], None]
 

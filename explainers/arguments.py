@@ -139,6 +139,6 @@ def samples_of(value: Any, index: Any, count: int, sample_axes: int | None = Non
 
 
 def targets_of(target: Any, index: Any, count: int, output_axes: int) -> Any:
-    """:func:`samples_of` a target: real numbers are a mask, one for each sample if it has an axis more than the output."""
+    """:func:`samples_of` a target. Real numbers are a mask, for each sample if it has an axis more than the output."""
     mask = isinstance(target, np.ndarray) and target.dtype.kind in "fb"
     return samples_of(target, index, count, output_axes if mask else None)

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .backend import Backend, Traced
-from .call import Stats
 from .errors import InputError, TargetError, UnknownNameError
 from .graph import Graph, Value
 from .methods import Method
 from .spec import Baseline, Signature, TensorSpec
 from .work import Packages
+from .work.call import Stats
 
 
 @dataclass(frozen=True)

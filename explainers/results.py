@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from .backend import Backend, owner
-from .call import Call, Chunk
 from .errors import NonFiniteError
 from .explanation import Explanation
 from .methods import Method
 from .plan import Plan
 from .spec import Array, Numpy, check_finite
+from .work.call import Call, Chunk
 
 
 @dataclass(frozen=True)

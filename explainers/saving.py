@@ -11,13 +11,13 @@ import numpy as np
 from . import artifact
 from .artifact import decoding
 from .backend import Backend, Loaded, Traced, backends, named
-from .call import Stats
 from .encoding import Arrays, decode, decode_graph, encode, encode_graph
 from .errors import ArtifactError, ExplainersError, InputError
 from .graph import Value
 from .methods import Method
 from .plan import Options, Plan
 from .work import Packages
+from .work.call import Stats
 
 Contents = tuple[dict[str, Any], dict[str, bytes]]
 

@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .api import Explainer, Request
-from .call import Chunk, Piece, Results
 from .errors import InputError, QueueFull
 from .explanation import Explanation
 from .methods import Perturbation
-from .run import Run, Steps
 from .work import Packages
+from .work.call import Chunk, Piece, Results
+from .work.run import Run, Steps
 
 LEAST_ROOM = 16  # rows that a package has room for, however long they take
 LEAST_TURN = 32  # rows that a call may ask for where packages are made smaller

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from ..api import Explainer
-from ..call import Staged
 from ..contrast import Contrast
-from ..contrasted import aligned
 from ..errors import ExplainersError, InputError
 from ..graph import Graph, Role, Value
 from ..program import Forward, Placeholder, Program
 from ..spec import Array, Numpy
 from ..work import Packages
+from ..work.call import Staged
+from ..work.contrasted import aligned
 
 
 @dataclass(frozen=True)

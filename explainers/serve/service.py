@@ -17,9 +17,9 @@ from ..api import Explainer
 from ..errors import InputError, NonFiniteError, UnknownNameError
 from ..explanation import Explanation
 from ..methods import Perturbation
-from ..run import Run
 from ..scheduler import Scheduler
 from ..spec import Numpy
+from ..work.run import Run
 from .metrics import Metrics
 from .parameters import Arguments, Parameters, Variants
 from .settings import Settings

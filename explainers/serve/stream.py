@@ -11,7 +11,7 @@ from typing import Any
 from starlette.requests import Request
 
 from ..explanation import Explanation
-from ..run import Estimate, Run
+from ..work.run import Estimate, Run
 from . import v1
 from .arrays import dump
 from .service import Job, Service, disconnected

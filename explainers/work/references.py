@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from .backend import Backend, Kernel, Traced
-from .contrast import Contrast
-from .graph import Value
-from .spec import Array, Baseline
+from ..backend import Backend, Kernel, Traced
+from ..contrast import Contrast
+from ..graph import Value
+from ..spec import Array, Baseline
 
 MOST_ROWS = 16  # different rows of other inputs whose reference activations are kept
 LARGEST_COMPARED = 2**20  # bytes of other inputs that are compared row by row

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .backend import Backend
+from ..backend import Backend
+from ..spec import Array
 from .call import Piece, Results, Rows, Staged
-from .spec import Array
 
 
 def joined(backend: Backend, pieces: Sequence[Piece]) -> Piece:

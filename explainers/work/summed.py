@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import NotConverged
+from ..methods.base import Method
+from ..spec import Array, Numpy, largest, row_name
 from .call import Chunk, Piece, Rows
-from .errors import NotConverged
-from .methods.base import Method
 from .run import Estimate, Run, Steps
-from .spec import Array, Numpy, largest, row_name
 
 if TYPE_CHECKING:
-    from .work import Packages
+    from .packages import Packages
 
 
 class SingleRun(Run):

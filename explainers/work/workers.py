@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
-from .errors import PerturbationError
+from ..errors import PerturbationError
 
 Task = tuple[int, Sequence[Any]]  # a sample's number and the arguments of its generator
 LOOK = 0.05  # seconds between looks at the workers

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..contrast import Contrast
+from ..spec import Array, Numpy, largest
 from .call import Call, Chunk, Piece, Results, Staged
-from .contrast import Contrast
 from .references import ReferenceActivations
 from .run import Run, Steps
-from .spec import Array, Numpy, largest
 
 if TYPE_CHECKING:
-    from .work import Packages
+    from .packages import Packages
 
 
 class ContrastRun(Run):

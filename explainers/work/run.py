@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
+from ..spec import Numpy
 from .call import Call, Chunk, Piece, Results, Rows, Staged
-from .spec import Numpy
 
 if TYPE_CHECKING:
-    from .work import Packages
+    from .packages import Packages
 
 Found = TypeVar("Found")
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .counter import UInt64
-from .spec import Array, Baseline, Numpy, Target
+from ..counter import UInt64
+from ..spec import Array, Baseline, Numpy, Target
 
 Progress = Callable[[int], None]
 Results = tuple[Array, ...]  # of a kernel

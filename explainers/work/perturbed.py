@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import InputError, PerturbationError
+from ..methods.perturbation import Perturbation, as_sample
+from ..spec import Numpy, row_name
 from .call import Call, Chunk, Piece, Rows, Staged
-from .errors import InputError, PerturbationError
 from .forward import ForwardRun
-from .methods.perturbation import Perturbation, as_sample
 from .run import Steps
-from .spec import Numpy, row_name
 from .workers import END, produce
 
 if TYPE_CHECKING:
-    from .work import Packages
+    from .packages import Packages
 
 READY = 4  # packages that may wait, made, for the model
 

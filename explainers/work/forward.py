@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import NotConverged, TargetError
+from ..methods.removal import Design, Removal, Sums, Units
+from ..spec import Numpy, Target, check_finite, largest, row_name
 from .call import Call, Chunk, Staged
-from .errors import NotConverged, TargetError
-from .methods.removal import Design, Removal, Sums, Units
 from .run import Estimate, Run, Steps
-from .spec import Numpy, Target, check_finite, largest, row_name
 
 if TYPE_CHECKING:
-    from .work import Packages
+    from .packages import Packages
 
 
 @dataclass

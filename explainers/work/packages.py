@@ -18,22 +18,22 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from . import regions
-from .backend import Backend, Kernel, Loaded, Size, Traced
+from .. import regions
+from ..backend import Backend, Kernel, Loaded, Size, Traced
+from ..contrast import Contrast
+from ..graph import Graph, Value
+from ..methods.base import Method
+from ..methods.perturbation import Perturbation
+from ..program import Forward, Placeholder, Program
+from ..reorder import relu_behind_pools
+from ..spec import Array, Numpy, Target, check_finite
 from .call import Call, Chunk, Piece, Results, Rows, Staged, Stats
-from .contrast import Contrast
 from .contrasted import ContrastRun
 from .forward import ForwardRun
-from .graph import Graph, Value
 from .joining import divided, joined
-from .methods.base import Method
-from .methods.perturbation import Perturbation
 from .perturbed import PerturbedRun
-from .program import Forward, Placeholder, Program
 from .references import ReferenceActivations
-from .reorder import relu_behind_pools
 from .run import Run, Steps
-from .spec import Array, Numpy, Target, check_finite
 from .summed import SingleRun, SummedRun
 
 Found = TypeVar("Found")
