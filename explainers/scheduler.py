@@ -27,7 +27,8 @@ from .work.run import Run, Steps
 
 LEAST_ROOM = 16  # rows that a package has room for, however long they take
 LEAST_TURN = 32  # rows that a call may ask for where packages are made smaller
-MOST_TURNS = 8  # parts of a package that calls take turns in: more of them cost more than they are worth
+MOST_TURNS = 4  # parts of a package that calls take turns in: more of them cost more than they are worth
+SHORT = 8  # new calls run alone if they fill at most this part of a package
 
 
 @dataclass
@@ -94,14 +95,19 @@ class _Queue:
         """A call that has waited long for a turn."""
         return self.old[0] if self.old else self.new[0]
 
-    def take(self, most: int) -> list[_Job]:
+    @property
+    def new_rows(self) -> int:
+        return sum(job.wants for job in self.new)
+
+    def take(self, most: int, alone: bool) -> list[_Job]:
         """The next calls whose pieces fit into a package of ``most`` rows, at least one.
 
-        New ones overtake, but have no more than half of it while others wait.
+        New ones overtake, but have no more than half of it while others wait; ``alone``: new ones only.
         """
         taken: list[_Job] = []
         left = most
-        for jobs, kept in ((self.new, most // 2 if self.old else 0), (self.old, 0), (self.new, 0)):
+        shares = ((self.new, most // 2 if self.old else 0), (self.old, 0), (self.new, 0))
+        for jobs, kept in ((self.new, 0),) if alone else shares:
             while jobs and (not taken or jobs[0].wants <= left - kept):
                 left -= jobs[0].wants
                 taken.append(jobs.popleft())
@@ -246,6 +252,7 @@ class _Device:
         self.active: dict[int, int] = {}  # calls in progress by family
         self.rooms: dict[int, int] = {}  # rows of a package that is not too long, by family
         self.closing = self.dropping = False
+        self.overtaking = False  # whether the package that runs is of new calls first
         self.changed = threading.Condition()
         self.thread = threading.Thread(target=self._work, name=f"explainers {name}", daemon=True)
         self.thread.start()
@@ -305,17 +312,22 @@ class _Device:
             self._advance(job, lambda job=job: next(job.steps))  # type: ignore[misc]
 
     def _next(self) -> Hashable | None:
-        """The queue whose turn it is: the first that is full or has waited long enough; waits for one."""
+        """The queue whose turn it is, of those that are full or have waited long enough; waits for one."""
         wait = self.scheduler.max_wait
         while self.queues:
             now = time.monotonic()
             soonest = wait
+            ready = []
             for key, queue in self.queues.items():
                 first = queue.first
                 left = first.arrived + wait - now
-                if left <= 0 or self.closing or not self.scheduler.batching or queue.rows >= self._room(first.packages):
-                    return key
+                if left <= 0 or self.closing or queue.rows >= self._room(first.packages):
+                    ready.append(key)
                 soonest = min(soonest, left)
+            if not self.scheduler.batching:
+                return next(iter(self.queues))
+            if ready:
+                return self._turn(ready)
             with self.changed:
                 if not self.arrived:
                     self.changed.wait(soonest)
@@ -323,20 +335,29 @@ class _Device:
                 self._start()
         return None
 
+    def _turn(self, ready: list[Hashable]) -> Hashable:
+        """The first of these queues; for every second package the one of the least new calls, if there are any."""
+        new = [] if self.overtaking else [key for key in ready if self.queues[key].new]
+        self.overtaking = bool(new)
+        return min(new, key=lambda key: self.queues[key].new_rows, default=ready[0])
+
     def _package(self, key: Hashable) -> None:
         """Run one package of the queue, and let its calls go on."""
         queue = self.queues[key]
         packages = queue.first.packages
-        jobs = queue.take(self._room(packages))
-        self.queues.pop(key)
-        if queue.rows:
-            self.queues[key] = queue  # behind the others
+        room = self._room(packages)
+        alone = self.overtaking and queue.new_rows * SHORT <= room
+        jobs = queue.take(room, alone)
+        if not queue.rows:
+            self.queues.pop(key)
+        elif not alone:
+            self.queues.move_to_end(key)
         jobs = [job for job in jobs if not self._ended(job)]
         if not jobs:
             return
         pieces = [job.piece for job in jobs if job.piece is not None]
         rows = sum(map(len, pieces))
-        self.scheduler.ran(rows, self._room(packages))
+        self.scheduler.ran(rows, room)
         began = time.monotonic()
         try:
             results = packages.execute(pieces)

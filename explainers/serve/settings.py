@@ -38,7 +38,7 @@ class Settings:
     timeout: float = 60.0
     body_timeout: float = 30.0
     max_wait: float = 0.001
-    package_seconds: float = 0.01
+    package_seconds: float = 0.015
     batching: bool = True
     keys: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
