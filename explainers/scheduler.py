@@ -28,6 +28,7 @@ from .work.run import Run, Steps
 LEAST_ROOM = 16  # rows that a package has room for, however long they take
 LEAST_TURN = 32  # rows that a call may ask for where packages are made smaller
 MOST_TURNS = 4  # parts of a package that calls take turns in: more of them cost more than they are worth
+PACE = 0.1  # of what a package tells of the seconds of a row
 SHORT = 8  # new calls run alone if they fill at most this part of a package
 
 
@@ -250,7 +251,8 @@ class _Device:
         self.queues: OrderedDict[Hashable, _Queue] = OrderedDict()
         self.arrived: deque[_Job | _Task] = deque()
         self.active: dict[int, int] = {}  # calls in progress by family
-        self.rooms: dict[int, int] = {}  # rows of a package that is not too long, by family
+        self.rooms: dict[int, int] = {}  # rows of a package that the memory holds, by family
+        self.paces: dict[int, float] = {}  # seconds of a row, by family
         self.closing = self.dropping = False
         self.overtaking = False  # whether the package that runs is of new calls first
         self.changed = threading.Condition()
@@ -371,17 +373,21 @@ class _Device:
         self._fit(packages, rows, time.monotonic() - began)
 
     def _room(self, packages: Packages) -> int:
-        return min(packages.room, self.rooms.get(packages.family, packages.room))
+        """Rows of a package that is neither too large nor too long."""
+        family = packages.family
+        room = min(packages.room, self.rooms.get(family, packages.room))
+        most, pace = self.scheduler.package_seconds, self.paces.get(family)
+        return room if most is None or pace is None else min(room, max(LEAST_ROOM, int(most / pace)))
 
     def _fit(self, packages: Packages, rows: int, seconds: float) -> None:
-        """Less room if a package took too long, more if a full one was short."""
-        most, room = self.scheduler.package_seconds, self._room(packages)
-        if most is None or packages.static:  # each size of a static engine would compile
+        """Learn the seconds of a row from packages that are full enough for it."""
+        if packages.static:  # each size of a static engine would compile
             return
-        if seconds > most:
-            self.rooms[packages.family] = max(LEAST_ROOM, min(room, int(rows * most / seconds)))
-        elif rows > room // 2 and seconds < most / 2:
-            self.rooms[packages.family] = room * 2
+        pace, known = seconds / rows, self.paces.get(packages.family)
+        if known is None and rows >= LEAST_ROOM:
+            self.paces[packages.family] = pace
+        elif known is not None and 2 * rows > self._room(packages):
+            self.paces[packages.family] = known + PACE * (pace - known)
 
     def _one_by_one(self, jobs: list[_Job], error: Exception) -> None:
         """A package failed: find out whose piece it was."""
