@@ -254,7 +254,7 @@ class _Device:
         self.rooms: dict[int, int] = {}  # rows of a package that the memory holds, by family
         self.paces: dict[int, float] = {}  # seconds of a row, by family
         self.closing = self.dropping = False
-        self.overtaking = False  # whether the package that runs is of new calls first
+        self.overtaking = False  # whether new calls were let past old ones
         self.changed = threading.Condition()
         self.thread = threading.Thread(target=self._work, name=f"explainers {name}", daemon=True)
         self.thread.start()
@@ -340,7 +340,7 @@ class _Device:
     def _turn(self, ready: list[Hashable]) -> Hashable:
         """The first of these queues; for every second package the one of the least new calls, if there are any."""
         new = [] if self.overtaking else [key for key in ready if self.queues[key].new]
-        self.overtaking = bool(new)
+        self.overtaking = bool(new) and any(self.queues[key].old for key in ready)
         return min(new, key=lambda key: self.queues[key].new_rows, default=ready[0])
 
     def _package(self, key: Hashable) -> None:

@@ -83,7 +83,7 @@ class Packages:
         stats.batch_size = self.batch_size
         self._kernels: dict[tuple[str, Size], Kernel] = {}
         self._lock = threading.Lock()
-        self.known_rows: dict[tuple[Method, bool], Rows] = {}
+        self.known_rows: dict[tuple[Method, bool], tuple[Rows, Rows]] = {}  # as many as possible, and the last call's
         self._last_mask: tuple[Target, tuple[int, int], Array] | None = None
         self.references: ReferenceActivations | None = None
         if isinstance(self.program, Contrast):
@@ -231,10 +231,10 @@ class Packages:
     def steps(self, call: Call) -> Steps[list[Chunk]]:
         """A call as the pieces it wants, one after the other."""
         chunks = []
-        start = 0
-        while start < len(call):
+        start, count = 0, call.count
+        while start < count:
             size = self.limit(call.batch_size)
-            stop = min(start + size, len(call))
+            stop = min(start + size, count)
             try:
                 chunks.append((yield from self._run(call, start, stop).steps()))
             except Exception as error:
@@ -326,11 +326,11 @@ class Packages:
 
     def stage_call(self, call: Call, start: int, stop: int) -> Staged:
         """Bring samples start … stop−1, their masks and baselines to the device."""
-        whole = start == 0 and stop == len(call)
+        whole = start == 0 and stop == call.count
         inputs = []
         for place, array in enumerate(call.inputs):
             part = array if whole else array[start:stop]
-            inputs.append(self._input(place, part, start, len(call), call.check))
+            inputs.append(self._input(place, part, start, call.count, call.check))
         count = stop - start
         if self.prefix is not None:
             size = self.bucket(count)

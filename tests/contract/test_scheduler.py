@@ -183,6 +183,39 @@ def test_a_short_call_overtakes_a_long_one() -> None:
     assert scheduler.stats.waiting_rows == 0
 
 
+@pytest.mark.parametrize("same", [True, False], ids=["one-explainer", "two"])
+def test_a_short_call_runs_next_and_alone(same: bool) -> None:
+    running, go = threading.Event(), threading.Event()
+    packages: list[tuple[str, int]] = []
+
+    def model(name: str) -> Any:
+        def function(x: np.ndarray) -> np.ndarray:
+            packages.append((name, len(x)))
+            running.set()
+            go.wait(10)
+            return x.sum(1)
+
+        return function
+
+    go.set()
+    x = np.random.default_rng(0).normal(size=(6, 4))
+    explain = Explainer.compile(model("long"), methods.ShapleySampling(200), inputs=x, batch_size=64)
+    short = explain if same else Explainer.compile(model("short"), "shapley_sampling", inputs=x, batch_size=64)
+    short = short.replace(permutations=1)
+    go.clear()
+    running.clear()
+    packages.clear()
+    with Scheduler() as scheduler:
+        long = scheduler.submit(explain, x)
+        assert running.wait(10)
+        future = scheduler.submit(short, x[:1])
+        go.set()
+        rows = int(future.result(10).evaluations[0])
+        assert packages[1] == ("long" if same else "short", rows)
+        assert not long.done()
+        long.cancel()
+
+
 def test_variants_share_a_package() -> None:
     explain, x = simple(methods.ShapleySampling(2), batch_size=64)
     with Scheduler() as scheduler:
