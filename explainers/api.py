@@ -26,6 +26,7 @@ from .work.call import Call, Chunk, Stats, reporter
 from .work.contrasted import audit
 
 Progress = bool | Callable[[int, int], None]
+WARM_RUNS = 3  # TorchScript specializes in its first runs
 
 
 @dataclass(frozen=True)
@@ -351,14 +352,14 @@ class Explainer:
                     for s in found.traced.signature.inputs
                 }
                 self._run_on(zeros, found)
-                if predict:
+                for _ in range(WARM_RUNS if predict else 0):
                     self.predict(zeros, allow_nonfinite=True)
         return self
 
     def _run_on(self, zeros: dict[str, Numpy], plan: Plan) -> None:
         mask = np.zeros(plan.packages.output_shape, np.float32)
         target = mask if mask.ndim else None
-        for _ in range(3):  # TorchScript specializes in its first runs
+        for _ in range(WARM_RUNS):
             if plan.packages.program.design is None:
                 self(zeros, target=target, allow_nonfinite=True)
             else:  # zeros need not be samples that the method takes

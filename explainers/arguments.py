@@ -13,7 +13,7 @@ from .backend import Backend, owner
 from .errors import BaselineError, InputError
 from .methods import Method, Perturbation
 from .plan import Plan
-from .spec import Array, Baseline, Numpy, Signature, TensorSpec, resolve_baseline
+from .spec import Array, Baseline, Numpy, Signature, TensorSpec, is_mask, resolve_baseline
 
 
 def split(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -138,7 +138,6 @@ def samples_of(value: Any, index: Any, count: int, sample_axes: int | None = Non
     return value[index]
 
 
-def targets_of(target: Any, index: Any, count: int, output_axes: int) -> Any:
-    """:func:`samples_of` a target. Real numbers are a mask, for each sample if it has an axis more than the output."""
-    mask = isinstance(target, np.ndarray) and target.dtype.kind in "fb"
-    return samples_of(target, index, count, output_axes if mask else None)
+def targets_of(target: Any, index: Any, count: int, output_shape: tuple[int, ...]) -> Any:
+    """:func:`samples_of` a target; a mask for all samples is not cut."""
+    return target if is_mask(target, output_shape) else samples_of(target, index, count)

@@ -1,6 +1,6 @@
 """Packages filled from the calls of many clients.
 
-A call is a generator of pieces (:mod:`explainers.run`). The scheduler keeps one waiting piece of every
+A call is a generator of pieces (:mod:`explainers.work.run`). The scheduler keeps one waiting piece of every
 call and fills each package from the pieces that may share one, whatever their targets, baselines, steps
 and seeds: a hundred small requests cost what one large batch does. Calls take turns, so that short ones
 overtake long ones. One thread for each device runs the kernels.
@@ -100,15 +100,17 @@ class _Queue:
     def new_rows(self) -> int:
         return sum(job.wants for job in self.new)
 
-    def take(self, most: int, alone: bool) -> list[_Job]:
+    def take(self, most: int, *, new_first: bool) -> list[_Job]:
         """The next calls whose pieces fit into a package of ``most`` rows, at least one.
 
-        New ones overtake, but have no more than half of it while others wait; ``alone``: new ones only.
+        The first kind has no more than half of it while the other waits. Few new ones that go first go alone.
         """
         taken: list[_Job] = []
         left = most
-        shares = ((self.new, most // 2 if self.old else 0), (self.old, 0), (self.new, 0))
-        for jobs, kept in ((self.new, 0),) if alone else shares:
+        first, second = (self.new, self.old) if new_first else (self.old, self.new)
+        alone = new_first and self.new_rows * SHORT <= most
+        shares = [(first, most // 2 if second else 0), *([] if alone else [(second, 0), (first, 0)])]
+        for jobs, kept in shares:
             while jobs and (not taken or jobs[0].wants <= left - kept):
                 left -= jobs[0].wants
                 taken.append(jobs.popleft())
@@ -338,9 +340,9 @@ class _Device:
         return None
 
     def _turn(self, ready: list[Hashable]) -> Hashable:
-        """The first of these queues; for every second package the one of the least new calls, if there are any."""
-        new = [] if self.overtaking else [key for key in ready if self.queues[key].new]
-        self.overtaking = bool(new) and any(self.queues[key].old for key in ready)
+        """The first of these queues; for every second package that of the least new calls, if there are any."""
+        new = [] if self.overtaking else [key for key, queue in self.queues.items() if queue.new]
+        self.overtaking = bool(new) and (len(self.queues) > 1 or bool(self.queues[ready[0]].old))
         return min(new, key=lambda key: self.queues[key].new_rows, default=ready[0])
 
     def _package(self, key: Hashable) -> None:
@@ -348,11 +350,10 @@ class _Device:
         queue = self.queues[key]
         packages = queue.first.packages
         room = self._room(packages)
-        alone = self.overtaking and queue.new_rows * SHORT <= room
-        jobs = queue.take(room, alone)
+        jobs = queue.take(room, new_first=self.overtaking)
         if not queue.rows:
             self.queues.pop(key)
-        elif not alone:
+        elif not self.overtaking:
             self.queues.move_to_end(key)
         jobs = [job for job in jobs if not self._ended(job)]
         if not jobs:
@@ -360,7 +361,7 @@ class _Device:
         pieces = [job.piece for job in jobs if job.piece is not None]
         rows = sum(map(len, pieces))
         self.scheduler.ran(rows, room)
-        began = time.monotonic()
+        began = time.perf_counter()
         try:
             results = packages.execute(pieces)
         except Exception as error:
@@ -370,18 +371,21 @@ class _Device:
             return
         for job, result in zip(jobs, results, strict=True):
             self._advance(job, lambda job=job, result=result: job.steps.send(result))  # type: ignore[misc]
-        self._fit(packages, rows, time.monotonic() - began)
+        self._fit(packages, rows, time.perf_counter() - began)
 
     def _room(self, packages: Packages) -> int:
         """Rows of a package that is neither too large nor too long."""
         family = packages.family
         room = min(packages.room, self.rooms.get(family, packages.room))
         most, pace = self.scheduler.package_seconds, self.paces.get(family)
-        return room if most is None or pace is None else min(room, max(LEAST_ROOM, int(most / pace)))
+        if most is None or pace is None:
+            return room
+        rows = max(LEAST_ROOM, int(most / pace))
+        return min(room, rows - rows % (1 << rows.bit_length() - 3))  # in steps: pieces are cut for a room, then packed
 
     def _fit(self, packages: Packages, rows: int, seconds: float) -> None:
         """Learn the seconds of a row from packages that are full enough for it."""
-        if packages.static:  # each size of a static engine would compile
+        if packages.static or seconds <= 0:  # each size of a static engine would compile
             return
         pace, known = seconds / rows, self.paces.get(packages.family)
         if known is None and rows >= LEAST_ROOM:

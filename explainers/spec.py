@@ -209,13 +209,24 @@ def resolve_target(target: Any, shape: tuple[int, ...], count: int, forward_only
         raise TargetError(f"target {target!r} is ragged. {_target_forms(shape, count)}") from error
     if count == 0 and given.size == 0 and given.ndim:
         return Target("index", shape, np.zeros((0, len(shape)), np.int64))
-    kinds = "fb" if len(shape) <= 1 else "fbiu"
-    if given.dtype.kind in kinds and shape and given.shape in (shape, (count, *shape)):
+    if is_mask(given, shape) or is_mask(given, (count, *shape), len(shape)):
         if not np.isfinite(given).all():
             place = tuple(int(i) for i in np.argwhere(~np.isfinite(given))[0])
             raise TargetError(f"the target mask is not finite at {place}")
         return Target("mask", shape, given if given.ndim > len(shape) else given[None])
     return Target("index", shape, _indices(target, given, shape, count))
+
+
+def is_mask(target: Any, shape: tuple[int, ...], axes: int | None = None) -> bool:
+    """Whether it is an array or list of weights of this shape. ``axes`` of an output; integers weigh two and more."""
+    if not isinstance(target, (list, np.ndarray)):
+        return False
+    try:
+        given = np.asarray(target)
+    except ValueError:  # ragged
+        return False
+    axes = len(shape) if axes is None else axes
+    return axes > 0 and given.shape == shape and given.dtype.kind in ("fb" if axes == 1 else "fbiu")
 
 
 @lru_cache(maxsize=4096)

@@ -48,7 +48,7 @@ def some(explain: Explainer, inputs: list[Any], given: dict[str, Any], index: An
     total = inputs[0].shape[0]
     request = explain.request(
         *(_read(array, index) for array in inputs),
-        target=targets_of(given["target"], index, total, len(explain.output.sample_shape)),
+        target=targets_of(given["target"], index, total, explain.output.sample_shape),
         baseline=samples_of(given["baseline"], index, total, len(explain.signature.inputs[0].sample_shape)),
         allow_nonfinite=allow_nonfinite,
     )

@@ -164,10 +164,10 @@ class Question:
     def __len__(self) -> int:
         return len(self.arrays[0])
 
-    def some(self, index: Any, output_axes: int) -> Question:
-        """The same of some samples, of a model with this many axes in one sample's output."""
+    def some(self, index: Any, output_shape: tuple[int, ...]) -> Question:
+        """The same of some samples, of a model with this shape of one sample's output."""
         picked = np.arange(len(self))[index]
-        target = targets_of(self.target, picked, len(self), output_axes)
+        target = targets_of(self.target, picked, len(self), output_shape)
         seed = samples_of(self.seed, picked, len(self))
         return Question(_mapped(lambda a: a[picked], self.inputs), target, self._baselines(picked), seed, self.seconds)
 

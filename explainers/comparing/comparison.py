@@ -38,7 +38,7 @@ class Comparison:
             o.measured.name: o.attributions[0] if len(o.attributions) == 1 else o.attributions for o in outcomes
         }
         self._explained, self._question, self._timeout = explained, question, timeout
-        self._output_axes = len(outcomes[0].outputs)
+        self._output_shape = outcomes[0].outputs
 
     # --- what it says ------------------------------------------------------------------------
 
@@ -86,7 +86,7 @@ class Comparison:
         places = list(dict.fromkeys([pair.sample, *range(min(self.samples, 3))]))
         sides = [(name, self._explained[name]) for name in (pair.left, pair.right)]
         limit = self.tolerance if tolerance is None else tolerance
-        return locate(sides, self._question.some(places, self._output_axes), limit, self._timeout)
+        return locate(sides, self._question.some(places, self._output_shape), limit, self._timeout)
 
     # --- how it is shown ---------------------------------------------------------------------
 

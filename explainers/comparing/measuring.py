@@ -212,7 +212,7 @@ def outcome(candidate: Given, question: Question, name: str = "") -> Outcome:
         _check(answer, question)
         one = every = rate = None
         if question.seconds:
-            first = question.some(slice(0, 1), answer.outputs.ndim - 1)
+            first = question.some(slice(0, 1), answer.outputs.shape[1:])
             one = _median(runner, first, question.seconds)[0]
             every, rate = _median(runner, question, question.seconds)
     measured = Measured(

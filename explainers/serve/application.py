@@ -44,9 +44,11 @@ def app(explainers: Mapping[str, Explainer], settings: Settings | None = None, *
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await service.warm()
-        yield
-        await service.close()
+        try:
+            await service.warm()
+            yield
+        finally:
+            await service.close()
 
     made = FastAPI(title="explainers", version=__version__, lifespan=lifespan, description=schema.DESCRIPTION)
     made.state.service = service

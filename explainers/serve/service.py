@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,6 +27,7 @@ from .parameters import Arguments, Parameters, Variants
 from .settings import Settings
 
 Found = TypeVar("Found")
+log = logging.getLogger("explainers.serve")
 LARGE = 1 << 16  # bytes or numbers that are worked on off the event loop
 
 
@@ -105,10 +108,15 @@ class Service:
         return self.models[name]
 
     async def warm(self) -> None:
-        """Compile before the first request comes."""
-        for model in self.models.values():
-            explain = model.explain
-            await asyncio.wrap_future(self.scheduler.run(explain, lambda e=explain: e.warmup(predict=True)))  # type: ignore[misc]
+        """Compile before the first request comes. What cannot explain zeros is served all the same."""
+        for name, model in self.models.items():
+            warmup = partial(model.explain.warmup, predict=True)
+            try:
+                await asyncio.wrap_future(self.scheduler.run(model.explain, warmup))
+            except Exception:
+                log.warning("no warmup of %r", name, exc_info=True)
+            if self.draining:
+                return
 
     async def close(self) -> None:
         """Answer what was accepted, take no more."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from concurrent.futures import CancelledError
@@ -199,7 +200,7 @@ def test_a_short_call_runs_next_and_alone(same: bool) -> None:
 
     go.set()
     x = np.random.default_rng(0).normal(size=(6, 4))
-    explain = Explainer.compile(model("long"), methods.ShapleySampling(200), inputs=x, batch_size=64)
+    explain = Explainer.compile(model("long"), methods.ShapleySampling(20_000), inputs=x, batch_size=64)
     short = explain if same else Explainer.compile(model("short"), "shapley_sampling", inputs=x, batch_size=64)
     short = short.replace(permutations=1)
     go.clear()
@@ -214,6 +215,25 @@ def test_a_short_call_runs_next_and_alone(same: bool) -> None:
         assert packages[1] == ("long" if same else "short", rows)
         assert not long.done()
         long.cancel()
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["one-explainer", "two"])
+def test_no_call_starves_under_a_stream_of_short_ones(same: bool) -> None:
+    explain, x = simple(methods.ShapleySampling(200), batch_size=64)
+    short = (explain if same else simple("shapley_sampling", batch_size=64)[0]).replace(permutations=4)
+    done, calls = threading.Event(), itertools.count()
+    with Scheduler() as scheduler:
+
+        def again(_: Any = None) -> None:
+            if not done.is_set() and next(calls) < 5000:
+                scheduler.submit(short, x[:1], target=0).add_done_callback(again)
+
+        for _ in range(4):
+            again()
+        rows = scheduler.submit(explain, x, target=1).result(30).evaluations.sum()
+        done.set()
+        assert next(calls) < 5000
+        assert scheduler.stats.packages < 8 * rows / 64
 
 
 def test_variants_share_a_package() -> None:

@@ -231,7 +231,7 @@ def test_values_pass_through_files_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_some_samples_keep_what_is_each_ones() -> None:
-    question = candidates.Question.of((X, X[:, :2]), [0, 1, 2, 1, 0], (X[0], X[:, :2]), 3, 0.0).some([4, 1], 1)
+    question = candidates.Question.of((X, X[:, :2]), [0, 1, 2, 1, 0], (X[0], X[:, :2]), 3, 0.0).some([4, 1], (3,))
     assert question.target.tolist() == [0, 1]
     assert question.baseline[0].shape == (4,)
     np.testing.assert_array_equal(question.baseline[1], X[[4, 1], :2])
@@ -240,10 +240,17 @@ def test_some_samples_keep_what_is_each_ones() -> None:
 
 def test_a_mask_for_all_is_one_though_there_are_as_many_samples_as_outputs() -> None:
     mask = np.array([0.5, -1, 2])
-    for target in (mask, np.tile(mask, (3, 1))):
+    for target in (mask, mask.tolist(), np.tile(mask, (3, 1))):
         found = compare({"a": ablation(), "b": ablation()}, X[:3], target=target, seconds=0.01)
         np.testing.assert_allclose(found.attributions["a"], X[:3] * (W @ mask))
         assert found.candidates[0].one_ms
+
+
+def test_integers_of_the_shape_of_two_output_axes_are_a_mask() -> None:
+    weights = np.array([[1, 0, 2], [0, -1, 0]])
+    question = candidates.Question.of(X[:2], weights, None, 0, 0.0)
+    assert question.some([1], (2, 3)).target is question.target
+    assert question.some([1], (4, 5, 6)).target.tolist() == [[0, -1, 0]]  # an index a sample
 
 
 # --- where they part -------------------------------------------------------------------------
