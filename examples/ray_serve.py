@@ -1,6 +1,6 @@
 """Explainers on Ray Serve: replicas that come and go with the load, on one machine or many.
 
-pip install 'explainers[torch,ray]'
+pip install 'explainers[torch,ray]' httpx
 python examples/ray_serve.py           # or: serve run examples.ray_serve:application
 """
 
