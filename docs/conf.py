@@ -11,7 +11,7 @@ sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent), str(HERE.parent / "backend
 import explainers  # noqa: E402
 
 project = "explainers"
-author = "The explainers developers"
+author = copyright = "The explainers developers"
 version = release = explainers.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "docstrings"]
 exclude_patterns = ["_build", "_ext"]
