@@ -18,7 +18,7 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	touch $@
 
 demo: $(STAMP)
-	$(BIN)/python examples/digits.py
+	$(BIN)/python examples/digits.py --quick
 
 test test-slow: export OMP_NUM_THREADS ?= 1
 # processes that share the test files

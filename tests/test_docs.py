@@ -136,11 +136,11 @@ def test_public_names_are_in_the_reference() -> None:
 # --- the shell -------------------------------------------------------------------------------
 
 SHELL = [DOCS / "cli.md", DOCS / "million.md"]
-COMMAND = """
-set -euo pipefail
-explainers() { "$PYTHON" -c 'import sys; from explainers.cli import main; sys.argv[0] = "explainers"; main()' "$@"; }
-python() { "$PYTHON" "$@"; }
-"""
+MAIN = "import sys; from explainers.cli import main; sys.argv[0] = 'explainers'; main()"
+COMMANDS = {  # programs, not functions of the shell: `kill %1` ends them
+    "explainers": f'exec "$PYTHON" -c "{MAIN}" "$@"\n',
+    "python": 'exec "$PYTHON" "$@"\n',
+}
 
 
 @pytest.mark.skipif(not shutil.which("bash") or not shutil.which("curl"), reason="bash or curl is not installed")
@@ -152,10 +152,16 @@ def test_shell(page: Path, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    script = COMMAND + "\n".join(blocks).replace("8080", str(port))
+    script = "\n".join(["set -euo pipefail", *blocks, "wait"]).replace("8080", str(port))
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    for command, text in COMMANDS.items():
+        (commands / command).write_text(f"#!/bin/sh\n{text}", encoding="utf-8")
+        (commands / command).chmod(0o755)
     path = os.pathsep.join([str(ROOT), str(ROOT / "backends"), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": path, "COLUMNS": "160"}
-    with open(tmp_path / "output", "w+") as output:  # a pipe would wait for the server, too
+    environment["PATH"] = f"{commands}{os.pathsep}{environment['PATH']}"
+    with open(tmp_path / "output", "w+") as output:
         done = subprocess.run(
             ["bash", "-c", script], stdout=output, stderr=subprocess.STDOUT, cwd=tmp_path, env=environment, timeout=300
         )
