@@ -1,7 +1,7 @@
 """Programs as compiled TensorFlow functions.
 
-The program runs once inside one ``tf.function`` whose leading axes are unknown sizes (or, for XLA,
-the given one). It reads the model's variables at every call, so nothing has to be bound again.
+The program runs once inside one ``tf.function`` whose leading axes are unknown sizes; XLA compiles it
+for those that come. It reads the model's variables at every call, so nothing has to be bound again.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class _Weights(Mapping[Value, Any]):
 
 
 def compile(program: Program, traced: Traced, engine: str, rows: Size) -> TensorFlowKernel:
-    """Trace ``program`` for ``engine``; ``rows`` fixes every leading axis."""
+    """Trace ``program`` for ``engine``, for any ``rows``: so XLA makes the same of it as of a loaded file's."""
 
     def run(*arguments: Any) -> tuple[Any, ...]:
         with tf.device(traced.device) if traced.device else contextlib.nullcontext():
@@ -87,8 +87,7 @@ def compile(program: Program, traced: Traced, engine: str, rows: Size) -> Tensor
         return TensorFlowKernel(run, None, traced.weights)
     specs = []
     for holder, name in zip(program.placeholders, node_names(p.name for p in program.placeholders), strict=True):
-        size = rows[holder.axis == "baselines"] if isinstance(rows, tuple) else rows
-        lead = (size,) if holder.axis else ()
+        lead = (None,) if holder.axis else ()
         specs.append(tf.TensorSpec((*lead, *holder.shape), holder.dtype, name))
     function = tf.function(run, input_signature=specs, autograph=False, jit_compile=engine == "xla")
     with _TRACING, warnings.catch_warnings():
