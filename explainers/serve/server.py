@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import sys
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from .logs import to_stderr
 from .settings import Settings, read_keys
 
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
+LINGER = 0.2  # seconds
 SWITCH = 0.0005  # seconds after which a thread lets another run: requests come between the packages
 
 
@@ -85,6 +87,13 @@ class Server(uvicorn.Server):
         application: Any = self.config.app
         application.state.service.draining = True
         super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        """Listen no more; read what is on its way over open connections before they are closed."""
+        for listener in self.servers:
+            listener.close()
+        await asyncio.sleep(LINGER)
+        await super().shutdown(sockets)
 
 
 def is_loopback(host: str) -> bool:
