@@ -317,6 +317,8 @@ class _Device:
 
     def _next(self) -> Hashable | None:
         """The queue whose turn it is, of those that are full or have waited long enough; waits for one."""
+        if not self.scheduler.batching:
+            return next(iter(self.queues), None)
         wait = self.scheduler.max_wait
         while self.queues:
             now = time.monotonic()
@@ -328,8 +330,6 @@ class _Device:
                 if left <= 0 or self.closing or queue.rows >= self._room(first.packages):
                     ready.append(key)
                 soonest = min(soonest, left)
-            if not self.scheduler.batching:
-                return next(iter(self.queues))
             if ready:
                 return self._turn(ready)
             with self.changed:

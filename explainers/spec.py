@@ -218,7 +218,10 @@ def resolve_target(target: Any, shape: tuple[int, ...], count: int, forward_only
 
 
 def is_mask(target: Any, shape: tuple[int, ...], axes: int | None = None) -> bool:
-    """Whether it is an array or list of weights of this shape. ``axes`` of an output; integers weigh two and more."""
+    """Whether ``target`` is an array or list of weights of this shape.
+
+    ``axes`` of one output, all of ``shape`` by default: where there is one, integers are indices.
+    """
     if not isinstance(target, (list, np.ndarray)):
         return False
     try:

@@ -7,7 +7,6 @@ A call (:mod:`~.work.call`) becomes runs, each a generator of pieces of work: on
 (:mod:`~.work.joining`) if a scheduler asks.
 """
 
-from .call import Stats
 from .packages import Packages
 
-__all__ = ["Packages", "Stats"]
+__all__ = ["Packages"]
