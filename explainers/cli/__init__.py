@@ -12,7 +12,6 @@ def main() -> None:
         from .commands import app
     except ImportError as error:
         sys.exit(f"explainers: {error}. The command needs a few packages more: pip install 'explainers[cli]'")
-    assert report
     app()
 
 

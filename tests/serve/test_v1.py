@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from explainers import Explainer, References
+from explainers import Explainer, References, methods
 
 from .live import Live, live
 from .nets import cnn, explainers, images
@@ -39,6 +39,21 @@ def test_no_request_compiles() -> None:
         server.post("/v1/models/ig:predict", json={"instances": X.tolist()}).raise_for_status()
         server.explain("ig", X, target=1, steps=200).raise_for_status()
         assert (explain.stats.traces, explain.stats.compiled_shapes) == (traces, shapes)
+
+
+def test_what_cannot_explain_zeros_is_served(caplog: pytest.LogCaptureFixture) -> None:
+    import torch
+
+    class Log(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.log(x.abs().sum(1, keepdim=True))
+
+    method = methods.IntegratedGradients(tolerance=1e-3)
+    explain = Explainer.compile(Log(), method, inputs=torch.ones(1, 2), baseline=1.0)
+    with live({"log": explain}) as server:
+        assert "no warmup of 'log'" in caplog.text
+        answer = server.explain("log", np.array([[2.0, 3.0]]), target=0).raise_for_status().json()
+    np.testing.assert_allclose(np.sum(answer["explanations"]), np.log(2.5), rtol=2e-3)
 
 
 ASKED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
