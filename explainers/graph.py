@@ -80,7 +80,7 @@ class Node:
     ``function`` is the framework-independent name of what it computes where rules care, else empty:
     ``relu``, ``sigmoid``, ``stop_gradient``, ``shape`` (looks at its inputs' shapes only), ``quotient``
     (of two active tensors), ``softmax`` and ``log_softmax`` (with ``attributes["axis"]``, counted from
-    the end), ``minimum`` (role reduce_max, the other way round), ``dense`` and ``conv`` (linear, with
+    the end), ``log_sum_exp`` (``["axis"]``: a tuple of axes; ``["keepdims"]``), ``minimum`` (role reduce_max, the other way round), ``dense`` and ``conv`` (linear, with
     ``attributes["weight"]`` and, if any, ``["bias"]``: places among ``inputs``), ``copy`` (linear, each
     output entry is an entry of an input or a constant), ``scale`` (linear, one tensor times constants),
     ``add`` (the sum of its operands), ``arithmetic`` (a univariate power, root, exponential or logarithm:

@@ -11,6 +11,7 @@ from copy import copy
 from functools import cached_property
 from typing import Any
 
+import ml_dtypes
 import tensorflow as tf
 from tensorflow.python.eager import context, execute
 from tensorflow.python.framework.ops import get_gradient_function
@@ -262,12 +263,18 @@ def normal(uniform: tf.Tensor) -> tf.Tensor:
 
 absolute = tf.abs
 exp = tf.exp
+expm1 = tf.math.expm1
 log = tf.math.log
 maximum = tf.maximum
 minimum = tf.minimum
 ones_like = tf.ones_like
 signum = tf.sign
 insert_axis = tf.expand_dims
+
+
+def epsilon(array: tf.Tensor) -> float:
+    """The distance from 1 to the next number of the array's dtype."""
+    return float(ml_dtypes.finfo(array.dtype.as_numpy_dtype).eps)
 
 
 def sign(array: tf.Tensor) -> tf.Tensor:

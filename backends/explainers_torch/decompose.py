@@ -103,7 +103,9 @@ def attention(
         scores = scores.masked_fill(~mask, -math.inf)
     elif mask is not None:
         scores = scores + mask
-    return torch.matmul(torch.softmax(scores, -1), v)
+    if mask is None or is_causal:
+        return torch.matmul(torch.softmax(scores, -1), v)
+    return torch.matmul(aten._safe_softmax(scores, -1), v)  # a query that sees no key gets 0
 
 
 def _variance(x: Tensor, dim: Any, correction: Any, keepdim: bool) -> tuple[Tensor, Tensor]:
@@ -155,6 +157,7 @@ def pairwise_distance(x: Tensor, y: Tensor, order: float = 2, eps: float = 1e-6,
 
 
 def cosine_similarity(x: Tensor, y: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    x, y = torch.broadcast_tensors(x, y)
     x_norm, y_norm = (vector_norm(v, 2, dim, True).clamp(min=eps) for v in (x, y))
     return (x / x_norm * (y / y_norm)).sum(dim)
 
@@ -185,12 +188,6 @@ def pad(x: Tensor, amounts: list[int], mode: str = "constant", value: float | No
         wrapped = torch.arange(-amounts[i], size + amounts[i + 1], device=x.device) % size
         x = x.index_select(-1 - i // 2, wrapped)
     return x
-
-
-def logsumexp(x: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
-    largest = x.amax(dim, keepdim=True)
-    total = torch.log(torch.exp(x - largest).sum(dim, keepdim=True)) + largest
-    return total if keepdim else total.squeeze(dim)
 
 
 def glu(x: Tensor, dim: int = -1) -> Tensor:
@@ -262,7 +259,6 @@ def _table() -> dict[Any, Callable[..., Any]]:
         aten.var_mean.correction: var_mean,
         aten.linalg_vector_norm.default: vector_norm,
         aten.norm.ScalarOpt_dim: norm,
-        aten.logsumexp.default: logsumexp,
         aten.pairwise_distance.default: pairwise_distance,
         aten.cosine_similarity.default: cosine_similarity,
         aten.bilinear.default: bilinear,

@@ -71,11 +71,17 @@ def arange(size: int, like: Tensor) -> Tensor:
 
 absolute = torch.abs
 exp = torch.exp
+expm1 = torch.expm1
 log = torch.log
 maximum = torch.maximum
 minimum = torch.minimum
 ones_like = torch.ones_like
 signum = torch.sign
+
+
+def epsilon(array: Tensor) -> float:
+    """The distance from 1 to the next number of the array's dtype."""
+    return torch.finfo(array.dtype).eps
 
 
 def sign(array: Tensor) -> Tensor:

@@ -134,6 +134,8 @@ def function(name: str, found: Role, places: Sequence[int]) -> str:
         return "log_softmax"
     if name in ("softmax", "_softmax", "_safe_softmax", "special_softmax"):
         return "softmax"
+    if name == "logsumexp":
+        return "log_sum_exp"
     if found is Role.LINEAR and name in MATRIX_PRODUCTS and places != [ADDITIVE.get(name)]:
         return "conv" if name in CONVOLUTIONS else "dense"
     if found is Role.UNIVARIATE and name in ARITHMETIC:

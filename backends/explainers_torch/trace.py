@@ -371,10 +371,16 @@ def _elementwise(name: str, fx: torch.fx.Node) -> bool:
 def _attributes(
     name: str, function: str, fx: torch.fx.Node, moving: Sequence[int], outputs: Sequence[Output]
 ) -> dict[str, Any]:
-    """``axis`` of a softmax; places of the ``weight`` and the ``bias`` of a linear map."""
+    """``axis`` of a softmax, axes of a log-sum-exp; places of the ``weight`` and the ``bias`` of a linear map."""
     if function in ("softmax", "log_softmax"):
         axis = fx.kwargs["dim"] if "dim" in fx.kwargs else fx.args[1]
         return {"axis": axis if axis < 0 else axis - len(outputs[0].shape)}
+    if function == "log_sum_exp":
+        given = dict(zip(("", "dim", "keepdim"), fx.args, strict=False)) | dict(fx.kwargs)
+        rank = fx.args[0].meta["val"].ndim
+        axes = [given["dim"]] if isinstance(given["dim"], int) else list(given["dim"]) or list(range(rank))
+        keep = bool(given.get("keepdim", False))
+        return {"axis": tuple(axis if axis < 0 else axis - rank for axis in axes), "keepdims": keep}
     if function not in ("dense", "conv"):
         return {}
     bias = roles.ADDITIVE.get(name)

@@ -156,7 +156,7 @@ def _conserves(graph: Graph, node: Node, rule: Rule, places: Sequence[int]) -> b
     """
     if node.function in WEIGHTED:
         return isinstance(rule, (Flat, WSquare, ZBox)) or "bias" not in node.attributes
-    if node.function in ("softmax", "log_softmax"):
+    if node.function in ("softmax", "log_softmax", "log_sum_exp"):
         return False
     if not isinstance(rule, Epsilon) and rule is not copied:
         return True

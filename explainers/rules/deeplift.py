@@ -14,10 +14,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..graph import Role
+from .. import regions
+from ..graph import Graph, Role, Value
 from .base import Array, Rule, RuleSet, Site, passing
 
-SMALLEST = {"float64": 1e-12, "float32": 1e-7}  # of |Δx| below which the derivative stands for Δy/Δx
+ROUNDING = 4  # units in the last place by which a value may be off
 
 
 @passing
@@ -31,20 +32,34 @@ def identity(ops: Any, at: Site) -> Sequence[Array | None]:
     return [at.message[0]]
 
 
-def divided(ops: Any, numerator: Array, difference: Array, slope: Array) -> Array:
-    """numerator/difference; ``slope`` where the difference is too small."""
-    near = ops.absolute(difference) < SMALLEST[ops.wide(difference)]
-    return ops.where(near, slope, numerator / difference)
+def difference(ops: Any, x: Array, r: Array) -> Array:
+    """Δ = x − r; 0 where both are the same infinity, as in a mask."""
+    return ops.where(x == r, ops.zeros_like(x + r), x - r)
+
+
+def divided(ops: Any, change: Array, difference: Array, slope: Array, size: Array, least: Any = 0.0) -> Array:
+    """The slope change/difference of a chord, or ``slope``, the tangent's, where it is the same but for rounding.
+
+    ``size``: magnitude of the values that ``change`` is a difference of: where slope·difference is as near to
+    ``change`` as their rounding is, the chord's slope is noise and the tangent's is right. ``least``: where
+    |difference| is at most this, the difference itself is rounding.
+    """
+    rounding = ROUNDING * ops.epsilon(change)
+    near = ops.absolute(slope * difference - change) <= rounding * size
+    near = near | (ops.absolute(difference) <= least * rounding)
+    finite = ops.absolute(slope) < math.inf  # not so at the root of 0, where nothing is to be shared
+    tangent = ops.where(finite, slope, ops.zeros_like(slope))
+    return ops.where(near | (difference == 0), tangent, change / difference)
 
 
 def rescale(ops: Any, at: Site) -> Sequence[Array | None]:
     """m·Δy/Δx, with the derivative midway between input and reference where Δx vanishes."""
-    x, r, m = at.x[0], at.x_r[0], at.message[0]
+    x, r, y, y_r, m = at.x[0], at.x_r[0], at.y[0], at.y_r[0], at.message[0]
     slope, *again = derivative(at, (x + r) * 0.5, m)
-    share = m * (at.y[0] - at.y_r[0])
+    share, size = m * difference(ops, y, y_r), ops.absolute(m) * (ops.absolute(y) + ops.absolute(y_r))
     if at.broadcasts:  # c/x with c of more axes: what x adds at all of its places
-        share = ops.sum_like(share, x - r)
-    return [divided(ops, share, x - r, slope), *again]
+        share, size = ops.sum_like(share, x - r), ops.sum_like(size, x - r)
+    return [divided(ops, share, difference(ops, x, r), slope, size), *again]
 
 
 def derivative(at: Site, point: Array, message: Array) -> list[Any]:
@@ -62,21 +77,43 @@ def rescale_relu(ops: Any, at: Site) -> Sequence[Array | None]:
 
 
 def product(ops: Any, at: Site) -> Sequence[Array | None]:
-    """The vector–Jacobian product midway: exact for everything quadratic. m_x = m·(y + y_r)/2."""
-    middle = {place: (x + r) * 0.5 for place, x, r in zip(at.places, at.x, at.x_r, strict=True)}
-    _, pullback = at.apply(middle)
-    return pullback(at.message)
+    """The vector–Jacobian product midway: exact for everything quadratic. m_x = m·(y + y_r)/2.
+
+    For u·v with a factor v that rescales (a reciprocal root, a gate), the two orders v·Δu + u_r·Δv and
+    v_r·Δu + u·Δv count in the proportion |v_r| : |v| in place of halves. So m_u is the harmonic mean of v and v_r,
+    and no share is larger than twice the smaller of the two makes it: halves are huge numbers that cancel where v
+    and v_r differ by orders of magnitude.
+    """
+    rescaling = at.node.attributes.get("rescaling", ())
+    if len(at.places) != 2 or len(rescaling) != 1:
+        return at.apply({p: (x + r) * 0.5 for p, x, r in zip(at.places, at.x, at.x_r, strict=True)})[1](at.message)
+    v = at.places.index(rescaling[0])
+    first, second = _proportions(ops, at.x_r[v], at.x[v])
+    points = {place: second * x + first * r for place, x, r in zip(at.places, at.x, at.x_r, strict=True)}
+    points[at.places[v]] = first * at.x[v] + second * at.x_r[v]
+    return at.apply(points)[1](at.message)
+
+
+def _proportions(ops: Any, a: Array, b: Array) -> tuple[Array, Array]:
+    """|a| : |b| as two numbers whose sum is 1; halves where both are 0."""
+    a, b = ops.absolute(a), ops.absolute(b)
+    top = ops.maximum(a, b)
+    none = top == 0
+    a, b = (ops.where(none, ops.ones_like(top), part / ops.where(none, ops.ones_like(top), top)) for part in (a, b))
+    return a / (a + b), b / (a + b)
 
 
 def quotient(ops: Any, at: Site) -> Sequence[Array | None]:
-    """x/y as the product of x and 1/y: m_x = m·(1/y + 1/y_r)/2, m_y = −m·(x + x_r)/2/(y·y_r)."""
+    """z = x/y as the product of x and v = 1/y, which rescales x, in terms that stay small.
+
+    For y and y_r of one sign: m_x = m/ȳ and m_y = −m·z̄/ȳ, where ȳ and z̄ are the means of input and reference.
+    """
     if len(at.places) == 1:  # the other operand is the same at the reference
         return product(ops, at) if at.places[0] == 0 else rescale(ops, at)
     (x, y), (x_r, y_r), m = at.x, at.x_r, at.message[0]
-    down = (1 / y + 1 / y_r) * 0.5
-    to_x = ops.sum_like(m * down, x + x_r)
-    to_y = ops.sum_like(-m * ((x + x_r) * 0.5) / (y * y_r), y + y_r)
-    return [to_x, to_y]
+    z, z_r, sign, sign_r = at.y[0], at.y_r[0], ops.sign(y), ops.sign(y_r)
+    shared = m / (ops.absolute(y) + ops.absolute(y_r))
+    return [ops.sum_like(shared * (sign + sign_r), x + x_r), ops.sum_like(-shared * (sign * z_r + sign_r * z), y + y_r)]
 
 
 def bivariate(ops: Any, at: Site) -> Sequence[Array | None]:
@@ -85,9 +122,13 @@ def bivariate(ops: Any, at: Site) -> Sequence[Array | None]:
     ((low_y, *_), _), ((low_x, *_), _) = at.apply({second: y_r}), at.apply({first: x_r})
     _, pullback = at.apply({first: (x + x_r) * 0.5, second: (y + y_r) * 0.5})
     whole, across = at.y[0] - at.y_r[0], low_y - low_x
-    shares = (ops.sum_like(m * part * 0.5, like) for part, like in ((whole + across, x), (whole - across, y)))
+    size = ops.absolute(m) * sum(map(ops.absolute, (at.y[0], at.y_r[0], low_x, low_y)))
+    shares = (m * (whole + across) * 0.5, m * (whole - across) * 0.5)
     pairs = zip(shares, at.x, at.x_r, pullback([m]), strict=True)
-    return [divided(ops, share, x - r, slope) for share, x, r, slope in pairs]
+    return [
+        divided(ops, ops.sum_like(share, x), difference(ops, x, r), slope, ops.sum_like(size, x))
+        for share, x, r, slope in pairs
+    ]
 
 
 def extreme(ops: Any, at: Site) -> Sequence[Array | None]:
@@ -114,41 +155,65 @@ def extreme(ops: Any, at: Site) -> Sequence[Array | None]:
     return [ops.where(part == 0, part, part / (x - r)) for part, x, r in zip(routed, at.x, at.x_r, strict=True)]
 
 
-def softmax(ops: Any, at: Site) -> Sequence[Array | None]:
-    """exp, sum, reciprocal and product, with one shift for input and reference.
+# softmax and its relatives are never taken apart: their exponentials and sums differ by many orders of magnitude
+# between input and reference, and products of what is huge with what is tiny lose everything that is between.
+# With L = log Σ exp(x) each is a sum of logarithmic means, all in [0, 1], of probabilities.
 
-    With e = exp(x−c), S = Σe: the product e·(1/S) gives m_e = m·(1/S + 1/S_r)/2 and the reciprocal
-    m_S = −Σ m·(e + e_r)/2 / (S·S_r).
-    """
-    e, e_r, total, total_r, back = _exponentials(ops, at)
+
+def log_sum_exp(ops: Any, at: Site) -> Sequence[Array | None]:
+    """m_j = m·w_j with w_j the share of x_j in ΔL: Σ w_j·Δx_j = ΔL (see :func:`_shares`)."""
     m = at.message[0]
-    shared = ops.reduce_sum(m * (e + e_r), at.node.attributes["axis"]) * 0.5 / (total * total_r)
-    return [back(m * ((1 / total + 1 / total_r) * 0.5) - shared)]
+    axes = at.node.attributes["axis"]
+    if not at.node.attributes["keepdims"]:
+        for axis in sorted(axes, reverse=True):
+            m = ops.insert_axis(m, axis)
+    return [m * _shares(ops, at.x[0], at.x_r[0], axes)[0]]
 
 
 def log_softmax(ops: Any, at: Site) -> Sequence[Array | None]:
-    """x − log Σ exp(x): linear in x, Rescale at the logarithm and the exponentials."""
-    _, _, total, total_r, back = _exponentials(ops, at)
-    m = at.message[0]
-    slope = divided(ops, ops.log(total) - ops.log(total_r), total - total_r, 2 / (total + total_r))
-    return [m + back(-ops.reduce_sum(m, at.node.attributes["axis"]) * slope)]
+    """y = x − L: m_j − w_j·Σm."""
+    m, axis = at.message[0], at.node.attributes["axis"]
+    return [m - _shares(ops, at.x[0], at.x_r[0], axis)[0] * ops.reduce_sum(m, axis)]
 
 
-def _exponentials(ops: Any, at: Site) -> Any:
-    """exp(x−c) and exp(r−c), their sums, and the Rescale of the exponential."""
+def softmax(ops: Any, at: Site) -> Sequence[Array | None]:
+    """y = exp(u), u = x − L: m'_j − w_j·Σm' with m' = m·k, k_i the logarithmic mean of y_i and its reference."""
     axis = at.node.attributes["axis"]
-    x, r = at.x[0], at.x_r[0]
-    shift = ops.maximum(ops.reduce_max(x, axis), ops.reduce_max(r, axis))
-    x, r = x - shift, r - shift
-    e, e_r = ops.exp(x), ops.exp(r)
-    same = e == e_r  # also where both are masked out with −∞
-    difference = ops.where(same, ops.zeros_like(x + r), x - r)
-    middle = ops.where(same, e + ops.zeros_like(r), ops.exp((x + r) * 0.5))
+    w, u, u_r = _shares(ops, at.x[0], at.x_r[0], axis)
+    m = at.message[0] * ops.exp(ops.maximum(u, u_r)) * _decay(ops, difference(ops, u, u_r))
+    return [m - w * ops.reduce_sum(m, axis)]
 
-    def back(message: Array) -> Array:
-        return message * divided(ops, e - e_r, difference, middle)
 
-    return e, e_r, ops.reduce_sum(e, axis), ops.reduce_sum(e_r, axis), back
+def _shares(ops: Any, x: Array, r: Array, axis: Any) -> tuple[Array, Array, Array]:
+    """w_j = exp(max(x_j, r_j) − max(L, L_r))·φ(x_j − r_j)/φ(L − L_r), and x − L, r − L_r.
+
+    φ(d) = (1 − e^−|d|)/|d|. A row of nothing but −∞ has L = −∞ and w = 0.
+    """
+    u, total = _normalized(ops, x, axis)
+    u_r, total_r = _normalized(ops, r, axis)
+    top = ops.maximum(total, total_r)
+    nothing = top == -math.inf
+    largest = ops.maximum(x, r) - ops.where(nothing, ops.zeros_like(top), top)
+    ratio = _decay(ops, difference(ops, x, r)) / _decay(ops, difference(ops, total, total_r))
+    return ops.exp(largest) * ratio, u, u_r
+
+
+def _normalized(ops: Any, x: Array, axis: Any) -> tuple[Array, Array]:
+    """x − L and L."""
+    top = ops.reduce_max(x, axis)
+    top = ops.where(top == -math.inf, ops.zeros_like(top), top)
+    shifted = x - top
+    log_total = ops.log(ops.reduce_sum(ops.exp(shifted), axis))
+    empty = log_total == -math.inf
+    return shifted - ops.where(empty, ops.zeros_like(log_total), log_total), top + log_total
+
+
+def _decay(ops: Any, d: Array) -> Array:
+    """φ(d) = (1 − e^−|d|)/|d|, 1 at 0: the mean of e^−t for t from 0 to |d|."""
+    size = ops.absolute(d)
+    none = size == 0
+    safe = ops.where(none, ops.ones_like(size), size)
+    return ops.where(none, ops.ones_like(size), -ops.expm1(-safe) / safe)
 
 
 _ROLES: dict[Role, Rule] = {
@@ -166,10 +231,20 @@ _FUNCTIONS: dict[str, Rule] = {
     "bivariate": bivariate,
     "softmax": softmax,
     "log_softmax": log_softmax,
+    "log_sum_exp": log_sum_exp,
     "stop_gradient": identity,
 }
 
-RESCALE = RuleSet("deeplift_rescale", _ROLES, _FUNCTIONS, contrast=True, elementary=True)
+
+@dataclass(frozen=True)
+class Differences(RuleSet):
+    """A table of DeepLIFT; products know which of their factors rescales the other one."""
+
+    def prepare(self, graph: Graph, wrt: Sequence[Value]) -> Graph:
+        return regions.mark_rescaling(graph, wrt)
+
+
+RESCALE = Differences("deeplift_rescale", _ROLES, _FUNCTIONS, contrast=True, elementary=True)
 
 
 # --- RevealCancel: positive and negative differences carried apart ---------------------------
@@ -262,31 +337,40 @@ def reveal_linear(ops: Any, at: Site) -> Sequence[Split | None]:
 
 
 def split_revealed(ops: Any, at: Site) -> Sequence[Split]:
+    return [_revealed(ops, at)[0]]
+
+
+def _revealed(ops: Any, at: Site) -> tuple[Split, Array]:
     """Δy⁺ = ½[f(r+Δ⁺) − f(r) + f(x) − f(r+Δ⁻)], Δy⁻ = ½[f(r+Δ⁻) − f(r) + f(x) − f(r+Δ⁺)] (eq. in 3.5.3).
 
-    Rescale where f is not defined at r+Δ⁺ or r+Δ⁻: a logarithm, a square root.
+    Rescale where f is not defined at r+Δ⁺ or r+Δ⁻: a logarithm, a square root. Also the size of what is subtracted.
     """
     part, r, y, y_r = at.split[0], at.x_r[0], at.y[0], at.y_r[0]
     (rising, *_), _ = at.apply(dict.fromkeys(at.places, r + part.positive))
     (falling, *_), _ = at.apply(dict.fromkeys(at.places, r + part.negative))
     up, down = (rising - y_r + y - falling) * 0.5, (falling - y_r + y - rising) * 0.5
     defined, ratio = ops.absolute(up) < math.inf, _ratio(ops, at)[0]
-    return [Split(ops.where(defined, up, part.positive * ratio), ops.where(defined, down, part.negative * ratio))]
+    made = Split(ops.where(defined, up, part.positive * ratio), ops.where(defined, down, part.negative * ratio))
+    size = sum(map(ops.absolute, (rising, falling, y, y_r)))
+    return made, ops.where(defined, size, ops.absolute(y) + ops.absolute(y_r))
 
 
 def revealcancel(ops: Any, at: Site) -> Sequence[Split | None]:
     """m⁺·Δy⁺/Δx⁺ and m⁻·Δy⁻/Δx⁻."""
     m, part = at.message[0], at.split[0]
-    (made,) = split_revealed(ops, at)
+    made, size = _revealed(ops, at)
     slope, *again = derivative(at, (at.x[0] + at.x_r[0]) * 0.5, ops.ones_like(at.y[0]))
-    up = m.positive * divided(ops, made.positive, part.positive, slope)
-    down = m.negative * divided(ops, made.negative, part.negative, slope)
+    least = ops.absolute(at.x_r[0]) + part.positive - part.negative
+    up = m.positive * divided(ops, made.positive, part.positive, slope, size, least)
+    down = m.negative * divided(ops, made.negative, part.negative, slope, size, least)
     return [Split(up, down), *again]
 
 
 def _ratio(ops: Any, at: Site) -> list[Any]:
-    slope, *again = derivative(at, (at.x[0] + at.x_r[0]) * 0.5, ops.ones_like(at.y[0]))
-    return [divided(ops, at.y[0] - at.y_r[0], at.x[0] - at.x_r[0], slope), *again]
+    x, r, y, y_r = at.x[0], at.x_r[0], at.y[0], at.y_r[0]
+    slope, *again = derivative(at, (x + r) * 0.5, ops.ones_like(y))
+    size = ops.absolute(y) + ops.absolute(y_r)
+    return [divided(ops, difference(ops, y, y_r), difference(ops, x, r), slope, size), *again]
 
 
 def split_rescaled(ops: Any, at: Site) -> Sequence[Split]:
@@ -327,7 +411,7 @@ def whole(rule: Rule) -> Rule:
 
 _SPLITS: dict[Role | str, Callable[[Any, Site], Sequence[Split]]] = {
     **dict.fromkeys(_ROLES, split_by_sign),
-    **dict.fromkeys(("quotient", "bivariate", "softmax", "log_softmax"), split_by_sign),
+    **dict.fromkeys(("quotient", "bivariate", "softmax", "log_softmax", "log_sum_exp"), split_by_sign),
     **dict.fromkeys((Role.LINEAR, Role.GATHER, "stop_gradient"), split_linear),
     **dict.fromkeys(("dense", "conv"), split_weighted),
 }
@@ -336,6 +420,7 @@ _REVEAL_FUNCTIONS: dict[str, Rule] = {
     "bivariate": whole(bivariate),
     "softmax": whole(softmax),
     "log_softmax": whole(log_softmax),
+    "log_sum_exp": whole(log_sum_exp),
     "stop_gradient": identity,
     "dense": reveal_weighted,
     "conv": reveal_weighted,
@@ -346,11 +431,11 @@ _REVEAL_ROLES: dict[Role, Rule] = {
     Role.GATHER: reveal_linear,
 }
 
-REVEALCANCEL = RuleSet(
+REVEALCANCEL = Differences(
     "deeplift_revealcancel", {**_REVEAL_ROLES, Role.UNIVARIATE: revealcancel}, _REVEAL_FUNCTIONS,
     contrast=True, elementary=True, splits={**_SPLITS, Role.UNIVARIATE: split_revealed},
 )  # fmt: skip
-GENOMICS = RuleSet(
+GENOMICS = Differences(
     "deeplift_genomics", {**_REVEAL_ROLES, Role.UNIVARIATE: behind_dense}, _REVEAL_FUNCTIONS,
     contrast=True, elementary=True, splits={**_SPLITS, Role.UNIVARIATE: split_behind_dense},
 )  # fmt: skip

@@ -336,6 +336,7 @@ FUNCTIONS: dict[str, Rule] = {
     "quotient": quotient,
     "softmax": softmax,
     "log_softmax": Epsilon(),
+    "log_sum_exp": Epsilon(),
 }
 
 
