@@ -80,12 +80,13 @@ class Node:
     ``function`` is the framework-independent name of what it computes where rules care, else empty:
     ``relu``, ``sigmoid``, ``stop_gradient``, ``shape`` (looks at its inputs' shapes only), ``quotient``
     (of two active tensors), ``softmax`` and ``log_softmax`` (with ``attributes["axis"]``, counted from
-    the end), ``log_sum_exp`` (``["axis"]``: a tuple of axes; ``["keepdims"]``), ``minimum`` (role reduce_max, the other way round), ``dense`` and ``conv`` (linear, with
-    ``attributes["weight"]`` and, if any, ``["bias"]``: places among ``inputs``), ``copy`` (linear, each
-    output entry is an entry of an input or a constant), ``scale`` (linear, one tensor times constants),
-    ``add`` (the sum of its operands), ``arithmetic`` (a univariate power, root, exponential or logarithm:
-    no activation). ``elementwise``: each output entry depends on the entries at its own
-    place only. ``scope`` is the path of the module that it came from, ``source`` the user's own line,
+    the end), ``log_sum_exp`` (``["axis"]``: a tuple; ``["keepdims"]``), ``minimum`` (role reduce_max, the
+    other way round), ``dense`` and ``conv`` (linear, with ``attributes["weight"]`` and, if any, ``["bias"]``:
+    places among ``inputs``), ``copy`` (linear, each output entry is an entry of an input or a constant),
+    ``scale`` (linear, one tensor times constants), ``add`` (the sum of its operands), ``arithmetic`` (a
+    univariate power, root, exponential or logarithm: no activation). ``elementwise``: each output entry
+    depends on the entries at its own place only. ``scope`` is the path of the module that it came from,
+    ``source`` the user's own line,
     ``payload`` the backend's handle.
     """
 
