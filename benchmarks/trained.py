@@ -1,4 +1,4 @@
-"""How far DeepLIFT is off on trained networks, as a Markdown table: ``python -m benchmarks.trained``.
+"""How far DeepLIFT is off on trained networks, as a Markdown table: ``python -m benchmarks.trained [network …]``.
 
 For each member of the contract suite's zoo and each baseline: the largest gap, relative to the output's change or to
 1e-3 where that is smaller, and the largest attribution by the largest change of any output. The worse of the
@@ -8,6 +8,7 @@ predicted and a wrong class. Changes are told by the model itself.
 from __future__ import annotations
 
 import os
+import sys
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
@@ -31,7 +32,7 @@ def main() -> None:
         print(f"\n{dtype}: largest gap, largest attribution by largest change\n")
         print("| network | " + " | ".join(name for _, name in columns) + " |")
         print("|---" * (len(columns) + 1) + "|")
-        for label in zoo.LABELS:
+        for label in sys.argv[1:] or zoo.LABELS:
             cells = [cell(label, rule, name, dtype) for rule, name in columns]
             print(f"| {label} | " + " | ".join(cells) + " |", flush=True)
 

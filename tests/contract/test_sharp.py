@@ -23,7 +23,7 @@ LARGEST = 30
 def compiled(name: str, dtype: str, rule: str) -> tuple[Any, dict[str, Any], dict[str, np.ndarray], dict, Explainer]:
     model, options, inputs, _ = torch_case(name, dtype)
     state = {key: value.clone() for key, value in model.state_dict().items()}
-    explain = Explainer.compile(model, methods.DeepLift(rule=rule), inputs=inputs, **options)
+    explain = Explainer.compile(model, methods.DeepLift(rule=rule), inputs=inputs, engine="eager", **options)
     return model, options, inputs, state, explain
 
 
@@ -84,9 +84,7 @@ def reference(x: np.ndarray, name: str) -> np.ndarray:
     return np.zeros_like(x) if name == "zero" else np.broadcast_to(x.mean(0), x.shape).copy()
 
 
-def measure(
-    name: str, scale: float, baseline: str, dtype: str, rule: str = "rescale"
-) -> tuple[float, float]:
+def measure(name: str, scale: float, baseline: str, dtype: str, rule: str = "rescale") -> tuple[float, float]:
     """The largest gap by max(|change|, 1e-3), and the largest attribution by the largest change of any output."""
     model, options, inputs, state, explain = compiled(name, dtype, rule)
     sharpen(model, state, scale)
@@ -94,7 +92,8 @@ def measure(
     r = reference(x, baseline)
     change = at(model, options, inputs, x) - at(model, options, inputs, r)
     target = np.array([1, 2, 1])
-    got = np.asarray(explain(**inputs, target=target, baseline=r), np.float64)
+    got = explain(**inputs, target=target, baseline=r)
+    got = np.asarray(next(iter(got.values())) if isinstance(got, dict) else got, np.float64)
     wanted = change[np.arange(3), target]
     gap = abs(got.reshape(3, -1).sum(1) - wanted) / np.maximum(abs(wanted), 1e-3)
     return float(gap.max()), float(abs(got).max() / abs(change).max())
@@ -103,7 +102,7 @@ def measure(
 GRID = [
     pytest.param(
         name, scale, dtype, rule, id=f"{name}-{scale}-{dtype}-{rule}",
-        marks=[] if rule == "rescale" and scale != 10 else [pytest.mark.slow],
+        marks=[] if rule == "rescale" and scale != 10 and dtype == "float32" else [pytest.mark.slow],
     )
     for name in NAMES
     for dtype in GAP

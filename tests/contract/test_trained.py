@@ -45,7 +45,9 @@ SLOW = pytest.mark.slow
 @functools.cache
 def compiled(label: str, method: Any, dtype: str = "float32", scale: float = 1, engine: str | None = None) -> Explainer:
     x = zoo.data(label).held_out.astype(dtype)
-    return Explainer.compile(zoo.network(label, dtype, scale), method, inputs=x, **({"engine": engine} if engine else {}))
+    return Explainer.compile(
+        zoo.network(label, dtype, scale), method, inputs=x, **({"engine": engine} if engine else {})
+    )
 
 
 def changes(label: str, given: np.ndarray, dtype: str, scale: float, mean: bool) -> np.ndarray:
