@@ -153,7 +153,7 @@ def outputs(label: str, x: np.ndarray, dtype: str = "float32", scale: float = 1)
 
 
 def baseline(label: str, name: str) -> np.ndarray:
-    """``zero`` or ``mean`` of the training data (one sample), ``sample``: another sample for each; ``references``: 4."""
+    """``zero`` or ``mean`` of the training data (one sample), ``sample``: another for each; ``references``: four."""
     found = data(label)
     if name == "references":
         return found.x[:4]
