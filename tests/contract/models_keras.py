@@ -16,22 +16,28 @@ def seeded(make: Callable[[], Any], *example: tuple[int, ...]) -> Callable[[str]
     """A builder ``dtype → model``; ``example``: sample shapes, to build a subclassed model by calling it."""
 
     def build(dtype: str) -> Any:
-        keras.utils.set_random_seed(5)
-        before = keras.config.dtype_policy(), keras.config.floatx()
-        keras.config.set_dtype_policy(dtype)
-        keras.config.set_floatx(dtype)  # what keras.Input takes
-        try:
-            model = make()
-            if example:
-                arrays = [np.zeros((2, *shape), dtype) for shape in example]
-                model(arrays[0] if len(arrays) == 1 else arrays)
-        finally:
-            keras.config.set_dtype_policy(before[0])
-            keras.config.set_floatx(before[1])
+        model = in_dtype(make, dtype, *example)
         spread(model)
         return model
 
     return build
+
+
+def in_dtype(make: Callable[[], Any], dtype: str, *example: tuple[int, ...]) -> Any:
+    """The model made with a seed while Keras computes in ``dtype``."""
+    keras.utils.set_random_seed(5)
+    before = keras.config.dtype_policy(), keras.config.floatx()
+    keras.config.set_dtype_policy(dtype)
+    keras.config.set_floatx(dtype)  # what keras.Input takes
+    try:
+        model = make()
+        if example:
+            arrays = [np.zeros((2, *shape), dtype) for shape in example]
+            model(arrays[0] if len(arrays) == 1 else arrays)
+    finally:
+        keras.config.set_dtype_policy(before[0])
+        keras.config.set_floatx(before[1])
+    return model
 
 
 def spread(model: Any) -> None:
