@@ -187,25 +187,27 @@ def softmax(ops: Any, at: Site) -> Sequence[Array | None]:
 def _shares(ops: Any, x: Array, r: Array, axis: Any) -> tuple[Array, Array, Array]:
     """w_j = exp(max(x_j, r_j) − max(L, L_r))·φ(x_j − r_j)/φ(L − L_r), and x − L, r − L_r.
 
-    φ(d) = (1 − e^−|d|)/|d|. A row of nothing but −∞ has L = −∞ and w = 0.
+    φ(d) = (1 − e^−|d|)/|d|. A row of nothing but −∞ has L = −∞ and w = 0. L is kept as largest entry and rest, so
+    that the rounding of large entries cancels.
     """
-    u, total = _normalized(ops, x, axis)
-    u_r, total_r = _normalized(ops, r, axis)
-    top = ops.maximum(total, total_r)
-    nothing = top == -math.inf
-    largest = ops.maximum(x, r) - ops.where(nothing, ops.zeros_like(top), top)
-    ratio = _decay(ops, difference(ops, x, r)) / _decay(ops, difference(ops, total, total_r))
-    return ops.exp(largest) * ratio, u, u_r
+    (top, rest), (top_r, rest_r) = _log_total(ops, x, axis), _log_total(ops, r, axis)
+    change = (top - top_r) + difference(ops, rest, rest_r)
+    up = change >= 0
+    high, rest_high = ops.where(up, top, top_r), _finite(ops, ops.where(up, rest, rest_r))
+    largest = ops.maximum(x - high, r - high) - rest_high
+    ratio = _decay(ops, difference(ops, x, r)) / _decay(ops, change)
+    return ops.exp(largest) * ratio, x - top - _finite(ops, rest), r - top_r - _finite(ops, rest_r)
 
 
-def _normalized(ops: Any, x: Array, axis: Any) -> tuple[Array, Array]:
-    """x − L and L."""
-    top = ops.reduce_max(x, axis)
-    top = ops.where(top == -math.inf, ops.zeros_like(top), top)
-    shifted = x - top
-    log_total = ops.log(ops.reduce_sum(ops.exp(shifted), axis))
-    empty = log_total == -math.inf
-    return shifted - ops.where(empty, ops.zeros_like(log_total), log_total), top + log_total
+def _log_total(ops: Any, x: Array, axis: Any) -> tuple[Array, Array]:
+    """The largest entry, 0 where it is −∞, and L less that."""
+    top = _finite(ops, ops.reduce_max(x, axis))
+    return top, ops.log(ops.reduce_sum(ops.exp(x - top), axis))
+
+
+def _finite(ops: Any, array: Array) -> Array:
+    """0 in place of −∞."""
+    return ops.where(array == -math.inf, ops.zeros_like(array), array)
 
 
 def _decay(ops: Any, d: Array) -> Array:

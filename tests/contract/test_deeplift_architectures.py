@@ -94,8 +94,10 @@ IMAGES = {"vit": 8, "resnet": 16, "convnext": 8}
 TORCH = {"bert": bert, "gpt2": gpt2, "llama": llama, "t5": t5, "vit": vit, "resnet": resnet, "convnext": convnext}
 
 
-def torch_case(name: str, dtype: str) -> tuple[Any, dict[str, Any], dict[str, np.ndarray], tuple[int, ...]]:
-    """Model, options, inputs, and the shape of what is attributed."""
+def torch_case(
+    name: str, dtype: str, std: float = 0.3
+) -> tuple[Any, dict[str, Any], dict[str, np.ndarray], tuple[int, ...]]:
+    """Model, options, inputs, and the shape of what is attributed. ``std``: of the weights of transformers."""
     import torch
 
     with torch.random.fork_rng(devices=[]):
@@ -105,7 +107,7 @@ def torch_case(name: str, dtype: str) -> tuple[Any, dict[str, Any], dict[str, np
             if parameter.ndim == 1:  # norms and biases start at 1 and 0
                 torch.nn.init.uniform_(parameter, *((-0.5, 0.5) if "bias" in parameter_name else (0.5, 1.5)))
             elif parameter.ndim == 2 and "transformers" in type(model).__module__:
-                torch.nn.init.normal_(parameter, std=0.3)
+                torch.nn.init.normal_(parameter, std=std)
         for buffer_name, buffer in model.named_buffers():
             if "running" in buffer_name:
                 torch.nn.init.uniform_(buffer, *((0.5, 1.5) if "var" in buffer_name else (-0.2, 0.2)))
