@@ -262,6 +262,7 @@ def normal(uniform: tf.Tensor) -> tf.Tensor:
 # --- what rules compute with -----------------------------------------------------------------
 
 absolute = tf.abs
+equal = tf.equal  # unlike ==, it keeps static shapes
 exp = tf.exp
 expm1 = tf.math.expm1
 log = tf.math.log

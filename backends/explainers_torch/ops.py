@@ -70,6 +70,7 @@ def arange(size: int, like: Tensor) -> Tensor:
 
 
 absolute = torch.abs
+equal = torch.eq
 exp = torch.exp
 expm1 = torch.expm1
 log = torch.log

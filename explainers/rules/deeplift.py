@@ -34,7 +34,7 @@ def identity(ops: Any, at: Site) -> Sequence[Array | None]:
 
 def difference(ops: Any, x: Array, r: Array) -> Array:
     """Δ = x − r; 0 where both are the same infinity, as in a mask."""
-    return ops.where(x == r, ops.zeros_like(x + r), x - r)
+    return ops.where(ops.equal(x, r), ops.zeros_like(x + r), x - r)
 
 
 def divided(ops: Any, change: Array, difference: Array, slope: Array, size: Array, least: Any = 0.0) -> Array:
@@ -49,7 +49,7 @@ def divided(ops: Any, change: Array, difference: Array, slope: Array, size: Arra
     near = near | (ops.absolute(difference) <= least * rounding)
     finite = ops.absolute(slope) < math.inf  # not so at the root of 0, where nothing is to be shared
     tangent = ops.where(finite, slope, ops.zeros_like(slope))
-    return ops.where(near | (difference == 0), tangent, change / difference)
+    return ops.where(near | ops.equal(difference, 0), tangent, change / difference)
 
 
 def rescale(ops: Any, at: Site) -> Sequence[Array | None]:
@@ -98,7 +98,7 @@ def _proportions(ops: Any, a: Array, b: Array) -> tuple[Array, Array]:
     """|a| : |b| as two numbers whose sum is 1; halves where both are 0."""
     a, b = ops.absolute(a), ops.absolute(b)
     top = ops.maximum(a, b)
-    none = top == 0
+    none = ops.equal(top, 0)
     a, b = (ops.where(none, ops.ones_like(top), part / ops.where(none, ops.ones_like(top), top)) for part in (a, b))
     return a / (a + b), b / (a + b)
 
@@ -207,13 +207,13 @@ def _log_total(ops: Any, x: Array, axis: Any) -> tuple[Array, Array]:
 
 def _finite(ops: Any, array: Array) -> Array:
     """0 in place of −∞."""
-    return ops.where(array == -math.inf, ops.zeros_like(array), array)
+    return ops.where(ops.equal(array, -math.inf), ops.zeros_like(array), array)
 
 
 def _decay(ops: Any, d: Array) -> Array:
     """φ(d) = (1 − e^−|d|)/|d|, 1 at 0: the mean of e^−t for t from 0 to |d|."""
     size = ops.absolute(d)
-    none = size == 0
+    none = ops.equal(size, 0)
     safe = ops.where(none, ops.ones_like(size), size)
     return ops.where(none, ops.ones_like(size), -ops.expm1(-safe) / safe)
 
