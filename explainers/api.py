@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from . import arguments, artifact, counter, methods, plan, saving
+from . import arguments, artifact, completeness, counter, methods, plan, saving
 from .arguments import checked_size, dtype_name
 from .backend import Backend, find
 from .coverage import Audit, Coverage
@@ -51,12 +51,24 @@ class Request:
 
     def attributions(self, chunks: list[Chunk]) -> Any:
         """What calling returns, from the chunks that the packages' run returned."""
+        self.check(chunks)
         return self.results.attributions(self.call, chunks)
 
     def explanation(self, chunks: list[Chunk]) -> Explanation:
         """The result, from the chunks that the packages' run returned."""
         explain = self.explainer
+        self.check(chunks)
         return self.results.explanation(self.call, chunks, explain.method, explain.coverage.approximate)
+
+    def check(self, chunks: list[Chunk], warn: bool = False) -> None:
+        """Count the samples whose attributions do not add up; raise where the explainer is strict, ``warn`` else."""
+        which = self.results.incomplete(chunks)
+        if which is None or not which.any():
+            return
+        self.explainer.stats.lost(int(which.sum()))
+        strict = self.explainer._options.strict
+        if warn or strict:
+            completeness.tell(which, self.call, chunks, strict=strict, stacklevel=4)
 
 
 class Explainer:
@@ -93,6 +105,7 @@ class Explainer:
         dtype: Any = None,
         batch_size: int | None = None,
         per_token: bool = False,
+        strict: bool = False,
     ) -> Explainer:
         """Trace ``model`` once, with inputs, target mask, baseline and seed as placeholders.
 
@@ -114,6 +127,8 @@ class Explainer:
         batch_size: rows in a work package; by default from the model's activations and free memory.
             Never changes results.
         per_token: sum attributions over their last axis: for an embedding layer, one number a token.
+        strict: raise IncompleteError, in place of an IncompleteWarning, where the attributions of a method that
+            is complete by its rules (DeepLIFT) do not add up to the change of the output.
 
         Raises
         ------
@@ -136,7 +151,7 @@ class Explainer:
         if kind not in (None, "float32", "float64", "bfloat16"):
             raise InputError(f"dtype must be 'float32', 'float64' or 'bfloat16'; got {dtype!r}")
         model = found.opened(model)
-        options = Options(wrt, output, baseline, engine, device, kind, batch_size, per_token)
+        options = Options(wrt, output, baseline, engine, device, kind, batch_size, per_token, bool(strict))
         self = cls(model, value, found, options)
         args, kwargs = arguments.split(inputs)
         signature = found.signature(model, args, kwargs)
@@ -206,12 +221,21 @@ class Explainer:
 
         Raises
         ------
-        InputError, NonFiniteError, TargetError, BaselineError, NotConverged
+        InputError, NonFiniteError, TargetError, BaselineError, NotConverged, IncompleteError
+
+        Warns
+        -----
+        IncompleteWarning: once for a call, where attributions of a method that is complete by its rules do not add
+        up: |Σ a − (s(x) − s(r))| > 1e-3·|s(x) − s(r)| + rounding of the outputs. ``stats.incomplete`` counts them.
         """
         found, bound, call = self._call(inputs, named, target, baseline, seed, batch_size, progress, allow_nonfinite)
         if attribution is not None:
             call.attribution = arguments.attribution(found, self.method, attribution, len(call))
-        return self._results(found, bound, inputs, named).attributions(call, found.packages.run(call))
+        results = self._results(found, bound, inputs, named)
+        chunks = found.packages.run(call)
+        if found.packages.references is not None:
+            Request(self, found, call, results).check(chunks, warn=True)
+        return results.attributions(call, chunks)
 
     def explanation(
         self,
@@ -233,7 +257,9 @@ class Explainer:
             *inputs, target=target, baseline=baseline, seed=seed, batch_size=batch_size, progress=progress,
             allow_nonfinite=allow_nonfinite, attribution=attribution, **named,
         )  # fmt: skip
-        return request.explanation(request.packages.run(request.call))
+        chunks = request.packages.run(request.call)
+        request.check(chunks, warn=True)
+        return request.results.explanation(request.call, chunks, self.method, self.coverage.approximate)
 
     def request(
         self,

@@ -32,10 +32,11 @@ FLAT_ROLES = (Role.MAX_POOL, Role.REDUCE_MAX)  # rules that look at windows and 
 
 @dataclass(frozen=True)
 class Contrast(Program):
-    """``program(ops, weights, *inputs, mask, choose, *reference activations) → (output, *results)``.
+    """``program(ops, weights, *inputs, mask, choose, *reference activations) → (output, *results, sums)``.
 
     ``results``: the contributions, (U, …) for each attributed value; in a grid their sum over the
-    references. With ``audit``: one array (1, nodes), by how much each walked node is incomplete for one sample.
+    references. ``sums``: see :meth:`_sums`. With ``audit``: one array (1, nodes), by how much each walked
+    node is incomplete for one sample.
     """
 
     grid: bool = False
@@ -46,6 +47,11 @@ class Contrast(Program):
         found = self.method.rule_set
         assert found is not None
         return found
+
+    @cached_property
+    def promises(self) -> bool:
+        """Whether attributions add up: not where the caller lets operations without a rule pass."""
+        return self.method.complete and not self.coverage().approximate
 
     # --- what is needed of the reference -----------------------------------------------------
 
@@ -135,7 +141,7 @@ class Contrast(Program):
     # --- running -----------------------------------------------------------------------------
 
     def __call__(self, ops: Any, weights: Mapping[Value, Array], *arguments: Array) -> Results:
-        args, run, messages = self.walked_back(ops, weights, arguments)
+        args, run, messages, mask = self.walked_back(ops, weights, arguments)
         y = ops.cast(run.values[self.output], ACCUMULATE[self.dtype(self.output)])
         if self.audit:
             return (y, self._gaps(ops, run, messages))
@@ -148,12 +154,27 @@ class Contrast(Program):
             (part,) = self.method.contribute(ops, [run.multiplier(messages[value], value)], [x], [r], args)
             part = ops.cast(part, ACCUMULATE[self.dtype(value)])
             results.append(ops.sum_axis(part, 1) if self.grid else part)
-        return (y, *results)
+        return (y, *results, self._sums(ops, run, mask, results))
+
+    def _sums(self, ops: Any, run: _Run, mask: Array, results: Sequence[Array]) -> Array:
+        """(U, 3) for each sample: Σ attribution, s(x) − s(r), and Σ|w| times the largest |f| at either.
+
+        In a grid all are sums over the references.
+        """
+        wide = ACCUMULATE[self.dtype(self.output)]
+        y, y_r = ops.cast(run.x(self.output), wide), ops.cast(run.r(self.output), wide)
+        mask = ops.cast(mask, wide)
+        change, size = y - y_r, ops.maximum(ops.absolute(y), ops.absolute(y_r))
+        if self.grid:
+            change, size = ops.sum_axis(change, 1), ops.sum_axis(size, 1)
+        total = sum(ops.cast(ops.row_sum(part), wide) for part in results)
+        size = ops.row_sum(ops.absolute(mask)) * ops.row_max(size)
+        return ops.stack([total, ops.row_sum(mask * change), size])
 
     def walked_back(
         self, ops: Any, weights: Mapping[Value, Array], arguments: Sequence[Array]
-    ) -> tuple[dict[str, Array], _Run, dict[Value, Any]]:
-        """The arguments by name, the values of the run, and the message at every value on the path."""
+    ) -> tuple[dict[str, Array], _Run, dict[Value, Any], Array]:
+        """The arguments by name, the values of the run, the message at every value on the path, and at the output."""
         args = dict(zip((p.name for p in self.placeholders), arguments, strict=True))
         inputs = [args[f"input_{value.node}"] for value in self.graph.inputs]
         values, _ = evaluate(ops, self.graph, weights, inputs, (self.output, *self.wrt, *self._targets()))
@@ -163,7 +184,7 @@ class Contrast(Program):
         }
         mask = self.method.weights(ops, args["mask"] + ops.one_hot_max(values[self.output]) * args["choose"])
         run = _Run(ops, self, values, at_reference)
-        return args, run, self._walk(ops, run, run.start(mask))
+        return args, run, self._walk(ops, run, run.start(mask)), mask
 
     def _targets(self) -> list[Value]:
         return [value for node in self.walked for value in (*node.inputs, *node.values)]

@@ -12,10 +12,13 @@
     ├── UnsupportedOperation (RuntimeError)    an operation that a rule set has no rule for
     ├── ArtifactError       (ValueError)       a file that cannot be written, or is refused
     ├── NotConverged        (RuntimeError)     a tolerance was not reached
+    ├── IncompleteError     (RuntimeError)     attributions that do not add up, where strict=True
     ├── PerturbationError   (RuntimeError)     a user's generator or its worker failed
     ├── CandidateFailed     (RuntimeError)     the process of a candidate of a comparison ended without an answer
     ├── QueueFull           (RuntimeError)     more rows wait than a scheduler takes
     └── BackendMissing      (ImportError)      the framework is not installed
+
+    IncompleteWarning       (RuntimeWarning)   attributions that do not add up
 
 Each message says what was given, what was expected, and what to do.
 """
@@ -84,6 +87,14 @@ class ArtifactError(ExplainersError, ValueError):
 
 class NotConverged(ExplainersError, RuntimeError):
     """The tolerance asked for was not reached within the allowed number of steps."""
+
+
+class IncompleteError(ExplainersError, RuntimeError):
+    """Attributions of a method that promises completeness do not add up to the change of the output."""
+
+
+class IncompleteWarning(RuntimeWarning):
+    """Attributions of a method that promises completeness do not add up to the change of the output."""
 
 
 class PerturbationError(ExplainersError, RuntimeError):

@@ -30,6 +30,8 @@ class Explanation:
     completeness_gap: Σ attribution − (s(x) − s(b)), (N,), for methods that are complete, else None; elements of
         one group count once.
     standard_error: like ``attributions``, for sampled methods, else None.
+    incomplete: for which samples the attributions of a method that is complete by its rules do not add up, (N,),
+        beyond 1e-3 of the output's change and rounding; None where the method does not promise it.
     evaluations: rows of the model computed for each sample, (N,).
     method: the method's value.
     approximations: the operations that were passed by their derivative for want of a rule, because the method
@@ -49,6 +51,7 @@ class Explanation:
     approximations: tuple[Operation, ...] = ()
     given: Mapping[str, Any] = field(default_factory=dict, repr=False)
     attributed: tuple[str, ...] = ()
+    incomplete: Numpy | None = None
 
     @property
     def largest_gap(self) -> float:

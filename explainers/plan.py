@@ -28,6 +28,7 @@ class Options:
     dtype: str | None
     batch_size: int | None
     per_token: bool
+    strict: bool = False
 
 
 @dataclass(frozen=True)

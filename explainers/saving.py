@@ -45,6 +45,7 @@ def contents(plan: Plan, method: Method, backend: Backend, options: Options, aot
             "dtype": options.dtype,
             "batch_size": options.batch_size if options.batch_size is None else int(options.batch_size),
             "per_token": bool(options.per_token),
+            "strict": bool(options.strict),
         },
         "batch_size": int(packages.batch_size),
         "signature": encode(plan.traced.signature, {}, "signature"),
@@ -107,6 +108,7 @@ class Saved:
         self.method: Method = method
         kinds = ("wrt", "output", "baseline", "dtype", "batch_size", "per_token")
         given = {kind: decode(data["options"][kind], arrays) for kind in kinds}
+        given["strict"] = bool(data["options"].get("strict", False))  # files of 0.1.0 have none
         self.options = Options(engine=engine, device=data["device"], **given)
         self.signature = decode(data["signature"], {})
         self.graph = decode_graph(artifact.parsed(self.files.pop(artifact.GRAPH), artifact.GRAPH))

@@ -24,6 +24,7 @@ class Stats:
     rows: int = 0
     padded_rows: int = 0
     out_of_memory: int = 0
+    incomplete: int = 0
     batch_size: int = 0
     seconds_tracing: float = 0.0
     seconds_compiling: float = 0.0
@@ -33,6 +34,11 @@ class Stats:
     def called(self) -> None:
         with self._lock:
             self.calls += 1
+
+    def lost(self, samples: int) -> None:
+        """``samples`` attributions do not add up."""
+        with self._lock:
+            self.incomplete += samples
 
     def ran(self, rows: int, padded: int, seconds: float) -> None:
         with self._lock:
@@ -83,6 +89,7 @@ class Chunk:
     target: Target | None = None
     evaluations: Numpy | None = None
     totals: Numpy | None = None  # Σ attribution of each sample, where elements share features
+    sums: Numpy | None = None  # (n, 3): Σ attribution, the change of the output and its size, as the kernel has them
 
 
 @dataclass(slots=True)

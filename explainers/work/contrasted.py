@@ -32,13 +32,15 @@ class ContrastRun(Run):
         pairs = len(staged.baseline) if staged.baseline.distribution else 1
         if not staged.baseline.distribution:
             piece = aligned(self.packages, staged, self.references)
-            y, *sums = yield piece
+            y, *found = yield piece
+            results, sums = self._parted(found)
+            sums = None if sums is None else self.backend.numpy(sums)
             outputs = self.backend.numpy(y) if self.details else None
             references = self.backend.numpy(piece.activations[0]) if self.details else None
         else:
             together = isinstance(self.packages.program, Contrast) and self.packages.program.grid
-            outputs, references, sums = yield from (self._against_all() if together else self._pairs())
-        chunk = Chunk(self.start, self.stop, sums, [None] * len(sums), outputs)
+            outputs, references, results, sums = yield from (self._against_all() if together else self._pairs())
+        chunk = Chunk(self.start, self.stop, results, [None] * len(results), outputs, sums=sums)
         if self.details:
             assert references is not None
             assert outputs is not None
@@ -48,7 +50,12 @@ class ContrastRun(Run):
         self.report(staged.count)
         return chunk
 
-    def _against_all(self) -> Steps[tuple[Numpy | None, Numpy | None, list[Array]]]:
+    def _parted(self, found: list[Array]) -> tuple[list[Array], Array | None]:
+        """The attributions and, but from files of older versions, the sums that tell whether they are complete."""
+        count = len(self.packages.program.wrt)
+        return found[:count], found[count] if len(found) > count else None
+
+    def _against_all(self) -> Steps[tuple[Numpy | None, Numpy | None, list[Array], Numpy | None]]:
         """Means over the references, with f of each sample and the mean of f over the references."""
         staged, packages = self.staged, self.packages
         assert staged.baseline is not None
@@ -74,9 +81,10 @@ class ContrastRun(Run):
                 outputs.append(self.backend.numpy(y))
             first = last
         means: list[Array] = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+        attributions, complete = self._parted(means)
         if not self.details:
-            return None, None, means
-        return np.concatenate(outputs), references / total, means
+            return None, None, attributions, complete
+        return np.concatenate(outputs), references / total, attributions, complete
 
     def _spans(self, total: int, width: int) -> list[tuple[int, int]]:
         """The references in runs of ``width``; on a static engine the last ones one by one."""
@@ -86,12 +94,12 @@ class ContrastRun(Run):
             return spans + [(i, i + 1) for i in range(whole, total)]
         return spans + ([(whole, total)] if whole < total else [])
 
-    def _pairs(self) -> Steps[tuple[Numpy | None, Numpy | None, list[Array]]]:
+    def _pairs(self) -> Steps[tuple[Numpy | None, Numpy | None, list[Array], Numpy | None]]:
         """Like a grid, where the references' activations depend on the sample: every pair runs whole."""
         staged, packages = self.staged, self.packages
         assert staged.baseline is not None
         total, n = len(staged.baseline), staged.count
-        sums: list[Numpy] = [np.zeros((n, *shape), np.float64) for shape in packages.shapes]
+        sums: list[Numpy] = [np.zeros((n, *shape), np.float64) for shape in [*packages.shapes, (3,)]]
         outputs = np.zeros((n, *packages.output_shape), np.float64)
         references = np.zeros((n, *packages.output_shape), np.float64)
         first = 0
@@ -108,14 +116,14 @@ class ContrastRun(Run):
             )
             piece = aligned(packages, some, self.references)
             y, *results = yield piece
-            for array, part in zip(sums, results, strict=True):
+            for array, part in zip(sums, results, strict=False):
                 np.add.at(array, sample, self.backend.numpy(part))
             outputs[sample] = self.backend.numpy(y)
             np.add.at(references, sample, self.backend.numpy(piece.activations[0]))
             first += len(pair)
         kinds = [packages.host_dtype(value) for value in packages.program.wrt]
-        means = [(array / total).astype(kind) for array, kind in zip(sums, kinds, strict=True)]
-        return outputs, references / total, list(means)
+        means = [(array / total).astype(kind) for array, kind in zip(sums, kinds, strict=False)]
+        return outputs, references / total, list(means), sums[-1] / total if len(results) > len(kinds) else None
 
 
 def aligned(packages: Packages, staged: Staged, references: ReferenceActivations, part: str = "") -> Piece:
