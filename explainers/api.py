@@ -62,13 +62,13 @@ class Request:
 
     def check(self, chunks: list[Chunk], warn: bool = False) -> None:
         """Count the samples whose attributions do not add up; raise where the explainer is strict, ``warn`` else."""
-        which = self.results.incomplete(chunks)
+        which = completeness.incomplete(chunks)
         if which is None or not which.any():
             return
         self.explainer.stats.lost(int(which.sum()))
         strict = self.explainer._options.strict
         if warn or strict:
-            completeness.tell(which, self.call, chunks, strict=strict, stacklevel=4)
+            completeness.tell(which, self.call, chunks, self.explainer.method, strict=strict, stacklevel=4)
 
 
 class Explainer:
@@ -233,7 +233,7 @@ class Explainer:
             call.attribution = arguments.attribution(found, self.method, attribution, len(call))
         results = self._results(found, bound, inputs, named)
         chunks = found.packages.run(call)
-        if found.packages.references is not None:
+        if chunks and chunks[0].balance is not None:
             Request(self, found, call, results).check(chunks, warn=True)
         return results.attributions(call, chunks)
 

@@ -21,7 +21,7 @@ from typing import Any
 from . import regions
 from .errors import UnsupportedOperation
 from .graph import Node, Role, Value
-from .program import ACCUMULATE, Forward, Placeholder, Program, Results, active_places, evaluate
+from .program import ACCUMULATE, ULP, Forward, Placeholder, Program, Results, active_places, balance, evaluate
 from .rules import RuleSet, Site
 from .rules.base import PASSING, Pullback, unsupported
 from .rules.deeplift import Split, difference, signs
@@ -32,11 +32,11 @@ FLAT_ROLES = (Role.MAX_POOL, Role.REDUCE_MAX)  # rules that look at windows and 
 
 @dataclass(frozen=True)
 class Contrast(Program):
-    """``program(ops, weights, *inputs, mask, choose, *reference activations) → (output, *results, sums)``.
+    """``program(ops, weights, *inputs, mask, choose, *reference activations) → (output, *results, balance)``.
 
     ``results``: the contributions, (U, …) for each attributed value; in a grid their sum over the
-    references. ``sums``: see :meth:`_sums`. With ``audit``: one array (1, nodes), by how much each walked
-    node is incomplete for one sample.
+    references. ``balance``: see :func:`~explainers.program.balance`. With ``audit``: one array (1, nodes), by
+    how much each walked node is incomplete for one sample.
     """
 
     grid: bool = False
@@ -54,10 +54,6 @@ class Contrast(Program):
         return self.method.complete and not self.coverage().approximate
 
     # --- what is needed of the reference -----------------------------------------------------
-
-    @cached_property
-    def walked(self) -> tuple[Node, ...]:
-        return tuple(node for node in self.graph if self._walked(node))
 
     @cached_property
     def _moved(self) -> set[Value]:
@@ -154,22 +150,16 @@ class Contrast(Program):
             (part,) = self.method.contribute(ops, [run.multiplier(messages[value], value)], [x], [r], args)
             part = ops.cast(part, ACCUMULATE[self.dtype(value)])
             results.append(ops.sum_axis(part, 1) if self.grid else part)
-        return (y, *results, self._sums(ops, run, mask, results))
+        return (y, *results, self._balance(ops, run, mask, results)) if self.promises else (y, *results)
 
-    def _sums(self, ops: Any, run: _Run, mask: Array, results: Sequence[Array]) -> Array:
-        """(U, 3) for each sample: Σ attribution, s(x) − s(r), and Σ|w| times the largest |f| at either.
-
-        In a grid all are sums over the references.
-        """
+    def _balance(self, ops: Any, run: _Run, mask: Array, results: Sequence[Array]) -> Array:
+        """See :func:`~explainers.program.balance`. In a grid all are sums over the references."""
         wide = ACCUMULATE[self.dtype(self.output)]
         y, y_r = ops.cast(run.x(self.output), wide), ops.cast(run.r(self.output), wide)
-        mask = ops.cast(mask, wide)
         change, size = y - y_r, ops.maximum(ops.absolute(y), ops.absolute(y_r))
         if self.grid:
             change, size = ops.sum_axis(change, 1), ops.sum_axis(size, 1)
-        total = sum(ops.cast(ops.row_sum(part), wide) for part in results)
-        size = ops.row_sum(ops.absolute(mask)) * ops.row_max(size)
-        return ops.stack([total, ops.row_sum(mask * change), size])
+        return balance(ops, results, mask, change, size, ULP[self.dtype(self.output)])
 
     def walked_back(
         self, ops: Any, weights: Mapping[Value, Array], arguments: Sequence[Array]

@@ -28,6 +28,7 @@ from .rules.base import unsupported
 
 Array = Any
 Results = tuple[Array, ...]
+ULP = {"bfloat16": 2.0**-7, "float16": 2.0**-10, "float32": 2.0**-23, "float64": 2.0**-52}
 ACCUMULATE = {"bfloat16": "float32", "float16": "float32", "float32": "float32", "float64": "float64"}
 
 
@@ -46,8 +47,9 @@ class Program:
     """The function a kernel computes: ``program(ops, weights, *arguments) → (output, *results)``.
 
     ``output``: f of each row, (R, …). ``results``: for a walk, the sums of each sample's
-    contributions, (U, …), one per attributed value and accumulator. Forward-only methods have s = Σ w·f of
-    each row, (R,), and what their design sums up in the kernel.
+    contributions, (U, …), one per attributed value and accumulator; where the rules promise completeness, also
+    what :func:`balance` returns. Forward-only methods have s = Σ w·f of each row, (R,), and what their design
+    sums up in the kernel.
     """
 
     graph: Graph
@@ -80,6 +82,26 @@ class Program:
         active = self.graph.active(self.wrt)
         needed = self.graph.needed([self.output], self.wrt)
         return frozenset(n.name for n in self.graph if n.name in needed and any(v in active for v in n.values))
+
+    @cached_property
+    def walked(self) -> tuple[Node, ...]:
+        """The nodes that the walk passes, in order."""
+        return tuple(node for node in self.graph if self._walked(node)) if self.rules else ()
+
+    @cached_property
+    def promises(self) -> bool:
+        """Whether the rules make attributions add up: all operations on the path conserve relevance."""
+        rules = self.rules
+        if rules is None or self.stabilizer > 1e-4:
+            return False
+        kinds = {rules.exactness(self.graph, node, active_places(node, self._active)) for node in self.walked}
+        return kinds == {"conserving"}
+
+    @cached_property
+    def stabilizer(self) -> float:
+        """The largest ε of the rules on the path."""
+        assert self.rules is not None
+        return max((getattr(self.rules.rule(node), "epsilon", 0.0) for node in self.walked), default=0.0)
 
     @cached_property
     def _active(self) -> set[Value]:
@@ -134,7 +156,11 @@ class Program:
         message = self.walk(ops, values, pullbacks, self.method.start(ops, mask, y))
         contributions = self.method.contribute(ops, message, x, x, {})
         results = [ops.cast(c, ACCUMULATE[self.dtype(v)]) for c, v in zip(contributions, self.wrt, strict=True)]
-        return (ops.cast(y, ACCUMULATE[self.dtype(self.output)]), *results)
+        y = ops.cast(y, ACCUMULATE[self.dtype(self.output)])
+        if not self.promises:
+            return (y, *results)
+        rounding = max(self.stabilizer, ULP[self.dtype(self.output)])
+        return (y, *results, balance(ops, results, mask, y, ops.absolute(y), rounding))
 
     def _rows(
         self, ops: Any, weights: Mapping[Value, Array], inputs: list[Array], args: Mapping[str, Array]
@@ -167,7 +193,7 @@ class Program:
         self, ops: Any, weights: Mapping[Value, Array], inputs: Sequence[Array]
     ) -> tuple[dict[Value, Array], dict[str, Any]]:
         """Evaluate the graph. Nodes on the path also keep their vector–Jacobian product."""
-        walked = {node.name for node in self.graph if self.rules and self._walked(node)}
+        walked = {node.name for node in self.walked}
         return evaluate(ops, self.graph, weights, inputs, (self.output, *self.wrt), walked, self.wrt)
 
     def _walked(self, node: Node) -> bool:
@@ -234,8 +260,8 @@ class Program:
 
     def check_rules(self) -> None:
         """Raise UnsupportedOperation now if any visited node cannot be passed; it carries the coverage."""
-        for node in self.graph if self.rules else ():
-            problem = self.problem(node) if self._walked(node) else None
+        for node in self.walked:
+            problem = self.problem(node)
             if problem is not None:
                 problem.coverage = self.coverage()
                 raise problem
@@ -256,6 +282,17 @@ class Program:
         rule = self.rules.rule(node)
         exactness = self.rules.exactness(self.graph, node, active_places(node, self._active))
         return getattr(rule, "__name__", str(rule)), exactness
+
+
+def balance(ops: Any, results: Sequence[Array], mask: Array, change: Array, size: Array, rounding: float) -> Array:
+    """What tells whether attributions add up, (U, 3): Σ attribution, Σ w·change, and how far rounding may part them.
+
+    ``size``: of the outputs, like ``change``. ``rounding``: of one output, as a share of the largest.
+    """
+    mask = ops.cast_like(mask, change)
+    total = sum(ops.cast_like(ops.row_sum(part), change) for part in results)
+    allowed = ops.row_sum(ops.absolute(mask)) * ops.row_max(size) * (64 * rounding)
+    return ops.stack([total, ops.row_sum(mask * change), allowed])
 
 
 @dataclass(frozen=True)

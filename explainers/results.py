@@ -10,7 +10,6 @@ import numpy as np
 
 from . import completeness
 from .backend import Backend, owner
-from .contrast import Contrast
 from .errors import NonFiniteError
 from .explanation import Explanation
 from .methods import Method
@@ -57,15 +56,8 @@ class Results:
         return Explanation(
             self.attributions(call, chunks), outputs, baselines, mask, gap, errors, rows, method, approximate,
             given=dict(zip(names, self.bound, strict=True)), attributed=tuple(spec.name for spec in self.plan.specs),
-            incomplete=self.incomplete(chunks),
+            incomplete=completeness.incomplete(chunks),
         )  # fmt: skip
-
-    def incomplete(self, chunks: Sequence[Chunk]) -> Numpy | None:
-        """Which samples' attributions do not add up, (N,); None where the method does not promise it."""
-        program = self.plan.packages.program
-        if not isinstance(program, Contrast) or not program.promises:
-            return None
-        return completeness.incomplete(chunks, program.dtype(program.output))
 
     def outputs(self, parts: list[Array], check: bool) -> Any:
         """f(x), of the type of the first input."""

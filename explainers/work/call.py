@@ -89,7 +89,7 @@ class Chunk:
     target: Target | None = None
     evaluations: Numpy | None = None
     totals: Numpy | None = None  # Σ attribution of each sample, where elements share features
-    sums: Numpy | None = None  # (n, 3): Σ attribution, the change of the output and its size, as the kernel has them
+    balance: Numpy | None = None  # (n, 3): Σ attribution, the change of the output, and their rounding
 
 
 @dataclass(slots=True)

@@ -33,14 +33,14 @@ class ContrastRun(Run):
         if not staged.baseline.distribution:
             piece = aligned(self.packages, staged, self.references)
             y, *found = yield piece
-            results, sums = self._parted(found)
-            sums = None if sums is None else self.backend.numpy(sums)
+            results, balance = self.parted(found)
+            balance = None if balance is None else self.backend.numpy(balance)
             outputs = self.backend.numpy(y) if self.details else None
             references = self.backend.numpy(piece.activations[0]) if self.details else None
         else:
             together = isinstance(self.packages.program, Contrast) and self.packages.program.grid
-            outputs, references, results, sums = yield from (self._against_all() if together else self._pairs())
-        chunk = Chunk(self.start, self.stop, results, [None] * len(results), outputs, sums=sums)
+            outputs, references, results, balance = yield from (self._against_all() if together else self._pairs())
+        chunk = Chunk(self.start, self.stop, results, [None] * len(results), outputs, balance=balance)
         if self.details:
             assert references is not None
             assert outputs is not None
@@ -49,11 +49,6 @@ class ContrastRun(Run):
             chunk.target = largest(outputs) if self.call.target.kind == "max" else None
         self.report(staged.count)
         return chunk
-
-    def _parted(self, found: list[Array]) -> tuple[list[Array], Array | None]:
-        """The attributions and, but from files of older versions, the sums that tell whether they are complete."""
-        count = len(self.packages.program.wrt)
-        return found[:count], found[count] if len(found) > count else None
 
     def _against_all(self) -> Steps[tuple[Numpy | None, Numpy | None, list[Array], Numpy | None]]:
         """Means over the references, with f of each sample and the mean of f over the references."""
@@ -81,10 +76,10 @@ class ContrastRun(Run):
                 outputs.append(self.backend.numpy(y))
             first = last
         means: list[Array] = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
-        attributions, complete = self._parted(means)
+        attributions, balance = self.parted(means)
         if not self.details:
-            return None, None, attributions, complete
-        return np.concatenate(outputs), references / total, attributions, complete
+            return None, None, attributions, balance
+        return np.concatenate(outputs), references / total, attributions, balance
 
     def _spans(self, total: int, width: int) -> list[tuple[int, int]]:
         """The references in runs of ``width``; on a static engine the last ones one by one."""

@@ -23,7 +23,9 @@ class SingleRun(Run):
     def steps(self) -> Steps[Chunk]:
         y, *results = yield Piece("samples", self.staged, 0, self.staged.count)
         self.report(self.staged.count)
+        results, balance = self.parted(results)
         chunk = Chunk(self.start, self.stop, results, [None] * len(results))
+        chunk.balance = None if balance is None else self.backend.numpy(balance)
         if self.call.details:
             chunk.outputs = self.backend.numpy(y)
             chunk.target = largest(chunk.outputs) if self.call.target.kind == "max" else None
