@@ -20,7 +20,7 @@ def cell(label: str, rule: str, baseline: str, dtype: str) -> str:
         found = [measure(label, rule, baseline, target, dtype) for target in ("predicted", "wrong")]
     except Exception as error:  # a table says what cannot be computed
         return type(error).__name__
-    gap, ratio = (max(values, key=lambda value: (value != value, value)) for values in zip(*found, strict=True))
+    gap, _, ratio = (max(values, key=lambda value: (value != value, value)) for values in zip(*found, strict=True))
     return f"{gap:.1e}, {ratio:.2g}×"
 
 

@@ -31,12 +31,16 @@ WARM_RUNS = 3  # TorchScript specializes in its first runs
 
 @dataclass(frozen=True)
 class Request:
-    """A call of an explainer, bound and checked, before it runs."""
+    """A call of an explainer, bound and checked, before it runs.
+
+    ``warns``: attributions that do not add up give an IncompleteWarning, on the thread that asks for the result.
+    """
 
     explainer: Explainer
     plan: Plan
     call: Call
     results: Results
+    warns: bool = True
 
     @property
     def packages(self) -> Packages:
@@ -57,18 +61,18 @@ class Request:
     def explanation(self, chunks: list[Chunk]) -> Explanation:
         """The result, from the chunks that the packages' run returned."""
         explain = self.explainer
-        self.check(chunks)
+        self.check(chunks, stacklevel=5)
         return self.results.explanation(self.call, chunks, explain.method, explain.coverage.approximate)
 
-    def check(self, chunks: list[Chunk], warn: bool = False) -> None:
-        """Count the samples whose attributions do not add up; raise where the explainer is strict, ``warn`` else."""
+    def check(self, chunks: list[Chunk], stacklevel: int = 4) -> None:
+        """Count the samples whose attributions do not add up, and warn; raise where the explainer is strict."""
         which = completeness.incomplete(chunks)
         if which is None or not which.any():
             return
         self.explainer.stats.lost(int(which.sum()))
         strict = self.explainer._options.strict
-        if warn or strict:
-            completeness.tell(which, self.call, chunks, self.explainer.method, strict=strict, stacklevel=4)
+        if self.warns or strict:
+            completeness.tell(which, self.call, chunks, self.explainer.method, strict=strict, stacklevel=stacklevel)
 
 
 class Explainer:
@@ -233,8 +237,8 @@ class Explainer:
             call.attribution = arguments.attribution(found, self.method, attribution, len(call))
         results = self._results(found, bound, inputs, named)
         chunks = found.packages.run(call)
-        if chunks and chunks[0].balance is not None:
-            Request(self, found, call, results).check(chunks, warn=True)
+        if chunks[0].balance is not None:
+            Request(self, found, call, results).check(chunks)
         return results.attributions(call, chunks)
 
     def explanation(
@@ -257,9 +261,7 @@ class Explainer:
             *inputs, target=target, baseline=baseline, seed=seed, batch_size=batch_size, progress=progress,
             allow_nonfinite=allow_nonfinite, attribution=attribution, **named,
         )  # fmt: skip
-        chunks = request.packages.run(request.call)
-        request.check(chunks, warn=True)
-        return request.results.explanation(request.call, chunks, self.method, self.coverage.approximate)
+        return request.explanation(request.packages.run(request.call))
 
     def request(
         self,

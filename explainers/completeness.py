@@ -42,7 +42,10 @@ def tell(which: Numpy, call: Call, chunks: Sequence[Chunk], method: Method, *, s
     text = (
         f"the attributions of {int(which.sum())} of {len(which)} samples do not add up. "
         f"The worst is {row_name(worst, len(call))}: they sum to {balance[worst, 0]:.4g} in place of "
-        fX    )
+        f"{balance[worst, 1]:.4g}. "
+        + ("explain.audit(…) names the operations that lose the rest; " if method.complete else "")
+        + "compiled with dtype='float64' it tells whether that is rounding."
+    )
     if strict:
         raise IncompleteError(text)
     warnings.warn(text, IncompleteWarning, stacklevel=stacklevel)

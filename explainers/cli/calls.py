@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,9 +53,21 @@ def some(explain: Explainer, inputs: list[Any], given: dict[str, Any], index: An
         baseline=samples_of(given["baseline"], index, total, len(explain.signature.inputs[0].sample_shape)),
         allow_nonfinite=allow_nonfinite,
     )
+    request = dataclasses.replace(request, warns=False)  # noted at the end
     if explain.method.sampled:
         request.call.seeds = counter.sample_seeds(given["seed"], total)[index]
     return request
+
+
+def incomplete(explain: Explainer) -> str | None:
+    """What to tell of samples whose attributions do not add up."""
+    count = explain.stats.incomplete
+    if not count:
+        return None
+    return (
+        f"warning: the attributions of {count} samples do not add up to the change of the output. explain.audit in "
+        "Python names the operations that lose the rest."
+    )
 
 
 def _read(array: Any, index: Any) -> Any:

@@ -22,7 +22,7 @@ from .. import artifact
 from ..api import Explainer
 from ..errors import ExplainersError, InputError
 from . import files, sources
-from .calls import Baseline, Device, File, Inputs, Output, Seed, Setting, Target, bound, loaded, some
+from .calls import Baseline, Device, File, Inputs, Output, Seed, Setting, Target, bound, incomplete, loaded, some
 
 app = typer.Typer(
     name="explainers", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -46,6 +46,11 @@ def told(status: int = 1) -> Iterator[None]:
     except KeyboardInterrupt as error:
         messages.print("interrupted", style="red")
         raise typer.Exit(INTERRUPTED) from error
+
+
+def warn(text: str | None) -> None:
+    if text:
+        messages.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command(epilog="Example: explainers compile examples/digits.py:model deeplift -o digits.explainer --baseline 0")
@@ -188,6 +193,7 @@ def _run(
                 messages.print(f"{into.done} of {total} samples are done; the same command goes on from there")
             raise
     into.finish(columns)
+    warn(incomplete(explain))
     console.print(f"{into.path}: {total} samples", markup=False, highlight=False, soft_wrap=True)
 
 

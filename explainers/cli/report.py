@@ -10,8 +10,8 @@ import typer
 from .. import plots
 from ..errors import InputError
 from . import files, sources
-from .calls import Baseline, Device, File, Inputs, Output, Seed, Setting, Target, bound, loaded, some
-from .commands import app, console, told
+from .calls import Baseline, Device, File, Inputs, Output, Seed, Setting, Target, bound, incomplete, loaded, some
+from .commands import app, console, told, warn
 
 
 @app.command(epilog="Example: explainers report digits.explainer inputs.npy --target max -o report.html")
@@ -45,6 +45,7 @@ def report(
         view: dict[str, Any] = {"channels": channels, "classes": _listed(classes), "allow_nonfinite": allow_nonfinite}
         named = _listed(names) or columns or None
         plots.page(explanation, output, kind=kind, samples=len(chosen), names=named, numbers=chosen, **view)
+        warn(incomplete(explain))
         console.print(f"{output}: {len(chosen)} samples", markup=False, highlight=False, soft_wrap=True)
 
 

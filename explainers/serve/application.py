@@ -13,6 +13,7 @@ from starlette.responses import Response, StreamingResponse
 from .. import __version__
 from ..api import Explainer
 from ..errors import ExplainersError, InputError
+from ..explanation import Explanation
 from . import schema, v1, v2
 from .arrays import dump
 from .middleware import Observe, refused
@@ -113,7 +114,8 @@ def _add_v1(made: FastAPI, service: Service) -> None:
             headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
             return StreamingResponse(events.of(request, future), media_type="text/event-stream", headers=headers)
         found = await service.explain(request, job)
-        return _json(await service.off_loop(job.numbers, lambda: v1.encode(job, found)))
+        content = await service.off_loop(job.numbers, lambda: v1.encode(job, found))
+        return Response(content, headers=_incomplete(found), media_type=JSON)
 
     @made.post("/v1/models/{name}:predict", tags=["V1"], **schema.predict_v1(models))
     async def predict(request: Request) -> Response:
@@ -125,6 +127,12 @@ def _add_v1(made: FastAPI, service: Service) -> None:
     @made.get("/v1/models/{name}", tags=["V1"], summary="A model", **schema.by_name(models))
     async def model_v1(request: Request) -> Response:
         return _json(dump(v1.metadata(_model(service, request))))
+
+
+def _incomplete(found: Explanation) -> dict[str, str]:
+    """How many instances' attributions do not add up, as a header; none where all do."""
+    numbers = v1.incomplete(found)
+    return {"X-Explainers-Incomplete": str(len(numbers))} if numbers else {}
 
 
 def _model(service: Service, request: Request) -> Model:
@@ -173,6 +181,8 @@ def _add_v2(made: FastAPI, service: Service) -> None:
         inference = await service.off_loop(len(body), lambda: v2.decode(model, body, header))
         found = await service.explain(request, inference.job)
         content, length = await service.off_loop(inference.job.numbers, lambda: v2.encode(inference, found))
+        headers = _incomplete(found)
         if length is None:
-            return _json(content)
-        return Response(content, headers={v2.HEADER: str(length)}, media_type="application/octet-stream")
+            return Response(content, headers=headers, media_type=JSON)
+        headers[v2.HEADER] = str(length)
+        return Response(content, headers=headers, media_type="application/octet-stream")

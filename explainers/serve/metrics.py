@@ -55,8 +55,13 @@ class _Inside(Collector):
         yield GaugeMetricFamily("explainers_queue_calls", "Calls that wait or run", value=stats.waiting_calls)
         rows = CounterMetricFamily("explainers_rows", "Evaluations of the model", labels=["model"])
         traces = GaugeMetricFamily("explainers_traces", "Kernels compiled since the start", labels=["model"])
+        incomplete = CounterMetricFamily(
+            "explainers_incomplete", "Instances whose attributions do not add up", labels=["model"]
+        )
         for name, explain in self.explainers.items():
+            incomplete.add_metric([name], explain.stats.incomplete)
             rows.add_metric([name], explain.stats.rows)
             traces.add_metric([name], explain.stats.traces)
         yield rows
         yield traces
+        yield incomplete

@@ -117,8 +117,8 @@ def _request_v1(models: Sequence[Model], parameters: dict[str, Any]) -> dict[str
     }
 
 
-def _answers(properties: dict[str, Any], *others: str) -> dict[int | str, Any]:
-    schema = {"type": "object", "properties": properties, "required": list(properties)}
+def _answers(properties: dict[str, Any], *others: str, optional: dict[str, Any] | None = None) -> dict[int | str, Any]:
+    schema = {"type": "object", "properties": {**properties, **(optional or {})}, "required": list(properties)}
     content = {"application/json": {"schema": schema}, **{kind: {"schema": {}} for kind in others}}
     return {200: {"description": "The answer", "content": content}, **REFUSALS}
 
@@ -129,7 +129,11 @@ def explain_v1(models: Sequence[Model]) -> dict[str, Any]:
     examples = {model.name: _example_v1(model) for model in models if _small(model)}
     return {
         "summary": "Explain instances",
-        "responses": _answers({"predictions": lists, "explanations": lists}, "text/event-stream"),
+        "responses": _answers(
+            {"predictions": lists, "explanations": lists},
+            "text/event-stream",
+            optional={"incomplete": {"type": "array", "items": {"type": "integer"}}},
+        ),
         "openapi_extra": {
             "parameters": [_name(models), stream],
             "requestBody": _body(_request_v1(models, _parameters(models, True)), examples),
@@ -180,6 +184,6 @@ def infer_v2(models: Sequence[Model]) -> dict[str, Any]:
     examples = {model.name: _example_v2(model) for model in models if _small(model)}
     return {
         "summary": "Explain instances, as tensors",
-        "responses": _answers(answer, "application/octet-stream"),
+        "responses": _answers(answer, "application/octet-stream", optional={"parameters": {"type": "object"}}),
         "openapi_extra": {"parameters": [_name(models)], "requestBody": _body(request, examples)},
     }

@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -169,6 +169,7 @@ class Service:
         )
         self._check_size(job, request.rows)
         self._check_open()
+        request = replace(request, warns=False)  # the answer tells it
         return self.scheduler.enqueue(request, timeout=arguments.timeout, watch=watch)
 
     def _check_open(self) -> None:
@@ -234,7 +235,7 @@ class Service:
             return Refused(503, text, {"Retry-After": str(self.retry_after())})
         if isinstance(error, TimeoutError):
             return Refused(504, "the request did not finish within its timeout")
-        if isinstance(error, (errors.NonFiniteError, errors.NotConverged)):
+        if isinstance(error, (errors.NonFiniteError, errors.NotConverged, errors.IncompleteError)):
             return Refused(422, text)
         if isinstance(error, (errors.InputError, errors.UnknownNameError)):
             return Refused(400, text)

@@ -49,7 +49,7 @@ def predictions(outputs: Numpy) -> bytes:
 
 
 def encode(job: Job, found: Explanation) -> bytes:
-    """``{"predictions": […], "explanations": […]}``."""
+    """``{"predictions": […], "explanations": […]}``, and ``"incomplete": [number, …]`` where some do not add up."""
     attributions = job.model.attributions(found)
     if job.arguments.form == "full":
         explanations = [dump(list(full(job.model, found, attributions)))]
@@ -60,7 +60,14 @@ def encode(job: Job, found: Explanation) -> bytes:
         elements = [dict(zip(names, arrays, strict=True)) for arrays in zip(*attributions, strict=True)]
         explanations = [dump(elements)]
     outputs = dump_list(found.outputs)
-    return b"".join([b'{"predictions":', *outputs, b',"explanations":', *explanations, b"}"])
+    numbers = incomplete(found)
+    noted = [b',"incomplete":', dump(numbers)] if numbers else []
+    return b"".join([b'{"predictions":', *outputs, b',"explanations":', *explanations, *noted, b"}"])
+
+
+def incomplete(found: Explanation) -> list[int]:
+    """The instances whose attributions do not add up though the method is complete by its rules."""
+    return [] if found.incomplete is None else np.flatnonzero(found.incomplete).tolist()
 
 
 def full(model: Model, found: Explanation, attributions: list[Numpy]) -> Iterator[Any]:
@@ -89,7 +96,9 @@ def _of_target(
     if gap is not None and base is not None:
         error = abs(float(gap[number])) / max(abs(value - base), 1e-12)
     index = places[0].tolist() if one else None
-    return _attribution(model, values, deviations, value, base, error, index, int(found.evaluations[number]))
+    result = _attribution(model, values, deviations, value, base, error, index, int(found.evaluations[number]))
+    result["incomplete"] = None if found.incomplete is None else bool(found.incomplete[number])
+    return result
 
 
 def _of_output(

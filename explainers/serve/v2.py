@@ -14,6 +14,7 @@ from ..explanation import Explanation
 from ..spec import Numpy, TensorSpec
 from .arrays import DEEPEST, array_of, dump, parse
 from .service import Job, Model
+from .v1 import incomplete
 
 HEADER = "Inference-Header-Content-Length"
 DATATYPES = {
@@ -191,6 +192,9 @@ def encode(inference: Inference, found: Explanation) -> tuple[bytes, int | None]
     head: dict[str, Any] = {"model_name": model.name, "outputs": tensors}
     if inference.identity is not None:
         head["id"] = inference.identity
+    numbers = incomplete(found)
+    if numbers:
+        head["parameters"] = {"incomplete": numbers}
     text = dump(head)
     return (b"".join([text, *blobs]), len(text)) if blobs else (text, None)
 
