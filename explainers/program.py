@@ -287,11 +287,14 @@ class Program:
 def balance(ops: Any, results: Sequence[Array], mask: Array, change: Array, size: Array, rounding: float) -> Array:
     """What tells whether attributions add up, (U, 3): Σ attribution, Σ w·change, and how far rounding may part them.
 
-    ``size``: of the outputs, like ``change``. ``rounding``: of one output, as a share of the largest.
+    ``size``: of the outputs, like ``change``. ``rounding``: of one number, relative. That of attributions which
+    cancel counts only up to 1e-3 of the outputs: large ones are no excuse.
     """
     mask = ops.cast_like(mask, change)
+    scale = ops.row_sum(ops.absolute(mask)) * ops.row_max(size)
     total = sum(ops.cast_like(ops.row_sum(part), change) for part in results)
-    allowed = ops.row_sum(ops.absolute(mask)) * ops.row_max(size) * (64 * rounding)
+    spread = sum(ops.cast_like(ops.row_sum(ops.absolute(part)), change) for part in results)
+    allowed = scale * (64 * rounding) + ops.minimum(spread * (16 * rounding), scale * 1e-3)
     return ops.stack([total, ops.row_sum(mask * change), allowed])
 
 

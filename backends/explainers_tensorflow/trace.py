@@ -21,7 +21,7 @@ from explainers.errors import ExplainersError, InputError, TraceError
 from explainers.graph import Graph, Node, Output, Role, Value
 from explainers.spec import Signature
 
-from . import models, roles, scopes
+from . import log_sums, models, roles, scopes
 from .flatten import Flat, Modules, Site, flatten
 from .norms import normalized
 from .ops import Recipe
@@ -46,7 +46,9 @@ def trace(model: Any, sig: Signature, device: Any, dtype: str | None, elementary
             return flatten(concrete, variables, _specs(sig, batch), locate, user_line_of)
 
         graph, weights = _read(flat, keys, str(models.kind(target)))
-    return Traced(normalized(graph) if elementary else graph, sig, weights, device=place, memory=target)
+    return Traced(
+        normalized(log_sums.joined(graph)) if elementary else graph, sig, weights, device=place, memory=target
+    )
 
 
 def device_name(device: Any) -> str | None:

@@ -214,7 +214,7 @@ def test_what_the_caller_lets_pass_is_not_promised() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.cumprod(x, 1)
 
-    explain = Explainer.compile(Net(), methods.DeepLift(approximate=True), inputs=X)
+    explain = Explainer.compile(Net(), methods.DeepLift(unsupported="gradient"), inputs=X)
     assert explain.coverage.approximate
     assert explain.explanation(X, target=1).incomplete is None
 
