@@ -172,16 +172,29 @@ def log_sum_exp(ops: Any, at: Site) -> Sequence[Array | None]:
 
 def log_softmax(ops: Any, at: Site) -> Sequence[Array | None]:
     """y = x − L: m_j − w_j·Σm."""
-    m, axis = at.message[0], at.node.attributes["axis"]
-    return [m - _shares(ops, at.x[0], at.x_r[0], axis)[0] * ops.reduce_sum(m, axis)]
+    x, r, axis = at.x[0], at.x_r[0], at.node.attributes["axis"]
+    return [_less_shares(ops, at.message[0], difference(ops, x, r), *_shares(ops, x, r, axis), axis)]
 
 
 def softmax(ops: Any, at: Site) -> Sequence[Array | None]:
     """y = exp(u), u = x − L: m'_j − w_j·Σm' with m' = m·k, k_i the logarithmic mean of y_i and its reference."""
-    axis = at.node.attributes["axis"]
-    w, u, u_r = _shares(ops, at.x[0], at.x_r[0], axis)
+    x, r, axis = at.x[0], at.x_r[0], at.node.attributes["axis"]
+    w, u, u_r = _shares(ops, x, r, axis)
     m = at.message[0] * ops.exp(ops.maximum(u, u_r)) * _decay(ops, difference(ops, u, u_r))
-    return [m - w * ops.reduce_sum(m, axis)]
+    return [_less_shares(ops, m, difference(ops, x, r), w, u, u_r, axis)]
+
+
+def _less_shares(ops: Any, m: Array, change: Array, w: Array, u: Array, u_r: Array, axis: Any) -> Array:
+    """m_j − w_j·Σm. Where one w is almost 1 and x_j far from r_j, 1 − w_j is what the other shares leave of Δu_j.
+
+    ``change``: Δx. Σw ≤ 1, so that at most one is above ½. (1 − w)·Δx would be the difference of two large numbers.
+    """
+    large = (w > 0.5) & (ops.absolute(change) > 1)
+    none = ops.zeros_like(w + m)
+    rest = ops.reduce_sum(ops.where(large, none, w * change), axis)
+    left = (difference(ops, u, u_r) + rest) / ops.where(large, change, ops.ones_like(change))
+    others = ops.reduce_sum(ops.where(large, none, m + none), axis)
+    return ops.where(large, m * left - w * others, m - w * ops.reduce_sum(m, axis))
 
 
 def _shares(ops: Any, x: Array, r: Array, axis: Any) -> tuple[Array, Array, Array]:
