@@ -61,18 +61,24 @@ class Request:
     def explanation(self, chunks: list[Chunk]) -> Explanation:
         """The result, from the chunks that the packages' run returned."""
         explain = self.explainer
-        self.check(chunks, stacklevel=5)
-        return self.results.explanation(self.call, chunks, explain.method, explain.coverage.approximate)
+        incomplete = self.check(chunks, stacklevel=5)
+        return self.results.explanation(self.call, chunks, explain.method, explain.coverage.approximate, incomplete)
 
-    def check(self, chunks: list[Chunk], stacklevel: int = 4) -> None:
-        """Count the samples whose attributions do not add up, and warn; raise where the explainer is strict."""
-        which = completeness.incomplete(chunks)
-        if which is None or not which.any():
-            return
-        self.explainer.stats.lost(int(which.sum()))
+    def check(self, chunks: list[Chunk], stacklevel: int = 4) -> Numpy | None:
+        """Which samples' attributions do not add up, (N,), if the method promises it: counted, and warned of.
+
+        Raises
+        ------
+        IncompleteError: where the explainer is strict.
+        """
+        found = completeness.check(self.packages, self.call, chunks)
+        if found is None or not found.which.any():
+            return None if found is None else found.which
+        self.explainer.stats.lost(found.count)
         strict = self.explainer._options.strict
         if self.warns or strict:
-            completeness.tell(which, self.call, chunks, self.explainer.method, strict=strict, stacklevel=stacklevel)
+            completeness.tell(found, self.call, self.explainer.method, strict=strict, stacklevel=stacklevel)
+        return found.which
 
 
 class Explainer:
@@ -237,7 +243,7 @@ class Explainer:
             call.attribution = arguments.attribution(found, self.method, attribution, len(call))
         results = self._results(found, bound, inputs, named)
         chunks = found.packages.run(call)
-        if chunks[0].balance is not None:
+        if chunks and chunks[0].ends is not None:
             Request(self, found, call, results).check(chunks)
         return results.attributions(call, chunks)
 

@@ -166,6 +166,13 @@ class Backend(Protocol):
     def like(self, array: Any, given: Any) -> Any:
         """``array`` (numpy or this framework's own) with the type, dtype and device of ``given``, which it owns."""
 
+    @property
+    def ops(self) -> Any:
+        """The namespace that methods and rules are written over, for arrays of this framework."""
+
+    def near(self, array: Array) -> bool:
+        """Whether numpy can look at the array's own memory."""
+
     def finite(self, array: Array) -> bool:
         """Whether every entry is finite."""
 

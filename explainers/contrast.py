@@ -21,7 +21,7 @@ from typing import Any
 from . import regions
 from .errors import UnsupportedOperation
 from .graph import Node, Role, Value
-from .program import ACCUMULATE, ULP, Forward, Placeholder, Program, Results, active_places, balance, evaluate
+from .program import ACCUMULATE, Forward, Placeholder, Program, Results, active_places, evaluate
 from .rules import RuleSet, Site
 from .rules.base import PASSING, Pullback, unsupported
 from .rules.deeplift import Split, difference, signs
@@ -32,11 +32,11 @@ FLAT_ROLES = (Role.MAX_POOL, Role.REDUCE_MAX)  # rules that look at windows and 
 
 @dataclass(frozen=True)
 class Contrast(Program):
-    """``program(ops, weights, *inputs, mask, choose, *reference activations) → (output, *results, balance)``.
+    """``program(ops, weights, *inputs, mask, choose, *reference activations) → (output, *results)``.
 
     ``results``: the contributions, (U, …) for each attributed value; in a grid their sum over the
-    references. ``balance``: see :func:`~explainers.program.balance`. With ``audit``: one array (1, nodes), by
-    how much each walked node is incomplete for one sample.
+    references. With ``audit``: one array (1, nodes), by how much each walked
+    node is incomplete for one sample.
     """
 
     grid: bool = False
@@ -137,7 +137,7 @@ class Contrast(Program):
     # --- running -----------------------------------------------------------------------------
 
     def __call__(self, ops: Any, weights: Mapping[Value, Array], *arguments: Array) -> Results:
-        args, run, messages, mask = self.walked_back(ops, weights, arguments)
+        args, run, messages = self.walked_back(ops, weights, arguments)
         y = ops.cast(run.values[self.output], ACCUMULATE[self.dtype(self.output)])
         if self.audit:
             return (y, self._gaps(ops, run, messages))
@@ -150,21 +150,12 @@ class Contrast(Program):
             (part,) = self.method.contribute(ops, [run.multiplier(messages[value], value)], [x], [r], args)
             part = ops.cast(part, ACCUMULATE[self.dtype(value)])
             results.append(ops.sum_axis(part, 1) if self.grid else part)
-        return (y, *results, self._balance(ops, run, mask, results)) if self.promises else (y, *results)
-
-    def _balance(self, ops: Any, run: _Run, mask: Array, results: Sequence[Array]) -> Array:
-        """See :func:`~explainers.program.balance`. In a grid all are sums over the references."""
-        wide = ACCUMULATE[self.dtype(self.output)]
-        y, y_r = ops.cast(run.x(self.output), wide), ops.cast(run.r(self.output), wide)
-        change, size = y - y_r, ops.maximum(ops.absolute(y), ops.absolute(y_r))
-        if self.grid:
-            change, size = ops.sum_axis(change, 1), ops.sum_axis(size, 1)
-        return balance(ops, results, mask, change, size, ULP[self.dtype(self.output)])
+        return (y, *results)
 
     def walked_back(
         self, ops: Any, weights: Mapping[Value, Array], arguments: Sequence[Array]
-    ) -> tuple[dict[str, Array], _Run, dict[Value, Any], Array]:
-        """The arguments by name, the values of the run, the message at every value on the path, and at the output."""
+    ) -> tuple[dict[str, Array], _Run, dict[Value, Any]]:
+        """The arguments by name, the values of the run, and the message at every value on the path."""
         args = dict(zip((p.name for p in self.placeholders), arguments, strict=True))
         inputs = [args[f"input_{value.node}"] for value in self.graph.inputs]
         values, _ = evaluate(ops, self.graph, weights, inputs, (self.output, *self.wrt, *self._targets()))
@@ -174,7 +165,7 @@ class Contrast(Program):
         }
         mask = self.method.weights(ops, args["mask"] + ops.one_hot_max(values[self.output]) * args["choose"])
         run = _Run(ops, self, values, at_reference)
-        return args, run, self._walk(ops, run, run.start(mask)), mask
+        return args, run, self._walk(ops, run, run.start(mask))
 
     def _targets(self) -> list[Value]:
         return [value for node in self.walked for value in (*node.inputs, *node.values)]

@@ -47,9 +47,8 @@ class Program:
     """The function a kernel computes: ``program(ops, weights, *arguments) → (output, *results)``.
 
     ``output``: f of each row, (R, …). ``results``: for a walk, the sums of each sample's
-    contributions, (U, …), one per attributed value and accumulator; where the rules promise completeness, also
-    what :func:`balance` returns. Forward-only methods have s = Σ w·f of each row, (R,), and what their design
-    sums up in the kernel.
+    contributions, (U, …), one per attributed value and accumulator. Forward-only methods have s = Σ w·f of
+    each row, (R,), and what their design sums up in the kernel.
     """
 
     graph: Graph
@@ -96,6 +95,11 @@ class Program:
             return False
         kinds = {rules.exactness(self.graph, node, active_places(node, self._active)) for node in self.walked}
         return kinds == {"conserving"}
+
+    @cached_property
+    def rounding(self) -> float:
+        """Of one number, relative: a unit in the last place of the output, or what an ε takes of it."""
+        return max(self.stabilizer, ULP[self.dtype(self.output)])
 
     @cached_property
     def stabilizer(self) -> float:
@@ -156,11 +160,7 @@ class Program:
         message = self.walk(ops, values, pullbacks, self.method.start(ops, mask, y))
         contributions = self.method.contribute(ops, message, x, x, {})
         results = [ops.cast(c, ACCUMULATE[self.dtype(v)]) for c, v in zip(contributions, self.wrt, strict=True)]
-        y = ops.cast(y, ACCUMULATE[self.dtype(self.output)])
-        if not self.promises:
-            return (y, *results)
-        rounding = max(self.stabilizer, ULP[self.dtype(self.output)])
-        return (y, *results, balance(ops, results, mask, y, ops.absolute(y), rounding))
+        return (ops.cast(y, ACCUMULATE[self.dtype(self.output)]), *results)
 
     def _rows(
         self, ops: Any, weights: Mapping[Value, Array], inputs: list[Array], args: Mapping[str, Array]
@@ -282,20 +282,6 @@ class Program:
         rule = self.rules.rule(node)
         exactness = self.rules.exactness(self.graph, node, active_places(node, self._active))
         return getattr(rule, "__name__", str(rule)), exactness
-
-
-def balance(ops: Any, results: Sequence[Array], mask: Array, change: Array, size: Array, rounding: float) -> Array:
-    """What tells whether attributions add up, (U, 3): Σ attribution, Σ w·change, and how far rounding may part them.
-
-    ``size``: of the outputs, like ``change``. ``rounding``: of one number, relative. That of attributions which
-    cancel counts only up to 1e-3 of the outputs: large ones are no excuse.
-    """
-    mask = ops.cast_like(mask, change)
-    scale = ops.row_sum(ops.absolute(mask)) * ops.row_max(size)
-    total = sum(ops.cast_like(ops.row_sum(part), change) for part in results)
-    spread = sum(ops.cast_like(ops.row_sum(ops.absolute(part)), change) for part in results)
-    allowed = scale * (64 * rounding) + ops.minimum(spread * (16 * rounding), scale * 1e-3)
-    return ops.stack([total, ops.row_sum(mask * change), allowed])
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,9 @@ class Results:
         """In the structure that the inputs came in."""
         return self._structured(self._joined(call, chunks) if chunks else self._empty(call))
 
-    def explanation(self, call: Call, chunks: list[Chunk], method: Method, approximate: Any) -> Explanation:
+    def explanation(
+        self, call: Call, chunks: list[Chunk], method: Method, approximate: Any, incomplete: Numpy | None
+    ) -> Explanation:
         packages = self.plan.packages
         outputs = _concatenated([c.outputs for c in chunks], packages.output_shape)
         baselines = None
@@ -41,7 +43,7 @@ class Results:
         mask: Numpy | str = "all" if call.target.kind == "all" else _mask(call, chunks)
         gap = None
         if method.complete and baselines is not None and not isinstance(mask, str):
-            weights = method.weights(_OnHost, mask.astype(np.float64))
+            weights = method.weights(completeness.OnHost, mask.astype(np.float64))
             change = _scalar(outputs, weights) - _scalar(baselines, weights)
             gap = np.concatenate([self._total(chunk) for chunk in chunks]) - change
         errors = None
@@ -56,7 +58,7 @@ class Results:
         return Explanation(
             self.attributions(call, chunks), outputs, baselines, mask, gap, errors, rows, method, approximate,
             given=dict(zip(names, self.bound, strict=True)), attributed=tuple(spec.name for spec in self.plan.specs),
-            incomplete=completeness.incomplete(chunks),
+            incomplete=incomplete,
         )  # fmt: skip
 
     def outputs(self, parts: list[Array], check: bool) -> Any:
@@ -130,14 +132,6 @@ class Results:
         parts = [self.host(array) for array in chunk.attributions]
         total: Numpy = np.sum([p.reshape(len(p), -1).sum(axis=1, dtype=np.float64) for p in parts], axis=0)
         return total
-
-
-class _OnHost:
-    """What ``Method.weights`` uses of the array namespace, in numpy."""
-
-    @staticmethod
-    def row_mean(array: Numpy) -> Numpy:
-        return array.mean(axis=-1, keepdims=True) if array.ndim > 1 else np.zeros_like(array)
 
 
 def _concatenated(parts: Sequence[Numpy | None], shape: tuple[int, ...]) -> Numpy:

@@ -13,7 +13,7 @@ from explainers.errors import ArtifactError
 from explainers.graph import Value
 from explainers.spec import Numpy, Signature
 
-from . import kernel, trace
+from . import kernel, ops, trace
 
 LARGEST_POINTS = 2**28  # bytes of perturbed samples that are made at once
 
@@ -92,6 +92,13 @@ class NumpyBackend:
 
     def like(self, array: Any, given: Any) -> Any:
         return np.asarray(array)
+
+    @property
+    def ops(self) -> Any:
+        return ops
+
+    def near(self, array: Any) -> bool:
+        return True
 
     def finite(self, array: Any) -> bool:
         return bool(np.isfinite(array).all())

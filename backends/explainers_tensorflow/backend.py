@@ -150,6 +150,15 @@ class TensorFlowBackend:
         with tf.device(given.device):
             return tf.cast(tf.convert_to_tensor(array), kind)
 
+    @property
+    def ops(self) -> Any:
+        from . import ops
+
+        return ops
+
+    def near(self, array: Any) -> bool:
+        return "CPU" in array.device
+
     def finite(self, array: Any) -> bool:
         if not array.dtype.is_floating:
             return True

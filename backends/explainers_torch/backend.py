@@ -176,6 +176,15 @@ class TorchBackend:
         kind = given.dtype if given.dtype.is_floating_point else array.dtype
         return array.to(device=given.device, dtype=kind)
 
+    @property
+    def ops(self) -> Any:
+        from . import ops
+
+        return ops
+
+    def near(self, array: Any) -> bool:
+        return bool(array.device.type == "cpu" and array.dtype is not self.torch.bfloat16)
+
     def finite(self, array: Any) -> bool:
         if array.device.type == "cpu" and array.numel() < 2**16 and array.dtype is not self.torch.bfloat16:
             return bool(np.isfinite(array.detach().numpy()).all())  # a fifth of torch's overhead

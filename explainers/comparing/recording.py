@@ -66,7 +66,7 @@ class Multipliers(Contrast):
     at: tuple[Value, ...] = ()
 
     def __call__(self, ops: Any, weights: Mapping[Value, Array], *arguments: Array) -> tuple[Array, ...]:
-        _, run, messages, _ = self.walked_back(ops, weights, arguments)
+        _, run, messages = self.walked_back(ops, weights, arguments)
         found = {value: run.multiplier(messages[value], value) for value in self.at if value in messages}
         return tuple(_leading(ops, self.graph, value, found.get(value, run.values.get(value)), value in found)
                      for value in self.at)  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..counter import UInt64
 from ..spec import Array, Baseline, Numpy, Target
@@ -76,6 +76,17 @@ class Call:
         return self.count
 
 
+class Ends(NamedTuple):
+    """What attributions add up to: f at the samples less f at their references, weighted.
+
+    y: (n, …). y_r: (n, …) or (1, …), None for 0. mask: (n, …), zeros for the target ``"max"``. On the device or not.
+    """
+
+    y: Array
+    y_r: Array | None
+    mask: Array
+
+
 @dataclass(slots=True)
 class Chunk:
     """Results of a run of samples: one entry per attributed value; numpy or the backend's own arrays."""
@@ -89,7 +100,7 @@ class Chunk:
     target: Target | None = None
     evaluations: Numpy | None = None
     totals: Numpy | None = None  # Σ attribution of each sample, where elements share features
-    balance: Numpy | None = None  # (n, 3): Σ attribution, the change of the output, and their rounding
+    ends: Ends | None = None  # where the rules promise completeness
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..contrast import Contrast
 from ..spec import Array, Numpy, largest
-from .call import Call, Chunk, Piece, Results, Staged
+from .call import Call, Chunk, Ends, Piece, Results, Staged
 from .references import ReferenceActivations
 from .run import Run, Steps
 
@@ -32,30 +32,32 @@ class ContrastRun(Run):
         pairs = len(staged.baseline) if staged.baseline.distribution else 1
         if not staged.baseline.distribution:
             piece = aligned(self.packages, staged, self.references)
-            y, *found = yield piece
-            results, balance = self.parted(found)
-            balance = None if balance is None else self.backend.numpy(balance)
-            outputs = self.backend.numpy(y) if self.details else None
-            references = self.backend.numpy(piece.activations[0]) if self.details else None
+            y, *sums = yield piece
+            y_r = piece.activations[0]
         else:
             together = isinstance(self.packages.program, Contrast) and self.packages.program.grid
-            outputs, references, results, balance = yield from (self._against_all() if together else self._pairs())
-        chunk = Chunk(self.start, self.stop, results, [None] * len(results), outputs, balance=balance)
+            y, y_r, sums = yield from (self._against_all() if together else self._pairs())
+        chunk = Chunk(self.start, self.stop, sums, [None] * len(sums))
+        if self.packages.program.promises:
+            chunk.ends = Ends(y, y_r, staged.mask)
         if self.details:
-            assert references is not None
-            assert outputs is not None
+            outputs, references = self._host(y), self._host(y_r)
+            chunk.outputs = outputs
             chunk.baseline_outputs = np.broadcast_to(references, (staged.count, *self.packages.output_shape))
             chunk.evaluations = np.full(staged.count, pairs)
             chunk.target = largest(outputs) if self.call.target.kind == "max" else None
         self.report(staged.count)
         return chunk
 
-    def _against_all(self) -> Steps[tuple[Numpy | None, Numpy | None, list[Array], Numpy | None]]:
+    def _host(self, array: Array) -> Numpy:
+        return array if isinstance(array, np.ndarray) else self.backend.numpy(array)
+
+    def _against_all(self) -> Steps[tuple[Array, Numpy, list[Array]]]:
         """Means over the references, with f of each sample and the mean of f over the references."""
         staged, packages = self.staged, self.packages
         assert staged.baseline is not None
         total = len(staged.baseline)
-        outputs: list[Numpy] = []
+        outputs: list[Array] = []
         parts: list[list[Array]] = []
         references: Any = 0.0
         first = 0
@@ -63,23 +65,19 @@ class ContrastRun(Run):
             width = packages.limit(min(total, self.size))
             last = min(first + max(1, self.size // width), staged.count)
             sums: list[Array] = []
-            references = 0.0
             for low, high in self._spans(total, width):
                 activations = self.references.shared(staged.baseline, low, high)
                 piece = Piece("grid", staged, first, last, activations=activations, references=high - low)
                 y, *found = yield piece
                 sums = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
-                if self.details:
+                if not first:
                     references = references + self.backend.numpy(activations[0]).sum(0, dtype=np.float64)
             parts.append([self.backend.numpy(array) / total for array in sums])
-            if self.details:
-                outputs.append(self.backend.numpy(y))
+            outputs.append(y)
             first = last
         means: list[Array] = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
-        attributions, balance = self.parted(means)
-        if not self.details:
-            return None, None, attributions, balance
-        return np.concatenate(outputs), references / total, attributions, balance
+        together = outputs[0] if len(outputs) == 1 else np.concatenate([self._host(array) for array in outputs])
+        return together, references[None] / total, means
 
     def _spans(self, total: int, width: int) -> list[tuple[int, int]]:
         """The references in runs of ``width``; on a static engine the last ones one by one."""
@@ -89,12 +87,12 @@ class ContrastRun(Run):
             return spans + [(i, i + 1) for i in range(whole, total)]
         return spans + ([(whole, total)] if whole < total else [])
 
-    def _pairs(self) -> Steps[tuple[Numpy | None, Numpy | None, list[Array], Numpy | None]]:
+    def _pairs(self) -> Steps[tuple[Array, Numpy, list[Array]]]:
         """Like a grid, where the references' activations depend on the sample: every pair runs whole."""
         staged, packages = self.staged, self.packages
         assert staged.baseline is not None
         total, n = len(staged.baseline), staged.count
-        sums: list[Numpy] = [np.zeros((n, *shape), np.float64) for shape in [*packages.shapes, (3,)]]
+        sums: list[Numpy] = [np.zeros((n, *shape), np.float64) for shape in packages.shapes]
         outputs = np.zeros((n, *packages.output_shape), np.float64)
         references = np.zeros((n, *packages.output_shape), np.float64)
         first = 0
@@ -111,14 +109,14 @@ class ContrastRun(Run):
             )
             piece = aligned(packages, some, self.references)
             y, *results = yield piece
-            for array, part in zip(sums, results, strict=False):
+            for array, part in zip(sums, results, strict=True):
                 np.add.at(array, sample, self.backend.numpy(part))
             outputs[sample] = self.backend.numpy(y)
             np.add.at(references, sample, self.backend.numpy(piece.activations[0]))
             first += len(pair)
         kinds = [packages.host_dtype(value) for value in packages.program.wrt]
-        means = [(array / total).astype(kind) for array, kind in zip(sums, kinds, strict=False)]
-        return outputs, references / total, list(means), sums[-1] / total if len(results) > len(kinds) else None
+        means = [(array / total).astype(kind) for array, kind in zip(sums, kinds, strict=True)]
+        return outputs, references / total, list(means)
 
 
 def aligned(packages: Packages, staged: Staged, references: ReferenceActivations, part: str = "") -> Piece:

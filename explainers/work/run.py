@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
-from ..spec import Array, Numpy
+from ..spec import Numpy
 from .call import Call, Chunk, Piece, Results, Rows, Staged
 
 if TYPE_CHECKING:
@@ -52,11 +52,6 @@ class Run:
     def estimate(self) -> Estimate | None:
         """What is known so far; None where the method's result comes at once."""
         return None
-
-    def parted(self, found: list[Array]) -> tuple[list[Array], Array | None]:
-        """The attributions, and what tells whether they add up where the program promises it."""
-        count = len(self.packages.program.wrt)
-        return found[:count], found[count] if len(found) > count else None
 
     @property
     def size(self) -> int:

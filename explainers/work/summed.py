@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import NotConverged
 from ..methods.base import Method
 from ..spec import Array, Numpy, largest, row_name
-from .call import Chunk, Piece, Rows
+from .call import Chunk, Ends, Piece, Rows
 from .run import Estimate, Run, Steps
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ class SingleRun(Run):
     def steps(self) -> Steps[Chunk]:
         y, *results = yield Piece("samples", self.staged, 0, self.staged.count)
         self.report(self.staged.count)
-        results, balance = self.parted(results)
         chunk = Chunk(self.start, self.stop, results, [None] * len(results))
-        chunk.balance = None if balance is None else self.backend.numpy(balance)
+        if self.packages.program.promises:
+            chunk.ends = Ends(y, None, self.staged.mask)
         if self.call.details:
             chunk.outputs = self.backend.numpy(y)
             chunk.target = largest(chunk.outputs) if self.call.target.kind == "max" else None

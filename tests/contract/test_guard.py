@@ -220,13 +220,21 @@ def test_what_the_caller_lets_pass_is_not_promised() -> None:
 
 
 def test_nan_is_incomplete_and_an_output_that_is_none_is_not_judged() -> None:
-    """NaN in place of attributions of a finite output is told, with the number that is missing."""
-    from explainers.completeness import incomplete
-    from explainers.work.call import Chunk
+    """NaN in place of attributions of a finite output is told; so is what rounding does not explain."""
+    import torch
 
-    balance = np.array(
-        [[1, 1, 1e-6], [np.nan, 1, 1e-6], [np.inf, 1, 1e-6], [1, np.nan, 0], [1, 0.998, 0], [1, 1.0009, 0]]
-    )
-    np.testing.assert_array_equal(
-        incomplete([Chunk(0, 6, [], [], balance=balance)]), [False, True, True, False, True, False]
-    )
+    from explainers.completeness import check
+    from explainers.work.call import Ends
+
+    explain = Explainer.compile(model("torch"), "deeplift", inputs=X)
+    request = explain.request(np.repeat(X[:1], 7, 0), target=1)
+    (chunk,) = request.packages.run(request.call)
+    wanted = np.array([1, 1, 1, np.nan, 0.998, 1.0009, 1e-9], np.float32)
+    totals = np.array([1, np.nan, np.inf, 1, 1, 1, 0], np.float32)
+    outputs = np.zeros((7, 3), np.float32)
+    outputs[:, 1] = wanted
+    chunk.attributions = [torch.tensor(totals[:, None])]
+    chunk.ends = Ends(torch.tensor(outputs), torch.zeros(1, 3), torch.eye(3)[[1] * 7])
+    found = check(request.packages, request.call, [chunk])
+    np.testing.assert_array_equal(found.which, [False, True, True, False, True, False, True])
+    assert found.count == 4
