@@ -170,8 +170,8 @@ class Backend(Protocol):
     def ops(self) -> Any:
         """The namespace that methods and rules are written over, for arrays of this framework."""
 
-    def near(self, array: Array) -> bool:
-        """Whether numpy can look at the array's own memory."""
+    def view(self, array: Array) -> Numpy | None:
+        """The array's own memory as numpy, quickly; None where numpy cannot look at it."""
 
     def finite(self, array: Array) -> bool:
         """Whether every entry is finite."""

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from .backend import Backend
 from .errors import IncompleteError, IncompleteWarning
 from .methods import Method
 from .spec import Array, Numpy, largest, row_name
 from .work import Packages
-from .work.call import Call, Chunk, Ends
+from .work.call import Call, Chunk
 
 TOLERANCE = 1e-3  # of the output's change
+FEW = 32  # samples that are compared faster one by one
 
 
 @dataclass
@@ -41,52 +41,78 @@ def check(packages: Packages, call: Call, chunks: Sequence[Chunk]) -> Incomplete
     if not chunks or chunks[0].ends is None:
         return None
     parts = [_compared(packages, call, chunk) for chunk in chunks]
-    found = parts[0] if len(parts) == 1 else [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
-    return Incomplete(*found)
+    return Incomplete(*(parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))))
 
 
 def _compared(packages: Packages, call: Call, chunk: Chunk) -> tuple[Numpy, Numpy, Numpy]:
     """Which samples are incomplete, Σ attribution, change of the output."""
-    backend, ends = packages.backend, chunk.ends
-    assert ends is not None
-    near = all(isinstance(part, np.ndarray) or backend.near(part) for part in chunk.attributions)
-    ops = OnHost if near else backend.ops
-
-    def moved(array: Array) -> Array:
-        known = isinstance(array, np.ndarray)
-        if near:
-            return array if known else backend.numpy(array)
-        return backend.stage(array, packages.mask_dtype, packages.traced.device) if known else array
-
-    y, mask = moved(ends.y), moved(ends.mask)
-    if call.target.kind == "max":
-        mask = moved(largest(_host(backend, y)).mask(0, chunk.stop - chunk.start, packages.mask_host_dtype))
-    mask = packages.method.weights(ops, mask)
-    change = ops.row_sum(mask * (y if ends.y_r is None else y - moved(ends.y_r)))
-    total: Any = sum(ops.row_sum(moved(part)) for part in chunk.attributions)
-    if not near:
+    assert chunk.ends is not None
+    backend, (y, y_r), parts = packages.backend, chunk.ends, chunk.attributions
+    arrays = [y, *parts] if y_r is None else [y, *parts, y_r]
+    near: list[Any] = [array if isinstance(array, np.ndarray) else backend.view(array) for array in arrays]
+    if all(array is not None for array in near):
+        ops, arrays = OnHost, near
+    else:
+        ops = backend.ops
+        arrays = [
+            backend.stage(array, packages.mask_dtype, packages.traced.device) if isinstance(array, np.ndarray)
+            else array for array in arrays
+        ]  # fmt: skip
+    y, *parts = arrays[: 1 + len(parts)]
+    change = _weighted(packages, call, chunk, ops, y, y if y_r is None else y - arrays[-1])
+    total: Any = ops.row_sum(parts[0]) if len(parts) == 1 else sum(map(ops.row_sum, parts))
+    if ops is not OnHost:
         total, change = backend.numpy(total), backend.numpy(change)
-    gap, size = abs(total - change), abs(change)
-    which = ~(gap <= TOLERANCE * size)
+    if len(total) <= FEW and all(map(_within, total.tolist(), change.tolist())):
+        return np.zeros(len(total), bool), total, change
+    gap, allowed = abs(total - change), TOLERANCE * abs(change)
+    which = ~(gap <= allowed)
     if which.any():
-        which &= np.isfinite(change) & ~(gap <= TOLERANCE * size + _rounding(packages, ends._replace(mask=mask), chunk))
+        which &= np.isfinite(change) & ~(gap <= allowed + _rounding(packages, call, chunk))
     return which, total, change
 
 
-def _host(backend: Backend, array: Array) -> Numpy:
-    return array if isinstance(array, np.ndarray) else backend.numpy(array)
+def _within(total: float, change: float) -> bool:
+    return abs(total - change) <= TOLERANCE * abs(change)
 
 
-def _rounding(packages: Packages, ends: Ends, chunk: Chunk) -> Numpy:
+def _weighted(packages: Packages, call: Call, chunk: Chunk, ops: Any, y: Array, change: Array) -> Array:
+    """Σ w·change, (n,)."""
+    target, method = call.target, packages.method
+    index = target.data if target.kind == "index" and not getattr(method, "mean_normalized", False) else None
+    if index is not None and len(index) == 1:
+        return change[(slice(None), *index[0].tolist())]
+    if target.kind == "max" and ops is not OnHost:
+        mask = ops.one_hot_max(y)
+    else:
+        mask = _mask(packages, call, chunk, y)
+        if ops is not OnHost:
+            mask = packages.mask_to_device(mask)
+    return ops.row_sum(method.weights(ops, mask) * change)
+
+
+def _mask(packages: Packages, call: Call, chunk: Chunk, y: Numpy) -> Numpy:
+    if call.target.kind == "max":
+        return largest(y).mask(0, len(y), packages.mask_host_dtype)
+    return call.target.mask(chunk.start, chunk.stop, packages.mask_host_dtype)
+
+
+def _rounding(packages: Packages, call: Call, chunk: Chunk) -> Numpy:
     """How far rounding may part the two, (n,): that of the outputs, and of the attributions which are added.
 
     Attributions that cancel count only up to 1e-3 of the outputs: large ones are no excuse.
     """
-    y, y_r, mask = (None if array is None else _flat(_host(packages.backend, array)) for array in ends)
-    assert y is not None and mask is not None  # noqa: PT018
-    size = abs(y).max(1) if y_r is None else np.maximum(abs(y).max(1), abs(y_r).max(1))
-    scale, unit = abs(mask).sum(1) * size, packages.program.rounding
-    spread = sum(_flat(abs(_host(packages.backend, part))).sum(1) for part in chunk.attributions)
+    assert chunk.ends is not None
+
+    def host(array: Array) -> Numpy:
+        found: Numpy = array if isinstance(array, np.ndarray) else packages.backend.numpy(array)
+        return found.reshape(len(found), -1)
+
+    y, y_r = host(chunk.ends.y), chunk.ends.y_r
+    mask = packages.method.weights(OnHost, _mask(packages, call, chunk, y.reshape(chunk.ends.y.shape)))
+    size = abs(y).max(1) if y_r is None else np.maximum(abs(y).max(1), abs(host(y_r)).max(1))
+    scale, unit = OnHost.row_sum(abs(mask)) * size, packages.program.rounding
+    spread = sum(abs(host(part)).sum(1) for part in chunk.attributions)
     return np.asarray(64 * unit * scale + np.minimum(16 * unit * spread, 1e-3 * scale))
 
 
@@ -95,16 +121,12 @@ class OnHost:
 
     @staticmethod
     def row_sum(array: Numpy) -> Numpy:
-        total: Numpy = np.add.reduce(_flat(array), 1)
+        total: Numpy = np.add.reduce(array.reshape(len(array), -1), 1)
         return total
 
     @staticmethod
     def row_mean(array: Numpy) -> Numpy:
         return array.mean(axis=-1, keepdims=True) if array.ndim > 1 else np.zeros_like(array)
-
-
-def _flat(array: Numpy) -> Numpy:
-    return array.reshape(len(array), -1)
 
 
 def tell(found: Incomplete, call: Call, method: Method, *, strict: bool, stacklevel: int) -> None:

@@ -97,8 +97,8 @@ class NumpyBackend:
     def ops(self) -> Any:
         return ops
 
-    def near(self, array: Any) -> bool:
-        return True
+    def view(self, array: Any) -> Numpy | None:
+        return np.asarray(array)
 
     def finite(self, array: Any) -> bool:
         return bool(np.isfinite(array).all())

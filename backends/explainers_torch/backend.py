@@ -182,8 +182,11 @@ class TorchBackend:
 
         return ops
 
-    def near(self, array: Any) -> bool:
-        return bool(array.device.type == "cpu" and array.dtype is not self.torch.bfloat16)
+    def view(self, array: Any) -> Numpy | None:
+        if not array.is_cpu or array.requires_grad or array.dtype is self.torch.bfloat16:
+            return None
+        result: Numpy = array.numpy()
+        return result
 
     def finite(self, array: Any) -> bool:
         if array.device.type == "cpu" and array.numel() < 2**16 and array.dtype is not self.torch.bfloat16:

@@ -77,14 +77,13 @@ class Call:
 
 
 class Ends(NamedTuple):
-    """What attributions add up to: f at the samples less f at their references, weighted.
+    """What attributions add up to: f at the samples less f at their references, on the device or not.
 
-    y: (n, …). y_r: (n, …) or (1, …), None for 0. mask: (n, …), zeros for the target ``"max"``. On the device or not.
+    y: (n, …). y_r: (n, …) or (1, …); None for 0.
     """
 
     y: Array
     y_r: Array | None
-    mask: Array
 
 
 @dataclass(slots=True)

@@ -39,7 +39,7 @@ class ContrastRun(Run):
             y, y_r, sums = yield from (self._against_all() if together else self._pairs())
         chunk = Chunk(self.start, self.stop, sums, [None] * len(sums))
         if self.packages.program.promises:
-            chunk.ends = Ends(y, y_r, staged.mask)
+            chunk.ends = Ends(y, y_r)
         if self.details:
             outputs, references = self._host(y), self._host(y_r)
             chunk.outputs = outputs

@@ -25,7 +25,7 @@ class SingleRun(Run):
         self.report(self.staged.count)
         chunk = Chunk(self.start, self.stop, results, [None] * len(results))
         if self.packages.program.promises:
-            chunk.ends = Ends(y, None, self.staged.mask)
+            chunk.ends = Ends(y, None)
         if self.call.details:
             chunk.outputs = self.backend.numpy(y)
             chunk.target = largest(chunk.outputs) if self.call.target.kind == "max" else None

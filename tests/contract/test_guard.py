@@ -234,7 +234,7 @@ def test_nan_is_incomplete_and_an_output_that_is_none_is_not_judged() -> None:
     outputs = np.zeros((7, 3), np.float32)
     outputs[:, 1] = wanted
     chunk.attributions = [torch.tensor(totals[:, None])]
-    chunk.ends = Ends(torch.tensor(outputs), torch.zeros(1, 3), torch.eye(3)[[1] * 7])
+    chunk.ends = Ends(torch.tensor(outputs), torch.zeros(1, 3))
     found = check(request.packages, request.call, [chunk])
     np.testing.assert_array_equal(found.which, [False, True, True, False, True, False, True])
     assert found.count == 4
