@@ -11,7 +11,7 @@ import numpy as np
 
 from .errors import IncompleteError, IncompleteWarning
 from .methods import Method
-from .spec import Array, Numpy, largest, row_name
+from .spec import Array, Numpy, check_finite, largest, row_name
 from .work import Packages
 from .work.call import Call, Chunk
 
@@ -35,12 +35,18 @@ class Incomplete:
 def check(packages: Packages, call: Call, chunks: Sequence[Chunk]) -> Incomplete | None:
     """Compare Σ attribution with s(x) − s(r); None where the method does not promise that they are the same.
 
-    Incomplete is above 1e-3·|s(x) − s(r)| and rounding. An output that is not finite is not judged: it is an error
-    of its own, unless the caller let it through.
+    Incomplete is above 1e-3·|s(x) − s(r)| and rounding. An output that is not finite is not judged: the caller let
+    it through.
+
+    Raises
+    ------
+    NonFiniteError: an output is not finite, and the call does not allow it.
     """
     if not chunks or chunks[0].ends is None:
         return None
     parts = [_compared(packages, call, chunk) for chunk in chunks]
+    if not packages.program.promises:
+        return None
     return Incomplete(*(parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))))
 
 
@@ -68,6 +74,8 @@ def _compared(packages: Packages, call: Call, chunk: Chunk) -> tuple[Numpy, Nump
     gap, allowed = abs(total - change), TOLERANCE * abs(change)
     which = ~(gap <= allowed)
     if which.any():
+        if call.check:
+            check_finite(change, "the change of the output", chunk.start, len(call))
         which &= np.isfinite(change) & ~(gap <= allowed + _rounding(packages, call, chunk))
     return which, total, change
 

@@ -24,7 +24,7 @@ from .graph import Node, Role, Value
 from .program import ACCUMULATE, Forward, Placeholder, Program, Results, active_places, evaluate
 from .rules import RuleSet, Site
 from .rules.base import PASSING, Pullback, unsupported
-from .rules.deeplift import Split, difference, signs
+from .rules.deeplift import Split, signs
 
 Array = Any
 FLAT_ROLES = (Role.MAX_POOL, Role.REDUCE_MAX)  # rules that look at windows and axes see flat rows
@@ -378,4 +378,4 @@ class _Run:
         """Σ m·Δ over all entries, (1,)."""
         if isinstance(message, Split):
             return self.ops.total(message.total(self.splits[value]))
-        return self.ops.total(message * difference(self.ops, self.x_rows(value), self.r_rows(value)))
+        return self.ops.total(message * self.ops.difference(self.x_rows(value), self.r_rows(value)))

@@ -232,6 +232,34 @@ def matmul(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     return tf.matmul(a, b)
 
 
+def difference(x: tf.Tensor, r: tf.Tensor) -> tf.Tensor:
+    """x − r; 0 where both are the same infinity, as in a mask."""
+    return tf.where(tf.equal(x, r), tf.zeros((), x.dtype), x - r)
+
+
+def midway(x: tf.Tensor, r: tf.Tensor) -> tf.Tensor:
+    return (x + r) * 0.5
+
+
+def minus_product(array: tf.Tensor, a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """array − a·b."""
+    return array - a * b
+
+
+def zeroed(array: tf.Tensor, where: tf.Tensor) -> tf.Tensor:
+    """0 where ``where``; the two broadcast."""
+    return tf.where(where, tf.zeros((), array.dtype), array)
+
+
+def finite(array: tf.Tensor) -> tf.Tensor:
+    """0 in the place of NaN and infinity."""
+    return tf.where(tf.math.is_finite(array), array, tf.zeros((), array.dtype))
+
+
+def at_least(array: tf.Tensor, number: float) -> tf.Tensor:
+    return tf.maximum(array, tf.constant(number, array.dtype))
+
+
 def row_sum(array: tf.Tensor) -> tf.Tensor:
     """The sum of each row, (R,)."""
     return tf.reduce_sum(array, list(range(1, array.shape.rank)))

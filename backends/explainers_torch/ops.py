@@ -266,6 +266,34 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     return torch.matmul(a, b)
 
 
+def difference(x: Tensor, r: Tensor) -> Tensor:
+    """x − r; 0 where both are the same infinity, as in a mask."""
+    return torch.nan_to_num(x - r, 0.0, math.inf, -math.inf)
+
+
+def midway(x: Tensor, r: Tensor) -> Tensor:
+    return torch.lerp(x, r, 0.5)
+
+
+def minus_product(array: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """array − a·b."""
+    return torch.addcmul(array, a, b, value=-1)
+
+
+def zeroed(array: Tensor, where: Tensor) -> Tensor:
+    """0 where ``where``; the two broadcast."""
+    return torch.where(where, 0.0, array)
+
+
+def finite(array: Tensor) -> Tensor:
+    """0 in the place of NaN and infinity."""
+    return torch.nan_to_num(array, 0.0, 0.0, 0.0)
+
+
+def at_least(array: Tensor, number: float) -> Tensor:
+    return array.clamp(min=number)
+
+
 def row_sum(array: Tensor) -> Tensor:
     """The sum of each row, (R,)."""
     return array.flatten(1).sum(1) if array.ndim > 1 else array

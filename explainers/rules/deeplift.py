@@ -18,6 +18,7 @@ from .. import regions
 from ..graph import Graph, Role, Value
 from .base import Array, Rule, RuleSet, Site, passing
 
+FARTHEST = 30  # times |f(x)| + |f(r)|, to which RevealCancel follows arithmetic
 ROUNDING = 4  # units in the last place by which a value may be off
 
 
@@ -32,34 +33,35 @@ def identity(ops: Any, at: Site) -> Sequence[Array | None]:
     return [at.message[0]]
 
 
-def difference(ops: Any, x: Array, r: Array) -> Array:
-    """Δ = x − r; 0 where both are the same infinity, as in a mask."""
-    return ops.where(ops.equal(x, r), ops.zeros_like(x + r), x - r)
-
-
-def divided(ops: Any, change: Array, difference: Array, slope: Array, size: Array, least: Any = 0.0) -> Array:
+def divided(ops: Any, change: Array, difference: Array, slope: Array, size: Array) -> Array:
     """The slope change/difference of a chord, or ``slope``, the tangent's, where it is the same but for rounding.
 
     ``size``: magnitude of the values that ``change`` is a difference of: where slope·difference is as near to
-    ``change`` as their rounding is, the chord's slope is noise and the tangent's is right. ``least``: where
-    |difference| is at most this, the difference itself is rounding.
+    ``change`` as their rounding is, the chord's slope is noise and the tangent's is right. So it is where both ends
+    are the same, or the same infinity. A slope that is not finite, as at the root of 0, counts as 0.
     """
-    rounding = ROUNDING * ops.epsilon(change)
-    near = ops.absolute(slope * difference - change) <= rounding * size
-    near = near | (ops.absolute(difference) <= least * rounding)
-    finite = ops.absolute(slope) < math.inf  # not so at the root of 0, where nothing is to be shared
-    tangent = ops.where(finite, slope, ops.zeros_like(slope))
-    return ops.where(near | ops.equal(difference, 0), tangent, change / difference)
+    rounding, slope = ROUNDING * ops.epsilon(change), ops.finite(slope)
+    far = ops.absolute(ops.minus_product(change, slope, difference)) > rounding * size
+    return ops.where(far, change / difference, slope)
 
 
 def rescale(ops: Any, at: Site) -> Sequence[Array | None]:
     """m·Δy/Δx, with the derivative midway between input and reference where Δx vanishes."""
+    if not at.broadcasts:
+        ratio, *again = _ratio(ops, at)
+        return [at.message[0] * ratio, *again]
     x, r, y, y_r, m = at.x[0], at.x_r[0], at.y[0], at.y_r[0], at.message[0]
-    slope, *again = derivative(at, (x + r) * 0.5, m)
-    share, size = m * difference(ops, y, y_r), ops.absolute(m) * (ops.absolute(y) + ops.absolute(y_r))
-    if at.broadcasts:  # c/x with c of more axes: what x adds at all of its places
-        share, size = ops.sum_like(share, x - r), ops.sum_like(size, x - r)
-    return [divided(ops, share, difference(ops, x, r), slope, size), *again]
+    slope, *again = derivative(at, ops.midway(x, r), m)
+    dx, size = x - r, ops.absolute(m) * (ops.absolute(y) + ops.absolute(y_r))
+    share = ops.sum_like(m * ops.difference(y, y_r), dx)  # c/x with c of more axes: what x adds at all of its places
+    return [divided(ops, share, dx, slope, ops.sum_like(size, dx)), *again]
+
+
+def _ratio(ops: Any, at: Site) -> list[Any]:
+    """Δy/Δx."""
+    x, r, y, y_r = at.x[0], at.x_r[0], at.y[0], at.y_r[0]
+    slope, *again = derivative(at, ops.midway(x, r), ops.ones_like(y))
+    return [divided(ops, y - y_r, x - r, slope, 2 * ops.absolute(y_r)), *again]  # where y differs, Δy is precise
 
 
 def derivative(at: Site, point: Array, message: Array) -> list[Any]:
@@ -126,7 +128,7 @@ def bivariate(ops: Any, at: Site) -> Sequence[Array | None]:
     shares = (m * (whole + across) * 0.5, m * (whole - across) * 0.5)
     pairs = zip(shares, at.x, at.x_r, pullback([m]), strict=True)
     return [
-        divided(ops, ops.sum_like(share, x), difference(ops, x, r), slope, ops.sum_like(size, x))
+        divided(ops, ops.sum_like(share, x), ops.difference(x, r), slope, ops.sum_like(size, x))
         for share, x, r, slope in pairs
     ]
 
@@ -161,74 +163,78 @@ def extreme(ops: Any, at: Site) -> Sequence[Array | None]:
 
 
 def log_sum_exp(ops: Any, at: Site) -> Sequence[Array | None]:
-    """m_j = m·w_j with w_j the share of x_j in ΔL: Σ w_j·Δx_j = ΔL (see :func:`_shares`)."""
+    """m_j = m·w_j with w_j the share of x_j in ΔL: Σ w_j·Δx_j = ΔL (see :class:`_Shares`)."""
     m = at.message[0]
     axes = at.node.attributes["axis"]
     if not at.node.attributes["keepdims"]:
         for axis in sorted(axes, reverse=True):
             m = ops.insert_axis(m, axis)
-    return [m * _shares(ops, at.x[0], at.x_r[0], axes)[0]]
+    return [m * _Shares.of(ops, at.x[0], at.x_r[0], axes).w]
 
 
 def log_softmax(ops: Any, at: Site) -> Sequence[Array | None]:
     """y = x − L: m_j − w_j·Σm."""
-    x, r, axis = at.x[0], at.x_r[0], at.node.attributes["axis"]
-    return [_less_shares(ops, at.message[0], difference(ops, x, r), *_shares(ops, x, r, axis), axis)]
+    axis = at.node.attributes["axis"]
+    return [_Shares.of(ops, at.x[0], at.x_r[0], axis).taken(ops, at.message[0], axis)]
 
 
 def softmax(ops: Any, at: Site) -> Sequence[Array | None]:
     """y = exp(u), u = x − L: m'_j − w_j·Σm' with m' = m·k, k_i the logarithmic mean of y_i and its reference."""
-    x, r, axis = at.x[0], at.x_r[0], at.node.attributes["axis"]
-    w, u, u_r = _shares(ops, x, r, axis)
-    m = at.message[0] * ops.exp(ops.maximum(u, u_r)) * _decay(ops, difference(ops, u, u_r))
-    return [_less_shares(ops, m, difference(ops, x, r), w, u, u_r, axis)]
+    axis = at.node.attributes["axis"]
+    shares = _Shares.of(ops, at.x[0], at.x_r[0], axis)
+    k = ops.exp(ops.maximum(shares.u, shares.u_r)) * _decay(ops, shares.du)
+    return [shares.taken(ops, at.message[0] * k, axis)]
 
 
-def _less_shares(ops: Any, m: Array, change: Array, w: Array, u: Array, u_r: Array, axis: Any) -> Array:
-    """m_j − w_j·Σm. Where one w is almost 1 and x_j far from r_j, 1 − w_j is what the other shares leave of Δu_j.
+@dataclass(frozen=True)
+class _Shares:
+    """w_j = exp(max(x_j, r_j) − max(L, L_r))·φ(x_j − r_j)/φ(L − L_r), the share of x_j in ΔL.
 
-    ``change``: Δx. Σw ≤ 1, so that at most one is above ½. (1 − w)·Δx would be the difference of two large numbers.
+    φ(d) = (1 − e^−|d|)/|d|. u = x − L. A row of nothing but −∞ has L = −∞ and w = 0.
     """
-    large = (w > 0.5) & (ops.absolute(change) > 1)
-    none = ops.zeros_like(w + m)
-    rest = ops.reduce_sum(ops.where(large, none, w * change), axis)
-    left = (difference(ops, u, u_r) + rest) / ops.where(large, change, ops.ones_like(change))
-    others = ops.reduce_sum(ops.where(large, none, m + none), axis)
-    return ops.where(large, m * left - w * others, m - w * ops.reduce_sum(m, axis))
+
+    w: Array
+    u: Array
+    u_r: Array
+    dx: Array
+    du: Array
+
+    @classmethod
+    def of(cls, ops: Any, x: Array, r: Array, axis: Any) -> _Shares:
+        """L is kept as largest entry and rest, so that the rounding of large entries cancels."""
+        (top, below, rest), (top_r, below_r, rest_r) = _log_total(ops, x, axis), _log_total(ops, r, axis)
+        change = (top - top_r) + ops.difference(rest, rest_r)
+        up, rest, rest_r = change >= 0, ops.finite(rest), ops.finite(rest_r)
+        high, rest_high = ops.where(up, top, top_r), ops.where(up, rest, rest_r)
+        dx, u, u_r = ops.difference(x, r), below - rest, below_r - rest_r
+        largest = (ops.maximum(x, r) - high) - rest_high
+        w = ops.exp(largest) * _decay(ops, dx) * (1 / _decay(ops, change))
+        return cls(w, u, u_r, dx, ops.difference(u, u_r))
+
+    def taken(self, ops: Any, m: Array, axis: Any) -> Array:
+        """m_j − w_j·Σm. Where one w is almost 1 and Δx_j large, 1 − w_j is what the other shares leave of Δu_j.
+
+        Σw ≤ 1, so that at most one is above ½. There (1 − w)·Δx would be the difference of two large numbers.
+        """
+        w, dx = self.w, self.dx
+        large = (w > 0.5) & (ops.absolute(dx) > 1)
+        rest = ops.reduce_sum(ops.zeroed(w * dx, large), axis)
+        left = ops.where(large, m * ((self.du + rest) / dx), m)
+        others = ops.reduce_sum(ops.zeroed(m, large), axis)
+        return left - w * ops.where(large, others, ops.reduce_sum(m, axis))
 
 
-def _shares(ops: Any, x: Array, r: Array, axis: Any) -> tuple[Array, Array, Array]:
-    """w_j = exp(max(x_j, r_j) − max(L, L_r))·φ(x_j − r_j)/φ(L − L_r), and x − L, r − L_r.
-
-    φ(d) = (1 − e^−|d|)/|d|. A row of nothing but −∞ has L = −∞ and w = 0. L is kept as largest entry and rest, so
-    that the rounding of large entries cancels.
-    """
-    (top, rest), (top_r, rest_r) = _log_total(ops, x, axis), _log_total(ops, r, axis)
-    change = (top - top_r) + difference(ops, rest, rest_r)
-    up = change >= 0
-    high, rest_high = ops.where(up, top, top_r), _finite(ops, ops.where(up, rest, rest_r))
-    largest = ops.maximum(x - high, r - high) - rest_high
-    ratio = _decay(ops, difference(ops, x, r)) / _decay(ops, change)
-    return ops.exp(largest) * ratio, x - top - _finite(ops, rest), r - top_r - _finite(ops, rest_r)
-
-
-def _log_total(ops: Any, x: Array, axis: Any) -> tuple[Array, Array]:
-    """The largest entry, 0 where it is −∞, and L less that."""
-    top = _finite(ops, ops.reduce_max(x, axis))
-    return top, ops.log(ops.reduce_sum(ops.exp(x - top), axis))
-
-
-def _finite(ops: Any, array: Array) -> Array:
-    """0 in place of −∞."""
-    return ops.where(ops.equal(array, -math.inf), ops.zeros_like(array), array)
+def _log_total(ops: Any, x: Array, axis: Any) -> tuple[Array, Array, Array]:
+    """The largest entry, 0 where it is −∞; x less that; L less that."""
+    top = ops.finite(ops.reduce_max(x, axis))
+    below = x - top
+    return top, below, ops.log(ops.reduce_sum(ops.exp(below), axis))
 
 
 def _decay(ops: Any, d: Array) -> Array:
     """φ(d) = (1 − e^−|d|)/|d|, 1 at 0: the mean of e^−t for t from 0 to |d|."""
-    size = ops.absolute(d)
-    none = ops.equal(size, 0)
-    safe = ops.where(none, ops.ones_like(size), size)
-    return ops.where(none, ops.ones_like(size), -ops.expm1(-safe) / safe)
+    fall = -ops.at_least(ops.absolute(d), 1e-30)
+    return ops.expm1(fall) / fall
 
 
 _ROLES: dict[Role, Rule] = {
@@ -351,6 +357,14 @@ def reveal_linear(ops: Any, at: Site) -> Sequence[Split | None]:
     ]
 
 
+def _parts(ops: Any, at: Site) -> Split:
+    """Δx⁺ and Δx⁻, 0 where one is no more than the rounding of the other and of r."""
+    part = at.split[0]
+    rise, fall = ops.absolute(part.positive), ops.absolute(part.negative)
+    least = (ops.absolute(at.x_r[0]) + rise + fall) * (ROUNDING * ops.epsilon(rise))
+    return Split(ops.zeroed(part.positive, rise <= least), ops.zeroed(part.negative, fall <= least))
+
+
 def split_revealed(ops: Any, at: Site) -> Sequence[Split]:
     return [_revealed(ops, at)[0]]
 
@@ -358,34 +372,32 @@ def split_revealed(ops: Any, at: Site) -> Sequence[Split]:
 def _revealed(ops: Any, at: Site) -> tuple[Split, Array]:
     """Δy⁺ = ½[f(r+Δ⁺) − f(r) + f(x) − f(r+Δ⁻)], Δy⁻ = ½[f(r+Δ⁻) − f(r) + f(x) − f(r+Δ⁺)] (eq. in 3.5.3).
 
-    Rescale where f is not defined at r+Δ⁺ or r+Δ⁻: a logarithm, a square root. Also the size of what is subtracted.
+    Rescale where f is not defined at r+Δ⁺ or r+Δ⁻ (a logarithm, a square root), or where arithmetic leads to numbers
+    far larger than f(x) and f(r) (an exponential, a reciprocal). Also the size of what is subtracted.
     """
-    part, r, y, y_r = at.split[0], at.x_r[0], at.y[0], at.y_r[0]
+    part, r, y, y_r = _parts(ops, at), at.x_r[0], at.y[0], at.y_r[0]
     (rising, *_), _ = at.apply(dict.fromkeys(at.places, r + part.positive))
     (falling, *_), _ = at.apply(dict.fromkeys(at.places, r + part.negative))
     up, down = (rising - y_r + y - falling) * 0.5, (falling - y_r + y - rising) * 0.5
-    defined, ratio = ops.absolute(up) < math.inf, _ratio(ops, at)[0]
-    made = Split(ops.where(defined, up, part.positive * ratio), ops.where(defined, down, part.negative * ratio))
-    size = sum(map(ops.absolute, (rising, falling, y, y_r)))
-    return made, ops.where(defined, size, ops.absolute(y) + ops.absolute(y_r))
+    size, ratio = ops.absolute(y) + ops.absolute(y_r), _ratio(ops, at)[0]
+    largest = ops.maximum(ops.absolute(rising), ops.absolute(falling))
+    defined = largest <= FARTHEST * size if at.node.function == "arithmetic" else largest < math.inf
+    no_rise, no_fall = ops.equal(part.positive, 0), ops.equal(part.negative, 0)
+    up, down = ops.where(no_fall, y - y_r, up), ops.where(no_rise, y - y_r, down)  # all, where one part is
+    up = ops.zeroed(ops.where(defined, up, part.positive * ratio), no_rise)
+    down = ops.zeroed(ops.where(defined, down, part.negative * ratio), no_fall)
+    made = Split(up, down)
+    return made, ops.where(defined, 2 * largest + size, size)
 
 
 def revealcancel(ops: Any, at: Site) -> Sequence[Split | None]:
     """m⁺·Δy⁺/Δx⁺ and m⁻·Δy⁻/Δx⁻."""
-    m, part = at.message[0], at.split[0]
+    m, part = at.message[0], _parts(ops, at)
     made, size = _revealed(ops, at)
-    slope, *again = derivative(at, (at.x[0] + at.x_r[0]) * 0.5, ops.ones_like(at.y[0]))
-    least = ops.absolute(at.x_r[0]) + part.positive - part.negative
-    up = m.positive * divided(ops, made.positive, part.positive, slope, size, least)
-    down = m.negative * divided(ops, made.negative, part.negative, slope, size, least)
+    slope, *again = derivative(at, ops.midway(at.x[0], at.x_r[0]), ops.ones_like(at.y[0]))
+    up = m.positive * divided(ops, made.positive, part.positive, slope, size)
+    down = m.negative * divided(ops, made.negative, part.negative, slope, size)
     return [Split(up, down), *again]
-
-
-def _ratio(ops: Any, at: Site) -> list[Any]:
-    x, r, y, y_r = at.x[0], at.x_r[0], at.y[0], at.y_r[0]
-    slope, *again = derivative(at, (x + r) * 0.5, ops.ones_like(y))
-    size = ops.absolute(y) + ops.absolute(y_r)
-    return [divided(ops, difference(ops, y, y_r), difference(ops, x, r), slope, size), *again]
 
 
 def split_rescaled(ops: Any, at: Site) -> Sequence[Split]:

@@ -37,9 +37,7 @@ class ContrastRun(Run):
         else:
             together = isinstance(self.packages.program, Contrast) and self.packages.program.grid
             y, y_r, sums = yield from (self._against_all() if together else self._pairs())
-        chunk = Chunk(self.start, self.stop, sums, [None] * len(sums))
-        if self.packages.program.promises:
-            chunk.ends = Ends(y, y_r)
+        chunk = Chunk(self.start, self.stop, sums, [None] * len(sums), ends=Ends(y, y_r))
         if self.details:
             outputs, references = self._host(y), self._host(y_r)
             chunk.outputs = outputs

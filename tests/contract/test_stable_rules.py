@@ -179,7 +179,8 @@ def test_multipliers_become_the_gradient(backend: str) -> None:
         want = each(gradient, (x + r) / 2, count)
         got = each(explain, x, count, baseline=r) / (x - r)
         size = abs(want).max((1, 2), keepdims=True)
-        np.testing.assert_array_less(abs(got - want) / size, 1e-4, err_msg=f"at {step}")
+        rounding = 1e-11  # of 1 in a softmax that is sure, times 1000
+        np.testing.assert_array_less(abs(got - want) / (size + 1e4 * rounding), 1e-4, err_msg=f"at {step}")
 
 
 def logarithmic_mean(a: np.ndarray, b: np.ndarray) -> np.ndarray:
