@@ -23,7 +23,7 @@ def main(folder: Path) -> None:
         zoo_keras.load(model, [saved[name] for name in saved.files], 1)
         x = zoo.data(label).held_out
         target = zoo_keras.outputs(model, x).argmax(1)
-        explain = Explainer.compile(model, methods.DeepLift(), inputs=x)
+        explain = Explainer.compile(model, methods.DeepLift(), inputs=x, engine="eager")
         for name in zoo.BASELINES:
             results[f"{label}/{name}"] = np.asarray(explain(x, target=target, baseline=zoo.baseline(label, name)))
     np.savez(folder / "result.npz", **results)

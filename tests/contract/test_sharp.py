@@ -1,4 +1,8 @@
-"""DeepLIFT on transformers whose attention is all but one-hot: query and key weights times 1, 10 and 60."""
+"""DeepLIFT on transformers whose attention is all but one-hot: query and key weights times 1, 10 and 60.
+
+Weights have the standard deviation that the configurations have by themselves, 0.02. With 15 times that, logits of
+thousands compete, and what two of them add cancels as it does in gradient × input: then only sums are bounded.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +21,12 @@ NAMES = ("bert", "gpt2", "llama", "vit")
 GAP = {"float32": 2e-4, "float64": 1e-8}
 INTERNAL_FLOAT32 = {"llama": 1e-5}  # RMSNorm casts to float32 inside
 LARGEST = 30
+FAST = {("bert", 60), ("llama", 1), ("llama", 60)}
 
 
 @functools.cache
 def compiled(name: str, dtype: str, rule: str) -> tuple[Any, dict[str, Any], dict[str, np.ndarray], dict, Explainer]:
-    model, options, inputs, _ = torch_case(name, dtype)
+    model, options, inputs, _ = torch_case(name, dtype, std=0.02)
     state = {key: value.clone() for key, value in model.state_dict().items()}
     explain = Explainer.compile(model, methods.DeepLift(rule=rule), inputs=inputs, engine="eager", **options)
     return model, options, inputs, state, explain
@@ -102,7 +107,7 @@ def measure(name: str, scale: float, baseline: str, dtype: str, rule: str = "res
 GRID = [
     pytest.param(
         name, scale, dtype, rule, id=f"{name}-{scale}-{dtype}-{rule}",
-        marks=[] if rule == "rescale" and scale != 10 and dtype == "float32" else [pytest.mark.slow],
+        marks=[] if (rule, dtype) == ("rescale", "float32") and (name, scale) in FAST else [pytest.mark.slow],
     )
     for name in NAMES
     for dtype in GAP

@@ -11,7 +11,7 @@ FAMILY = {
     errors.BaselineError: errors.InputError, errors.UnknownNameError: ValueError, errors.TraceError: RuntimeError,
     errors.UnsupportedOperation: RuntimeError, errors.NotConverged: RuntimeError,
     errors.PerturbationError: RuntimeError, errors.BackendMissing: ImportError, errors.ArtifactError: ValueError,
-    errors.QueueFull: RuntimeError, errors.CandidateFailed: RuntimeError,
+    errors.IncompleteError: RuntimeError, errors.QueueFull: RuntimeError, errors.CandidateFailed: RuntimeError,
 }  # fmt: skip
 
 
