@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -61,10 +62,10 @@ class Request:
     def explanation(self, chunks: list[Chunk]) -> Explanation:
         """The result, from the chunks that the packages' run returned."""
         explain = self.explainer
-        incomplete = self.check(chunks, stacklevel=5)
+        incomplete = self.check(chunks, stacklevel=6)
         return self.results.explanation(self.call, chunks, explain.method, explain.coverage.approximate, incomplete)
 
-    def check(self, chunks: list[Chunk], stacklevel: int = 4) -> Numpy | None:
+    def check(self, chunks: list[Chunk], stacklevel: int = 5) -> Numpy | None:
         """Which samples' attributions do not add up, (N,), if the method promises it: counted, and warned of.
 
         Raises
@@ -79,6 +80,20 @@ class Request:
         if self.warns or strict:
             completeness.tell(found, self.call, self.explainer.method, strict=strict, stacklevel=stacklevel)
         return found.which
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def neutrally(method: Function) -> Function:
+    """Run in the framework's plain state, whatever modes the caller is in: results do not depend on them."""
+
+    @functools.wraps(method)
+    def run(self: Explainer, *args: Any, **kwargs: Any) -> Any:
+        with self._backend.neutral():
+            return method(self, *args, **kwargs)
+
+    return cast(Function, run)
 
 
 class Explainer:
@@ -164,9 +179,10 @@ class Explainer:
         options = Options(wrt, output, baseline, engine, device, kind, batch_size, per_token, bool(strict))
         self = cls(model, value, found, options)
         args, kwargs = arguments.split(inputs)
-        signature = found.signature(model, args, kwargs)
-        if signature is not None:
-            self._prepare(signature, [*args, *kwargs.values()])
+        with found.neutral():
+            signature = found.signature(model, args, kwargs)
+            if signature is not None:
+                self._prepare(signature, [*args, *kwargs.values()])
         return self
 
     def _prepare(self, signature: Signature, examples: Sequence[Any]) -> Plan:
@@ -197,6 +213,7 @@ class Explainer:
 
     # --- calling -----------------------------------------------------------------------------
 
+    @neutrally
     def __call__(
         self,
         *inputs: Any,
@@ -247,6 +264,7 @@ class Explainer:
             Request(self, found, call, results).check(chunks)
         return results.attributions(call, chunks)
 
+    @neutrally
     def explanation(
         self,
         *inputs: Any,
@@ -269,6 +287,7 @@ class Explainer:
         )  # fmt: skip
         return request.explanation(request.packages.run(request.call))
 
+    @neutrally
     def request(
         self,
         *inputs: Any,
@@ -289,6 +308,7 @@ class Explainer:
             call.attribution = arguments.attribution(found, self.method, attribution, len(call))
         return Request(self, found, call, self._results(found, bound, inputs, named))
 
+    @neutrally
     def predict(self, *inputs: Any, batch_size: int | None = None, allow_nonfinite: bool = False, **named: Any) -> Any:
         """f(x): the output that is explained, (N, …), in packages, as the type of the first input.
 
@@ -330,6 +350,7 @@ class Explainer:
 
     # --- files -------------------------------------------------------------------------------
 
+    @neutrally
     def save(self, file: Any, *, aot: bool = False) -> None:
         """Write the explainer to one file, all or nothing: it loads without the model's Python source.
 
@@ -358,7 +379,8 @@ class Explainer:
         """
         saved = saving.Saved(file)
         self = cls(None, saved.method, saved.backend, saved.options)
-        self._plan = saved.plan(device, self.stats)
+        with saved.backend.neutral():
+            self._plan = saved.plan(device, self.stats)
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -368,6 +390,7 @@ class Explainer:
 
     # --- looking inside ----------------------------------------------------------------------
 
+    @neutrally
     def warmup(self, batch_sizes: Sequence[int] | int = (1,), *, predict: bool = False) -> Explainer:
         """Compile and run the kernels that calls of these sizes need, on zeros. Returns itself.
 
@@ -441,6 +464,11 @@ class Explainer:
         return self._ready("attributed").specs
 
     @property
+    def per_token(self) -> bool:
+        """Whether attributions are summed over their last axis."""
+        return self._options.per_token
+
+    @property
     def output(self) -> TensorSpec:
         """The output that is explained."""
         plan = self._ready("output")
@@ -459,6 +487,7 @@ class Explainer:
             return self._uncovered
         return self._ready("coverage").packages.program.coverage()
 
+    @neutrally
     def audit(
         self, *inputs: Any, target: Any = None, baseline: Any = None, allow_nonfinite: bool = False, **named: Any
     ) -> Audit:
@@ -509,6 +538,7 @@ class Explainer:
         other._plan = replace(found, packages=found.packages.variant(other.method))
         return other
 
+    @neutrally
     def refresh(self) -> Explainer:
         """Take over the model's weights as they are now. Does not retrace. Returns itself."""
         found = self._ready("refresh")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import entry_points
@@ -89,6 +90,9 @@ class Backend(Protocol):
 
     def opened(self, model: Any) -> Any:
         """``model`` itself; for a path, the model that was saved there."""
+
+    def neutral(self) -> AbstractContextManager[Any]:
+        """The framework's plain state: derivatives on, no mixed precision, float32 and the CPU by default."""
 
     def owns(self, array: Any) -> bool:
         """Whether ``array`` is of this framework; does not import it."""

@@ -303,7 +303,7 @@ class _Run:
         flat = self.sees_flat(node)
         see_x, see_r = (self.x_rows, self.r_rows) if flat else (self.x, self.r)
         blind = self.program._passes(node)
-        kept = [] if blind else [v for v in node.values if self.graph.output(v).floating or v in self.base]
+        kept = [] if blind else [v for v in node.values if self.graph.output(v).differentiable or v in self.base]
         if blind:
             inputs = []
         messages = zip(arrived, node.values, strict=True)

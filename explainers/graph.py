@@ -66,11 +66,16 @@ class Output:
     def floating(self) -> bool:
         return self.dtype in FLOATING
 
+    @property
+    def differentiable(self) -> bool:
+        return self.floating or self.dtype in COMPLEX
+
     def __str__(self) -> str:
         return f"{self.dtype}[{', '.join('batch' if d is None else str(d) for d in self.shape)}]"
 
 
 FLOATING = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+COMPLEX = {"complex32": 4, "complex64": 8, "complex128": 16}
 
 
 @dataclass(frozen=True)
@@ -156,11 +161,11 @@ class Graph:
                 raise TraceError(f"the graph names {value}, which no node defines")
 
     def active(self, wrt: Iterable[Value]) -> set[Value]:
-        """The floating values through which ``wrt`` can move an output."""
+        """The floating and complex values through which ``wrt`` can move an output."""
         active = set(wrt)
         for node in self.nodes:
             if node.role is not Role.CONSTANT and any(value in active for value in node.inputs):
-                active.update(v for v, out in zip(node.values, node.outputs, strict=True) if out.floating)
+                active.update(v for v, out in zip(node.values, node.outputs, strict=True) if out.differentiable)
         return active
 
     def moved(self, wrt: Iterable[Value], by_shape: bool = False) -> set[Value]:
@@ -269,7 +274,7 @@ class Graph:
                     count = 1
                     for size in out.shape:
                         count *= size or 1
-                    total += count * FLOATING.get(out.dtype, 8)
+                    total += count * {**FLOATING, **COMPLEX}.get(out.dtype, 8)
         return total
 
     def ops(self) -> Counter[tuple[str, Role]]:

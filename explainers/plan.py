@@ -9,7 +9,7 @@ from typing import Any
 
 from .backend import Backend, Traced
 from .errors import InputError, TargetError, UnknownNameError
-from .graph import Graph, Value
+from .graph import Graph, Role, Value
 from .methods import Method
 from .spec import Baseline, Signature, TensorSpec
 from .work import Packages
@@ -71,6 +71,8 @@ def trace(
             f"first axis. Pick another with output=; there are {_outputs(traced.graph)}."
         )
     wrt, places = _pick_wrt(graph, traced.signature, options.wrt)
+    if rules is not None and not rules.contrast:
+        _check_reached(graph, wrt, result)
     specs = tuple(
         traced.signature.inputs[place] if place is not None
         else TensorSpec((None, *(d or 1 for d in graph.output(v).shape[1:])), graph.output(v).dtype, str(v))
@@ -85,6 +87,26 @@ def trace(
     elif options.batch_size is not None:
         packages.compile(packages.limit(options.batch_size))
     return Plan(traced, packages, graph, wrt, specs, places)
+
+
+def _check_reached(graph: Graph, wrt: tuple[Value, ...], result: Value) -> None:
+    """A derivative that is stopped on every way is 0 for all samples: no explanation, and never meant as one."""
+    reached, stops = set(wrt), []
+    for node in graph:
+        if any(value in reached for value in node.inputs):
+            if node.role is Role.CONSTANT or node.function == "stop_gradient":
+                stops.append(node)
+            else:
+                reached.update(v for v, out in zip(node.values, node.outputs, strict=True) if out.differentiable)
+    stops = [node for node in stops if node.name in graph.needed([result]) and node.function != "shape"]
+    if result in reached or not stops:
+        return
+    last = stops[-1]
+    raise InputError(
+        "no derivative leads from the inputs to the output: it would be 0 everywhere. The last to stop it is "
+        f"{last.op!r} (node {last.name!r}){f' at {last.source}' if last.source else ''}, such as a no_grad block, a "
+        "detached tensor, or a comparison. Take it out of the model, or take a method that only runs it: 'occlusion'."
+    )
 
 
 def _outputs(graph: Graph) -> str:

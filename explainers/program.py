@@ -252,6 +252,9 @@ class Program:
     def problem(self, node: Node) -> UnsupportedOperation | None:
         """Why the walk cannot pass ``node``; None where it can."""
         assert self.rules is not None
+        outputs = [self.graph.output(value) for value in (*node.inputs, *node.values) if value in self._active]
+        if not self.rules.complex and any(not output.floating for output in outputs):
+            return unsupported(node, self.rules.name, "it passes complex numbers, for which there are derivatives only")
         try:
             self.rules.rule(node)
         except UnsupportedOperation as error:

@@ -54,7 +54,7 @@ def vjp(ops: Any, node: Node, arrays: Sequence[Array], places: Sequence[int]) ->
         if moving and member.role is not Role.CONSTANT:
             results, pullback = ops.vjp(member, operands, moving)
             pullbacks.append((member, moving, pullback))
-            active.update(v for v, out in zip(member.values, member.outputs, strict=True) if out.floating)
+            active.update(v for v, out in zip(member.values, member.outputs, strict=True) if out.differentiable)
         else:
             results = ops.evaluate(member, operands)
         known.update(zip(member.values, results, strict=True))

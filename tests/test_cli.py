@@ -103,11 +103,37 @@ def test_info_loads_no_framework(folder: Path) -> None:
 @pytest.mark.parametrize("block", [None, "7", "300"])
 def test_run_gives_what_a_call_gives(folder: Path, block: str | None) -> None:
     x = np.load(folder / "x.npy")
-    more = ("--block", block) if block else ()
-    done(folder, "run", "ig.explainer", "x.npy", "--target", "1", "-o", "ig.npy", "--set", "steps=20", *more)
+    more = ("--overwrite", "--block", block) if block else ("--overwrite",)
+    done(
+        folder,
+        "run",
+        "ig.explainer",
+        "x.npy",
+        "--target",
+        "1",
+        "-o",
+        "ig.npy",
+        "--overwrite",
+        "--set",
+        "steps=20",
+        *more,
+    )
     explain = Explainer.load(folder / "ig.explainer").replace(steps=20)
     np.testing.assert_allclose(np.load(folder / "ig.npy"), explain(x, target=1), atol=1e-6)
-    done(folder, "run", "shapley.explainer", "x.npy", "--target", "max", "--seed", "3", "-o", "sh.npy", *more)
+    done(
+        folder,
+        "run",
+        "shapley.explainer",
+        "x.npy",
+        "--target",
+        "max",
+        "--seed",
+        "3",
+        "-o",
+        "sh.npy",
+        "--overwrite",
+        *more,
+    )
     wanted = Explainer.load(folder / "shapley.explainer")(x, target="max", seed=3)
     np.testing.assert_allclose(np.load(folder / "sh.npy"), wanted, atol=1e-6)
     assert not (folder / "sh.npy.part").exists()
@@ -122,9 +148,10 @@ def test_targets_and_baselines_from_files(folder: Path) -> None:
     np.save(folder / "one.npy", baselines[0])
     explain = Explainer.load(folder / "ig.explainer")
     for name, given in (("baselines", baselines), ("one", baselines[0])):
-        options = ("--target", "@targets.npy", "--baseline", f"@{name}.npy", "--block", "32", "-o", "out.npy")
+        options = ("--target", "@targets.npy", "--baseline", f"@{name}.npy", "--block", "32", "-o", f"{name}_out.npy")
         done(folder, "run", "ig.explainer", "x.npy", *options)
-        np.testing.assert_allclose(np.load(folder / "out.npy"), explain(x, target=targets, baseline=given), atol=1e-6)
+        found = np.load(folder / f"{name}_out.npy")
+        np.testing.assert_allclose(found, explain(x, target=targets, baseline=given), atol=1e-6)
 
 
 def test_several_inputs(folder: Path) -> None:
@@ -150,7 +177,7 @@ def test_tables_and_zarr(folder: Path) -> None:
     store = zarr.open_array(str(folder / "x.zarr"), mode="w", shape=x.shape, dtype=x.dtype)
     store[:] = x
     for _ in range(2):  # over what is there
-        done(folder, "run", "ig.explainer", "x.zarr", "--target", "0", "-o", "scores.zarr")
+        done(folder, "run", "ig.explainer", "x.zarr", "--target", "0", "-o", "scores.zarr", "--overwrite")
     np.testing.assert_allclose(zarr.open_array(str(folder / "scores.zarr"), mode="r")[:], wanted, atol=1e-6)
 
 
@@ -164,7 +191,11 @@ def test_an_interrupted_run_is_taken_up(folder: Path) -> None:
         [sys.executable, "-c", code, *command], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, **options
     ) as process:
         began = time.monotonic()
-        while not state.exists() and time.monotonic() - began < 60 and process.poll() is None:
+        while (
+            not (state.exists() and json.loads(state.read_text())["done"])
+            and time.monotonic() - began < 60
+            and process.poll() is None
+        ):
             time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
         _, text = process.communicate(timeout=60)
@@ -269,5 +300,67 @@ def test_a_mask_for_all_samples_is_not_cut(folder: Path) -> None:
     np.save(folder / "three.npy", x)
     for target in (np.array([0.0, 0.5, 2.0]), np.array([2, 0, 1]), np.eye(3)[[1, 1, 0]]):
         np.save(folder / "target.npy", target)
-        done(folder, "run", "ig.explainer", "three.npy", "--target", "@target.npy", "--block", "2", "-o", "masked.npy")
+        done(
+            folder,
+            "run",
+            "ig.explainer",
+            "three.npy",
+            "--target",
+            "@target.npy",
+            "--block",
+            "2",
+            "-o",
+            "masked.npy",
+            "--overwrite",
+        )
         np.testing.assert_allclose(np.load(folder / "masked.npy"), explain(x, target=target), atol=1e-6)
+
+
+def test_an_output_replaces_nothing_unasked(folder: Path) -> None:
+    import zarr
+
+    (folder / "kept.npy").write_bytes(b"years of work")
+    (folder / "folder.npy" / "inside").mkdir(parents=True)
+    (folder / "folder.zarr").mkdir()
+    (folder / "folder.zarr" / "notes.txt").write_text("more of it")
+    x = np.load(folder / "x.npy")
+    zarr.save_array(str(folder / "store.zarr"), x)
+    (folder / "link.npy").symlink_to(folder / "x.npy")
+    (folder / "in_the_way.npy.part").mkdir()
+    (folder / "in_the_way.npy.part" / "notes.txt").write_text("mine")
+    for given, output, flags, text in (
+        ("x.npy", "kept.npy", (), "'kept.npy' exists"),
+        ("x.npy", "folder.npy", ("--overwrite",), "a folder with other things in it"),
+        ("x.npy", "folder.zarr", ("--overwrite",), "a folder with other things in it"),
+        ("x.npy", "x.npy", ("--overwrite",), "would replace the input 'x.npy'"),
+        ("x.npy", "link.npy", ("--overwrite",), "would replace the input 'x.npy'"),
+        ("store.zarr", "store.zarr", ("--overwrite",), "would replace the input 'store.zarr'"),
+        ("store.zarr", "store.zarr/a.npy", (), "would replace the input 'store.zarr'"),
+        ("x.npy", "in_the_way.npy", ("--restart",), "is in the way"),
+    ):
+        arguments = ("run", "ig.explainer", given, "--target", "0", "-o", output, *flags)
+        assert text in refused(folder, *arguments), arguments
+    assert (folder / "kept.npy").read_bytes() == b"years of work"
+    assert (folder / "folder.zarr" / "notes.txt").exists()
+    assert (folder / "folder.npy" / "inside").is_dir()
+    assert (folder / "in_the_way.npy.part" / "notes.txt").exists()
+    np.testing.assert_array_equal(np.load(folder / "x.npy"), x)
+    np.testing.assert_array_equal(zarr.open_array(str(folder / "store.zarr"), mode="r")[:], x)
+    done(folder, "run", "ig.explainer", "x.npy", "--target", "0", "-o", "kept.npy", "--overwrite")
+    assert np.load(folder / "kept.npy").shape == x.shape
+
+
+def test_a_full_disk_is_an_error_before_the_first_sample(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(handle: int, offset: int, size: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    text = refused(folder, "run", "ig.explainer", "x.npy", "--target", "0", "-o", "full.npy")
+    assert "no space for" in text
+    assert not (folder / "full.npy.part").exists()
+    assert not (folder / "full.npy").exists()
+
+
+def test_a_run_that_fails_at_once_leaves_nothing(folder: Path) -> None:
+    refused(folder, "run", "ig.explainer", "x.npy", "--target", "9", "-o", "nine.npy")
+    done(folder, "run", "ig.explainer", "x.npy", "--target", "1", "-o", "nine.npy")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,9 @@ class NumpyBackend:
 
     def opened(self, model: Any) -> Any:
         return model
+
+    def neutral(self) -> AbstractContextManager[Any]:
+        return nullcontext()
 
     def owns(self, array: Any) -> bool:
         return isinstance(array, np.ndarray)

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -50,6 +51,9 @@ class TensorFlowBackend:
         from . import models
 
         return models.opened(model)
+
+    def neutral(self) -> AbstractContextManager[Any]:
+        return nullcontext()
 
     def owns(self, array: Any) -> bool:
         tf = sys.modules.get("tensorflow")

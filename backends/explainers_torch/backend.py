@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +16,8 @@ from explainers.backend import CPU_CACHE, Kernel, Loaded, Program, Size, Traced
 from explainers.errors import InputError
 from explainers.graph import Value
 from explainers.spec import Numpy, Signature
+
+_NOTHING = nullcontext()
 
 
 class TorchBackend:
@@ -66,6 +69,35 @@ class TorchBackend:
                 "for torch. Set KERAS_BACKEND=torch before Keras is imported."
             )
         return keras.saving.load_model(path)
+
+    def neutral(self) -> AbstractContextManager[Any]:
+        torch = self.torch
+        if (
+            torch.is_grad_enabled()
+            and not torch.is_inference_mode_enabled()
+            and not torch._C._is_any_autocast_enabled()
+            and torch.get_default_dtype() is torch.float32
+            and not torch._C._len_torch_function_stack()
+        ):
+            return _NOTHING
+        return self._neutral()
+
+    @contextmanager
+    def _neutral(self) -> Iterator[None]:
+        torch = self.torch
+        default = torch.get_default_dtype()
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            for kind in ("cpu", "cuda"):
+                if torch.is_autocast_enabled(kind):
+                    stack.enter_context(torch.autocast(kind, enabled=False))
+            if torch.get_default_device().type != "cpu":
+                stack.enter_context(torch.device("cpu"))
+            if default is not torch.float32:
+                torch.set_default_dtype(torch.float32)
+                stack.callback(torch.set_default_dtype, default)
+            yield
 
     def owns(self, array: Any) -> bool:
         torch = sys.modules.get("torch")

@@ -118,6 +118,9 @@ def flatten(program: Program, traced: Traced, rows: Size) -> fx.GraphModule:
     except Exception as error:
         raise _trace_error(error) from error
     make_functional(graph)
+    if any(map(_writes, graph.graph.nodes)):  # what is left is the framework's own to tell
+        with mode, torch.no_grad(), enable_python_dispatcher():
+            graph = make_fx(torch.func.functionalize(graph, remove="mutations"), tracing_mode="real")(*flat)
     _check(graph, arguments)
     simplify(graph)
     return graph
@@ -133,8 +136,12 @@ def _check(graph: fx.GraphModule, arguments: Sequence[torch.Tensor]) -> None:
                 "backend='numpy', or give an engine with static shapes, such as 'inductor'."
             )
     for node in graph.graph.nodes:
-        if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
+        if _writes(node):
             raise TraceError(f"operation {node.target} writes in place inside the compiled program; please report this")
+
+
+def _writes(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and bool(node.target._schema.is_mutable)
 
 
 def _lead(holder: Any, rows: Size) -> tuple[int, ...]:

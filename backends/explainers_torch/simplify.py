@@ -36,6 +36,10 @@ def make_functional(graph: fx.GraphModule) -> None:
 
 def simplify(graph: fx.GraphModule) -> None:
     """Drop what does nothing, join what is computed twice, in place."""
+    for node in list(graph.graph.nodes):
+        if node.target is aten._conj.default and isinstance(node.args[0], (int, float, complex)):
+            node.replace_all_uses_with(node.args[0].conjugate())  # the backward of a product with a number
+            graph.graph.erase_node(node)
     for node in graph.graph.nodes:
         if node.target is aten.view.default:  # strides at run time may differ from the trace's
             node.target = aten.reshape.default

@@ -11,8 +11,11 @@ import sys
 import sysconfig
 import threading
 import traceback
+import types
 import warnings
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -24,11 +27,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from explainers.backend import Traced
-from explainers.errors import InputError, TraceError
+from explainers.errors import ExplainersError, InputError, TraceError
 from explainers.graph import Graph, Node, Output, Role, Value
 from explainers.spec import Signature, TensorSpec
 
-from . import decompose, roles
+from . import decompose, own, roles
 from .ops import Operand
 
 _TRACING = threading.RLock()  # torch.export keeps state of its own while it runs
@@ -44,16 +47,21 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 def signature(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Signature | None:
     """Specs from examples; with none, from an ExportedProgram or a Keras model, which carry theirs."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TraceError(
+            f"a {type(model).__name__} is TorchScript: torch.export cannot read it. Give the module that it was made "
+            "from; for methods that only run the model, a function of numpy arrays around it does."
+        )
     if not args and not kwargs:
         return _own_signature(model)
     own = _own_signature(model)
-    floating = _model_dtype(model)
+    kinds = _floating_dtypes(model)
     if own is not None:
         given = own.bind(args, dict(kwargs))
-        specs = [_spec(a, s.name, floating) for a, s in zip(given, own.inputs, strict=True)]
+        specs = [_spec(a, s.name, kinds) for a, s in zip(given, own.inputs, strict=True)]
         return Signature(tuple(specs), own.positional)
     names, values = _names(model, args, kwargs)
-    specs = [_spec(value, name, floating) for name, value in zip(names, values, strict=True)]
+    specs = [_spec(value, name, kinds) for name, value in zip(names, values, strict=True)]
     return Signature(tuple(specs), len(args))
 
 
@@ -61,7 +69,7 @@ def _own_signature(model: Any) -> Signature | None:
     if isinstance(model, ExportedProgram):
         holders = {n.name: n.meta["val"] for n in model.graph.nodes if n.op == "placeholder"}
         user = [s.arg.name for s in model.graph_signature.input_specs if s.kind is InputKind.USER_INPUT]
-        specs = tuple(_spec(holders[name], name, None) for name in user)
+        specs = tuple(_spec(holders[name], name, ()) for name in user)
         return Signature(
             specs, len(pytree.tree_leaves(model.example_inputs[0])) if model.example_inputs else len(specs)
         )
@@ -95,7 +103,9 @@ def _names(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[
     return [names[i] for i in order], [values[i] for i in order]
 
 
-def _spec(value: Any, name: str, floating: str | None) -> TensorSpec:
+def _spec(value: Any, name: str, kinds: Sequence[str]) -> TensorSpec:
+    """``kinds``: of the model's floating tensors. Where there is one, floating inputs are of it; where there are
+    several, a tensor is of its own, and an array of the widest."""
     if isinstance(value, TensorSpec):
         return TensorSpec(value.shape, value.dtype, value.name or name)
     if isinstance(value, torch.Tensor):
@@ -107,18 +117,20 @@ def _spec(value: Any, name: str, floating: str | None) -> TensorSpec:
         dtype, shape = str(array.dtype), array.shape
     if not shape:
         raise InputError(f"input {name!r} is a single number; inputs have the batch as their first axis")
-    is_floating = dtype.startswith(("float", "bfloat"))
-    return TensorSpec((None, *shape[1:]), floating if is_floating and floating else dtype, name)
+    if kinds and dtype.startswith(("float", "bfloat")) and (len(kinds) == 1 or not isinstance(value, torch.Tensor)):
+        dtype = max(kinds, key=lambda kind: getattr(torch, kind).itemsize)
+    return TensorSpec((None, *shape[1:]), dtype, name)
 
 
-def _model_dtype(model: Any) -> str | None:
-    """The dtype of the model's floating parameters, which its floating inputs share."""
+def _floating_dtypes(model: Any) -> list[str]:
+    """Of the model's parameters, or of its buffers where it has none."""
     if not isinstance(model, torch.nn.Module):
-        return None
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.dtype.is_floating_point:
-            return dtype_name(tensor.dtype)
-    return None
+        return []
+    for tensors in (model.parameters(), model.buffers()):
+        kinds = dict.fromkeys(dtype_name(t.dtype) for t in tensors if t.dtype.is_floating_point)
+        if kinds:
+            return list(kinds)
+    return []
 
 
 # --- tracing ---------------------------------------------------------------------------------
@@ -155,22 +167,46 @@ def _inference_copy(model: Any, dtype: str | None, device: torch.device | None) 
     """The same modules over the same tensors, in inference mode: the user's own are never touched."""
     if isinstance(model, ExportedProgram):
         return model.module()
-    shared = {
-        id(value): value
-        for module in model.modules()
-        for value in (*module.__dict__.values(), *module._parameters.values(), *module._buffers.values())
-        if isinstance(value, torch.Tensor)
-    }
-    if dtype is not None or device is not None:
-        shared = {}
     if _is_keras(model):
         return _KerasCall(model)
-    clone: torch.nn.Module = copy.deepcopy(model, shared)
-    for module in clone.modules():
+    made: dict[int, torch.nn.Module] = {}
+    twin = _twin(model, made)
+    for module in made.values():  # more than twin.modules(): some are kept in plain lists
         module.training = False
     if dtype is not None or device is not None:
-        clone = clone.to(device=device, dtype=getattr(torch, dtype) if dtype else None)
-    return clone
+        twin = twin.to(device=device, dtype=getattr(torch, dtype) if dtype else None)
+    return twin
+
+
+def _twin(module: torch.nn.Module, made: dict[int, torch.nn.Module]) -> torch.nn.Module:
+    """The module and those below it anew, over the same tensors and whatever else they hold.
+
+    Lists, dicts and sets that a module keeps are copied, one level deep: what ``forward`` puts there stays in the twin.
+    """
+    if id(module) in made:
+        return made[id(module)]
+    twin: torch.nn.Module = type(module).__new__(type(module))
+    made[id(module)] = twin
+    twin.__dict__.update(module.__dict__)
+    for name, value in module.__dict__.items():
+        if type(value) in (list, dict, set, OrderedDict):
+            twin.__dict__[name] = copy.copy(value)
+    for name, value in twin.__dict__.items():  # modules may be kept past _modules: a list, or to hide their parameters
+        twin.__dict__[name] = _twins(value, made)
+    return twin
+
+
+def _twins(value: Any, made: dict[int, torch.nn.Module]) -> Any:
+    """``value``, with twins in the place of modules."""
+    if isinstance(value, torch.nn.Module):
+        return _twin(value, made)
+    if type(value) in (dict, OrderedDict):
+        return type(value)((key, _twins(entry, made)) for key, entry in value.items())
+    if type(value) in (list, tuple):
+        return type(value)(_twins(entry, made) for entry in value)
+    if isinstance(value, types.MethodType) and id(value.__self__) in made:
+        return types.MethodType(value.__func__, made[id(value.__self__)])  # forward, put onto the instance
+    return value
 
 
 def _is_keras(model: Any) -> bool:
@@ -241,10 +277,86 @@ def _export(module: torch.nn.Module, sig: Signature, device: torch.device, eleme
     if isinstance(module, _KerasCall):
         shapes = (tuple(batch for _ in args),)
     try:
-        program = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
-        return program.run_decompositions(decompose.TABLE if elementary else decompose.ALWAYS)
+        with own.recorded(), _hooks_restored(module):
+            program = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
+            _stop_derivatives(program)
+            return program.run_decompositions(decompose.TABLE if elementary else decompose.ALWAYS)
+    except ExplainersError:
+        raise
     except Exception as error:
         raise _trace_error(error) from error
+
+
+def _stop_derivatives(program: ExportedProgram) -> None:
+    """Detach what leaves a ``no_grad`` block: torch.export keeps the block, but taking it apart would forget it."""
+    for module in list(program.graph_module.modules()):
+        for node in list(module.graph.nodes) if isinstance(module, torch.fx.GraphModule) else ():
+            if node.op == "call_function" and "set_grad_enabled" in str(node.target) and node.args[0] is False:
+                _detach_outputs(getattr(module, str(node.args[1].target)))
+
+
+def _detach_outputs(block: torch.fx.GraphModule) -> None:
+    (output,) = (node for node in block.graph.nodes if node.op == "output")
+
+    def detached(node: torch.fx.Node) -> torch.fx.Node:
+        if not isinstance(node.meta.get("val"), torch.Tensor):
+            return node
+        made = block.graph.call_function(torch.ops.aten.detach.default, (node,))
+        made.meta = dict(node.meta)
+        return made
+
+    with block.graph.inserting_before(output):
+        output.args = torch.fx.map_arg(output.args, detached)
+    block.recompile()
+
+
+@contextmanager
+def _hooks_restored(module: torch.nn.Module) -> Iterator[None]:
+    """Users' hooks run while the model is traced; what they stored stays as it was before."""
+    stores = [store for hook in _hooks(module) for store in _stores(hook)]
+    before = [copy.copy(store) for store in stores]
+    try:
+        yield
+    finally:
+        for store, content in zip(stores, before, strict=True):
+            if isinstance(store, list):
+                store[:] = content
+            else:
+                store.clear()
+                store.update(content)
+
+
+def _hooks(module: torch.nn.Module) -> Iterator[Any]:
+    for part in module.modules():
+        yield from part._forward_hooks.values()
+        yield from part._forward_pre_hooks.values()
+
+
+def _stores(hook: Any) -> list[Any]:
+    """The lists and dicts that a function reaches: in its closure, its defaults, its object, its module."""
+    function = getattr(hook, "__func__", getattr(hook, "func", hook))
+    held = [getattr(hook, "__self__", None), *getattr(hook, "args", ()), *getattr(hook, "keywords", {}).values()]
+    held += [cell.cell_contents for cell in getattr(function, "__closure__", None) or () if _filled(cell)]
+    held += getattr(function, "__defaults__", None) or ()
+    names = getattr(getattr(function, "__code__", None), "co_names", ())
+    held += [function.__globals__[name] for name in names if name in getattr(function, "__globals__", {})]
+    if not hasattr(function, "__code__"):
+        held.append(function)  # an object that is called
+    found = []
+    for value in held:
+        if isinstance(value, (list, dict, set)):
+            found.append(value)
+        elif not isinstance(value, (type, types.ModuleType, torch.nn.Module)) and hasattr(value, "__dict__"):
+            found.append(value.__dict__)
+            found += [entry for entry in value.__dict__.values() if isinstance(entry, (list, dict, set))]
+    return found
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:  # not assigned yet
+        return False
 
 
 def _trace_error(error: Exception) -> TraceError:
@@ -337,7 +449,10 @@ def _node(fx: torch.fx.Node, values: Mapping[torch.fx.Node, Value], dependent: s
         if isinstance(leaf, torch.fx.Node):
             operands.append(values[leaf])
             leaves[place] = Operand(len(operands) - 1)
-    name = _op_name(fx.target)
+    name, target = _op_name(fx.target), fx.target
+    if target is own.CALL:
+        target = own.call_of(fx.args[1])
+        name = target.name
     if name in roles.RANDOM:
         raise TraceError(
             f"the model draws random numbers in inference: {fx.target} at {_source(fx)}. An explanation must be "
@@ -347,7 +462,7 @@ def _node(fx: torch.fx.Node, values: Mapping[torch.fx.Node, Value], dependent: s
     moving = [p for p, value in enumerate(operands) if value in dependent and _floating(fx, values, value)]
     if any(value in dependent for value in operands):
         dependent.update(Value(fx.name, i) for i in range(len(outputs)))
-    if moving and name not in roles.SHAPE_ONLY and any(out.floating for out in outputs):
+    if moving and name not in roles.SHAPE_ONLY and any(out.differentiable for out in outputs):
         role = roles.role(name, moving, len({operands[place] for place in moving}))
     else:
         role = Role.GATHER if _moves(name, operands, dependent, outputs) else Role.CONSTANT
@@ -355,11 +470,12 @@ def _node(fx: torch.fx.Node, values: Mapping[torch.fx.Node, Value], dependent: s
     if function == "add" and "alpha" in fx.kwargs:
         function = ""
     modules = _modules(fx)
+    op = str(target) if target is fx.target else f"{name}.apply"
     return Node(
-        fx.name, str(fx.target), role, tuple(operands), outputs, scope=modules[-1] if modules else "",
+        fx.name, op, role, tuple(operands), outputs, scope=modules[-1] if modules else "",
         modules=modules, function=function, elementwise=_elementwise(name, fx),
         attributes=_attributes(name, function, fx, moving, outputs), source=_source(fx),
-        payload=(fx.target, template, leaves),
+        payload=(target, template, leaves),
     )  # fmt: skip
 
 
@@ -399,7 +515,7 @@ def _floating(fx: torch.fx.Node, values: Mapping[torch.fx.Node, Value], value: V
     for operand in fx.all_input_nodes:
         if values[operand] == value:
             kind = operand.meta.get("val")
-            return isinstance(kind, torch.Tensor) and kind.dtype.is_floating_point
+            return isinstance(kind, torch.Tensor) and (kind.dtype.is_floating_point or kind.dtype.is_complex)
     return False
 
 
@@ -450,7 +566,7 @@ def _modules(fx: torch.fx.Node) -> tuple[str, ...]:
 
 def _source(fx: torch.fx.Node) -> str:
     found = re.findall(r'File "([^"]+)", line (\d+), in \S+', fx.meta.get("stack_trace") or "")
-    own = [f for f in found if not f[0].startswith(_NOT_USERS)]
+    own = [f for f in found if not f[0].startswith((*_NOT_USERS, "<"))]
     return "{}:{}".format(*own[-1]) if own else ""
 
 
@@ -483,9 +599,9 @@ def bind_weights(model: Any, traced: Traced) -> dict[Value, torch.Tensor]:
     """The model's weights as they are now: the same storage, without gradient."""
     memory, program, dtype = traced.memory
     weights = {}
-    for value, (kind, path) in memory.items():
+    for value, (_, path) in memory.items():
         tensor = program.constants[path] if path in program.constants else program.state_dict.get(path)
-        if kind == "state" and not isinstance(model, ExportedProgram):
+        if not isinstance(model, ExportedProgram):
             tensor = _attribute(model, path, tensor)
         kind_now = getattr(torch, dtype) if dtype and tensor.dtype.is_floating_point else tensor.dtype
         weights[value] = tensor.detach().to(device=traced.device, dtype=kind_now)

@@ -151,6 +151,7 @@ def run(
     device: Device = None,
     setting: Setting = None,
     restart: Annotated[bool, typer.Option("--restart", help="Forget what an interrupted run has done.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
     allow_nonfinite: Annotated[bool, typer.Option("--allow-nonfinite", help="Let NaN and infinity through.")] = False,
 ) -> None:
     """Explain all samples of a file. The same command takes up where it was interrupted."""
@@ -163,7 +164,7 @@ def run(
         given = {"target": sources.target(target), "baseline": sources.baseline(baseline), "seed": seed}
         checksums = {name: member.sha256 for name, member in artifact.read_manifest(file).members.items()}
         key = files.fingerprint(inputs, {**given, "members": checksums, "set": setting, "nonfinite": allow_nonfinite})
-        into = files.Output(output, key, restart)
+        into = files.Output(output, key, restart, overwrite, [*inputs, file])
         _run(explain, arrays, columns, given, into, block, allow_nonfinite)
 
 
@@ -175,18 +176,23 @@ def _run(
     total = inputs[0].shape[0]
     if not total:
         raise InputError("there are no samples")
-    names = [spec.name for spec in explain.attributed]
+    names = [spec.name for spec in explain.attributed] if len(explain.attributed) > 1 else [""]
+    into.allocate(dict(zip(names, _shapes(explain, inputs, total), strict=True)))
     shown = time.monotonic()
     bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*bar, console=messages, disable=not messages.is_terminal) as progress:
         task = progress.add_task("samples", total=total, completed=into.done)
         try:
             for start, parts in _blocks(explain, inputs, given, into.done, block, allow_nonfinite):
-                into.write(start, total, dict(zip(names if len(names) > 1 else [""], parts, strict=True)))
+                into.write(start, dict(zip(names, parts, strict=True)))
                 progress.update(task, completed=into.done)
                 if time.monotonic() - shown > SHOWN:
                     into.keep()
                     shown = time.monotonic()
+        except ExplainersError:
+            if not into.done:
+                into.forget()
+            raise
         except KeyboardInterrupt:
             if into.arrays:
                 into.keep()
@@ -195,6 +201,16 @@ def _run(
     into.finish(columns)
     warn(incomplete(explain))
     console.print(f"{into.path}: {total} samples", markup=False, highlight=False, soft_wrap=True)
+
+
+def _shapes(explain: Explainer, inputs: list[Any], total: int) -> Iterator[tuple[tuple[int, ...], Any]]:
+    """Shape and dtype of the attributions of all samples: the dtype of the input that they belong to."""
+    known = {spec.name: np.dtype(array.dtype) for spec, array in zip(explain.signature.inputs, inputs, strict=True)}
+    for spec in explain.attributed:
+        own = np.dtype("float32" if spec.dtype == "bfloat16" else spec.dtype)
+        given = known.get(spec.name, known[explain.signature.names[0]])
+        shape = spec.sample_shape[:-1] if explain.per_token else spec.sample_shape
+        yield (total, *shape), given if given.kind == "f" else own
 
 
 def _blocks(

@@ -16,6 +16,7 @@ import numpy as np
 from ..errors import BackendMissing, InputError
 from ..spec import Numpy
 
+ZARR = ("zarr.json", ".zarray", ".zgroup")  # what makes a folder a store
 KINDS = (".npy", ".npz", ".zarr", ".parquet")
 
 
@@ -81,10 +82,11 @@ def _told(value: Any) -> Any:
 class Output:
     """One array for each attributed value, filled from the first sample on; takes up where it was interrupted.
 
-    Until it is finished, what is known lies in the folder ``….part`` beside it.
+    Until it is finished, what is known lies in the folder ``….part`` beside it. Nothing that was there is touched:
+    not a file, but with ``overwrite``; never one of ``inputs``, nor a folder that is no zarr store.
     """
 
-    def __init__(self, path: Path, key: str, restart: bool) -> None:
+    def __init__(self, path: Path, key: str, restart: bool, overwrite: bool, inputs: Sequence[Path]) -> None:
         kind(path)
         if not path.parent.is_dir():
             raise InputError(f"no folder {str(path.parent)!r}")
@@ -92,9 +94,14 @@ class Output:
         self.folder = path.with_name(path.name + ".part")
         self.arrays: dict[str, Any] = {}
         self.done = 0
-        if restart:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        self._check(overwrite, inputs)
         state = self.folder / "state.json"
+        if self.folder.exists() and not state.is_file() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+            raise InputError(
+                f"{str(self.folder)!r} is in the way: it is no part of a run. Move it, or choose another --output"
+            )
+        if restart and self.folder.exists():
+            shutil.rmtree(self.folder)
         if state.is_file():
             known = json.loads(state.read_text())
             if known["key"] != key:
@@ -107,16 +114,55 @@ class Output:
                 name: np.load(self.folder / f"{i}.npy", mmap_mode="r+") for i, name in enumerate(known["names"])
             }
 
-    def write(self, start: int, total: int, parts: Mapping[str, Numpy]) -> None:
-        """The samples from ``start`` on of ``total``."""
-        if not self.arrays:
-            self.folder.mkdir(exist_ok=True)
-            self.arrays = {
-                name: np.lib.format.open_memmap(
-                    self.folder / f"{i}.npy", mode="w+", dtype=part.dtype, shape=(total, *part.shape[1:])
-                )
-                for i, (name, part) in enumerate(parts.items())
-            }
+    def _check(self, overwrite: bool, inputs: Sequence[Path]) -> None:
+        path = self.path
+        own = path.resolve()
+        for given in inputs:
+            other = given.resolve()
+            same = own == other or own in other.parents or other in own.parents
+            if same or (path.exists() and os.path.samefile(path, given)):
+                raise InputError(f"--output {str(path)!r} would replace the input {str(given)!r}")
+        if not os.path.lexists(path):
+            return
+        if path.is_dir() and not (path.suffix == ".zarr" and any((path / name).is_file() for name in ZARR)):
+            raise InputError(f"--output {str(path)!r} is a folder with other things in it: choose another name")
+        if not path.is_dir() and not path.is_file():
+            raise InputError(f"--output {str(path)!r} is neither a file nor a folder: choose another name")
+        if not overwrite:
+            raise InputError(f"--output {str(path)!r} exists: choose another name, or replace it by --overwrite")
+
+    def allocate(self, shapes: Mapping[str, tuple[tuple[int, ...], Any]]) -> None:
+        """Room on the disk for all samples, before the first: (shape, dtype) by name."""
+        self._check_form([len(shape) for shape, _ in shapes.values()])
+        if self.arrays:
+            return
+        size = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in shapes.values())
+        self.folder.mkdir(exist_ok=True)
+        try:
+            for i, (name, (shape, dtype)) in enumerate(shapes.items()):
+                file = self.folder / f"{i}.npy"
+                self.arrays[name] = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
+                with file.open("r+b") as handle:
+                    _reserve(handle.fileno(), file.stat().st_size)
+            self.keep()
+        except OSError as error:
+            self.forget()
+            raise InputError(f"no space for {size / 1e3:,.0f} kB in {str(self.path.parent)!r}: {error}") from error
+
+    def _check_form(self, ranks: Sequence[int]) -> None:
+        """Whether a file of this kind takes arrays of these ranks."""
+        if self.path.suffix == ".npy" and len(ranks) != 1:
+            raise InputError(f"there are attributions of {len(ranks)} inputs: write them to an .npz or .zarr file")
+        if self.path.suffix == ".parquet" and list(ranks) != [2]:
+            raise InputError("a parquet file takes one table, (samples, columns); others go to .npy, .npz or .zarr")
+
+    def forget(self) -> None:
+        """Nothing is known that would be worth keeping."""
+        self.arrays.clear()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def write(self, start: int, parts: Mapping[str, Numpy]) -> None:
+        """The samples from ``start`` on."""
         for name, part in parts.items():
             self.arrays[name][start : start + len(part)] = part
             self.done = start + len(part)
@@ -135,10 +181,7 @@ class Output:
         self.keep()
         suffix = self.path.suffix
         made = self.folder / f"made{suffix}"
-        names = list(self.arrays)
         if suffix == ".npy":
-            if len(names) != 1:
-                raise InputError(f"there are attributions of {len(names)} inputs: write them to an .npz or .zarr file")
             self.arrays.clear()
             made = self.folder / "0.npy"
         elif suffix == ".npz":
@@ -147,10 +190,19 @@ class Output:
             _save_zarr(made, self.arrays)
         else:
             _save_table(made, self.arrays, columns)
-        if self.path.is_dir():
-            shutil.rmtree(self.path)
+        if self.path.is_dir():  # a store that --overwrite replaces
+            old = self.folder / "replaced"
+            os.replace(self.path, old)
         os.replace(made, self.path)
         shutil.rmtree(self.folder)
+
+
+def _reserve(handle: int, size: int) -> None:
+    """Take the bytes of a file from the disk now: a full one is an error here, and a crash where it is mapped."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(handle, 0, size)
+    else:  # pragma: no cover - other systems tell of a full disk at the first write
+        os.truncate(handle, size)
 
 
 def _save_zarr(path: Path, arrays: Mapping[str, Any]) -> None:
@@ -176,9 +228,7 @@ def _save_table(path: Path, arrays: Mapping[str, Any], columns: Sequence[str]) -
     parquet = _parquet()
     import pyarrow  # type: ignore[import-untyped]
 
-    (array,) = arrays.values() if len(arrays) == 1 else (None,)
-    if array is None or array.ndim != 2:
-        raise InputError("a parquet file takes one table, (samples, columns); others go to .npy, .npz or .zarr")
+    (array,) = arrays.values()
     names = list(columns) if len(columns) == array.shape[1] else [str(i) for i in range(array.shape[1])]
     schema = pyarrow.schema([(name, pyarrow.from_numpy_dtype(array.dtype)) for name in names])
     with parquet.ParquetWriter(path, schema) as writer:

@@ -60,7 +60,7 @@ class RuleSet:
     operations are taken apart and elementwise regions joined before the walk. ``splits``: how
     positive and negative differences go forward through each role or function, for rules that need them.
     ``fallback``: used where the table has no entry; by default that is an error. ``reorders``: the order
-    of a ReLU and a max pool makes no difference to the rules.
+    of a ReLU and a max pool makes no difference to the rules. ``complex``: rules hold for complex numbers.
     """
 
     name: str
@@ -71,6 +71,7 @@ class RuleSet:
     splits: Mapping[Role | str, Callable[[Any, Site], Sequence[Any]]] = field(default_factory=dict)
     fallback: Rule | None = None
     reorders: bool = True
+    complex: bool = False
 
     def prepare(self, graph: Graph, wrt: Sequence[Value]) -> Graph:
         """The graph as the rules want it, with ``attributes["rule"]`` on nodes that have a rule of their own."""

@@ -34,7 +34,9 @@ def deconv_relu(ops: Any, at: Site) -> Sequence[Array | None]:
 
 _CHAIN = dict.fromkeys(set(Role) - {Role.INPUT, Role.WEIGHT, Role.CONSTANT}, vjp)
 
-GRADIENT = RuleSet("gradient", _CHAIN, {"stop_gradient": stop})
-GUIDED_BACKPROP = RuleSet("guided_backprop", _CHAIN, {"stop_gradient": stop, "relu": guided_relu}, reorders=False)
-DECONVNET = RuleSet("deconvnet", _CHAIN, {"stop_gradient": stop, "relu": deconv_relu}, reorders=False)
-ZERO = RuleSet("zero", {**_CHAIN, Role.UNIVARIATE: stop}, {"stop_gradient": stop})
+GRADIENT = RuleSet("gradient", _CHAIN, {"stop_gradient": stop}, complex=True)
+GUIDED_BACKPROP = RuleSet(
+    "guided_backprop", _CHAIN, {"stop_gradient": stop, "relu": guided_relu}, reorders=False, complex=True
+)
+DECONVNET = RuleSet("deconvnet", _CHAIN, {"stop_gradient": stop, "relu": deconv_relu}, reorders=False, complex=True)
+ZERO = RuleSet("zero", {**_CHAIN, Role.UNIVARIATE: stop}, {"stop_gradient": stop}, complex=True)
