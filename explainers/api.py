@@ -109,6 +109,8 @@ class Explainer:
         self._backend = backend
         self._options = options
         self._plan: Plan | None = None
+        self._by_first_call = False
+        self._of_other_dtypes: dict[tuple[str, ...], Plan] = {}
         self._uncovered: Coverage | None = None
         self._lock = threading.RLock()
 
@@ -131,6 +133,7 @@ class Explainer:
         batch_size: int | None = None,
         per_token: bool = False,
         strict: bool = False,
+        interacting: bool = False,
     ) -> Explainer:
         """Trace ``model`` once, with inputs, target mask, baseline and seed as placeholders.
 
@@ -154,6 +157,9 @@ class Explainer:
         per_token: sum attributions over their last axis: for an embedding layer, one number a token.
         strict: raise IncompleteError, in place of an IncompleteWarning, where the attributions of a method that
             is complete by its rules (DeepLIFT) do not add up to the change of the output.
+        interacting: the samples of a batch see one another in the model (a batch statistic, a graph of the samples):
+            run each call as one batch, for methods of one evaluation a sample. What comes is the derivative of the
+            sum of all samples' targets. Without it such a model is an error.
 
         Raises
         ------
@@ -176,7 +182,9 @@ class Explainer:
         if kind not in (None, "float32", "float64", "bfloat16"):
             raise InputError(f"dtype must be 'float32', 'float64' or 'bfloat16'; got {dtype!r}")
         model = found.opened(model)
-        options = Options(wrt, output, baseline, engine, device, kind, batch_size, per_token, bool(strict))
+        options = Options(
+            wrt, output, baseline, engine, device, kind, batch_size, per_token, bool(strict), bool(interacting)
+        )
         self = cls(model, value, found, options)
         args, kwargs = arguments.split(inputs)
         with found.neutral():
@@ -209,7 +217,28 @@ class Explainer:
             signature = self._backend.signature(self._model, args, kwargs)
             assert signature is not None
             found = self._prepare(signature, signature.bind(args, dict(kwargs)))
-        return found, found.traced.signature.bind(args, dict(kwargs))
+            self._by_first_call = True
+        bound = found.traced.signature.bind(args, dict(kwargs))
+        if self._by_first_call and self._backend.forward_only:
+            found = self._of_dtype(found, args, kwargs)
+        return found, bound
+
+    def _of_dtype(self, found: Plan, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Plan:
+        """A callable takes each call's dtypes, whatever the first call's were: its numbers may hang on them."""
+        signature = self._backend.signature(self._model, args, kwargs)
+        if signature is None or signature == found.traced.signature:
+            return found
+        dtypes = tuple(spec.dtype for spec in signature.inputs)
+        shapes = [spec.shape for spec in signature.inputs]
+        if shapes != [spec.shape for spec in found.traced.signature.inputs]:
+            return found  # which says what is wrong
+        with self._lock:
+            if dtypes not in self._of_other_dtypes:
+                self._of_other_dtypes[dtypes] = plan.trace(
+                    self._model, self._backend, self.method, self._options, signature,
+                    signature.bind(args, dict(kwargs)), self.stats,
+                )  # fmt: skip
+            return self._of_other_dtypes[dtypes]
 
     # --- calling -----------------------------------------------------------------------------
 
@@ -332,11 +361,15 @@ class Explainer:
         found, bound = self._bound(inputs, named)
         arrays, count = arguments.arrays(self._backend, found.traced.signature, bound)
         checked_size(batch_size)
+        if batch_size is not None and self._options.interacting:
+            raise InputError("interacting=True runs each call as one package; leave out batch_size")
         method = self.method
         resolved = resolve_target(arguments.plain(target), found.packages.output_shape, count, method.rule_set is None)
         chosen = None
         if method.baseline != "none":
-            chosen = arguments.baseline(found, method, self._options.baseline, baseline, count, bound)
+            chosen = arguments.baseline(
+                found, method, self._options.baseline, baseline, count, bound, not allow_nonfinite
+            )
         elif baseline is not None:
             raise BaselineError(f"method {method.name!r} has no baseline; got one of type {type(baseline).__name__}")
         seeds = counter.sample_seeds(seed, count) if method.sampled else None
@@ -462,6 +495,11 @@ class Explainer:
     def attributed(self) -> tuple[TensorSpec, ...]:
         """What is attributed: inputs, or the values of a layer; in the order of the results."""
         return self._ready("attributed").specs
+
+    @property
+    def interacting(self) -> bool:
+        """Whether each call is one batch, since its samples see one another."""
+        return self._options.interacting
 
     @property
     def per_token(self) -> bool:

@@ -94,7 +94,9 @@ def plain(target: Any) -> Any:
     return home.numpy(target) if home else target
 
 
-def baseline(plan: Plan, method: Method, default: Any, given: Any, count: int, bound: list[Any]) -> Baseline:
+def baseline(
+    plan: Plan, method: Method, default: Any, given: Any, count: int, bound: list[Any], check: bool = True
+) -> Baseline:
     fixed = given is None
     if fixed:
         if 0 in plan.fixed:
@@ -105,7 +107,7 @@ def baseline(plan: Plan, method: Method, default: Any, given: Any, count: int, b
         parts = [bound[place] for place in plan.places if place is not None] or bound
         return parts[0] if len(parts) == 1 else tuple(parts)
 
-    resolved = resolve_baseline(given, plan.specs, count, batch, lambda a: to_numpy(a, "baseline"))
+    resolved = resolve_baseline(given, plan.specs, count, batch, lambda a: to_numpy(a, "baseline"), check)
     if resolved.distribution and method.baseline == "point":
         raise BaselineError(
             f"method {method.name!r} takes one baseline for each sample, not References; "
@@ -118,7 +120,7 @@ def baseline(plan: Plan, method: Method, default: Any, given: Any, count: int, b
             "method 'deeplift_shap' takes References(array), the same for all samples; for one baseline for "
             "each sample use 'deeplift'"
         )
-    if fixed and not callable(given) and not resolved.per_sample:
+    if fixed and check and not callable(given) and not resolved.per_sample:
         resolved = replace(resolved, fixed=True)
         plan.fixed[0] = resolved  # the same for every later call
     return resolved

@@ -152,6 +152,9 @@ class Backend(Protocol):
     def stage(self, array: Any, dtype: str, device: Any) -> Array:
         """A numpy array, or one that ``owns`` said yes to, as the kernel's own, on the device."""
 
+    def read(self, weight: Any) -> Array:
+        """A weight as it is now, as an array."""
+
     def take(self, array: Array, index: Numpy) -> Array:
         """The rows ``index`` of ``array``."""
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from . import mixing
 from .backend import Backend, Traced
 from .errors import InputError, TargetError, UnknownNameError
 from .graph import Graph, Role, Value
@@ -14,6 +15,8 @@ from .methods import Method
 from .spec import Baseline, Signature, TensorSpec
 from .work import Packages
 from .work.call import Stats
+
+ALL = 1 << 40  # rows: each call is one package
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Options:
     batch_size: int | None
     per_token: bool
     strict: bool = False
+    interacting: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,11 @@ def trace(
         result = traced.graph.logits(result)
     graph = traced.graph.restrict([(key, result)])
     kind = graph.output(result)
+    if kind.floating and kind.shape.count(None) > 1:
+        raise InputError(
+            f"output {key!r} ({kind}) has the batch along {kind.shape.count(None)} axes: each sample's output depends "
+            "on the others, as in a matrix of similarities. Explain a model whose samples have outputs of their own."
+        )
     if not kind.floating or not kind.shape or kind.shape[0] is not None:
         raise InputError(
             f"output {key!r} ({kind}) cannot be explained: it must be floating-point with the batch as its "
@@ -78,15 +87,35 @@ def trace(
         else TensorSpec((None, *(d or 1 for d in graph.output(v).shape[1:])), graph.output(v).dtype, str(v))
         for v, place in zip(wrt, places, strict=True)
     )  # fmt: skip
+    if options.interacting:
+        _check_alone(method, backend, options)
+    else:
+        mixing.check(graph, traced, backend)
     stats.seconds_tracing += time.perf_counter() - began
     packages = Packages(
-        backend, traced, method, wrt, graph, engine=options.engine, batch_size=options.batch_size, stats=stats
-    )
+        backend, traced, method, wrt, graph, engine=options.engine, stats=stats,
+        batch_size=ALL if options.interacting else options.batch_size,
+    )  # fmt: skip
     if not backend.engines[options.engine]:
         packages.compile(1)
     elif options.batch_size is not None:
         packages.compile(packages.limit(options.batch_size))
     return Plan(traced, packages, graph, wrt, specs, places)
+
+
+def _check_alone(method: Method, backend: Backend, options: Options) -> None:
+    """Samples that see one another have a derivative of all outputs together, and nothing else that is theirs."""
+    if not method.single or (method.rule_set is not None and method.rule_set.contrast):
+        raise InputError(
+            f"interacting=True is for methods of one evaluation a sample, such as 'gradient'; {method.name!r} would "
+            "mix the samples of a batch with rows that it makes itself"
+        )
+    if backend.engines[options.engine]:
+        raise InputError(
+            f"interacting=True needs an engine that takes any number of rows; {options.engine!r} pads them"
+        )
+    if options.batch_size is not None:
+        raise InputError("interacting=True runs each call as one package; leave out batch_size")
 
 
 def _check_reached(graph: Graph, wrt: tuple[Value, ...], result: Value) -> None:

@@ -49,7 +49,7 @@ class Results:
         errors = None
         if chunks and chunks[0].standard_errors[0] is not None:
             count = len(self.plan.wrt)
-            joined = [np.concatenate([_present(c.standard_errors[i]) for c in chunks]) for i in range(count)]
+            joined = [self._whole([_present(c.standard_errors[i]) for c in chunks], i) for i in range(count)]
             errors = self._structured([self._finished(i, error) for i, error in enumerate(joined)])
         rows = np.full(len(call), packages.count)
         if chunks and chunks[0].evaluations is not None:
@@ -76,15 +76,17 @@ class Results:
             if len(chunks) == 1:
                 array = chunks[0].attributions[i]
             else:
-                axis = chunks[0].attributions[i].ndim - 1 - len(self.plan.specs[i].sample_shape)
-                parts = [self.host(chunk.attributions[i]) for chunk in chunks]
-                array = np.concatenate(parts, axis=axis)
+                array = self._whole([self.host(chunk.attributions[i]) for chunk in chunks], i)
             if isinstance(self.bound[place or 0], np.ndarray):
                 array = self.host(array)
             if call.check:
                 self._check(array, "the attribution", call.target.kind != "all")
             results.append(self._finished(i, array))
         return results
+
+    def _whole(self, parts: list[Numpy], index: int) -> Numpy:
+        """One field of the attributed value ``index`` for all samples; for ``"all"`` the outputs' axes lead."""
+        return np.concatenate(parts, axis=parts[0].ndim - 1 - len(self.plan.specs[index].sample_shape))
 
     def _check(self, array: Array, what: str, by_sample: bool = True) -> None:
         if np.isfinite(array).all() if isinstance(array, np.ndarray) else self.backend.finite(array):

@@ -46,6 +46,7 @@ def contents(plan: Plan, method: Method, backend: Backend, options: Options, aot
             "batch_size": options.batch_size if options.batch_size is None else int(options.batch_size),
             "per_token": bool(options.per_token),
             "strict": bool(options.strict),
+            "interacting": bool(options.interacting),
         },
         "batch_size": int(packages.batch_size),
         "signature": encode(plan.traced.signature, {}, "signature"),
@@ -108,7 +109,8 @@ class Saved:
         self.method: Method = method
         kinds = ("wrt", "output", "baseline", "dtype", "batch_size", "per_token")
         given = {kind: decode(data["options"][kind], arrays) for kind in kinds}
-        given["strict"] = bool(data["options"].get("strict", False))  # files of 0.1.0 have none
+        for name in ("strict", "interacting"):
+            given[name] = bool(data["options"].get(name, False))  # not in files of 0.1.0
         self.options = Options(engine=engine, device=data["device"], **given)
         self.signature = decode(data["signature"], {})
         self.graph = decode_graph(artifact.parsed(self.files.pop(artifact.GRAPH), artifact.GRAPH))

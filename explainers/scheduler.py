@@ -181,6 +181,8 @@ class Scheduler:
         """The same for a request that :meth:`.Explainer.request` has made."""
         if isinstance(request.explainer.method, Perturbation):
             raise InputError("Perturbation makes its samples on the host, by itself; call the explainer instead")
+        if request.explainer.interacting:
+            raise InputError("interacting=True runs each call as one batch, unmixed; call the explainer instead")
         request.call.watch = watch
         now = time.monotonic()
         deadline = None if timeout is None else now + timeout

@@ -300,18 +300,20 @@ def resolve_baseline(
     count: int,
     batch: Callable[[], Any],
     convert: Callable[[Any], Numpy] = np.asarray,
+    check: bool = True,
 ) -> Baseline:
     """Bring any form of baseline to a table of rows for each attributed input.
 
     ``specs``: of the attributed inputs. ``batch()``: the call's inputs, for a callable baseline.
-    ``convert``: to numpy, from whatever array type was given.
+    ``convert``: to numpy, from whatever array type was given. ``check``: refuse NaN and infinity.
     """
     if callable(baseline) and not isinstance(baseline, References) and not hasattr(baseline, "shape"):
         baseline = baseline(batch())
     distribution = isinstance(baseline, References)
     parts = _per_input(baseline.array if distribution else baseline, specs)
     tables = [
-        _baseline_table(part, spec, count, distribution, convert) for part, spec in zip(parts, specs, strict=True)
+        _baseline_table(part, spec, count, distribution, convert, check)
+        for part, spec in zip(parts, specs, strict=True)
     ]
     sizes = {len(table) for table in tables}
     if distribution:
@@ -343,7 +345,7 @@ def _per_input(given: Any, specs: Sequence[TensorSpec]) -> list[Any]:
 
 
 def _baseline_table(
-    given: Any, spec: TensorSpec, count: int, distribution: bool, convert: Callable[[Any], Numpy]
+    given: Any, spec: TensorSpec, count: int, distribution: bool, convert: Callable[[Any], Numpy], check: bool
 ) -> Numpy:
     shape = spec.sample_shape
     dtype = "float64" if spec.dtype == "float64" else "float32"
@@ -354,8 +356,10 @@ def _baseline_table(
     if array.dtype.kind not in "fiub":
         raise BaselineError(f"baseline for {spec} has dtype {array.dtype}; numbers are needed")
     array = array.astype(dtype, copy=False)
-    if not np.isfinite(array).all():
-        raise BaselineError(f"baseline for {spec} has NaN or infinity")
+    if check and not np.isfinite(array).all():
+        raise BaselineError(
+            f"baseline for {spec} has NaN or infinity. Clean it, or pass allow_nonfinite=True if the model takes them."
+        )
     if distribution:
         if array.ndim != len(shape) + 1 or array.shape[1:] != shape or not len(array):
             raise BaselineError(f"References of shape {array.shape} for {spec}: expected {('B', *shape)} with B ≥ 1")

@@ -82,6 +82,9 @@ class NumpyBackend:
     def stage(self, array: Any, dtype: str, device: Any) -> Any:
         return np.ascontiguousarray(array, dtype)
 
+    def read(self, weight: Any) -> Any:
+        return weight
+
     def take(self, array: Any, index: Numpy) -> Any:
         return array[index]
 

@@ -353,7 +353,7 @@ class _Reader:
         floats = [place for place, tensor in enumerate(op.inputs) if tensor.dtype.is_floating]
         moving = [place for place in floats if operands[place] in self.dependent]
         floating = any(out.dtype.is_floating for out in op.outputs)
-        if not floating or not moving:
+        if not floating or not moving or op.type in roles.SHAPE_ONLY:
             picks = floating and roles.TABLE.get(op.type) is Role.GATHER and self.dependent.intersection(operands)
             role = Role.GATHER if picks else Role.CONSTANT
         elif op.type in roles.NORMS:

@@ -49,6 +49,8 @@ class Model:
     def __init__(self, name: str, explain: Explainer, settings: Settings) -> None:
         if isinstance(explain.method, Perturbation):
             raise InputError(f"{name!r}: Perturbation runs by itself and cannot be served; its samples are users' code")
+        if explain.interacting:
+            raise InputError(f"{name!r}: its samples see one another, and a server mixes those of several requests")
         self.name, self.explain = name, explain
         self.inputs, self.attributed, self.output = explain.signature.inputs, explain.attributed, explain.output
         self.parameters = Parameters(explain, settings)
