@@ -48,15 +48,15 @@ def test_importing_imports_no_framework(tmp_path: Path) -> None:
     assert run(script, tmp_path) == [["tensorflow", "torch", "numpy"], []]
 
 
-def test_importing_is_quick(tmp_path: Path) -> None:
-    """Under 0.3 s of processor time: what the clock shows when nothing else runs on the machine. Best of five."""
+def test_importing_loads_numpy_and_little_else(tmp_path: Path) -> None:
+    """What takes time to import comes with what needs it: the server, the command, pictures, files, comparisons."""
     script = """
-        import json, time
-        began = time.process_time()
+        import json, sys
         import explainers
-        print(json.dumps(time.process_time() - began))
+        outside = {name.partition(".")[0] for name in sys.modules} - set(sys.stdlib_module_names)
+        print(json.dumps(sorted(name for name in outside if not name.startswith("_"))))
     """
-    assert min(run(script, tmp_path) for _ in range(5)) < 0.3
+    assert set(run(script, tmp_path)) <= {"explainers", "numpy", "safetensors", "sitecustomize"}
 
 
 def test_torch_never_imports_tensorflow(tmp_path: Path) -> None:
