@@ -7,6 +7,7 @@ size, and memory may be made to run out above a number of rows.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -156,6 +157,9 @@ class FakeBackend:
     def accepts(self, model: Any) -> bool:
         return model == "fake"
 
+    def neutral(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
     def owns(self, array: Any) -> bool:
         return isinstance(array, np.ndarray)
 
@@ -179,6 +183,9 @@ class FakeBackend:
     def stage(self, array: Any, dtype: str, device: Any) -> Any:
         return np.asarray(array, dtype)
 
+    def read(self, weight: Any) -> Any:
+        return weight
+
     def take(self, array: Any, index: Any) -> Any:
         return array[index]
 
@@ -199,6 +206,11 @@ class FakeBackend:
 
     def like(self, array: Any, given: Any) -> Any:
         return array.astype(given.dtype)
+
+    ops = Ops()
+
+    def view(self, array: Any) -> Any:
+        return array
 
     def finite(self, array: Any) -> bool:
         return bool(np.isfinite(array).all())
