@@ -220,24 +220,25 @@ class Explainer:
             self._by_first_call = True
         bound = found.traced.signature.bind(args, dict(kwargs))
         if self._by_first_call and self._backend.forward_only:
-            found = self._of_dtype(found, args, kwargs)
+            found = self._of_dtype(found, bound)
         return found, bound
 
-    def _of_dtype(self, found: Plan, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Plan:
+    def _of_dtype(self, found: Plan, bound: list[Any]) -> Plan:
         """A callable takes each call's dtypes, whatever the first call's were: its numbers may hang on them."""
-        signature = self._backend.signature(self._model, args, kwargs)
-        if signature is None or signature == found.traced.signature:
+        known = found.traced.signature
+        dtypes = tuple(str(getattr(value, "dtype", "")).removeprefix("torch.") for value in bound)
+        pairs = zip(known.inputs, dtypes, strict=True)
+        specs = tuple(
+            replace(spec, dtype=dtype) if spec.floating and dtype.startswith("float") else spec for spec, dtype in pairs
+        )
+        if specs == known.inputs:
             return found
-        dtypes = tuple(spec.dtype for spec in signature.inputs)
-        shapes = [spec.shape for spec in signature.inputs]
-        if shapes != [spec.shape for spec in found.traced.signature.inputs]:
-            return found  # which says what is wrong
+        signature = Signature(specs, known.positional)
         with self._lock:
             if dtypes not in self._of_other_dtypes:
                 self._of_other_dtypes[dtypes] = plan.trace(
-                    self._model, self._backend, self.method, self._options, signature,
-                    signature.bind(args, dict(kwargs)), self.stats,
-                )  # fmt: skip
+                    self._model, self._backend, self.method, self._options, signature, bound, self.stats
+                )
             return self._of_other_dtypes[dtypes]
 
     # --- calling -----------------------------------------------------------------------------

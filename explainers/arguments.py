@@ -120,7 +120,8 @@ def baseline(
             "method 'deeplift_shap' takes References(array), the same for all samples; for one baseline for "
             "each sample use 'deeplift'"
         )
-    if fixed and check and not callable(given) and not resolved.per_sample:
+    finite = check or all(np.isfinite(table).all() for table in resolved.tables)  # others are told at each call
+    if fixed and finite and not callable(given) and not resolved.per_sample:
         resolved = replace(resolved, fixed=True)
         plan.fixed[0] = resolved  # the same for every later call
     return resolved

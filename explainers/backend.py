@@ -14,6 +14,8 @@ from functools import lru_cache
 from importlib.metadata import entry_points
 from typing import Any, Protocol
 
+import numpy as np
+
 from .errors import BackendMissing, InputError, UnknownNameError
 from .graph import Graph, Value
 from .spec import Array, Numpy, Signature
@@ -193,6 +195,11 @@ class Backend(Protocol):
         """Something that changes when a weight is written to, where the framework can tell; else a constant."""
 
     def is_out_of_memory(self, error: BaseException) -> bool: ...
+
+
+def on_host(backend: Backend, array: Any) -> Numpy:
+    """``array``, of numpy or of the backend's framework, as numpy."""
+    return array if isinstance(array, np.ndarray) else backend.numpy(array)
 
 
 @lru_cache(maxsize=1)

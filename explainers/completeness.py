@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .backend import on_host
 from .errors import IncompleteError, IncompleteWarning
 from .methods import Method
 from .spec import Array, Numpy, check_finite, largest, row_name
@@ -113,8 +114,7 @@ def _rounding(packages: Packages, call: Call, chunk: Chunk) -> Numpy:
     assert chunk.ends is not None
 
     def host(array: Array) -> Numpy:
-        found: Numpy = array if isinstance(array, np.ndarray) else packages.backend.numpy(array)
-        return found.reshape(len(found), -1)
+        return on_host(packages.backend, array).reshape(len(array), -1)
 
     y, y_r = host(chunk.ends.y), chunk.ends.y_r
     mask = packages.method.weights(OnHost, _mask(packages, call, chunk, y.reshape(chunk.ends.y.shape)))

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from . import regions
 from .backend import Backend, Traced
 from .errors import InputError
 from .graph import Graph, Node, Value
-from .spec import Numpy
+from .program import evaluate
 
 ROWS = 3  # the second one changes; the others must not
 TOLERANCE = 1e-3  # of the largest entry: far above rounding, far below what a batch mean does
@@ -28,17 +27,12 @@ def check(graph: Graph, traced: Traced, backend: Backend) -> None:
     """
     if backend.forward_only:
         return  # a callable may be dear, and count its calls
-    with np.errstate(all="ignore"):
-        try:
-            first, second = (_values(graph, traced, backend, other) for other in (False, True))
-        except Exception:
-            return
-    if not _moves(graph, graph.outputs[0][1], first, second):
+    if not _moved(graph, traced, backend, [graph.outputs[0][1]]):
         return
     needed = graph.needed(value for _, value in graph.outputs)
-    for node in graph:
-        if node.name in needed and any(_moves(graph, value, first, second) for value in node.values):
-            raise _mixed(node)
+    values = [value for node in graph if node.name in needed for value in node.values]
+    sampled = [value for value in values if graph.output(value).floating and graph.output(value).batch_axis is not None]
+    raise _mixed(graph.by_name[_moved(graph, traced, backend, sampled)[0].node])
 
 
 def _mixed(node: Node) -> InputError:
@@ -51,48 +45,39 @@ def _mixed(node: Node) -> InputError:
     )
 
 
-def _values(graph: Graph, traced: Traced, backend: Backend, other: bool) -> dict[Value, Numpy]:
-    """Every value that has samples, as numpy."""
-    generator = np.random.default_rng(0)
-    known: dict[Value, Any] = {}
-    for value in graph.inputs:
-        kind = graph.output(value)
-        shape = (ROWS, *(size or 1 for size in kind.shape[1:]))
-        if kind.floating:
-            array = generator.normal(size=shape) + 0.1
-            if other:
-                array[1] = 3 * generator.normal(size=shape[1:]) - 1
-            else:
-                generator.normal(size=shape[1:])
-            array = array.astype("float32" if kind.dtype == "bfloat16" else kind.dtype)
-        else:
-            array = np.zeros(shape, kind.dtype) if kind.dtype != "bool" else np.ones(shape, bool)
-        known[value] = backend.stage(array, kind.dtype, traced.device)
-    weights: Mapping[Value, Any] = traced.weights
-    found: dict[Value, Numpy] = {}
-    needed = graph.needed(value for _, value in graph.outputs)
-    for node in graph:
-        if node.name not in needed:
-            continue
-        if node.values and node.values[0] in weights:
-            known[node.values[0]] = backend.read(weights[node.values[0]])
-        elif node.values and node.values[0] not in known:
-            results = regions.evaluate(backend.ops, node, [known[value] for value in node.inputs])
-            known.update(zip(node.values, results, strict=False))
-        for value in node.values:
-            if graph.output(value).floating and graph.output(value).batch_axis is not None:
-                found[value] = np.asarray(backend.numpy(known[value]))
+def _moved(graph: Graph, traced: Traced, backend: Backend, targets: Sequence[Value]) -> list[Value]:
+    """Those whose first or third sample differs when the second one does."""
+    try:
+        weights = {value: backend.read(weight) for value, weight in traced.weights.items()}
+        first, second = (
+            evaluate(backend.ops, graph, weights, _samples(graph, traced, backend, other), targets)[0]
+            for other in (False, True)
+        )
+    except Exception:
+        return []
+    found = []
+    with np.errstate(all="ignore"):
+        for value in targets:
+            axis = graph.output(value).batch_axis or 0
+            before, after = (
+                np.delete(np.moveaxis(np.asarray(backend.numpy(values[value])), axis, 0), 1, 0)
+                for values in (first, second)
+            )
+            if (abs(before - after) > TOLERANCE * np.nanmax(abs(before), initial=0)).any():
+                found.append(value)
     return found
 
 
-def _moves(graph: Graph, value: Value, first: Mapping[Value, Numpy], second: Mapping[Value, Numpy]) -> bool:
-    """Whether the first or the third sample of ``value`` differs."""
-    if value not in first:
-        return False
-    axis = graph.output(value).batch_axis
-    assert axis is not None
-    before, after = (np.delete(np.moveaxis(found[value], axis, 0), 1, 0) for found in (first, second))
-    if before.shape != after.shape or not before.size:
-        return before.shape != after.shape
-    scale = np.nanmax(abs(before), initial=0)
-    return bool((abs(before - after) > TOLERANCE * scale).any())
+def _samples(graph: Graph, traced: Traced, backend: Backend, other: bool) -> list[Any]:
+    """Three samples for each input; with ``other``, another second one. Integers are 0, masks let all through."""
+    generator, arrays = np.random.default_rng(0), []
+    for kind in map(graph.output, graph.inputs):
+        shape = tuple(size or 1 for size in kind.shape[1:])
+        array = np.ones((ROWS, *shape), "bool" if kind.dtype == "bool" else "int64") * (kind.dtype == "bool")
+        if kind.floating:
+            array = generator.normal(size=(ROWS, *shape)) + 0.1
+            replaced = 3 * generator.normal(size=shape) - 1
+            array[1] = replaced if other else array[1]
+        host = "float32" if kind.dtype == "bfloat16" else kind.dtype
+        arrays.append(backend.stage(array.astype(host), kind.dtype, traced.device))
+    return arrays

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import completeness
-from .backend import Backend, owner
+from .backend import Backend, on_host, owner
 from .errors import NonFiniteError
 from .explanation import Explanation
 from .methods import Method
@@ -112,7 +112,7 @@ class Results:
         return home.like(array if home is self.backend else self.host(array), given)
 
     def host(self, array: Array) -> Numpy:
-        return array if isinstance(array, np.ndarray) else self.backend.numpy(array)
+        return on_host(self.backend, array)
 
     def _structured(self, results: list[Any]) -> Any:
         if self.by_name and all(place is not None for place in self.plan.places):

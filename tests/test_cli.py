@@ -363,4 +363,5 @@ def test_a_full_disk_is_an_error_before_the_first_sample(folder: Path, monkeypat
 
 def test_a_run_that_fails_at_once_leaves_nothing(folder: Path) -> None:
     refused(folder, "run", "ig.explainer", "x.npy", "--target", "9", "-o", "nine.npy")
+    assert not list(folder.glob("nine.npy*"))
     done(folder, "run", "ig.explainer", "x.npy", "--target", "1", "-o", "nine.npy")

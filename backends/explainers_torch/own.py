@@ -27,8 +27,7 @@ class Call:
     def __init__(self, function: type[torch.autograd.Function], args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         self.function, self.args, self.kwargs = function, list(args), kwargs
         self.places = [place for place, arg in enumerate(args) if isinstance(arg, Tensor)]
-        self.tensors = [args[place] for place in self.places]
-        for place in self.places:
+        for place in self.places:  # they come anew at each evaluation
             self.args[place] = None
         self.one = True
 
@@ -60,11 +59,12 @@ torch.library.register_fake("explainers_own::call", _plain, lib=_LIBRARY)
 
 
 def record(cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
-    call = Call(cls, args, kwargs)
-    if not call.tensors or _THREAD.get() != threading.get_ident():
+    tensors = [arg for arg in args if isinstance(arg, Tensor)]
+    if not tensors or _THREAD.get() != threading.get_ident():
         return _APPLY(cls, *args, **kwargs)
+    call = Call(cls, args, kwargs)
     _CALLS.append(call)
-    outs = CALL(call.tensors, len(_CALLS) - 1)
+    outs = CALL(tensors, len(_CALLS) - 1)
     return outs[0] if call.one else tuple(outs)
 
 

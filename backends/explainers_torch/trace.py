@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import operator
 import os
@@ -11,11 +10,8 @@ import sys
 import sysconfig
 import threading
 import traceback
-import types
 import warnings
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +29,7 @@ from explainers.spec import Signature, TensorSpec
 
 from . import decompose, own, roles
 from .ops import Operand
+from .twin import hooks_restored, in_inference
 
 _TRACING = threading.RLock()  # torch.export keeps state of its own while it runs
 _EXAMPLE_ROWS = 3
@@ -169,44 +166,10 @@ def _inference_copy(model: Any, dtype: str | None, device: torch.device | None) 
         return model.module()
     if _is_keras(model):
         return _KerasCall(model)
-    made: dict[int, torch.nn.Module] = {}
-    twin = _twin(model, made)
-    for module in made.values():  # more than twin.modules(): some are kept in plain lists
-        module.training = False
+    twin = in_inference(model)
     if dtype is not None or device is not None:
         twin = twin.to(device=device, dtype=getattr(torch, dtype) if dtype else None)
     return twin
-
-
-def _twin(module: torch.nn.Module, made: dict[int, torch.nn.Module]) -> torch.nn.Module:
-    """The module and those below it anew, over the same tensors and whatever else they hold.
-
-    Lists, dicts and sets that a module keeps are copied, one level deep: what ``forward`` puts there stays in the twin.
-    """
-    if id(module) in made:
-        return made[id(module)]
-    twin: torch.nn.Module = type(module).__new__(type(module))
-    made[id(module)] = twin
-    twin.__dict__.update(module.__dict__)
-    for name, value in module.__dict__.items():
-        if type(value) in (list, dict, set, OrderedDict):
-            twin.__dict__[name] = copy.copy(value)
-    for name, value in twin.__dict__.items():  # modules may be kept past _modules: a list, or to hide their parameters
-        twin.__dict__[name] = _twins(value, made)
-    return twin
-
-
-def _twins(value: Any, made: dict[int, torch.nn.Module]) -> Any:
-    """``value``, with twins in the place of modules."""
-    if isinstance(value, torch.nn.Module):
-        return _twin(value, made)
-    if type(value) in (dict, OrderedDict):
-        return type(value)((key, _twins(entry, made)) for key, entry in value.items())
-    if type(value) in (list, tuple):
-        return type(value)(_twins(entry, made) for entry in value)
-    if isinstance(value, types.MethodType) and id(value.__self__) in made:
-        return types.MethodType(value.__func__, made[id(value.__self__)])  # forward, put onto the instance
-    return value
 
 
 def _is_keras(model: Any) -> bool:
@@ -277,7 +240,7 @@ def _export(module: torch.nn.Module, sig: Signature, device: torch.device, eleme
     if isinstance(module, _KerasCall):
         shapes = (tuple(batch for _ in args),)
     try:
-        with own.recorded(), _hooks_restored(module):
+        with own.recorded(), hooks_restored(module):
             program = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
             _stop_derivatives(program)
             return program.run_decompositions(decompose.TABLE if elementary else decompose.ALWAYS)
@@ -308,55 +271,6 @@ def _detach_outputs(block: torch.fx.GraphModule) -> None:
     with block.graph.inserting_before(output):
         output.args = torch.fx.map_arg(output.args, detached)
     block.recompile()
-
-
-@contextmanager
-def _hooks_restored(module: torch.nn.Module) -> Iterator[None]:
-    """Users' hooks run while the model is traced; what they stored stays as it was before."""
-    stores = [store for hook in _hooks(module) for store in _stores(hook)]
-    before = [copy.copy(store) for store in stores]
-    try:
-        yield
-    finally:
-        for store, content in zip(stores, before, strict=True):
-            if isinstance(store, list):
-                store[:] = content
-            else:
-                store.clear()
-                store.update(content)
-
-
-def _hooks(module: torch.nn.Module) -> Iterator[Any]:
-    for part in module.modules():
-        yield from part._forward_hooks.values()
-        yield from part._forward_pre_hooks.values()
-
-
-def _stores(hook: Any) -> list[Any]:
-    """The lists and dicts that a function reaches: in its closure, its defaults, its object, its module."""
-    function = getattr(hook, "__func__", getattr(hook, "func", hook))
-    held = [getattr(hook, "__self__", None), *getattr(hook, "args", ()), *getattr(hook, "keywords", {}).values()]
-    held += [cell.cell_contents for cell in getattr(function, "__closure__", None) or () if _filled(cell)]
-    held += getattr(function, "__defaults__", None) or ()
-    names = getattr(getattr(function, "__code__", None), "co_names", ())
-    held += [function.__globals__[name] for name in names if name in getattr(function, "__globals__", {})]
-    if not hasattr(function, "__code__"):
-        held.append(function)  # an object that is called
-    found = []
-    for value in held:
-        if isinstance(value, (list, dict, set)):
-            found.append(value)
-        elif not isinstance(value, (type, types.ModuleType, torch.nn.Module)) and hasattr(value, "__dict__"):
-            found.append(value.__dict__)
-            found += [entry for entry in value.__dict__.values() if isinstance(entry, (list, dict, set))]
-    return found
-
-
-def _filled(cell: Any) -> bool:
-    try:
-        return cell.cell_contents is not None
-    except ValueError:  # not assigned yet
-        return False
 
 
 def _trace_error(error: Exception) -> TraceError:

@@ -99,7 +99,7 @@ class Chunk:
     target: Target | None = None
     evaluations: Numpy | None = None
     totals: Numpy | None = None  # Σ attribution of each sample, where elements share features
-    ends: Ends | None = None  # where the rules promise completeness
+    ends: Ends | None = None  # of methods whose rules may promise completeness
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..backend import on_host
 from ..contrast import Contrast
 from ..spec import Array, Numpy, largest
 from .call import Call, Chunk, Ends, Piece, Results, Staged
@@ -39,16 +40,13 @@ class ContrastRun(Run):
             y, y_r, sums = yield from (self._against_all() if together else self._pairs())
         chunk = Chunk(self.start, self.stop, sums, [None] * len(sums), ends=Ends(y, y_r))
         if self.details:
-            outputs, references = self._host(y), self._host(y_r)
+            outputs, references = on_host(self.backend, y), on_host(self.backend, y_r)
             chunk.outputs = outputs
             chunk.baseline_outputs = np.broadcast_to(references, (staged.count, *self.packages.output_shape))
             chunk.evaluations = np.full(staged.count, pairs)
             chunk.target = largest(outputs) if self.call.target.kind == "max" else None
         self.report(staged.count)
         return chunk
-
-    def _host(self, array: Array) -> Numpy:
-        return array if isinstance(array, np.ndarray) else self.backend.numpy(array)
 
     def _against_all(self) -> Steps[tuple[Array, Numpy, list[Array]]]:
         """Means over the references, with f of each sample and the mean of f over the references."""
@@ -74,7 +72,9 @@ class ContrastRun(Run):
             outputs.append(y)
             first = last
         means: list[Array] = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
-        together = outputs[0] if len(outputs) == 1 else np.concatenate([self._host(array) for array in outputs])
+        together = (
+            outputs[0] if len(outputs) == 1 else np.concatenate([on_host(self.backend, array) for array in outputs])
+        )
         return together, references[None] / total, means
 
     def _spans(self, total: int, width: int) -> list[tuple[int, int]]:
