@@ -166,10 +166,7 @@ def _inference_copy(model: Any, dtype: str | None, device: torch.device | None) 
         return model.module()
     if _is_keras(model):
         return _KerasCall(model)
-    twin = in_inference(model)
-    if dtype is not None or device is not None:
-        twin = twin.to(device=device, dtype=getattr(torch, dtype) if dtype else None)
-    return twin
+    return in_inference(model, device, getattr(torch, dtype) if dtype else None)
 
 
 def _is_keras(model: Any) -> bool:

@@ -12,13 +12,28 @@ from typing import Any
 import torch
 
 
-def in_inference(model: torch.nn.Module) -> torch.nn.Module:
-    """A twin of the model, out of training."""
+def in_inference(
+    model: torch.nn.Module, device: torch.device | None = None, dtype: torch.dtype | None = None
+) -> torch.nn.Module:
+    """A twin of the model, out of training, and on another device or in another dtype if asked to."""
     made: dict[int, torch.nn.Module] = {}
     twin = _twin(model, made)
     for module in made.values():  # more than twin.modules(): some are kept in plain lists
         module.training = False
+    if device is not None or dtype is not None:
+        _own_parameters(made)
+        twin.to(device=device, dtype=dtype)
     return twin
+
+
+def _own_parameters(made: dict[int, torch.nn.Module]) -> None:
+    """``Module.to`` changes parameters in place (buffers it replaces): the twin's are to be others than the user's."""
+    own: dict[int, torch.nn.Parameter] = {}
+    for module in made.values():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                fresh = torch.nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
+                module._parameters[name] = own.setdefault(id(parameter), fresh)  # tied ones stay tied
 
 
 def _twin(module: torch.nn.Module, made: dict[int, torch.nn.Module]) -> torch.nn.Module:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from explainers import Explainer, References, methods
-from explainers.errors import IncompleteError, IncompleteWarning
+from explainers.errors import IncompleteError, IncompleteWarning, NonFiniteError
 from explainers.methods.lrp import LRP, Composite, Epsilon
 from explainers.rules import RULE_SETS
 
@@ -219,7 +219,7 @@ def test_what_the_caller_lets_pass_is_not_promised() -> None:
     assert explain.explanation(X, target=1).incomplete is None
 
 
-def test_nan_is_incomplete_and_an_output_that_is_none_is_not_judged() -> None:
+def test_nan_is_incomplete_and_a_change_that_is_none_is_an_error() -> None:
     """NaN in place of attributions of a finite output is told; so is what rounding does not explain."""
     import torch
 
@@ -229,7 +229,7 @@ def test_nan_is_incomplete_and_an_output_that_is_none_is_not_judged() -> None:
     explain = Explainer.compile(model("torch"), "deeplift", inputs=X)
     request = explain.request(np.repeat(X[:1], 7, 0), target=1)
     (chunk,) = request.packages.run(request.call)
-    wanted = np.array([1, 1, 1, np.nan, 0.998, 1.0009, 1e-9], np.float32)
+    wanted = np.array([1, 1, 1, 1, 0.998, 1.0009, 1e-9], np.float32)
     totals = np.array([1, np.nan, np.inf, 1, 1, 1, 0], np.float32)
     outputs = np.zeros((7, 3), np.float32)
     outputs[:, 1] = wanted
@@ -238,3 +238,7 @@ def test_nan_is_incomplete_and_an_output_that_is_none_is_not_judged() -> None:
     found = check(request.packages, request.call, [chunk])
     np.testing.assert_array_equal(found.which, [False, True, True, False, True, False, True])
     assert found.count == 4
+    outputs[3, 1] = np.nan
+    chunk.ends = Ends(torch.tensor(outputs), torch.zeros(1, 3))
+    with pytest.raises(NonFiniteError, match="the change of the output: NaN in sample 3 of 7"):
+        check(request.packages, request.call, [chunk])
