@@ -278,5 +278,9 @@ def _table() -> dict[Any, Callable[..., Any]]:
     return table
 
 
-ALWAYS: dict[Any, Callable[..., Any]] = {aten.pad.default: pad, aten.rrelu.default: rrelu}
+ALWAYS: dict[Any, Callable[..., Any]] = {
+    aten.pad.default: pad,
+    aten.rrelu.default: rrelu,
+    aten.affine_grid_generator.default: decompositions.affine_grid_generator,
+}
 TABLE = {**_table(), **ALWAYS}  # for rules that need elementary operations

@@ -18,6 +18,14 @@ def _fresh(node: Any) -> bool:
     return isinstance(target, torch._ops.OpOverload) and all(r.alias_info is None for r in target._schema.returns)
 
 
+def _functional(target: torch._ops.OpOverload) -> torch._ops.OpOverload | None:
+    """The operation of the same arguments that returns what this one writes."""
+    packet = getattr(aten, target._schema.name.removeprefix("aten::").removesuffix("_"), None)
+    kinds = [str(argument.type) for argument in target._schema.arguments]
+    overloads = [getattr(packet, name) for name in packet.overloads()] if packet is not None else []
+    return next((o for o in overloads if [str(a.type) for a in o._schema.arguments] == kinds), None)
+
+
 def make_functional(graph: fx.GraphModule) -> None:
     """Write into a copy wherever a derivative writes in place into an array that it has just made."""
     for node in list(graph.graph.nodes):
@@ -25,10 +33,10 @@ def make_functional(graph: fx.GraphModule) -> None:
         if not isinstance(target, torch._ops.OpOverload) or not target._schema.is_mutable:
             continue
         written = node.args[0]
-        packet = getattr(aten, target._schema.name.removeprefix("aten::").removesuffix("_"), None)
-        if packet is None or not _fresh(written):
+        functional = _functional(target)
+        if functional is None or not _fresh(written):
             continue  # the caller reports it
-        node.target = getattr(packet, target._overloadname)
+        node.target = functional
         order = {other: place for place, other in enumerate(graph.graph.nodes)}
         written.replace_all_uses_with(node, delete_user_cb=lambda user: order[user] > order[node])  # noqa: B023
     graph.recompile()

@@ -30,6 +30,7 @@ from explainers.spec import Signature, TensorSpec
 from . import decompose, own, roles
 from .ops import Operand
 from .twin import hooks_restored, in_inference
+from .watch import Watch
 
 _TRACING = threading.RLock()  # torch.export keeps state of its own while it runs
 _EXAMPLE_ROWS = 3
@@ -236,15 +237,16 @@ def _export(module: torch.nn.Module, sig: Signature, device: torch.device, eleme
         shapes = {**dict.fromkeys(names[: len(args)], batch), **dict.fromkeys(kwargs, batch)}
     if isinstance(module, _KerasCall):
         shapes = (tuple(batch for _ in args),)
+    watch = Watch()
     try:
-        with own.recorded(), hooks_restored(module):
+        with own.recorded(), hooks_restored(module), watch:
             program = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
             _stop_derivatives(program)
             return program.run_decompositions(decompose.TABLE if elementary else decompose.ALWAYS)
     except ExplainersError:
         raise
     except Exception as error:
-        raise _trace_error(error) from error
+        raise _trace_error(error, watch) from error
 
 
 def _stop_derivatives(program: ExportedProgram) -> None:
@@ -270,11 +272,11 @@ def _detach_outputs(block: torch.fx.GraphModule) -> None:
     block.recompile()
 
 
-def _trace_error(error: Exception) -> TraceError:
-    where = user_line(error)
+def _trace_error(error: Exception, watch: Watch | None = None) -> TraceError:
     text = str(error)
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     kind = type(error).__name__
+    where = user_line(error)
     if "GuardOnDataDependent" in kind or "data-dependent" in text.lower():
         what = "its control flow depends on the values of a tensor"
         advice = (
@@ -282,13 +284,31 @@ def _trace_error(error: Exception) -> TraceError:
             "or give a model without this branch (fix the flag, or wrap the part that is explained)."
         )
     elif "specialized" in text or "Constraints violated" in text or "ConstraintViolation" in kind:
-        what = "it works for one batch size only"
-        advice = "Use x.shape[0] (or -1) where the code has a number in place of the batch size."
+        what, advice, lines = _fixed_size(lines, watch)
     else:
         what = f"torch.export raised {kind}: {lines[0] if lines else ''}"
         advice = "Simplify this line, or explain the model as a plain callable with backend='numpy'."
     detail = f"\n(torch.export: {lines[0][:300]})" if lines else ""
     return TraceError(f"the model cannot be traced{f' at {where}' if where else ''}: {what}. {advice}{detail}")
+
+
+def _fixed_size(lines: list[str], watch: Watch | None) -> tuple[str, str, list[str]]:
+    """What and advice of a model that holds for some batch sizes, and the framework's lines with the reason first."""
+    reasons = [line.lstrip("- ") for line in lines if line.startswith("- ")] or lines
+    bounds = re.search(r"generated guard (.+)", reasons[0])
+    if bounds:
+        limits = re.sub(r"L\[[^ ]*?\.size\(\)\[0\]", "batch", bounds[1])
+        what = f"it takes another way for some batch sizes: what was traced holds for {limits} only"
+        return what, "Write the operation that asks for the size in a way that is the same for all.", reasons
+    asked = list(dict.fromkeys(map(_users, watch.lengths))) if watch is not None else []
+    if asked:
+        what = f"it works for one batch size only, since len() of a tensor is a fixed number: {'; '.join(asked)}"
+        return what, "Write x.shape[0] in place of len(x).", reasons
+    advice = (
+        "Use x.shape[0] (or -1) where the code has a number in place of the batch size; int(x.shape[0]), len(x) and "
+        "loops over the samples fix it, too."
+    )
+    return "it works for one batch size only", advice, reasons
 
 
 _NOT_USERS = (
@@ -299,11 +319,18 @@ _NOT_USERS = (
 )
 
 
-def user_line(error: BaseException) -> str:
-    """``file:line (code)`` of the last frame that is the user's own."""
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+def _users(frames: traceback.StackSummary) -> str:
+    for frame in reversed(frames):
         if not frame.filename.startswith((*_NOT_USERS, "<")):
             return f"{frame.filename}:{frame.lineno} ({(frame.line or '').strip()})"
+    return ""
+
+
+def user_line(error: BaseException) -> str:
+    """``file:line (code)`` of the last frame that is the user's own."""
+    own_frame = _users(traceback.extract_tb(error.__traceback__))
+    if own_frame:
+        return own_frame
     found = re.findall(r'File "([^"]+)", line (\d+), in \S+\n\s*(.+)', str(error))
     own = [f for f in found if not f[0].startswith(_NOT_USERS)]
     return "{}:{} ({})".format(*own[-1]) if own else ""
