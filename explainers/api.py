@@ -13,7 +13,7 @@ import numpy as np
 
 from . import arguments, artifact, completeness, counter, methods, plan, saving
 from .arguments import checked_size, dtype_name
-from .backend import Backend, find
+from .backend import Backend, find, owner
 from .coverage import Audit, Coverage
 from .errors import ArtifactError, BaselineError, InputError, UnknownNameError, UnsupportedOperation
 from .explanation import Explanation
@@ -166,7 +166,10 @@ class Explainer:
         UnknownNameError, InputError, TraceError, UnsupportedOperation, BackendMissing
         """
         value = methods.resolve(method)
+        args, kwargs = arguments.split(inputs)
         found = find(model, backend)
+        if value.rule_set and found.forward_only and backend is None:  # a function of tensors, perhaps
+            found = next(filter(None, map(owner, [*args, *kwargs.values()])), found)
         if engine == "auto":
             engine = found.default_engine
         elif engine not in found.engines:
@@ -176,7 +179,8 @@ class Explainer:
             raise UnsupportedOperation(
                 f"method {value.name!r} needs the derivative of the model (rule set {value.rule_set.name!r}), and "
                 f"backend {found.name!r} only calls it (operation {getattr(model, '__qualname__', type(model))!s}). "
-                "Use a forward-only method such as 'feature_ablation', or give the torch or TensorFlow model."
+                "Use a forward-only method such as 'feature_ablation', or give the torch or TensorFlow model; for a "
+                "function of tensors say so with backend='torch'."
             )
         kind = None if dtype is None else dtype_name(dtype)
         if kind not in (None, "float32", "float64", "bfloat16"):
@@ -186,11 +190,10 @@ class Explainer:
             wrt, output, baseline, engine, device, kind, batch_size, per_token, bool(strict), bool(interacting)
         )
         self = cls(model, value, found, options)
-        args, kwargs = arguments.split(inputs)
         with found.neutral():
             signature = found.signature(model, args, kwargs)
             if signature is not None:
-                self._prepare(signature, [*args, *kwargs.values()])
+                self._prepare(signature, signature.bind(args, kwargs) if args or kwargs else ())
         return self
 
     def _prepare(self, signature: Signature, examples: Sequence[Any]) -> Plan:
@@ -233,7 +236,7 @@ class Explainer:
         )
         if specs == known.inputs:
             return found
-        signature = Signature(specs, known.positional)
+        signature = replace(known, inputs=specs)
         with self._lock:
             if dtypes not in self._of_other_dtypes:
                 self._of_other_dtypes[dtypes] = plan.trace(
@@ -352,7 +355,8 @@ class Explainer:
         return self._results(found, bound, inputs, named).outputs(parts, not allow_nonfinite)
 
     def _results(self, found: Plan, bound: list[Any], inputs: Sequence[Any], named: Mapping[str, Any]) -> Results:
-        by_name = bool(named) or (len(inputs) == 1 and isinstance(inputs[0], dict))
+        fixed = found.traced.signature.fixed
+        by_name = any(name not in fixed for name in named) or (len(inputs) == 1 and isinstance(inputs[0], dict))
         return Results(self._backend, found, self._options.per_token, bound, by_name)
 
     def _call(

@@ -17,12 +17,13 @@ from .methods import METHODS
 from .methods.lrp import AlphaBeta, Composite, Epsilon, Flat, Gamma, Pass, WSquare, ZBox, ZPlus
 from .program import Placeholder
 from .spec import Numpy, References, Signature, TensorSpec
+from .structure import Fixed
 
 KINDS: dict[str, type[Any]] = {
     kind.__name__: kind
     for kind in (
         *map(type, METHODS.values()), Composite, AlphaBeta, Epsilon, Flat, Gamma, Pass, WSquare, ZBox, ZPlus,
-        References, TensorSpec, Signature, Operation, Placeholder,
+        References, TensorSpec, Signature, Fixed, Operation, Placeholder,
     )
 }  # fmt: skip
 Arrays = dict[str, Numpy]

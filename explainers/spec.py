@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from . import structure
 from .errors import BaselineError, InputError, NonFiniteError, TargetError
 from .graph import FLOATING
 
 Array = Any
 Numpy = npt.NDArray[Any]
+SpecOf = Callable[[Any, str], "TensorSpec"]
 
 
 @dataclass(frozen=True)
@@ -57,44 +59,90 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Signature:
-    """The model's inputs in order. Those from ``positional`` on are passed by keyword."""
+    """The model's inputs in order. Those from ``positional`` on are passed by keyword.
+
+    ``arguments``: name and form (:mod:`explainers.structure`) of each argument, which ``positional`` counts then;
+    empty where each is one array.
+    """
 
     inputs: tuple[TensorSpec, ...]
     positional: int
+    arguments: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         names = [spec.name for spec in self.inputs]
         if len(set(names)) != len(names):
             raise InputError(f"input names must differ; got {names}")
 
+    @classmethod
+    def of(cls, args: Sequence[Any], kwargs: Mapping[str, Any], positional: Sequence[str], spec: SpecOf) -> Signature:
+        """From examples: arrays or TensorSpecs, or arguments that hold them. ``positional``: the names of ``args``.
+
+        ``spec``: the TensorSpec of an array and its name.
+        """
+        leaves: list[tuple[str, Any]] = []
+        given = [*zip(positional, args, strict=True), *kwargs.items()]
+        forms = tuple((name, structure.form(value, name, leaves)) for name, value in given)
+        if given and not leaves:
+            raise InputError(f"no argument holds an array with a batch axis; got {dict(given)}")
+        specs = tuple(spec(value, name) for name, value in leaves)
+        flat = [form for _, form in forms] == list(range(len(specs)))
+        return cls(specs, len(args), () if flat else forms)
+
     @cached_property
     def names(self) -> tuple[str, ...]:
         return tuple(spec.name for spec in self.inputs)
 
-    def bind(self, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Any]:
-        """The given arrays in the order of the signature."""
-        if not kwargs and len(args) == len(self.inputs):
+    @cached_property
+    def forms(self) -> dict[str, Any]:
+        """The form of each argument, by name."""
+        return dict(self.arguments) or {name: place for place, name in enumerate(self.names)}
+
+    @cached_property
+    def fixed(self) -> frozenset[str]:
+        """The arguments without an array."""
+        return frozenset(name for name, form in self.arguments if structure.fixed(form))
+
+    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+        """The given arrays in the order of the signature.
+
+        Raises
+        ------
+        InputError: an input that is unknown or missing, or an argument of another form or fixed value.
+        """
+        if not kwargs and len(args) == len(self.inputs) and not self.arguments:
             return list(args)
-        given = dict(zip(self.names, args, strict=False))
+        given = dict(zip(self.forms, args, strict=False))
         clash = sorted(given.keys() & kwargs.keys())
-        unknown = sorted(kwargs.keys() - set(self.names))
-        missing = [name for name in self.names if name not in given and name not in kwargs]
-        if len(args) > len(self.inputs) or clash or unknown or missing:
+        unknown = sorted(kwargs.keys() - self.forms.keys() - set(self.names))
+        given.update(kwargs)
+        found = {place: given[name] for place, name in enumerate(self.names) if name in given}
+        for name in self.forms.keys() & given.keys():
+            found.update(structure.placed(self.forms[name], given[name], name))
+        missing = [name for place, name in enumerate(self.names) if place not in found]
+        if len(args) > len(self.forms) or clash or unknown or missing:
             problem = (
                 f"{len(args)} positional inputs"
-                if len(args) > len(self.inputs)
+                if len(args) > len(self.forms)
                 else f"{clash} twice"
                 if clash
                 else f"unknown inputs {unknown}"
                 if unknown
                 else f"no value for {missing}"
             )
-            raise InputError(f"got {problem}; the model takes ({self}).")
-        given.update(kwargs)
-        return [given[name] for name in self.names]
+            flag = any(isinstance(kwargs[name], (bool, str, type(None))) for name in unknown)
+            advice = " A flag is fixed when the model is traced: give it with inputs= to compile." if flag else ""
+            raise InputError(f"got {problem}; the model takes ({self}).{advice}")
+        return [found[place] for place in range(len(self.inputs))]
+
+    def call(self, arrays: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
+        """The model's arguments, positional and by keyword, from its inputs in order."""
+        made = [(name, structure.formed(form, arrays)) for name, form in self.forms.items()]
+        return [value for _, value in made[: self.positional]], dict(made[self.positional :])
 
     def __str__(self) -> str:
-        return ", ".join(map(str, self.inputs))
+        flags = [f"{name}={form.value!r}" for name, form in self.arguments if isinstance(form, structure.Fixed)]
+        return ", ".join([*map(str, self.inputs), *flags])
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +179,8 @@ def check_finite(array: Numpy, what: str, first: int = 0, count: int | None = No
 
 
 def _target_forms(shape: tuple[int, ...], count: int) -> str:
+    if not shape:
+        return f"The output is one number for each of {count} samples: leave target out."
     index = "an int" if len(shape) == 1 else f"a tuple of {len(shape)} ints"
     return (
         f"The output has shape {shape} for each of {count} samples. Give {index} (the same for all), "

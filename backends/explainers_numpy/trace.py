@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from explainers.backend import Traced, owner
-from explainers.errors import InputError, TraceError
+from explainers.errors import ExplainersError, InputError, TraceError
 from explainers.graph import Graph, Node, Output, Role, Value
 from explainers.spec import Numpy, Signature, TensorSpec
 
@@ -17,15 +18,16 @@ from explainers.spec import Numpy, Signature, TensorSpec
 def signature(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Signature | None:
     if not args and not kwargs:
         return None
-    specs = [_spec(value, f"input_{i}" if len(args) > 1 else "input") for i, value in enumerate(args)]
-    specs += [_spec(value, name) for name, value in kwargs.items()]
-    return Signature(tuple(specs), len(args))
+    names = [f"input_{i}" for i in range(len(args))] if len(args) > 1 else ["input"] * len(args)
+    return Signature.of(args, kwargs, names, _spec)
 
 
 def _spec(value: Any, name: str) -> TensorSpec:
     if isinstance(value, TensorSpec):
         return TensorSpec(value.shape, value.dtype, value.name or name)
     array = np.asarray(value)
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        raise InputError(f"input {name!r} has dtype {array.dtype}: convert it with .astype('float64')")
     if array.dtype.kind not in "fiub" or not array.ndim:
         raise InputError(f"input {name!r} ({type(value).__name__}) is not an array of numbers with a batch axis")
     return TensorSpec((None, *array.shape[1:]), str(array.dtype), name)
@@ -33,14 +35,10 @@ def _spec(value: Any, name: str) -> TensorSpec:
 
 def trace(model: Any, sig: Signature, examples: Sequence[Any]) -> Traced:
     """One node; its output is known by calling the model on one sample."""
-    call = _caller(model, sig)
-    if examples and not isinstance(examples[0], TensorSpec):
+    probe = [np.zeros((1, *s.sample_shape), s.dtype) for s in sig.inputs]
+    if examples and not isinstance(examples[0], TensorSpec) and len(examples[0]):
         probe = [np.array(np.asarray(e)[:1], s.dtype) for e, s in zip(examples, sig.inputs, strict=True)]
-    else:
-        probe = [np.zeros((1, *s.sample_shape), s.dtype) for s in sig.inputs]
-    if not len(probe[0]):
-        probe = [np.zeros((1, *s.sample_shape), s.dtype) for s in sig.inputs]
-    out = call(*probe)
+    call, out = _tried(model, sig, examples, probe)
     heads = [Node(s.name, "input", Role.INPUT, outputs=(Output(s.shape, s.dtype),)) for s in sig.inputs]
     inputs = tuple(node.values[0] for node in heads)
     name = getattr(model, "__qualname__", type(model).__qualname__)
@@ -56,21 +54,85 @@ def _source(model: Any) -> str:
         return ""
 
 
-def _caller(model: Callable[..., Any], sig: Signature) -> Callable[..., Numpy]:
+Call = Callable[..., Numpy]
+
+
+def _tried(model: Any, sig: Signature, examples: Sequence[Any], probe: Sequence[Numpy]) -> tuple[Call, Numpy]:
+    """The model as a function of numpy arrays, and what it made of ``probe``.
+
+    It is given arrays of the kind that the caller has: torch's for a function of torch tensors. One that cannot take
+    them is given numpy's.
+    """
+    homes = [owner(example) for example in examples]
+    plain = _caller(model, sig, [None] * len(probe))
+    if not any(homes):
+        return plain, _probed(plain, probe)
+    likes = [home and partial(home.like, given=example[:1]) for home, example in zip(homes, examples, strict=True)]
+    own = _caller(model, sig, likes)
+    try:
+        return own, own(*probe)
+    except Exception as error:
+        try:
+            return plain, plain(*probe)
+        except Exception:
+            raise _failed(error, probe, "arrays of their kind or numpy's") from error
+
+
+def _probed(call: Call, probe: Sequence[Numpy]) -> Numpy:
+    try:
+        return call(*probe)
+    except ExplainersError:
+        raise
+    except Exception as error:
+        raise _failed(error, probe, "numpy arrays") from error
+
+
+def _failed(error: Exception, probe: Sequence[Numpy], kind: str) -> Exception:
+    if isinstance(error, ExplainersError):
+        return error
+    shapes = ", ".join(str(array.shape) for array in probe)
+    hint = " One sample needs a batch axis: x[None]." if any(array.ndim < 2 for array in probe) else ""
+    return TraceError(
+        f"the model raised {type(error).__name__} for one sample ({kind} of shape {shapes}): {error}.{hint}"
+    )
+
+
+def _caller(model: Callable[..., Any], sig: Signature, likes: Sequence[Callable[[Numpy], Any] | None]) -> Call:
     """The model on arrays in the signature's order, its result checked and as floating numpy."""
-    names = sig.names[sig.positional :]
 
     def call(*arrays: Numpy) -> Numpy:
         rows = len(arrays[0])
-        result = model(*arrays[: sig.positional], **dict(zip(names, arrays[sig.positional :], strict=True)))
-        home = owner(result)
-        array = home.numpy(result) if home else np.asarray(result)
-        if array.dtype.kind not in "fiub":
-            raise TraceError(f"the model returned {type(result).__name__} of dtype {array.dtype}; numbers are needed")
-        if not array.ndim or len(array) != rows:
-            raise TraceError(
-                f"the model returned shape {array.shape} for {rows} samples; it must return one row for each sample"
-            )
-        return array if array.dtype.kind == "f" else array.astype(np.float64)
+        args, kwargs = sig.call([like(a) if like else a for like, a in zip(likes, arrays, strict=True)])
+        return _rows(model(*args, **kwargs), rows)
 
     return call
+
+
+def _rows(result: Any, rows: int) -> Numpy:
+    """What the model returned for ``rows`` samples, as floating numpy."""
+    home = owner(result)
+    several = isinstance(result, (tuple, list)) and any(np.ndim(part) > 1 or part is None for part in result)
+    array = home.numpy(result) if home else None if several else _numbers(result)
+    if array is None:
+        parts = ", ".join(f"{type(part).__name__}{list(np.shape(part))}" for part in result)
+        raise TraceError(
+            f"the model returned a {type(result).__name__} of {len(result)} ({parts}); give a function that returns "
+            "one array, such as lambda x: model(x)[0]"
+        )
+    if array.dtype.kind not in "fiub":
+        raise TraceError(f"the model returned {type(result).__name__} of dtype {array.dtype}; numbers are needed")
+    if not array.ndim or len(array) != rows:
+        hint = (
+            " squeeze() drops the batch axis of a single sample: name the axis." if rows == 1 and not array.ndim else ""
+        )
+        raise TraceError(
+            f"the model returned shape {array.shape} for {rows} samples; it must return one row for each sample.{hint}"
+        )
+    return array.astype(np.float64) if array.dtype.kind != "f" or array.dtype.itemsize > 8 else array
+
+
+def _numbers(result: Any) -> Numpy:
+    try:
+        return np.asarray(result)
+    except ValueError as error:
+        raise TraceError(f"the model returned a {type(result).__name__} that is no array: {error}") from error

@@ -20,6 +20,11 @@ from explainers.spec import Numpy, Signature
 _NOTHING = nullcontext()
 
 
+def _of_keras(model: Any) -> bool:
+    keras = sys.modules.get("keras")
+    return keras is not None and isinstance(model, keras.layers.Layer)
+
+
 class TorchBackend:
     name = "torch"
     engines: Mapping[str, bool] = {"torchscript": False, "inductor": True, "cudagraphs": True, "eager": False}
@@ -53,12 +58,22 @@ class TorchBackend:
 
     def opened(self, model: Any) -> Any:
         if not isinstance(model, (str, os.PathLike)):
-            return model
+            return model if self.accepts(model) or _of_keras(model) else self._function(model)
         if os.fspath(model).endswith(".keras"):
             return self._keras_model(model)
         import torch.export
 
         return torch.export.load(model)
+
+    def _function(self, model: Any) -> Any:
+        if not callable(model):
+            raise InputError(
+                f"a {type(model).__module__}.{type(model).__qualname__} is no model of torch: give a torch.nn.Module, "
+                "an ExportedProgram, or a function of tensors"
+            )
+        from .functions import Function
+
+        return Function(model)
 
     def _keras_model(self, path: Any) -> Any:
         import keras

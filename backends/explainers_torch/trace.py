@@ -12,12 +12,14 @@ import threading
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch.export import Dim, ExportedProgram
-from torch.export.graph_signature import InputKind, OutputKind
+from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.fx.traceback import annotate, preserve_node_meta
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
@@ -48,7 +50,7 @@ def signature(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sig
     if isinstance(model, torch.jit.ScriptModule):
         raise TraceError(
             f"a {type(model).__name__} is TorchScript: torch.export cannot read it. Give the module that it was made "
-            "from; for methods that only run the model, a function of numpy arrays around it does."
+            "from; for methods that only run the model, a function of tensors around it does: lambda x: model(x)."
         )
     if not args and not kwargs:
         return _own_signature(model)
@@ -57,10 +59,9 @@ def signature(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sig
     if own is not None:
         given = own.bind(args, dict(kwargs))
         specs = [_spec(a, s.name, kinds) for a, s in zip(given, own.inputs, strict=True)]
-        return Signature(tuple(specs), own.positional)
-    names, values = _names(model, args, kwargs)
-    specs = [_spec(value, name, kinds) for name, value in zip(names, values, strict=True)]
-    return Signature(tuple(specs), len(args))
+        return replace(own, inputs=tuple(specs))
+    names, args, kwargs = _named(model, args, kwargs)
+    return Signature.of(args, kwargs, names, partial(_spec, kinds=kinds))
 
 
 def _own_signature(model: Any) -> Signature | None:
@@ -78,27 +79,25 @@ def _own_signature(model: Any) -> Signature | None:
     return None
 
 
-def _names(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[str], list[Any]]:
+def _named(
+    model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[list[str], Sequence[Any], Mapping[str, Any]]:
+    """The names of the positional arguments, these, and those by keyword."""
+    known = inspect.signature(model.forward)
     try:
-        bound = inspect.signature(model.forward).bind(*args, **kwargs)
+        known.bind(*args, **kwargs)
     except TypeError as error:
-        raise InputError(f"{type(model).__name__}.forward{inspect.signature(model.forward)}: {error}") from error
+        required = [p for p in known.parameters.values() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+        if args or len(required) != 1 or known.parameters.keys() & kwargs.keys():
+            raise InputError(f"{type(model).__name__}.forward{known}: {error}") from error
+        return [""], [dict(kwargs)], {}  # a dict is the argument
     names: list[str] = []
-    values: list[Any] = []
-    kinds = bound.signature.parameters
-    for name, value in bound.arguments.items():
-        if kinds[name].kind is inspect.Parameter.VAR_POSITIONAL:
-            names += [f"{name}_{i}" for i in range(len(value))]
-            values += value
-        elif kinds[name].kind is inspect.Parameter.VAR_KEYWORD:
-            names += value
-            values += value.values()
-        else:
-            names.append(name)
-            values.append(value)
-    positional = set(map(id, args))
-    order = sorted(range(len(names)), key=lambda i: id(values[i]) not in positional)
-    return [names[i] for i in order], [values[i] for i in order]
+    for parameter in known.parameters.values():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            names += [f"{parameter.name}_{i}" for i in range(len(args) - len(names))]
+        elif parameter.kind is not parameter.VAR_KEYWORD:
+            names.append(parameter.name)
+    return names[: len(args)], args, kwargs
 
 
 def _spec(value: Any, name: str, kinds: Sequence[str]) -> TensorSpec:
@@ -138,7 +137,7 @@ def trace(model: Any, sig: Signature, device: Any, dtype: str | None, elementary
     """Export the model in inference mode and read it into a Graph."""
     if dtype is not None:
         specs = (TensorSpec(s.shape, dtype, s.name) if s.floating else s for s in sig.inputs)
-        sig = Signature(tuple(specs), sig.positional)
+        sig = replace(sig, inputs=tuple(specs))
     home = _home(model)
     place = torch.device(device) if device is not None else home
     if place.type == "cuda" and place.index is None:
@@ -226,27 +225,38 @@ def _export(module: torch.nn.Module, sig: Signature, device: torch.device, eleme
     examples = [
         torch.zeros((_EXAMPLE_ROWS, *s.sample_shape), dtype=getattr(torch, s.dtype), device=device) for s in sig.inputs
     ]
-    args = tuple(examples[: sig.positional])
-    kwargs = dict(zip(sig.names[sig.positional :], examples[sig.positional :], strict=True))
+    args, kwargs = sig.call(examples)
     batch = {0: Dim("batch", min=1, max=2**31 - 1)}
-    shapes: Any = {**dict.fromkeys(range(len(args)), batch), **dict.fromkeys(kwargs, batch)}
-    if not kwargs:
-        shapes = tuple(batch for _ in args)
-    elif args:
-        names = list(inspect.signature(module.forward).parameters)
-        shapes = {**dict.fromkeys(names[: len(args)], batch), **dict.fromkeys(kwargs, batch)}
-    if isinstance(module, _KerasCall):
-        shapes = (tuple(batch for _ in args),)
+    _spell_out(module, kwargs)
+    arguments = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+    shapes = pytree.tree_map(lambda leaf: batch if isinstance(leaf, torch.Tensor) else None, dict(arguments))
     watch = Watch()
     try:
         with own.recorded(), hooks_restored(module), watch:
-            program = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
+            program = torch.export.export(module, tuple(args), kwargs, dynamic_shapes=shapes, strict=False)
             _stop_derivatives(program)
             return program.run_decompositions(decompose.TABLE if elementary else decompose.ALWAYS)
     except ExplainersError:
         raise
     except Exception as error:
         raise _trace_error(error, watch) from error
+
+
+def _spell_out(module: torch.nn.Module, kwargs: Mapping[str, Any]) -> None:
+    """Around the forward of our own twin: names in the place of ``**kwargs``, which torch.export loses track of, and
+    only tensors out of it: not the caches of past keys that decoders return."""
+    if isinstance(module, torch.fx.GraphModule):
+        return
+    forward, known = module.forward, inspect.signature(module.forward)
+    named = [p for p in known.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    rest = [name for name in kwargs if name not in known.parameters]
+    named += [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in rest]
+
+    def spelled_out(*args: Any, **given: Any) -> Any:
+        return pytree.tree_map(lambda leaf: leaf if isinstance(leaf, torch.Tensor) else None, forward(*args, **given))
+
+    spelled_out.__signature__ = known.replace(parameters=named)  # type: ignore[attr-defined]
+    module.forward = spelled_out
 
 
 def _stop_derivatives(program: ExportedProgram) -> None:
@@ -349,6 +359,8 @@ def _read(program: ExportedProgram, sig: Signature) -> tuple[Graph, dict[Value, 
     values: dict[torch.fx.Node, Value] = {}
     dependent: set[Value] = set()
     for fx in program.graph.nodes:
+        if fx.op == "placeholder" and isinstance(specs[fx.name].arg, ConstantArgument):
+            continue
         if fx.op == "placeholder":
             spec = specs[fx.name]
             user = spec.kind is InputKind.USER_INPUT

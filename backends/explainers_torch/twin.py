@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 import types
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,33 +17,35 @@ def in_inference(
     model: torch.nn.Module, device: torch.device | None = None, dtype: torch.dtype | None = None
 ) -> torch.nn.Module:
     """A twin of the model, out of training, and on another device or in another dtype if asked to."""
-    made: dict[int, torch.nn.Module] = {}
+    made: dict[int, Any] = {}
     twin = _twin(model, made)
-    for module in made.values():  # more than twin.modules(): some are kept in plain lists
+    modules = [found for found in made.values() if isinstance(found, torch.nn.Module)]
+    for module in modules:  # more than twin.modules(): some are kept in plain lists
         module.training = False
     if device is not None or dtype is not None:
-        _own_parameters(made)
+        _own_parameters(modules)
         twin.to(device=device, dtype=dtype)
     return twin
 
 
-def _own_parameters(made: dict[int, torch.nn.Module]) -> None:
+def _own_parameters(modules: Sequence[torch.nn.Module]) -> None:
     """``Module.to`` changes parameters in place (buffers it replaces): the twin's are to be others than the user's."""
     own: dict[int, torch.nn.Parameter] = {}
-    for module in made.values():
+    for module in modules:
         for name, parameter in module._parameters.items():
             if parameter is not None:
                 fresh = torch.nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
                 module._parameters[name] = own.setdefault(id(parameter), fresh)  # tied ones stay tied
 
 
-def _twin(module: torch.nn.Module, made: dict[int, torch.nn.Module]) -> torch.nn.Module:
+def _twin(module: torch.nn.Module, made: dict[int, Any]) -> torch.nn.Module:
     """The module and those below it anew, over the same tensors and whatever else they hold.
 
     Lists, dicts and sets that a module keeps are copied, one level deep: what ``forward`` puts there stays in the twin.
     """
     if id(module) in made:
-        return made[id(module)]
+        known: torch.nn.Module = made[id(module)]
+        return known
     twin: torch.nn.Module = type(module).__new__(type(module))
     made[id(module)] = twin
     twin.__dict__.update(module.__dict__)
@@ -54,7 +57,7 @@ def _twin(module: torch.nn.Module, made: dict[int, torch.nn.Module]) -> torch.nn
     return twin
 
 
-def _twins(value: Any, made: dict[int, torch.nn.Module]) -> Any:
+def _twins(value: Any, made: dict[int, Any]) -> Any:
     """``value``, with twins in the place of modules."""
     if isinstance(value, torch.nn.Module):
         return _twin(value, made)
@@ -62,9 +65,40 @@ def _twins(value: Any, made: dict[int, torch.nn.Module]) -> Any:
         return type(value)((key, _twins(entry, made)) for key, entry in value.items())
     if type(value) in (list, tuple):
         return type(value)(_twins(entry, made) for entry in value)
-    if isinstance(value, types.MethodType) and id(value.__self__) in made:
-        return types.MethodType(value.__func__, made[id(value.__self__)])  # forward, put onto the instance
-    return value
+    if isinstance(value, types.MethodType):  # forward, put onto the instance, or a module's other method
+        return types.MethodType(value.__func__, _twins(value.__self__, made))
+    if isinstance(value, functools.partial):
+        return functools.partial(_twins(value.func, made), *_twins(value.args, made), **_twins(value.keywords, made))
+    if isinstance(value, types.FunctionType) and id(value) not in made:
+        made[id(value)] = value  # one that calls itself
+        made[id(value)] = _function(value, made)
+    return made.get(id(value), value)
+
+
+def _function(function: types.FunctionType, made: dict[int, Any]) -> types.FunctionType:
+    """The function over twins of the modules that it reaches; itself where there are none."""
+    cells = tuple(cell.cell_contents if filled(cell) else None for cell in function.__closure__ or ())
+    names, defaults = named_globals(function), function.__defaults__ or ()
+    held = (*cells, *names.values(), *defaults)
+    twins = _twins(held, made)
+    if all(twin is value for twin, value in zip(twins, held, strict=True)):
+        return function
+    closure = tuple(types.CellType(twin) for twin in twins[: len(cells)])
+    found = dict(zip(names, twins[len(cells) :], strict=False))
+    code, known = function.__code__, {**function.__globals__, **found} if found else function.__globals__
+    return types.FunctionType(code, known, function.__name__, twins[len(held) - len(defaults) :], closure)
+
+
+def named_globals(function: types.FunctionType) -> dict[str, Any]:
+    """The modules, and the functions of the same file, that a user's function names."""
+    if (function.__module__ or "").startswith("torch."):
+        return {}
+    found = {name: function.__globals__[name] for name in function.__code__.co_names if name in function.__globals__}
+    return {
+        name: value
+        for name, value in found.items()
+        if isinstance(value, torch.nn.Module) or getattr(value, "__globals__", None) is function.__globals__
+    }
 
 
 @contextmanager
@@ -93,7 +127,7 @@ def _stores(hook: Any) -> list[Any]:
     """The lists and dicts that a function reaches: in its closure, its defaults, its object, its module."""
     function = getattr(hook, "__func__", getattr(hook, "func", hook))
     held = [getattr(hook, "__self__", None), *getattr(hook, "args", ()), *getattr(hook, "keywords", {}).values()]
-    held += [cell.cell_contents for cell in getattr(function, "__closure__", None) or () if _filled(cell)]
+    held += [cell.cell_contents for cell in getattr(function, "__closure__", None) or () if filled(cell)]
     held += getattr(function, "__defaults__", None) or ()
     names = getattr(getattr(function, "__code__", None), "co_names", ())
     held += [function.__globals__[name] for name in names if name in getattr(function, "__globals__", {})]
@@ -109,7 +143,7 @@ def _stores(hook: Any) -> list[Any]:
     return found
 
 
-def _filled(cell: Any) -> bool:
+def filled(cell: Any) -> bool:
     try:
         return cell.cell_contents is not None
     except ValueError:  # not assigned yet

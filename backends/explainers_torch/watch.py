@@ -1,4 +1,4 @@
-"""What ``forward`` says while it is traced that would fix the batch size: told with its line, or said in another way."""
+"""What would fix the batch size while ``forward`` is traced: told with its line, or said in another way."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ def feature_maps(groups: Any, shapes: Shapes) -> list[Numpy]:
     if len(given) != len(shapes):
         raise InputError(f"{len(given)} group maps for {len(shapes)} attributed inputs: give a tuple, one for each")
     maps = []
-    for group, shape in zip(map(np.asarray, given), shapes, strict=True):
+    for group, shape in zip(map(_group_map, given), shapes, strict=True):
         if group.dtype.kind not in "iu":
             raise InputError(f"groups must hold integer feature ids; got dtype {group.dtype}")
         try:
@@ -169,6 +169,16 @@ def feature_maps(groups: Any, shapes: Shapes) -> list[Numpy]:
     numbers = np.unique(flat, return_inverse=True)[1]
     splits = np.split(numbers, np.cumsum([m.size for m in maps])[:-1])
     return [part.reshape(shape) for part, shape in zip(splits, shapes, strict=True)]
+
+
+def _group_map(given: Any) -> Numpy:
+    try:
+        return np.asarray(given)
+    except ValueError:
+        raise InputError(
+            f"groups={given!r} is ragged. Give one feature id for each element of a sample: [0, 1, 1, 2, 2] in place "
+            "of [[0], [1, 2], [3, 4]]"
+        ) from None
 
 
 def spread(features: Numpy, maps: Sequence[Numpy]) -> list[Numpy]:

@@ -1,0 +1,86 @@
+"""Arguments of a model that are not one array each: flags and None, and lists, tuples and dicts of arrays.
+
+A *form* is the place of an array among the model's inputs, a :class:`Fixed`, or a list, tuple or dict of forms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import InputError
+
+_FIXED = (bool, int, float, str, type(None))
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """An argument that is no array, such as a flag or None: the same at every call."""
+
+    value: Any
+
+
+def form(value: Any, name: str, leaves: list[tuple[str, Any]]) -> Any:
+    """The form of an argument. Its arrays join ``leaves``, each with a name: ``name``, or ``name.key`` within it."""
+    if isinstance(value, _FIXED):
+        return Fixed(value)
+    if isinstance(value, dict):
+        return {key: form(entry, _inner(name, key), leaves) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)) and any(isinstance(v, dict) or getattr(v, "shape", ()) for v in value):
+        parts = [form(entry, _inner(name, key), leaves) for key, entry in enumerate(value)]
+        return parts if isinstance(value, list) else tuple(parts)
+    leaves.append((name, value))
+    return len(leaves) - 1
+
+
+def _inner(name: str, key: Any) -> str:
+    return f"{name}.{key}" if name else str(key)
+
+
+def formed(form: Any, arrays: Sequence[Any]) -> Any:
+    """The argument, with ``arrays`` in their places."""
+    if isinstance(form, Fixed):
+        return form.value
+    if isinstance(form, dict):
+        return {key: formed(entry, arrays) for key, entry in form.items()}
+    if isinstance(form, (list, tuple)):
+        return type(form)(formed(entry, arrays) for entry in form)
+    return arrays[form]
+
+
+def placed(form: Any, given: Any, name: str) -> Iterator[tuple[int, Any]]:
+    """The places and arrays of an argument of this form.
+
+    Raises
+    ------
+    InputError: it has another form, or another fixed value, than the model was traced with.
+    """
+    if isinstance(form, Fixed):
+        if type(given) is not type(form.value) or given != form.value:
+            raise InputError(
+                f"{name}={given!r}, and this explainer is for {name}={form.value!r}, which is fixed when the model is "
+                "traced: compile another for other values"
+            )
+    elif isinstance(form, (dict, list, tuple)):
+        keys, found = _keys(form), _keys(given)
+        if set(keys) != set(found or ()):
+            what = f"{type(given).__name__} of {list(found)}" if found is not None else type(given).__name__
+            raise InputError(f"{name} is a {what}; the model was traced with a {type(form).__name__} of {list(keys)}")
+        for key in keys:
+            yield from placed(form[key], given[key], _inner(name, key))
+    else:
+        yield form, given
+
+
+def _keys(value: Any) -> Any:
+    if isinstance(value, dict):
+        return value.keys()
+    return range(len(value)) if isinstance(value, (list, tuple)) else None
+
+
+def fixed(form: Any) -> bool:
+    """Whether there is no array in it."""
+    if isinstance(form, (dict, list, tuple)):
+        return all(map(fixed, form.values() if isinstance(form, dict) else form))
+    return isinstance(form, Fixed)

@@ -1,0 +1,248 @@
+"""Models take what models take: flags, None, lists and dicts of tensors, any number of them; functions, wrappers."""
+
+from __future__ import annotations
+
+import functools
+import io
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from explainers import Explainer
+from explainers.errors import InputError, TraceError, UnsupportedOperation
+
+X = torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
+Y = torch.randn(4, 6, generator=torch.Generator().manual_seed(2))
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def net(self, x: Tensor) -> Tensor:
+        return self.b(torch.tanh(self.a(x)))
+
+
+class Flags(Net):
+    def forward(self, x: Tensor, mask: Tensor | None = None, scale: bool = True, mode: str = "sum") -> Tensor:
+        y = self.net(x if mask is None else x * mask)
+        y = y * 2 if scale else y
+        return y if mode == "sum" else y * y
+
+
+class Listed(Net):
+    def forward(self, xs: list[Tensor]) -> Tensor:
+        return self.net(xs[0]) + 2 * self.net(xs[1])
+
+
+class Batched(Net):
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        return self.net(batch["x"]) + 2 * self.net(batch["y"])
+
+
+class Star(Net):
+    def forward(self, *xs: Tensor) -> Tensor:
+        return self.net(xs[0]) + 2 * self.net(xs[1])
+
+
+class Named(Net):
+    def forward(self, x: Tensor, **more: Tensor) -> Tensor:
+        return self.net(x) + 2 * self.net(more["y"])
+
+
+class Nested(Net):
+    def forward(self, x: Tensor, more: dict[str, Any], twice: bool = False) -> Tensor:
+        factor = 3 if more["thrice"] else 2
+        return self.net(x) + factor * self.net(more["ys"][0])
+
+
+def gradients(model: Any, call: Callable[[Any, Tensor, Tensor], Tensor], target: int = 1) -> list[Tensor]:
+    """By autograd, of x and y."""
+    x, y = X.clone().requires_grad_(), Y.clone().requires_grad_()
+    call(model, x, y)[:, target].sum().backward()
+    return [t.grad if t.grad is not None else torch.zeros_like(t) for t in (x, y)]
+
+
+def equal(found: Any, wanted: Any) -> None:
+    np.testing.assert_allclose(np.asarray(found), np.asarray(wanted), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "flags", [{}, {"mask": None}, {"scale": False}, {"scale": False, "mode": "square", "mask": None}], ids=str
+)
+def test_flags_are_fixed_by_the_first_call(flags: dict[str, Any]) -> None:
+    model = Flags().eval()
+    explain = Explainer.compile(model, "gradient")
+    (wanted, _) = gradients(model, lambda m, x, y: m(x, **flags))
+    found = explain(X, **flags, target=1)
+    assert isinstance(found, Tensor)
+    equal(found, wanted)
+    equal(explain(X, target=1), wanted)  # they may be left out then
+    assert explain.stats.traces == 1
+    if "scale" in flags:
+        with pytest.raises(InputError, match=r"scale=True, and this explainer is for scale=False"):
+            explain(X, scale=True, target=1)
+    else:
+        with pytest.raises(InputError, match=r"unknown inputs \['scale'\].*A flag is fixed when the model is traced"):
+            explain(X, scale=True, target=1)
+
+
+def test_flags_given_to_compile_and_kept_in_a_file() -> None:
+    model = Flags().eval()
+    explain = Explainer.compile(model, "deeplift", inputs={"x": X, "mask": None, "scale": False})
+    file = io.BytesIO()
+    explain.save(file)
+    loaded = Explainer.load(file.getvalue())
+    for each in (explain, loaded):
+        equal(each(X, target=1), explain(x=X, scale=False, target=1)["x"])
+        with pytest.raises(InputError, match="mask=True, and this explainer is for mask=None"):
+            each(X, mask=True, target=1)
+
+
+def test_a_mask_is_an_input_where_one_is_given() -> None:
+    model = Flags().eval()
+    found = Explainer.compile(model, "gradient")(X, Y, target=1)
+    for part, wanted in zip(found, gradients(model, lambda m, x, y: m(x, y)), strict=True):
+        equal(part, wanted)
+
+
+@pytest.mark.parametrize("method", ["gradient", "occlusion"])
+def test_lists_dicts_and_any_number_of_tensors(method: str) -> None:
+    """All of them are one function of x and y."""
+    wanted = Explainer.compile(Star().eval(), method)(X, Y, target=1)
+    if method == "gradient":
+        for part, by_autograd in zip(wanted, gradients(Star().eval(), lambda m, x, y: m(x, y)), strict=True):
+            equal(part, by_autograd)
+    nested = {"ys": [Y], "thrice": False}
+    for found in (
+        Explainer.compile(Listed().eval(), method)([X, Y], target=1),
+        tuple(Explainer.compile(Batched().eval(), method)({"x": X, "y": Y}, target=1).values()),
+        tuple(Explainer.compile(Batched().eval(), method)({"y": Y, "x": X}, target=1).values())[::-1],
+        tuple(Explainer.compile(Named().eval(), method)(x=X, y=Y, target=1).values()),
+        tuple(Explainer.compile(Named().eval(), method)(y=Y, x=X, target=1).values())[::-1],
+        Explainer.compile(Nested().eval(), method)(X, nested, target=1),
+        Explainer.compile(Nested().eval(), method)(X, nested, False, target=1),
+    ):
+        assert len(found) == 2
+        for part, right in zip(found, wanted, strict=True):
+            equal(part, right)
+
+
+def test_nested_arguments_are_checked_at_each_call() -> None:
+    explain = Explainer.compile(Nested().eval(), "gradient")
+    explain(X, {"ys": [Y], "thrice": True}, target=1)
+    assert explain.stats.traces == 1
+    for bad, words in (
+        ({"ys": [Y, Y], "thrice": True}, r"more.ys is a list of \[0, 1\]; the model was traced with a list of \[0\]"),
+        ({"ys": [Y], "thrice": False}, "more.thrice=False, and this explainer is for more.thrice=True"),
+        ({"ys": [Y]}, r"more is a dict of \['ys'\]; the model was traced with a dict of \['ys', 'thrice'\]"),
+        (Y, "more is a Tensor; the model was traced with a dict"),
+    ):
+        with pytest.raises(InputError, match=words):
+            explain(X, bad, target=1)
+    for lacking in ((), (X,)):
+        with pytest.raises(InputError, match="no value for|no inputs given"):
+            explain(*lacking, target=1)
+    baseline = {"x": X, "more.ys.0": Y}
+    other = Explainer.compile(Nested().eval(), "deeplift")(X, {"ys": [Y], "thrice": True}, target=1, baseline=baseline)
+    assert all(float(part.abs().max()) == 0 for part in other)
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda net: torch.compile(net, backend="eager")])
+def test_wrappers(wrap: Any) -> None:
+    net = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).eval()
+    (wanted, _) = gradients(net, lambda m, x, y: m(x))
+    explain = Explainer.compile(wrap(net), "gradient")
+    equal(explain(X, target=1), wanted)
+    with torch.no_grad():
+        net[0].weight.mul_(2)
+    equal(explain.refresh()(X, target=1), gradients(net, lambda m, x, y: m(x))[0])
+
+
+def test_a_decoder_with_its_cache() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(
+        vocab_size=50, n_positions=16, n_embd=16, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=2
+    )
+    model, ids = transformers.GPT2LMHeadModel(config).eval(), torch.randint(3, 50, (2, 7))
+    found = [
+        Explainer.compile(model, "gradient", wrt="transformer.wte", output="logits")(ids, **flags, target=(6, 5))
+        for flags in ({}, {"use_cache": False})
+    ]
+    embedded = model.transformer.wte(ids).detach().requires_grad_()
+    model(inputs_embeds=embedded).logits[:, 6, 5].sum().backward()
+    for each in found:
+        equal(each, embedded.grad)
+
+
+# --- functions of tensors --------------------------------------------------------------------
+
+NET = nn.Sequential(nn.Linear(6, 5), nn.Dropout(0.5), nn.Tanh(), nn.Linear(5, 3)).train()
+
+
+def through_another(x: Tensor) -> Tensor:
+    return NET(x).softmax(-1)
+
+
+def default(x: Tensor, net: nn.Module = NET) -> Tensor:
+    return net(x).softmax(-1)
+
+
+def closure(net: nn.Module) -> Callable[[Tensor], Tensor]:
+    return lambda x: net(x).softmax(-1)
+
+
+FUNCTIONS = {
+    "lambda": lambda x: NET(x).softmax(-1),
+    "through another": lambda x: through_another(x),
+    "default": default,
+    "closure": closure(NET),
+    "partial": functools.partial(lambda head, x: head(NET(x)), nn.Softmax(-1)),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_is_explained_as_its_modules_in_inference(name: str) -> None:
+    explain = Explainer.compile(FUNCTIONS[name], "gradient", inputs=X)
+    wanted = gradients(nn.Sequential(NET, nn.Softmax(-1)).eval(), lambda m, x, y: m(x))[0]
+    NET.train()
+    equal(explain(X, target=1), wanted)
+    assert NET.training and NET[1].training
+    equal(Explainer.compile(FUNCTIONS[name], "gradient", backend="torch")(X, target=1), wanted)
+
+
+def test_a_functions_weights_are_the_modules_own() -> None:
+    net = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).eval()
+    explain = Explainer.compile(closure(net), "gradient", inputs=X)
+    assert [path for path in explain.graph.scopes() if path == "net.0"]
+    with torch.no_grad():
+        net[0].weight.mul_(2)
+    softened = nn.Sequential(net, nn.Softmax(-1))
+    equal(explain.refresh()(X, target=1), gradients(softened, lambda m, x, y: m(x))[0])
+
+
+def test_a_function_without_a_module() -> None:
+    weight = torch.randn(6, 3)
+    found = Explainer.compile(lambda x: torch.tanh(x @ weight), "gradient", inputs=X)(X, target=1)
+    equal(found, (1 - torch.tanh(X @ weight)[:, 1:2] ** 2) * weight[:, 1])
+
+
+def test_what_is_no_function_of_tensors() -> None:
+    with pytest.raises(InputError, match="a builtins.int is no model of torch"):
+        Explainer.compile(3, "gradient", backend="torch")
+    with pytest.raises(UnsupportedOperation, match="for a function of tensors say so with backend='torch'"):
+        Explainer.compile(closure(NET), "gradient")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.script(nn.Linear(6, 3))
+    with pytest.raises(TraceError, match="lambda x: model"):
+        Explainer.compile(scripted, "exact_shapley", inputs=X)
+    found = Explainer.compile(lambda x: scripted(x), "exact_shapley")(X, target=1)  # noqa: PLW0108 - as the error says
+    equal(found, X * scripted.weight[1].detach())
