@@ -149,10 +149,13 @@ class Signature:
 class References:
     """A set of B baselines: for methods that average over a distribution.
 
-    ``array``: shape (B, \\*sample shape); for several inputs a tuple or dict of these.
+    ``array``: shape (B, \\*sample shape), the same set for all samples. ``per_sample``: shape (N, B, \\*sample shape),
+    a set of its own for each of a call's samples, such as dinucleotide shuffles of it. For several inputs a tuple or
+    dict of these.
     """
 
     array: Any
+    per_sample: bool = False
 
 
 def row_name(position: int, count: int) -> str:
@@ -259,12 +262,33 @@ def resolve_target(target: Any, shape: tuple[int, ...], count: int, forward_only
         raise TargetError(f"target {target!r} is ragged. {_target_forms(shape, count)}") from error
     if count == 0 and given.size == 0 and given.ndim:
         return Target("index", shape, np.zeros((0, len(shape)), np.int64))
+    if isinstance(target, list) and target and all(isinstance(entry, tuple) for entry in target):
+        return Target("index", shape, _indices(target, given, shape, count))
+    if is_mask(given, shape) and given.dtype.kind != "b" and _indexes_too(target, given, shape, count):
+        whole = given.astype(int).tolist()
+        indices = f"integers {whole!r}" if given.ndim == 1 else f"tuples {list(map(tuple, whole))!r}"
+        raise TargetError(
+            f"target {target!r} may be weights of the output, the same for all samples, or an index for each of "
+            f"{count} samples, since the sizes are the same. Say which: the {indices}, or a mask of shape "
+            f"{(count, *shape)}."
+        )
     if is_mask(given, shape) or is_mask(given, (count, *shape), len(shape)):
         if not np.isfinite(given).all():
             place = tuple(int(i) for i in np.argwhere(~np.isfinite(given))[0])
             raise TargetError(f"the target mask is not finite at {place}")
         return Target("mask", shape, given if given.ndim > len(shape) else given[None])
     return Target("index", shape, _indices(target, given, shape, count))
+
+
+def _indexes_too(target: Any, given: Numpy, shape: tuple[int, ...], count: int) -> bool:
+    """Whether a mask for all samples could be an index for each of them, in numbers of another kind."""
+    if count < 2 or given.shape not in ((count,), (count, len(shape))) or not (given == np.floor(given)).all():
+        return False
+    try:
+        _indices(target, given.astype(np.int64), shape, count)
+    except TargetError:
+        return False
+    return True
 
 
 def is_mask(target: Any, shape: tuple[int, ...], axes: int | None = None) -> bool:
@@ -332,16 +356,18 @@ class Baseline:
 
     ``tables``: one array (B, \\*sample shape) per attributed input.
     ``per_sample``: sample i uses row i (B = N); otherwise all use row 0, or, for
-    ``distribution``, any of the B rows. ``fixed``: the same object at every call.
+    ``distribution``, any of the B rows. ``own``: a distribution of B for each sample, tables
+    (N, B, \\*sample shape). ``fixed``: the same object at every call.
     """
 
     tables: tuple[Array, ...]
     per_sample: bool = False
     distribution: bool = False
     fixed: bool = False
+    own: bool = False
 
     def __len__(self) -> int:
-        return int(self.tables[0].shape[0])
+        return int(self.tables[0].shape[1 if self.own else 0])
 
 
 def resolve_baseline(
@@ -360,16 +386,17 @@ def resolve_baseline(
     if callable(baseline) and not isinstance(baseline, References) and not hasattr(baseline, "shape"):
         baseline = baseline(batch())
     distribution = isinstance(baseline, References)
+    own = distribution and baseline.per_sample
     parts = _per_input(baseline.array if distribution else baseline, specs)
     tables = [
-        _baseline_table(part, spec, count, distribution, convert, check)
+        _baseline_table(part, spec, count, distribution, own, convert, check)
         for part, spec in zip(parts, specs, strict=True)
     ]
-    sizes = {len(table) for table in tables}
     if distribution:
+        sizes = {table.shape[1 if own else 0] for table in tables}
         if len(sizes) != 1:
             raise BaselineError(f"the inputs have different numbers of references: {sorted(sizes)}")
-        return Baseline(tuple(tables), distribution=True)
+        return Baseline(tuple(tables), distribution=True, own=own)
     per_sample = any(len(table) == count and count != 1 for table in tables)
     if per_sample:
         tables = [np.broadcast_to(t, (count, *t.shape[1:])) if len(t) != count else t for t in tables]
@@ -395,8 +422,9 @@ def _per_input(given: Any, specs: Sequence[TensorSpec]) -> list[Any]:
 
 
 def _baseline_table(
-    given: Any, spec: TensorSpec, count: int, distribution: bool, convert: Callable[[Any], Numpy], check: bool
-) -> Numpy:
+    given: Any, spec: TensorSpec, count: int, distribution: bool, own: bool, convert: Callable[[Any], Numpy],
+    check: bool,
+) -> Numpy:  # fmt: skip
     shape = spec.sample_shape
     dtype = "float64" if spec.dtype == "float64" else "float32"
     try:
@@ -411,8 +439,12 @@ def _baseline_table(
             f"baseline for {spec} has NaN or infinity. Clean it, or pass allow_nonfinite=True if the model takes them."
         )
     if distribution:
-        if array.ndim != len(shape) + 1 or array.shape[1:] != shape or not len(array):
-            raise BaselineError(f"References of shape {array.shape} for {spec}: expected {('B', *shape)} with B ≥ 1")
+        lead = array.shape[: array.ndim - len(shape)]
+        fits = len(lead) == (2 if own else 1) and array.shape[len(lead) :] == shape and lead[-1] > 0
+        if not fits or (own and lead[0] != count):
+            wanted = (count, "B", *shape) if own else ("B", *shape)
+            kind = "References(…, per_sample=True)" if own else "References"
+            raise BaselineError(f"{kind} of shape {array.shape} for {spec}: expected {wanted} with B ≥ 1")
         return array
     if array.ndim == 0 or array.shape == shape:
         return np.ascontiguousarray(np.broadcast_to(array, (1, *shape)))

@@ -96,8 +96,11 @@ def recorded(explain: Explainer, inputs: Any, **arguments: Any) -> Recording:
             "it was loaded from a file, which holds compiled programs and no graph to walk. Compile it from the model."
         )
     if call.baseline is not None and call.baseline.distribution:
-        tables = tuple(table[:1] for table in call.baseline.tables)
-        call.baseline = dataclasses.replace(call.baseline, tables=tables, distribution=False, fixed=False)
+        own = call.baseline.own
+        tables = tuple(table[:, 0] if own else table[:1] for table in call.baseline.tables)
+        call.baseline = dataclasses.replace(
+            call.baseline, tables=tables, per_sample=own, distribution=False, fixed=False, own=False
+        )
     staged = packages.stage_call(call, 0, len(call))
     graph = packages.predictor.graph
     values = _values(graph)

@@ -96,8 +96,8 @@ class Parameters:
         return tuple(array.tolist()) if one else array  # an index into several axes, for all
 
     def _baseline(self, value: Any) -> Any:
-        if isinstance(value, dict) and set(value) == {"references"} and "references" not in self.inputs:
-            return References(self._baseline(value["references"]))
+        if isinstance(value, dict) and "references" in value and not value.keys() & self.inputs:
+            return References(self._baseline(value["references"]), bool(value.get("per_sample", False)))
         if isinstance(value, dict):
             return {name: array_of(entry, f"baseline {name!r}") for name, entry in value.items()}
         return None if value is None else array_of(value, "baseline")

@@ -46,7 +46,8 @@ def _parameters(models: Sequence[Model], formats: bool) -> dict[str, Any]:
                       {"type": "string", "enum": ["max", "all"]}],
         },
         "baseline": {
-            "description": "A number, one instance, one for each instance, by input name, or {'references': […]}",
+            "description": "A number, one instance, one for each instance, by input name, or {'references': […]} "
+            "(with 'per_sample': true a set for each instance)",
             "anyOf": [*_nested()["anyOf"], {"type": "object"}],
         },
         "seed": {"anyOf": [{"type": "integer"}, {"type": "array", "items": {"type": "integer"}}]},

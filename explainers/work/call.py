@@ -114,6 +114,11 @@ class Staged:
     baseline: Baseline | None
     seeds: UInt64 | None
 
+    def table_rows(self, sample: Numpy, reference: Numpy) -> Numpy:
+        """The rows of ``tables`` that hold ``reference`` of ``sample``, where there is a distribution."""
+        own = self.baseline is not None and self.baseline.own
+        return reference + sample * len(self.baseline or ()) if own else reference
+
 
 @dataclass(slots=True)
 class Rows:

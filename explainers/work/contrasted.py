@@ -49,25 +49,25 @@ class ContrastRun(Run):
         return chunk
 
     def _against_all(self) -> Steps[tuple[Array, Numpy, list[Array]]]:
-        """Means over the references, with f of each sample and the mean of f over the references."""
+        """Means over the references, with f of each sample and the mean of f over its references."""
         staged, packages = self.staged, self.packages
         assert staged.baseline is not None
-        total = len(staged.baseline)
+        total, own = len(staged.baseline), staged.baseline.own
         outputs: list[Array] = []
         parts: list[list[Array]] = []
-        references: Any = 0.0
+        references = np.zeros((staged.count if own else 1, *packages.output_shape))
         first = 0
         while first < staged.count:
             width = packages.limit(min(total, self.size))
-            last = min(first + max(1, self.size // width), staged.count)
+            last = first + 1 if own else min(first + max(1, self.size // width), staged.count)
             sums: list[Array] = []
             for low, high in self._spans(total, width):
-                activations = self.references.shared(staged.baseline, low, high)
+                activations = self._activations(first, low, high)
                 piece = Piece("grid", staged, first, last, activations=activations, references=high - low)
                 y, *found = yield piece
                 sums = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
-                if not first:
-                    references = references + self.backend.numpy(activations[0]).sum(0, dtype=np.float64)
+                if own or not first:
+                    references[first] += self.backend.numpy(activations[0]).sum(0, dtype=np.float64)
             parts.append([self.backend.numpy(array) / total for array in sums])
             outputs.append(y)
             first = last
@@ -75,7 +75,16 @@ class ContrastRun(Run):
         together = (
             outputs[0] if len(outputs) == 1 else np.concatenate([on_host(self.backend, array) for array in outputs])
         )
-        return together, references[None] / total, means
+        return together, references / total, means
+
+    def _activations(self, sample: int, first: int, last: int) -> list[Array]:
+        """Of the references first … last−1, which all samples share or which are this one's."""
+        baseline = self.staged.baseline
+        assert baseline is not None
+        if not baseline.own:
+            return self.references.shared(baseline, first, last)
+        rows = self.staged.table_rows(np.array([sample]), np.arange(first, last))
+        return self.references.run([self.backend.take(table, rows) for table in self.staged.tables], [])
 
     def _spans(self, total: int, width: int) -> list[tuple[int, int]]:
         """The references in runs of ``width``; on a static engine the last ones one by one."""
@@ -97,13 +106,16 @@ class ContrastRun(Run):
         while first < n * total:
             pair = np.arange(first, min(first + self.size, n * total))
             sample, reference = pair // total, pair % total
+            rows = staged.table_rows(sample, reference)
             some = dataclasses.replace(
                 staged,
                 count=len(pair),
                 inputs=[self.backend.take(array, sample) for array in staged.inputs],
                 mask=self.backend.take(staged.mask, sample),
-                tables=[self.backend.take(table, reference) for table in staged.tables],
-                baseline=dataclasses.replace(staged.baseline, per_sample=True, distribution=False, fixed=False),
+                tables=[self.backend.take(table, rows) for table in staged.tables],
+                baseline=dataclasses.replace(
+                    staged.baseline, per_sample=True, distribution=False, fixed=False, own=False
+                ),
             )
             piece = aligned(packages, some, self.references)
             y, *results = yield piece
@@ -120,13 +132,16 @@ class ContrastRun(Run):
 def aligned(packages: Packages, staged: Staged, references: ReferenceActivations, part: str = "") -> Piece:
     """Samples that have a reference each, or share one, with its activations."""
     assert staged.baseline is not None
-    one = None if staged.baseline.per_sample else references.one_row(staged.inputs)
+    one = None if staged.baseline.per_sample or staged.baseline.own else references.one_row(staged.inputs)
     if one is not None:
         row = [array[:1] for array in staged.inputs] if one else []
         activations = references.shared(staged.baseline, 0, 1, row, one)
     else:
         count = staged.count
         tables = [packages.backend.expand(t, count) if t.shape[0] != count else t for t in staged.tables]
+        if staged.baseline.own:  # the first of each sample's
+            first = staged.table_rows(np.arange(count), np.zeros(count, np.int64))
+            tables = [packages.backend.take(table, first) for table in staged.tables]
         activations = references.run(tables, staged.inputs)
     return Piece("aligned", staged, 0, staged.count, activations=activations, part=part)
 

@@ -38,7 +38,7 @@ def _rows(backend: Backend, pieces: Sequence[Piece], staged: Staged) -> Rows:
         assert rows is not None
         if given is not None:
             own = given.per_sample
-            key = -number - 1 if own else id(given)
+            key = -number - 1 if own else id(piece.staged if given.own else given)
             if key not in tables:
                 tables[key] = [t[piece.first : piece.last] if own else t for t in piece.staged.tables]
                 offsets[key] = rows_before
@@ -50,7 +50,7 @@ def _rows(backend: Backend, pieces: Sequence[Piece], staged: Staged) -> Rows:
     if tables:
         staged.tables = list(map(backend.concat, zip(*tables.values(), strict=True)))
         assert staged.baseline is not None
-        staged.baseline = dataclasses.replace(staged.baseline, per_sample=False, distribution=True, fixed=False)
+        staged.baseline = dataclasses.replace(staged.baseline, per_sample=False, distribution=True, fixed=False, own=False)
     merged = {name: np.concatenate([v[name] for v in values]) for name in values[0]}
     sample = np.concatenate(samples)
     return Rows(sample, np.concatenate(baselines) if baselines else np.zeros_like(sample), merged)

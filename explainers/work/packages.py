@@ -343,7 +343,9 @@ class Packages:
         tables = []
         if call.baseline is not None:
             for table, value in zip(call.baseline.tables, self.program.wrt, strict=True):
-                part = table[start:stop] if call.baseline.per_sample else table
+                part = table[start:stop] if call.baseline.per_sample or call.baseline.own else table
+                if call.baseline.own:
+                    part = part.reshape(-1, *part.shape[2:])
                 tables.append(self._to_device(part, self.program.dtype(value)))
         seeds = call.seeds[start:stop] if call.seeds is not None else None
         return Staged(count, inputs, mask, choose, tables, call.baseline, seeds)

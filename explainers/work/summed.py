@@ -136,14 +136,14 @@ class SummedRun(Run):
         if staged.baseline is None or not staged.baseline.distribution:
             return (yield from self.endpoint_outputs("baseline"))
         values = self.packages.endpoint_rows("baseline")
-        total: Any = 0.0
-        count = len(staged.baseline)
+        count, sets = len(staged.baseline), staged.count if staged.baseline.own else 1
+        total = np.zeros((sets, *self.packages.output_shape))
         first = 0
-        while first < count:
-            index = np.arange(first, min(first + self.size, count))
+        while first < count * sets:
+            index = np.arange(first, min(first + self.size, count * sets))
             row_values = {name: np.broadcast_to(value, (len(index), *value.shape)) for name, value in values.items()}
             result = yield Piece("rows", staged, 0, 1, Rows(np.zeros(len(index), np.int64), index, row_values))
-            total = total + self.backend.numpy(result[0])[: len(index)].sum(axis=0, dtype=np.float64)
+            np.add.at(total, index // count, self.backend.numpy(result[0])[: len(index)].astype(np.float64))
             first += len(index)
         return np.broadcast_to(total / count, (staged.count, *self.packages.output_shape))
 
