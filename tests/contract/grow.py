@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from explainers import Explainer, methods
+from explainers import Explainer, References, methods
 
 from .subjects import subject
 
@@ -28,6 +28,8 @@ def random_calls(explain: Explainer, x: np.ndarray, seed: int) -> Callable[[], A
         baseline: Any = baselines[generator.integers(len(baselines))]
         if isinstance(baseline, str):
             baseline = x[generator.integers(0, len(x), len(rows))]
+            if explain.method.baseline == "either":
+                baseline = References(baseline[:, None], per_sample=True)
         target = generator.integers(0, 3, len(rows))
         explain(x[rows], target=target if generator.random() < 0.5 else int(target[0]), baseline=baseline)
 

@@ -140,8 +140,9 @@ class Subject:
         arrays = [generator.normal(size=(count, *a.shape[1:])).astype(a.dtype) for a in x]
         if kind == "none":
             return None, x
-        given = arrays[0] if len(arrays) == 1 else tuple(arrays)
-        return (References(given) if kind == "references" else given), arrays
+        sets = [array[:, None] for array in arrays] if kind == "either" else arrays
+        given = sets[0] if len(sets) == 1 else tuple(sets)
+        return (given if kind == "point" else References(given, per_sample=kind == "either")), arrays
 
 
 @functools.cache

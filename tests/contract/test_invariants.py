@@ -189,7 +189,7 @@ def check_batch_invariance(found: Subject, explain: Explainer, method: str, size
         assert_close(again, whole, BATCH[found.dtype])
     for i in range(count):
         one = [a[i : i + 1] for a in arrays]
-        own = given if isinstance(given, References) or given is None else _own(baselines, i)
+        own = given if given is None or METHODS[method].baseline == "references" else _own(baselines, i)
         alone = found.case.explain(explain, one, target=target[i], baseline=own, seed=[seeds[i]])
         assert_close(alone, [w[i : i + 1] for w in whole], BATCH[found.dtype])
 

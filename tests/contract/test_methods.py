@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from explainers import Explainer, methods
+from explainers import Explainer, References, methods
 
 from .naive import Naive, mask_of, numbered, one_row
 from .subjects import (
@@ -201,6 +201,8 @@ def test_every_form_of_baseline(label: str, form: str, method: str, at: str) -> 
     found = subject(label, "float64")
     (x,) = arrays = found.case.draw(4, "float64")
     given, table = BASELINES[form](x)
+    if form == "per sample" and METHODS[method].baseline == "either":
+        given = References(given[:, None], per_sample=True)
     explain = found.compile(method, batch_size=3, **({"baseline": given} if at == "compile" else {}))
     got = found.case.explain(explain, arrays, target=2, **({"baseline": given} if at == "call" else {}))
     assert_close(got, expected(found, method, arrays, 2, [table]), 1e-9)
