@@ -129,8 +129,8 @@ class Contrast(Program):
         if found is None and hidden and self.rules.fallback is None:
             return unsupported(
                 node, self.rules.name,
-                f"its operand {hidden[0]} depends on the input through integers or comparisons, so that it differs "
-                "between input and reference without a derivative",
+                f"its operand {hidden[0]} depends on the input through integers, comparisons or a stop-gradient "
+                "(detach, no_grad), so that it differs between input and reference without a derivative",
             )  # fmt: skip
         return found
 

@@ -88,8 +88,9 @@ class Node:
     the end), ``log_sum_exp`` (``["axis"]``: a tuple; ``["keepdims"]``), ``minimum`` (role reduce_max, the
     other way round), ``dense`` and ``conv`` (linear, with ``attributes["weight"]`` and, if any, ``["bias"]``:
     places among ``inputs``), ``copy`` (linear, each output entry is an entry of an input or a constant),
-    ``scale`` (linear, one tensor times constants), ``add`` (the sum of its operands), ``arithmetic`` (a
-    univariate power, root, exponential or logarithm: no activation). ``elementwise``: each output entry
+    ``scale`` (linear, one tensor times constants), ``add`` (the sum of its operands), ``identity`` (passes a
+    difference, though it stops a derivative), ``arithmetic`` (a univariate power, root, exponential or
+    logarithm: no activation). ``elementwise``: each output entry
     depends on the entries at its own place only. ``scope`` is the path of the module that it came from,
     ``source`` the user's own line,
     ``payload`` the backend's handle.
@@ -161,10 +162,11 @@ class Graph:
                 raise TraceError(f"the graph names {value}, which no node defines")
 
     def active(self, wrt: Iterable[Value]) -> set[Value]:
-        """The floating and complex values through which ``wrt`` can move an output."""
+        """The floating and complex values through which ``wrt`` can move an output; a stop-gradient lets none through."""
         active = set(wrt)
         for node in self.nodes:
-            if node.role is not Role.CONSTANT and any(value in active for value in node.inputs):
+            stops = node.role is Role.CONSTANT or node.function == "stop_gradient"
+            if not stops and any(value in active for value in node.inputs):
                 active.update(v for v, out in zip(node.values, node.outputs, strict=True) if out.differentiable)
         return active
 

@@ -80,7 +80,7 @@ def trace(
             f"first axis. Pick another with output=; there are {_outputs(traced.graph)}."
         )
     wrt, places = _pick_wrt(graph, traced.signature, options.wrt)
-    if rules is not None and not rules.contrast:
+    if rules is not None:
         _check_reached(graph, wrt, result)
     specs = tuple(
         traced.signature.inputs[place] if place is not None

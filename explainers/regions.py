@@ -73,6 +73,23 @@ def vjp(ops: Any, node: Node, arrays: Sequence[Array], places: Sequence[int]) ->
     return (known[region.result],), back
 
 
+def pass_stopped_maxima(graph: Graph) -> Graph:
+    """The graph with a stopped maximum as a plain one.
+
+    It is what a softmax by hand subtracts from its logits: its own derivative cancels, and where two points are
+    compared so does its difference, but only if it passes.
+    """
+    users = _users(graph)
+    nodes = []
+    for node in graph:
+        if node.function == "stop_gradient":
+            around = [graph.by_name[node.inputs[0].node]], users.get(node.values[0], [None])
+            if any(all(other and other.role is Role.REDUCE_MAX for other in others) for others in around):
+                node = dataclasses.replace(node, function="identity")
+        nodes.append(node)
+    return Graph(tuple(nodes), graph.inputs, graph.outputs)
+
+
 def join(graph: Graph, wrt: Sequence[Value]) -> Graph:
     """The graph with every maximal elementwise region of one active tensor as one univariate node.
 
@@ -101,7 +118,7 @@ def _roots(graph: Graph, moved: set[Value]) -> dict[Value, Value]:
     """For each value that is an elementwise function of one moved tensor of its own shape: that tensor."""
     roots: dict[Value, Value] = {}
     for node in graph:
-        if not node.elementwise or len(node.outputs) != 1:
+        if not node.elementwise or len(node.outputs) != 1 or node.function == "stop_gradient":
             continue
         found = {roots.get(value, value) for value in node.inputs if value in moved}
         if len(found) == 1:
@@ -138,7 +155,7 @@ def _region(graph: Graph, last: Node, roots: Mapping[Value, Value]) -> Node | No
     members = _between(graph, last, root, roots)
     while True:  # linear operations before the first bend stay on their own
         first = [member for member in members if root in member.inputs]
-        if len(first) != 1 or first[0].role is not Role.LINEAR or first[0] is last or _stops(first[0]):
+        if len(first) != 1 or first[0].role is not Role.LINEAR or first[0] is last:
             break
         root = first[0].values[0]
         members = [member for member in members if member is not first[0]]
@@ -158,10 +175,6 @@ def _region(graph: Graph, last: Node, roots: Mapping[Value, Value]) -> Node | No
         attributes={},
         payload=Region(tuple(members), (root, *outer), last.values[0]),
     )
-
-
-def _stops(node: Node) -> bool:
-    return node.function == "stop_gradient"
 
 
 def _between(graph: Graph, last: Node, root: Value, roots: Mapping[Value, Value]) -> list[Node]:

@@ -59,14 +59,21 @@ def _squares_apart(graph: Graph) -> Graph:
         if node.op != "SquaredDifference" or node.role is not Role.PRODUCT:
             nodes.append(node)
             continue
+        operands = tuple(_unstopped(graph, value) for value in node.inputs)
         for name, op, role, inputs in (
-            (f"{node.name}/difference", "Sub", Role.LINEAR, node.inputs),
+            (f"{node.name}/difference", "Sub", Role.LINEAR, operands),
             (node.name, "Square", Role.UNIVARIATE, (Value(f"{node.name}/difference", 0),)),
         ):
             function = roles.function(op, role)
             payload = node.payload.of_type(op)
             nodes.append(replace(node, name=name, op=op, role=role, inputs=inputs, function=function, payload=payload))
     return Graph(tuple(nodes), graph.inputs, graph.outputs)
+
+
+def _unstopped(graph: Graph, value: Value) -> Value:
+    """The mean that ``tf.nn.moments`` stops, since its derivative cancels: its difference must pass all the same."""
+    node = graph.by_name[value.node]
+    return node.inputs[0] if node.function == "stop_gradient" else value
 
 
 def _factored(graph: Graph) -> Graph:

@@ -93,7 +93,7 @@ def _fits(rule: Rule, node: Node, where: Where) -> bool:
     if isinstance(rule, ONLY_WEIGHTED) or isinstance(where, int):
         return node.function in WEIGHTED
     if isinstance(rule, Epsilon):
-        return node.role is Role.LINEAR and node.function not in ("copy", "scale", "stop_gradient")
+        return node.role is Role.LINEAR and node.function not in ("copy", "scale")
     if isinstance(rule, Pass):
         return node.role in (Role.LINEAR, Role.UNIVARIATE) and node.function not in (*WEIGHTED, "copy")
     return True

@@ -253,7 +253,7 @@ _FUNCTIONS: dict[str, Rule] = {
     "softmax": softmax,
     "log_softmax": log_softmax,
     "log_sum_exp": log_sum_exp,
-    "stop_gradient": identity,
+    "identity": identity,
 }
 
 
@@ -439,7 +439,7 @@ def whole(rule: Rule) -> Rule:
 _SPLITS: dict[Role | str, Callable[[Any, Site], Sequence[Split]]] = {
     **dict.fromkeys(_ROLES, split_by_sign),
     **dict.fromkeys(("quotient", "bivariate", "softmax", "log_softmax", "log_sum_exp"), split_by_sign),
-    **dict.fromkeys((Role.LINEAR, Role.GATHER, "stop_gradient"), split_linear),
+    **dict.fromkeys((Role.LINEAR, Role.GATHER, "identity"), split_linear),
     **dict.fromkeys(("dense", "conv"), split_weighted),
 }
 _REVEAL_FUNCTIONS: dict[str, Rule] = {
@@ -448,7 +448,7 @@ _REVEAL_FUNCTIONS: dict[str, Rule] = {
     "softmax": whole(softmax),
     "log_softmax": whole(log_softmax),
     "log_sum_exp": whole(log_sum_exp),
-    "stop_gradient": identity,
+    "identity": identity,
     "dense": reveal_weighted,
     "conv": reveal_weighted,
 }

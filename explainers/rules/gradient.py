@@ -34,9 +34,7 @@ def deconv_relu(ops: Any, at: Site) -> Sequence[Array | None]:
 
 _CHAIN = dict.fromkeys(set(Role) - {Role.INPUT, Role.WEIGHT, Role.CONSTANT}, vjp)
 
-GRADIENT = RuleSet("gradient", _CHAIN, {"stop_gradient": stop}, complex=True)
-GUIDED_BACKPROP = RuleSet(
-    "guided_backprop", _CHAIN, {"stop_gradient": stop, "relu": guided_relu}, reorders=False, complex=True
-)
-DECONVNET = RuleSet("deconvnet", _CHAIN, {"stop_gradient": stop, "relu": deconv_relu}, reorders=False, complex=True)
-ZERO = RuleSet("zero", {**_CHAIN, Role.UNIVARIATE: stop}, {"stop_gradient": stop}, complex=True)
+GRADIENT = RuleSet("gradient", _CHAIN, complex=True)
+GUIDED_BACKPROP = RuleSet("guided_backprop", _CHAIN, {"relu": guided_relu}, reorders=False, complex=True)
+DECONVNET = RuleSet("deconvnet", _CHAIN, {"relu": deconv_relu}, reorders=False, complex=True)
+ZERO = RuleSet("zero", {**_CHAIN, Role.UNIVARIATE: stop}, complex=True)

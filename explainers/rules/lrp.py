@@ -332,7 +332,6 @@ ROLES: dict[Role, Rule] = {
 FUNCTIONS: dict[str, Rule] = {
     "copy": copied,
     "scale": unchanged,
-    "stop_gradient": unchanged,
     "quotient": quotient,
     "softmax": softmax,
     "log_softmax": Epsilon(),

@@ -50,7 +50,9 @@ def _rows(backend: Backend, pieces: Sequence[Piece], staged: Staged) -> Rows:
     if tables:
         staged.tables = list(map(backend.concat, zip(*tables.values(), strict=True)))
         assert staged.baseline is not None
-        staged.baseline = dataclasses.replace(staged.baseline, per_sample=False, distribution=True, fixed=False, own=False)
+        staged.baseline = dataclasses.replace(
+            staged.baseline, per_sample=False, distribution=True, fixed=False, own=False
+        )
     merged = {name: np.concatenate([v[name] for v in values]) for name in values[0]}
     sample = np.concatenate(samples)
     return Rows(sample, np.concatenate(baselines) if baselines else np.zeros_like(sample), merged)

@@ -62,6 +62,8 @@ class Packages:
             wrt = graph.inputs[: len(wrt)]
         if rules is None or rules.reorders:
             graph = relu_behind_pools(graph, wrt)
+        if rules is not None and rules.contrast:
+            graph = regions.pass_stopped_maxima(graph)
         if rules is not None and rules.elementary:
             graph = regions.mark_behind(regions.join(graph, wrt))
         if rules is not None:

@@ -71,7 +71,9 @@ def test_a_scheduler_joins_calls_with_sets_of_their_own(name: str) -> None:
     given = References(OWN, per_sample=True)
     with Scheduler() as scheduler:
         waiting = [
-            scheduler.submit(explain, X[i : i + 2], target=1, baseline=References(OWN[i : i + 2], True), seed=[i, i + 1])
+            scheduler.submit(
+                explain, X[i : i + 2], target=1, baseline=References(OWN[i : i + 2], True), seed=[i, i + 1]
+            )
             for i in range(N - 1)
         ]
         for i, future in enumerate(waiting):
@@ -97,7 +99,9 @@ def test_shuffles_of_each_sample() -> None:
 @pytest.mark.parametrize("name", SETS)
 def test_as_many_rows_as_samples_are_refused(name: str) -> None:
     explain = Explainer.compile(model(backend_of(name)), METHODS[name], inputs=X)
-    words = r"array of 5 rows for 5 samples may be either.*References\(array\).*References\(array\[:, None\], per_sample"
+    words = (
+        r"array of 5 rows for 5 samples may be either.*References\(array\).*References\(array\[:, None\], per_sample"
+    )
     with pytest.raises(BaselineError, match=words):
         explain(X, target=1, baseline=OWN[:, 0])
     one_each = explain(X, target=1, baseline=References(OWN[:, :1], per_sample=True))
