@@ -110,8 +110,8 @@ def baseline(
     resolved = resolve_baseline(given, plan.specs, count, batch, lambda a: to_numpy(a, "baseline"), check)
     if resolved.per_sample and method.baseline in ("either", "references") and not callable(given):
         raise BaselineError(
-            f"method {method.name!r} takes one baseline for each sample and a set of references for all, and an array of "
-            f"{count} rows for {count} samples may be either. Say which: References(array) for the set, or "
+            f"method {method.name!r} takes one baseline for each sample and a set of references for all, and an array "
+            f"of {count} rows for {count} samples may be either. Say which: References(array) for the set, or "
             "References(array[:, None], per_sample=True) for one each."
         )
     if resolved.distribution and method.baseline == "point":

@@ -162,7 +162,7 @@ class Graph:
                 raise TraceError(f"the graph names {value}, which no node defines")
 
     def active(self, wrt: Iterable[Value]) -> set[Value]:
-        """The floating and complex values through which ``wrt`` can move an output; a stop-gradient lets none through."""
+        """The floating and complex values through which ``wrt`` can move an output: none behind a stop-gradient."""
         active = set(wrt)
         for node in self.nodes:
             stops = node.role is Role.CONSTANT or node.function == "stop_gradient"

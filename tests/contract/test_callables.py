@@ -74,7 +74,8 @@ def test_a_callable_gets_the_callers_kind_of_array(frame: str) -> None:
 
     found = Explainer.compile(of_tensors, "exact_shapley")(given, target=0)
     np.testing.assert_allclose(np.asarray(found), Explainer.compile(model, "exact_shapley")(X, target=0), rtol=1e-6)
-    assert isinstance(found, type(given)) and set(seen) == {type(given)}
+    assert isinstance(found, type(given))
+    assert set(seen) == {type(given)}
 
 
 def test_a_numpy_function_of_tensors_is_given_numpy() -> None:

@@ -1,4 +1,4 @@
-"""A stop-gradient in a model: nothing passes it, or the rules refuse by name; what frameworks stop for rounding passes."""
+"""A stop-gradient in a model: nothing passes it, or the rules refuse; what is stopped for rounding's sake passes."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ def test_nested_arguments_are_checked_at_each_call() -> None:
         with pytest.raises(InputError, match=words):
             explain(X, bad, target=1)
     for lacking in ((), (X,)):
-        with pytest.raises(InputError, match="no value for|no inputs given"):
+        with pytest.raises(InputError, match=r"no value for|no inputs given"):
             explain(*lacking, target=1)
     baseline = {"x": X, "more.ys.0": Y}
     other = Explainer.compile(Nested().eval(), "deeplift")(X, {"ys": [Y], "thrice": True}, target=1, baseline=baseline)
@@ -214,7 +214,8 @@ def test_a_function_is_explained_as_its_modules_in_inference(name: str) -> None:
     wanted = gradients(nn.Sequential(NET, nn.Softmax(-1)).eval(), lambda m, x, y: m(x))[0]
     NET.train()
     equal(explain(X, target=1), wanted)
-    assert NET.training and NET[1].training
+    assert NET.training
+    assert NET[1].training
     equal(Explainer.compile(FUNCTIONS[name], "gradient", backend="torch")(X, target=1), wanted)
 
 
@@ -235,7 +236,7 @@ def test_a_function_without_a_module() -> None:
 
 
 def test_what_is_no_function_of_tensors() -> None:
-    with pytest.raises(InputError, match="a builtins.int is no model of torch"):
+    with pytest.raises(InputError, match=r"a builtins\.int is no model of torch"):
         Explainer.compile(3, "gradient", backend="torch")
     with pytest.raises(UnsupportedOperation, match="for a function of tensors say so with backend='torch'"):
         Explainer.compile(closure(NET), "gradient")
@@ -244,5 +245,5 @@ def test_what_is_no_function_of_tensors() -> None:
         scripted = torch.jit.script(nn.Linear(6, 3))
     with pytest.raises(TraceError, match="lambda x: model"):
         Explainer.compile(scripted, "exact_shapley", inputs=X)
-    found = Explainer.compile(lambda x: scripted(x), "exact_shapley")(X, target=1)  # noqa: PLW0108 - as the error says
+    found = Explainer.compile(lambda x: scripted(x), "exact_shapley")(X, target=1)
     equal(found, X * scripted.weight[1].detach())
