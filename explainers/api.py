@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from . import arguments, artifact, completeness, counter, methods, plan, saving
+from . import arguments, artifact, completeness, counter, methods, plan, saving, tables
 from .arguments import checked_size, dtype_name
 from .backend import Backend, find
 from .coverage import Audit, Coverage
@@ -143,7 +143,8 @@ class Explainer:
             the folder of a SavedModel, a ``.keras`` or ``.pt2`` file, or any callable from arrays to an array.
         method: a name or a value of :mod:`explainers.methods`.
         inputs: example arrays or TensorSpecs (one, a tuple, or a dict by name), to trace a model now
-            that does not carry its signature; otherwise it is traced at the first call.
+            that does not carry its signature; otherwise it is traced at the first call. Of tables (pandas, polars,
+            Arrow) the names of columns are kept: later tables are read by name, arrays by place.
         wrt: what is attributed: input names or positions, or the path of a layer, whose output is
             then attributed. Default: every floating-point input.
         output: which of several outputs, by key or position.
@@ -188,7 +189,7 @@ class Explainer:
         self = cls(model, value, found, options)
         args, kwargs = arguments.split(inputs)
         with found.neutral():
-            signature = found.signature(model, args, kwargs)
+            signature = tables.signature(found, model, args, kwargs)
             if signature is not None:
                 self._prepare(signature, [*args, *kwargs.values()])
         return self
@@ -197,10 +198,15 @@ class Explainer:
         """Trace the model and compile the first kernel, once."""
         with self._lock:
             if self._plan is None:
+                model, calls = self._model, self._backend.forward_only
+                if calls:
+                    model = tables.of_tables(model, signature, examples)
+                plain = [tables.example(value, calls) for value in examples]
                 try:
                     self._plan = plan.trace(
-                        self._model, self._backend, self.method, self._options, signature, examples, self.stats
+                        model, self._backend, self.method, self._options, signature, plain, self.stats
                     )
+                    self._model = model
                 except UnsupportedOperation as error:
                     self._uncovered = error.coverage
                     raise
@@ -214,7 +220,7 @@ class Explainer:
         if found is None:
             if not args and not kwargs:
                 raise InputError("no inputs given")
-            signature = self._backend.signature(self._model, args, kwargs)
+            signature = tables.signature(self._backend, self._model, args, kwargs)
             assert signature is not None
             found = self._prepare(signature, signature.bind(args, dict(kwargs)))
             self._by_first_call = True
@@ -226,7 +232,10 @@ class Explainer:
     def _of_dtype(self, found: Plan, bound: list[Any]) -> Plan:
         """A callable takes each call's dtypes, whatever the first call's were: its numbers may hang on them."""
         known = found.traced.signature
-        dtypes = tuple(str(getattr(value, "dtype", "")).removeprefix("torch.") for value in bound)
+        dtypes = tuple(
+            tables.dtype(value) if tables.is_table(value) else str(getattr(value, "dtype", "")).removeprefix("torch.")
+            for value in bound
+        )
         pairs = zip(known.inputs, dtypes, strict=True)
         specs = tuple(
             replace(spec, dtype=dtype) if spec.floating and dtype.startswith("float") else spec for spec, dtype in pairs
@@ -236,8 +245,9 @@ class Explainer:
         signature = Signature(specs, known.positional)
         with self._lock:
             if dtypes not in self._of_other_dtypes:
+                examples = arguments.arrays(self._backend, signature, bound)[0]
                 self._of_other_dtypes[dtypes] = plan.trace(
-                    self._model, self._backend, self.method, self._options, signature, bound, self.stats
+                    self._model, self._backend, self.method, self._options, signature, examples, self.stats
                 )
             return self._of_other_dtypes[dtypes]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from . import tables
 from .backend import Backend, owner
 from .errors import BaselineError, InputError
 from .methods import Method, Perturbation
@@ -51,7 +52,8 @@ def attribution(plan: Plan, method: Method, given: Any, count: int) -> list[Nump
     """What a Perturbation's generator is given, checked."""
     if not isinstance(method, Perturbation):
         raise InputError(f"attribution= is for the method Perturbation; this is {method.name!r}")
-    parts = [to_numpy(part, "attribution") for part in (given if isinstance(given, tuple) else (given,))]
+    given = tables.aligned(given if isinstance(given, tuple) else (given,), plan.specs, "attribution")
+    parts = [to_numpy(part, "attribution") for part in given]
     wanted = [(count, *spec.sample_shape) for spec in plan.specs]
     if [part.shape for part in parts] != wanted:
         raise InputError(f"attribution has shape {[p.shape for p in parts]}; the attributed inputs have {wanted}")
@@ -60,6 +62,8 @@ def attribution(plan: Plan, method: Method, given: Any, count: int) -> list[Nump
 
 def _array(backend: Backend, value: Any, spec: TensorSpec) -> Array:
     """An input as numpy or as the backend's own array, its kind and shape checked."""
+    if tables.is_table(value):
+        value = tables.array(value, spec, f"input {spec.name!r}")
     own = isinstance(value, np.ndarray) or backend.owns(value)
     array = value if own else to_numpy(value, f"input {spec.name!r}")
     dtype = dtype_name(array.dtype)
@@ -102,6 +106,7 @@ def baseline(
         if 0 in plan.fixed:
             return plan.fixed[0]
         given = default
+    given = tables.aligned(given, plan.specs)
 
     def batch() -> Any:
         parts = [bound[place] for place in plan.places if place is not None] or bound

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from . import artifact
+from . import artifact, tables
 from .artifact import decoding
 from .backend import Backend, Loaded, Traced, backends, named
 from .encoding import Arrays, decode, decode_graph, encode, encode_graph
@@ -41,7 +41,7 @@ def contents(plan: Plan, method: Method, backend: Backend, options: Options, aot
         "options": {
             "wrt": encode(options.wrt, arrays, "wrt"),
             "output": encode(options.output, arrays, "output"),
-            "baseline": encode(options.baseline, arrays, "baseline"),
+            "baseline": encode(tables.aligned(options.baseline, plan.specs), arrays, "baseline"),
             "dtype": options.dtype,
             "batch_size": options.batch_size if options.batch_size is None else int(options.batch_size),
             "per_token": bool(options.per_token),

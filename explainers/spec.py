@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -21,6 +21,8 @@ Numpy = npt.NDArray[Any]
 class TensorSpec:
     """Shape and dtype of one input. The first axis is the batch and is written ``None``.
 
+    ``columns``: names of the last axis, where samples are rows of a table.
+
     >>> TensorSpec((None, 1, 28, 28), "float32", "image").sample_shape
     (1, 28, 28)
     """
@@ -28,9 +30,15 @@ class TensorSpec:
     shape: tuple[int | None, ...]
     dtype: str = "float32"
     name: str = ""
+    columns: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         shape = tuple(self.shape)
+        object.__setattr__(self, "columns", tuple(map(str, self.columns)))
+        if self.columns and (shape[1:] != (len(self.columns),) or len(set(self.columns)) != len(self.columns)):
+            raise InputError(
+                f"{len(self.columns)} columns for samples of shape {shape[1:]}: give each of one axis a name of its own"
+            )
         if not shape:
             raise InputError("a TensorSpec needs the batch as its first axis; got the shape ()")
         if any(size is None for size in shape[1:]):
