@@ -35,6 +35,8 @@ class Kind(Protocol):
 
     def rows(self, table: Any, start: int, stop: int) -> Any: ...
 
+    def take(self, table: Any, places: Numpy) -> Any: ...
+
     def make(self, columns: Sequence[Numpy], like: Any) -> Any:
         """A table of these columns with the labels of ``like``, and its index where it has as many rows."""
 
@@ -57,6 +59,9 @@ class Pandas:
 
     def rows(self, table: Any, start: int, stop: int) -> Any:
         return table.iloc[start:stop]
+
+    def take(self, table: Any, places: Numpy) -> Any:
+        return table.iloc[places]
 
     def make(self, columns: Sequence[Any], like: Any) -> Any:
         pandas = sys.modules["pandas"]
@@ -88,6 +93,9 @@ class Polars:
     def rows(self, table: Any, start: int, stop: int) -> Any:
         return table[start:stop]
 
+    def take(self, table: Any, places: Numpy) -> Any:
+        return table[places.tolist()]
+
     def make(self, columns: Sequence[Any], like: Any) -> Any:
         return sys.modules["polars"].DataFrame(dict(zip(like.columns, columns, strict=True)))
 
@@ -109,6 +117,9 @@ class Arrow:
 
     def rows(self, table: Any, start: int, stop: int) -> Any:
         return table.slice(start, stop - start)
+
+    def take(self, table: Any, places: Numpy) -> Any:
+        return table.take(places)
 
     def make(self, columns: Sequence[Any], like: Any) -> Any:
         pyarrow = sys.modules["pyarrow"]
@@ -146,6 +157,11 @@ def _of(table: Any) -> Kind:
 def rows(table: Any, start: int, stop: int) -> Any:
     """The rows start … stop−1 of a table."""
     return _of(table).rows(table, start, stop)
+
+
+def take(table: Any, places: Numpy) -> Any:
+    """The rows at ``places`` of a table."""
+    return _of(table).take(table, places)
 
 
 def names(table: Any, what: str = "the table") -> tuple[str, ...]:
@@ -262,7 +278,7 @@ def row(series: Any, spec: TensorSpec, what: str) -> Any:
     return np.asarray(series)[order(given, spec.columns, what)]
 
 
-def _is_row(value: Any) -> bool:
+def is_row(value: Any) -> bool:
     kind: Any = type(value)
     return ("pandas", "Series") in _parents(kind)
 
@@ -285,7 +301,7 @@ def _aligned(part: Any, spec: TensorSpec, what: str) -> Any:
     what = f"{what} of {spec.name!r}"
     if is_table(part):
         return array(part, spec, what)
-    return row(part, spec, what) if _is_row(part) else part
+    return row(part, spec, what) if is_row(part) else part
 
 
 def like(result: Numpy, given: Any, spec: TensorSpec) -> Any:

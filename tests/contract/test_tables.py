@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import explainers
 from explainers import Explainer, References, TensorSpec, errors
 
 COLUMNS = {"age": [30.0, 40.0, 50.0], "income": [1.0, 2.0, 4.0], "debt": [0.5, 0.25, 0.0]}
@@ -270,3 +271,45 @@ def test_a_table_of_no_rows(frame: Any) -> None:
     assert len(found) == 0
     with pytest.raises(errors.InputError, match="has no columns"):
         explain(frame[[]])
+
+
+def test_comparisons_follow_names(frame: Any) -> None:
+    """Explainers of tables in other orders, one that is compiled for the question, one of arrays."""
+    compare, candidate = explainers.compare, explainers.Candidate
+    found = compare(
+        {
+            "ordered": Explainer.compile(linear, "exact_shapley", inputs=frame),
+            "other": Explainer.compile(linear, "exact_shapley", inputs=frame[OTHER]),
+            "new": candidate(linear, "exact_shapley"),
+        },
+        frame[["income", "age", "debt"]], baseline=frame.iloc[0][OTHER], seconds=0.001,
+    )  # fmt: skip
+    assert found.agrees(1e-9)
+    names = ("income", "age", "debt")
+    right = np.array([RIGHT[name] - RIGHT[name][0] for name in names]).T
+    for shares in found.attributions.values():
+        np.testing.assert_allclose(shares, right, atol=1e-9)
+    each = compare([candidate(linear, "exact_shapley")], frame, baseline=frame[OTHER] / 2, seconds=0.001)
+    (shares,) = each.attributions.values()
+    np.testing.assert_allclose(shares, np.array(list(RIGHT.values())).T / 2, atol=1e-9)
+
+
+def test_a_peer_gets_arrays_in_the_order_of_the_inputs(frame: Any) -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("captum")
+    net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2)).double()
+    mine = Explainer.compile(net, "integrated_gradients", inputs=frame)
+    baseline = frame[OTHER].iloc[:1]
+    peer = explainers.Candidate(net, "captum:IntegratedGradients")
+    found = explainers.compare({"mine": mine, "peer": peer}, frame[OTHER], target=0, baseline=baseline, seconds=0)
+    assert found.pairs[0].relative > 0.01  # the peer knows no names: it sees the columns as they stand
+    same = explainers.compare({"mine": mine, "peer": peer}, frame, target=0, baseline=baseline, seconds=0)
+    assert same.pairs[0].relative < 1e-6
+
+
+def test_pictures_have_the_names(frame: Any) -> None:
+    pytest.importorskip("matplotlib")
+    explain = Explainer.compile(linear, "exact_shapley", inputs=frame)
+    figure = explain.explanation(frame[OTHER]).plot("bars", samples=1)
+    texts = " ".join(label.get_text() for axes in figure.axes for label in axes.get_yticklabels())
+    assert all(name in texts for name in OTHER)
