@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from .. import artifact
+from .. import artifact, writing
 from ..api import Explainer
 from ..errors import ExplainersError, InputError
 from . import files, sources
@@ -46,6 +46,18 @@ def told(status: int = 1) -> Iterator[None]:
     except KeyboardInterrupt as error:
         messages.print("interrupted", style="red")
         raise typer.Exit(INTERRUPTED) from error
+
+
+def destination(path: Path) -> None:
+    """Whether a file can be written there, before anything is computed for it."""
+    if not writing.is_stream(path):
+        writing.check(path)
+
+
+def say(text: str, output: Path) -> None:
+    """What was done; beside the standard output where that is what was written to."""
+    where = messages if writing.is_stream(output) else console
+    where.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def warn(text: str | None) -> None:
@@ -78,6 +90,7 @@ def compile(
     from ..spec import References
 
     with told():
+        destination(output)
         value = sources.method(method, setting or [])
         if baseline is not None and references is not None:
             raise InputError("give --baseline or --references, not both")
@@ -89,7 +102,7 @@ def compile(
             **options,
         )  # fmt: skip
         explain.save(output, aot=aot)
-        console.print(f"{output}: {explain}", markup=False, highlight=False, soft_wrap=True)
+        say(f"{output}: {explain}", output)
 
 
 @app.command(epilog="Example: explainers info digits.explainer")
@@ -200,7 +213,7 @@ def _run(
             raise
     into.finish(columns)
     warn(incomplete(explain))
-    console.print(f"{into.path}: {total} samples", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{into.name}: {total} samples", markup=False, highlight=False, soft_wrap=True)
 
 
 def _shapes(explain: Explainer, inputs: list[Any], total: int) -> Iterator[tuple[tuple[int, ...], Any]]:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from .. import writing
 from ..backend import named
 from ..comparing import Candidate
 from ..comparing import compare as compared
@@ -66,7 +67,7 @@ def compare(
             console.print(str(found.locate()), markup=False, highlight=False, soft_wrap=True)
         for path, text in ((html, found.to_html), (json, found.to_json)):
             if path is not None:
-                path.write_text(text(), encoding="utf-8")
+                writing.text(path, text())
         if not found.agrees():
             raise typer.Exit(DIFFERS)
 

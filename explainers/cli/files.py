@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import writing
 from ..errors import BackendMissing, InputError
 from ..spec import Numpy
 
@@ -90,8 +91,10 @@ class Output:
         kind(path)
         if not path.parent.is_dir():
             raise InputError(f"no folder {str(path.parent)!r}")
-        self.path, self.key = path, key
-        self.folder = path.with_name(path.name + ".part")
+        if writing.is_stream(path):
+            raise InputError(f"--output {str(path)!r} is a device or a pipe, and samples are written in any order")
+        self.name, self.path, self.key = path, writing.place(path), key
+        self.folder = self.path.with_name(self.path.name + ".part")
         self.arrays: dict[str, Any] = {}
         self.done = 0
         self._check(overwrite, inputs)
@@ -115,19 +118,18 @@ class Output:
             }
 
     def _check(self, overwrite: bool, inputs: Sequence[Path]) -> None:
-        path = self.path
-        own = path.resolve()
+        path, own = self.name, self.path
         for given in inputs:
             other = given.resolve()
             same = own == other or own in other.parents or other in own.parents
             if same or (path.exists() and os.path.samefile(path, given)):
                 raise InputError(f"--output {str(path)!r} would replace the input {str(given)!r}")
-        if not os.path.lexists(path):
+        if not path.is_dir():
+            writing.check(path)
+        if not path.exists():
             return
         if path.is_dir() and not (path.suffix == ".zarr" and any((path / name).is_file() for name in ZARR)):
             raise InputError(f"--output {str(path)!r} is a folder with other things in it: choose another name")
-        if not path.is_dir() and not path.is_file():
-            raise InputError(f"--output {str(path)!r} is neither a file nor a folder: choose another name")
         if not overwrite:
             raise InputError(f"--output {str(path)!r} exists: choose another name, or replace it by --overwrite")
 
@@ -151,9 +153,9 @@ class Output:
 
     def _check_form(self, ranks: Sequence[int]) -> None:
         """Whether a file of this kind takes arrays of these ranks."""
-        if self.path.suffix == ".npy" and len(ranks) != 1:
+        if self.name.suffix == ".npy" and len(ranks) != 1:
             raise InputError(f"there are attributions of {len(ranks)} inputs: write them to an .npz or .zarr file")
-        if self.path.suffix == ".parquet" and list(ranks) != [2]:
+        if self.name.suffix == ".parquet" and list(ranks) != [2]:
             raise InputError("a parquet file takes one table, (samples, columns); others go to .npy, .npz or .zarr")
 
     def forget(self) -> None:
@@ -172,14 +174,12 @@ class Output:
         for array in self.arrays.values():
             array.flush()
         state = self.folder / "state.json"
-        beside = state.with_suffix(".new")
-        beside.write_text(json.dumps({"key": self.key, "done": self.done, "names": list(self.arrays)}))
-        os.replace(beside, state)
+        writing.text(state, json.dumps({"key": self.key, "done": self.done, "names": list(self.arrays)}))
 
     def finish(self, columns: Sequence[str]) -> None:
         """The file itself, from its parts."""
         self.keep()
-        suffix = self.path.suffix
+        suffix = self.name.suffix
         made = self.folder / f"made{suffix}"
         if suffix == ".npy":
             self.arrays.clear()
@@ -190,11 +190,20 @@ class Output:
             _save_zarr(made, self.arrays)
         else:
             _save_table(made, self.arrays, columns)
-        if self.path.is_dir():  # a store that --overwrite replaces
-            old = self.folder / "replaced"
-            os.replace(self.path, old)
-        os.replace(made, self.path)
+        self._move(made)
         shutil.rmtree(self.folder)
+
+    def _move(self, made: Path) -> None:
+        if not self.path.is_dir():
+            writing.move(made, self.path)
+            return
+        old = self.folder / "replaced"  # a store, which --overwrite replaces
+        os.replace(self.path, old)
+        try:
+            os.replace(made, self.path)
+        except BaseException:
+            os.replace(old, self.path)
+            raise
 
 
 def _reserve(handle: int, size: int) -> None:

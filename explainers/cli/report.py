@@ -11,7 +11,7 @@ from .. import plots
 from ..errors import InputError
 from . import files, sources
 from .calls import Baseline, Device, File, Inputs, Output, Seed, Setting, Target, bound, incomplete, loaded, some
-from .commands import app, console, told, warn
+from .commands import app, destination, say, told, warn
 
 
 @app.command(epilog="Example: explainers report digits.explainer inputs.npy --target max -o report.html")
@@ -33,8 +33,7 @@ def report(
 ) -> None:
     """Write a page that shows the explanations of some samples and needs nothing else."""
     with told():
-        if not output.parent.is_dir():
-            raise InputError(f"no folder {str(output.parent)!r}")
+        destination(output)
         explain = loaded(file, device, setting)
         arrays, columns = files.read(inputs)
         found = bound(explain, arrays)
@@ -46,7 +45,7 @@ def report(
         named = _listed(names) or columns or None
         plots.page(explanation, output, kind=kind, samples=len(chosen), names=named, numbers=chosen, **view)
         warn(incomplete(explain))
-        console.print(f"{output}: {len(chosen)} samples", markup=False, highlight=False, soft_wrap=True)
+        say(f"{output}: {len(chosen)} samples", output)
 
 
 def _chosen(text: str, total: int) -> list[int]:

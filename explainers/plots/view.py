@@ -95,8 +95,8 @@ class Facts:
 class Panel:
     """One attributed value of one sample: scores, values (None for a layer) and errors, all of the sample's shape.
 
-    ``words``: of tokens. ``columns``: names of the features, where the sample is a row of a table. ``elsewhere``: Σ attribution of the sample's other attributed values. ``complete``: why a
-    waterfall has no sense, or "".
+    ``words``: of tokens. ``columns``: names of the features, where the sample is a row of a table. ``elsewhere``:
+    Σ attribution of the sample's other attributed values. ``incomplete``: why a waterfall has no sense, or "".
     """
 
     facts: Facts
