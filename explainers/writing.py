@@ -50,9 +50,7 @@ def replacing(path: Name) -> Iterator[BinaryIO]:
     part = target.parent / f".{target.name}.{uuid.uuid4().hex}.part"
     mode = 0o600 if target.exists() else 0o666  # nobody reads the new file who may not read the old one
     try:
-        with open(
-            os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode), "wb"
-        ) as stream:
+        with open(part, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())

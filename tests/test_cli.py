@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -365,3 +366,50 @@ def test_a_run_that_fails_at_once_leaves_nothing(folder: Path) -> None:
     refused(folder, "run", "ig.explainer", "x.npy", "--target", "9", "-o", "nine.npy")
     assert not list(folder.glob("nine.npy*"))
     done(folder, "run", "ig.explainer", "x.npy", "--target", "1", "-o", "nine.npy")
+
+
+def test_outputs_that_are_no_plain_files(folder: Path) -> None:
+    """Links stay and permissions do; a device or a pipe is written to where that can be, and never replaced."""
+    x = np.load(folder / "x.npy")
+    (folder / "far").mkdir()
+    (folder / "out.npy").symlink_to("far/real.npy")
+    (folder / "far" / "real.npy").write_bytes(b"old")
+    (folder / "far" / "real.npy").chmod(0o640)
+    arguments = ("run", "ig.explainer", "x.npy", "--target", "0", "-o")
+    assert "'out.npy' exists" in refused(folder, *arguments, "out.npy")
+    done(folder, *arguments, "out.npy", "--overwrite")
+    assert (folder / "out.npy").is_symlink()
+    assert np.load(folder / "far" / "real.npy").shape == x.shape
+    assert (folder / "far" / "real.npy").stat().st_mode & 0o777 == 0o640
+    (folder / "dangling.npy").symlink_to("far/new.npy")
+    done(folder, *arguments, "dangling.npy")
+    assert np.load(folder / "far" / "new.npy").shape == x.shape
+    os.mkfifo(folder / "pipe.npy")
+    assert "is a device or a pipe" in refused(folder, *arguments, "pipe.npy", "--overwrite")
+    assert sorted(path.name for path in (folder / "far").iterdir()) == ["new.npy", "real.npy"]
+    report = ("report", "ig.explainer", "x.npy", "--target", "0", "--samples", "1", "-o")
+    for output in ("folder.html", "none/report.html"):
+        (folder / "folder.html").mkdir(exist_ok=True)
+        assert "folder" in refused(folder, *report, output)
+    assert "1 samples" in done(folder, *report, "/dev/null")
+    done(folder, "compile", "net.py:model", "gradient", "--inputs", "float32[4]", "-o", "/dev/null")
+    assert Path("/dev/null").is_char_device()
+
+
+def test_a_store_that_cannot_be_replaced_is_put_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import zarr
+
+    x = np.load(folder / "x.npy")
+    zarr.save_array(str(folder / "old.zarr"), x)
+    real = os.replace
+
+    def replace(source: Any, target: Any) -> None:
+        if Path(source).name == "made.zarr":
+            raise OSError(28, "No space left on device")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    assert "No space" in refused(
+        folder, "run", "ig.explainer", "x.npy", "--target", "0", "-o", "old.zarr", "--overwrite"
+    )
+    np.testing.assert_array_equal(zarr.open_array(str(folder / "old.zarr"), mode="r")[:], x)
