@@ -387,11 +387,11 @@ def test_outputs_that_are_no_plain_files(folder: Path) -> None:
     os.mkfifo(folder / "pipe.npy")
     assert "is a device or a pipe" in refused(folder, *arguments, "pipe.npy", "--overwrite")
     assert sorted(path.name for path in (folder / "far").iterdir()) == ["new.npy", "real.npy"]
-    report = ("report", "ig.explainer", "x.npy", "--target", "0", "--samples", "1", "-o")
+    page = ("report", "ig.explainer", "x.npy", "--target", "0", "--samples", "1", "-o")
     for output in ("folder.html", "none/report.html"):
         (folder / "folder.html").mkdir(exist_ok=True)
-        assert "folder" in refused(folder, *report, output)
-    assert "1 samples" in done(folder, *report, "/dev/null")
+        assert "folder" in refused(folder, *page, output)
+    assert "1 samples" in done(folder, *page, "/dev/null")
     done(folder, "compile", "net.py:model", "gradient", "--inputs", "float32[4]", "-o", "/dev/null")
     assert Path("/dev/null").is_char_device()
 
