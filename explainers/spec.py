@@ -215,6 +215,8 @@ def resolve_target(target: Any, shape: tuple[int, ...], count: int, forward_only
         given = np.asarray(target)
     except ValueError as error:
         raise TargetError(f"target {target!r} is ragged. {_target_forms(shape, count)}") from error
+    if given.dtype.kind in "fO" and not isinstance(target, np.ndarray) and _beyond(target):
+        raise TargetError(f"target has an integer of more than 63 bits. {_target_forms(shape, count)}")
     if count == 0 and given.size == 0 and given.ndim:
         return Target("index", shape, np.zeros((0, len(shape)), np.int64))
     if is_mask(given, shape) or is_mask(given, (count, *shape), len(shape)):
@@ -223,6 +225,13 @@ def resolve_target(target: Any, shape: tuple[int, ...], count: int, forward_only
             raise TargetError(f"the target mask is not finite at {place}")
         return Target("mask", shape, given if given.ndim > len(shape) else given[None])
     return Target("index", shape, _indices(target, given, shape, count))
+
+
+def _beyond(target: Any) -> bool:
+    """Whether there are integers that numpy would make floating-point for want of a dtype that holds them."""
+    if isinstance(target, (list, tuple)):
+        return any(map(_beyond, target))
+    return isinstance(target, int) and not -(2**63) <= target < 2**63
 
 
 def is_mask(target: Any, shape: tuple[int, ...], axes: int | None = None) -> bool:

@@ -299,6 +299,7 @@ def aligned(given: Any, specs: Sequence[TensorSpec], what: str = "the baseline")
 
 def _aligned(part: Any, spec: TensorSpec, what: str) -> Any:
     what = f"{what} of {spec.name!r}"
+    refuse(part, what)
     if is_table(part):
         return array(part, spec, what)
     return row(part, spec, what) if is_row(part) else part
@@ -318,11 +319,30 @@ def like(result: Numpy, given: Any, spec: TensorSpec) -> Any:
     return _of(given).make(list(result.T), given)
 
 
+# --- what is no plain array ---------------------------------------------------------------------
+
+
+def refuse(value: Any, what: str) -> None:
+    """InputError for arrays whose numbers numpy would take for others: masked and sparse ones."""
+    kind: Any = type(value)
+    if kind is np.ndarray:
+        return
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        count = int(np.ma.getmaskarray(value).sum())
+        raise InputError(
+            f"{what} is a masked array, with {count} of {value.size} entries masked, and the numbers behind the mask "
+            "would be used. Fill them first, with x.filled(0.0) or what else stands for missing ones."
+        )
+    if any(package == "scipy" for package, _ in _parents(kind)) and hasattr(value, "toarray"):
+        raise InputError(f"{what} is a sparse matrix ({kind.__name__}); dense arrays are needed: give x.toarray()")
+
+
 # --- models of tables ------------------------------------------------------------------------
 
 
 def example(value: Any, floating: bool) -> Any:
     """An example that backends understand: a table as an array."""
+    refuse(value, "the example")
     return numbers(value, "the example", floating=floating) if is_table(value) else value
 
 
