@@ -587,6 +587,37 @@ class Explainer:
         other._plan = replace(found, packages=found.packages.variant(other.method))
         return other
 
+    def with_columns(self, columns: Sequence[str], input: str | None = None) -> Explainer:
+        """An explainer that knows the names of a table's columns, and shares everything compiled.
+
+        ``columns``: in the order that the model takes them. ``input``: of which input; by default the only one.
+
+        Raises
+        ------
+        InputError: not as many names as the input has columns; other names than it has. UnknownNameError: no such
+        input.
+        """
+        found = self._ready("with_columns")
+        signature = found.traced.signature
+        name = input or signature.names[0]
+        if name not in signature.names or (input is None and len(signature.names) > 1):
+            raise UnknownNameError.among("input", input, signature.names)
+        known = signature.inputs[signature.names.index(name)].columns
+        if known and known != tuple(columns):
+            raise InputError(f"input {name!r} has the columns {tables.listed(known)}; got {tables.listed(columns)}")
+
+        def named(specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+            return tuple(replace(spec, columns=tuple(columns)) if spec.name == name else spec for spec in specs)
+
+        traced = replace(found.traced, signature=replace(signature, inputs=named(signature.inputs)))
+        specs = tuple(
+            spec if place is None else named([spec])[0] for spec, place in zip(found.specs, found.places, strict=True)
+        )
+        other = Explainer(self._model, self.method, self._backend, self._options)
+        other.stats = self.stats
+        other._plan = replace(found, traced=traced, specs=specs, fixed={})
+        return other
+
     @neutrally
     def refresh(self) -> Explainer:
         """Take over the model's weights as they are now. Does not retrace. Returns itself."""

@@ -165,14 +165,14 @@ def take(table: Any, places: Numpy) -> Any:
 
 
 def names(table: Any, what: str = "the table") -> tuple[str, ...]:
-    """The names of a table's columns; none where they are only counted: 0, 1, 2 …"""
+    """The names of a table's columns; none where they are only counted, 0, 1, 2 …, as numbers or in a file."""
     return _names(_of(table).labels(table), what)
 
 
 def _names(labels: Sequence[Any], what: str) -> tuple[str, ...]:
-    if list(labels) == list(range(len(labels))):
-        return ()
     found = tuple(map(str, labels))
+    if found == tuple(map(str, range(len(found)))):
+        return ()
     twice = sorted({name for name in found if found.count(name) > 1}) if len(set(found)) < len(found) else []
     if twice:
         raise InputError(f"{what} has several columns with the name {twice[0]!r}; names must differ")

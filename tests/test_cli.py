@@ -245,7 +245,10 @@ def test_compile_keras_and_saved_model(folder: Path) -> None:
         (("run", "ig.explainer", "x.npy", "-o", "a.txt", "--target", "0"), "'a.txt' is not of a known kind"),
         (("run", "ig.explainer", "x.npy", "-o", "a.npy", "--target", "9"), "in the samples 0 to"),
         (("run", "ig.explainer", "x.npy", "-o", "a.npy"), "no target given"),
-        (("run", "ig.explainer", "two.npz", "-o", "a.npy", "--target", "0"), "unknown inputs"),
+        (
+            ("run", "ig.explainer", "two.npz", "-o", "a.npy", "--target", "0"),
+            "Name the arrays of an npz or zarr",
+        ),
         (("run", "ig.explainer", "x.npy", "-o", "a.npy", "--target", "0", "--set", "permutations=3"), "'permutations'"),
         (("serve", "ig.explainer", "--host", "0.0.0.0"), "can be reached from other machines"),
     ],
@@ -413,3 +416,124 @@ def test_a_store_that_cannot_be_replaced_is_put_back(folder: Path, monkeypatch: 
         folder, "run", "ig.explainer", "x.npy", "--target", "0", "-o", "old.zarr", "--overwrite"
     )
     np.testing.assert_array_equal(zarr.open_array(str(folder / "old.zarr"), mode="r")[:], x)
+
+
+# --- columns ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def named(folder: Path) -> Path:
+    """Tables with their columns in two orders, and explainers that know their names and that do not."""
+    pandas = pytest.importorskip("pandas")
+    x = np.load(folder / "x.npy")[:20]
+    frame = pandas.DataFrame(x, columns=list("abcd"))
+    frame.to_parquet(folder / "abcd.parquet")
+    frame[list("dcba")].to_parquet(folder / "dcba.parquet")
+    frame[list("dcba")].iloc[:1].to_parquet(folder / "first.parquet")
+    frame[list("dcb")].to_parquet(folder / "dcb.parquet")
+    frame.assign(e=1.0).to_parquet(folder / "abcde.parquet")
+    frame.assign(b="word").to_parquet(folder / "words.parquet")
+    frame.astype({"a": int}).to_parquet(folder / "integers.parquet")
+    options = ("compile", "net.py:model", "integrated_gradients", "--inputs")
+    done(folder, *options, "abcd.parquet", "-o", "named.explainer", "--baseline", "@first.parquet")
+    done(folder, *options, "float32[4]", "-o", "told.explainer", "--columns", "a,b,c,d")
+    return folder
+
+
+def shares(path: Path) -> Any:
+    return pytest.importorskip("pandas").read_parquet(path)
+
+
+@pytest.mark.parametrize("explainer", ["named", "told", "ig"])
+def test_columns_go_by_name(named: Path, explainer: str) -> None:
+    """The same samples in two orders have the same shares, under their names and in the order of the file."""
+    pandas = pytest.importorskip("pandas")
+    x = np.load(named / "x.npy")[:20]
+    baseline = x[:1] * 0.5
+    pandas.DataFrame(baseline[:, ::-1], columns=list("dcba")).to_parquet(named / "base.parquet")
+    right = Explainer.load(named / "ig.explainer")(x, target=0, baseline=baseline)
+    more = ("--columns", "a,b,c,d") if explainer == "ig" else ()
+    more = (*more, "--target", "0", "--baseline", "@base.parquet", "--overwrite", "--block", "8", "-o")
+    for table in ("abcd", "dcba"):
+        text = done(named, "run", f"{explainer}.explainer", f"{table}.parquet", *more, "out.parquet")
+        assert "warning" not in text
+        found = shares(named / "out.parquet")
+        assert list(found) == list(table)
+        np.testing.assert_allclose(found[list("abcd")], right, atol=1e-6)
+        done(named, "run", f"{explainer}.explainer", f"{table}.parquet", *more, "out.npy")
+        np.testing.assert_allclose(np.load(named / "out.npy"), right[:, :: -1 if table == "dcba" else 1], atol=1e-6)
+
+
+def test_columns_without_names_are_told(named: Path) -> None:
+    """A file that knows no names: by place, in an order that is written out."""
+    x = np.load(named / "x.npy")[:20]
+    for table, given in (("abcd", x), ("dcba", x[:, ::-1])):
+        more = ("--target", "0", "-o", "by_place.parquet", "--overwrite")
+        text = " ".join(done(named, "run", "ig.explainer", f"{table}.parquet", *more).split())
+        assert f"taken by their places, in the order {','.join(table)}." in text
+        assert "--columns" in text
+        found = shares(named / "by_place.parquet")
+        assert list(found) == list(table)
+        np.testing.assert_allclose(found, Explainer.load(named / "ig.explainer")(given, target=0), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("named.explainer", "dcb.parquet"), "the table of input 'input' lacks the columns 'a'"),
+        (("named.explainer", "abcde.parquet"), "the table of input 'input' has the unknown 'e'"),
+        (("named.explainer", "words.parquet"), "column 'b' of the table of input 'input' has dtype"),
+        (("ig.explainer", "words.parquet"), "column 'b' of the table of input 'input' has dtype"),
+        (("ig.explainer", "dcba.parquet", "--columns", "a,b,c"), "3 columns for samples of shape (4,)"),
+        (("ig.explainer", "dcba.parquet", "--columns", "a,b,c,c"), "a name of its own"),
+        (("ig.explainer", "dcba.parquet", "--columns", "a,b,c,x"), "lacks the columns 'x' and has the unknown 'd'"),
+        (("named.explainer", "dcba.parquet", "--columns", "d,c,b,a"), "has the columns 'a', 'b', 'c', 'd'"),
+        (("ig.explainer", "dcba.parquet", "--columns", "wave=a,b,c,d"), "unknown input 'wave'"),
+        (("ig.explainer", "dcba.parquet", "--columns", "@absent.txt"), "no file 'absent.txt'"),
+        (("named.explainer", "abcd.parquet", "--baseline", "@dcb.parquet"), "the baseline of 'input' lacks the"),
+    ],
+)  # fmt: skip
+def test_columns_that_do_not_fit_are_refused(named: Path, arguments: tuple[str, ...], expected: str) -> None:
+    assert expected in refused(named, "run", *arguments, "--target", "0", "-o", "none.parquet")
+    assert not list(named.glob("none.parquet*"))
+
+
+def test_columns_elsewhere(named: Path) -> None:
+    """Whole numbers are numbers; a page has the names; info shows them; a comparison aligns its baseline."""
+    done(named, "run", "named.explainer", "integers.parquet", "--target", "0", "-o", "integers.npy")
+    options = ("--target", "0", "-o", "columns.html", "--samples", "1", "--kind", "bars")
+    for more in (("named.explainer",), ("ig.explainer", "--columns", "a,b,c,d")):
+        done(named, "report", more[0], "dcba.parquet", *options, *more[1:])
+        assert "largest at" in (named / "columns.html").read_text(encoding="utf-8")
+    assert "columns of input" in done(named, "info", "named.explainer")
+    assert json.loads(done(named, "info", "told.explainer", "--json"))["columns"] == {"input": list("abcd")}
+    one = shares(named / "abcd.parquet").iloc[:1]
+    one[list("dcba")].to_parquet(named / "one.parquet")
+    np.save(named / "one.npy", one.to_numpy())
+    tables = []
+    for baseline in ("@one.parquet", "@one.npy"):
+        arguments = ("--methods", "integrated_gradients,captum:IntegratedGradients", "--inputs", "abcd.parquet")
+        done(
+            named, "compare", "net.py:model", *arguments, "--baseline", baseline, "--target", "0", "--seconds", "0",
+            "--json", "compared.json",
+        )  # fmt: skip
+        tables.append(json.loads((named / "compared.json").read_text())["pairs"])
+    assert tables[0] == tables[1]
+
+
+def test_baselines_of_several_inputs(folder: Path) -> None:
+    with np.load(folder / "two.npz") as x:
+        given = dict(x)
+    for count in (1, 9):
+        base = {name: array[:count] * 0.5 for name, array in given.items()}
+        np.savez(folder / "bases.npz", **base)
+        options = ("--inputs", "image=float64[2,3]", "--inputs", "wave=float64[3]", "--dtype", "float64")
+        done(folder, "compile", "net.py:Two", "integrated_gradients", "-o", "two_ig.explainer", *options)
+        done(
+            folder, "run", "two_ig.explainer", "two.npz", "--target", "2", "-o", "based.npz", "--block", "4",
+            "--baseline", "@bases.npz", "--overwrite",
+        )  # fmt: skip
+        wanted = Explainer.load(folder / "two_ig.explainer")(given, target=2, baseline=base)
+        with np.load(folder / "based.npz") as found:
+            for name in wanted:
+                np.testing.assert_allclose(found[name], wanted[name])

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from .. import counter
+from .. import counter, tables
 from ..api import Explainer, Request
 from ..arguments import samples_of, targets_of
 from ..errors import InputError
@@ -22,6 +22,9 @@ Target = Annotated[str | None, typer.Option(help="3, 1,2, max, or @file.npy: one
 Baseline = Annotated[str | None, typer.Option(help="A number, or @file.npy: one sample, or one for each.")]
 Seed = Annotated[int | None, typer.Option(help="For sampled methods.")]
 Setting = Annotated[list[str] | None, typer.Option("--set", help="A parameter of the method: name=value.")]
+Columns = Annotated[
+    list[str] | None, typer.Option(help="Names of a table's columns in the model's order: a,b,c, or @file: one a line.")
+]
 Device = Annotated[str | None, typer.Option(help="Where to run; by default where the explainer was made.")]
 
 
@@ -32,13 +35,56 @@ def loaded(file: Path, device: str | None, setting: list[str] | None) -> Explain
 
 
 def bound(explain: Explainer, arrays: dict[str, Any]) -> list[Any]:
-    """The arrays in the order of the model's inputs, of equal lengths."""
+    """The arrays and tables in the order of the model's inputs, of equal lengths.
+
+    Raises
+    ------
+    InputError: names that are not the inputs', columns that are not the model's or hold no numbers.
+    """
     named = {name: array for name, array in arrays.items() if name and not name.isdigit()}
-    found = explain.signature.bind([a for name, a in arrays.items() if name not in named], named)
+    inputs = explain.signature.inputs
+    if len(inputs) == len(arrays) == 1:
+        found = list(arrays.values())  # whatever it is called
+    elif named and set(named) != {spec.name for spec in inputs}:
+        raise InputError(
+            f"the file has the arrays {tables.listed(list(named))}; the model takes ({explain.signature}). Name the "
+            "arrays of an npz or zarr file as these, or give a file for each input, in this order."
+        )
+    else:
+        found = explain.signature.bind([a for name, a in arrays.items() if name not in named], named)
     lengths = [array.shape[0] for array in found]
     if len(set(lengths)) > 1:
         raise InputError(f"the inputs have {lengths} samples; they need as many each")
+    for table, spec in zip(found, inputs, strict=True):
+        if tables.is_table(table):
+            what = f"the table of input {spec.name!r}"
+            tables.order(tables.names(table, what) if spec.columns else (), spec.columns, what)
+            tables.numbers(tables.rows(table, 0, 0), what)
     return found
+
+
+def with_columns(explain: Explainer, arrays: dict[str, Any], given: list[str] | None) -> tuple[Explainer, str | None]:
+    """The explainer with the names of a table's columns, and what to tell of where they come from.
+
+    It knows them by itself; or they are ``given`` as ``[input=]a,b,c``, in the model's order; or, for want of that,
+    they are taken as they stand in the table.
+    """
+    for text in given or ():
+        name, sign, listed = text.rpartition("=")
+        if not sign and len(explain.signature.inputs) > 1:
+            raise InputError(f"--columns {text!r}: the model has several inputs; give --columns input=a,b,c")
+        explain = explain.with_columns(sources.names(listed), name or None)
+    found = [table for table in arrays.values() if tables.is_table(table)]
+    specs = explain.signature.inputs
+    if len(found) != 1 or len(specs) != 1 or specs[0].columns:
+        return explain, None
+    names = tables.names(found[0])
+    if not names or specs[0].sample_shape != (len(names),):
+        return explain, None
+    return explain.with_columns(names), (
+        "warning: the explainer's file knows no names of columns, so the table's are taken by their places, in the "
+        f"order {','.join(names)}. Say the model's order with --columns, here and in explainers compile."
+    )
 
 
 def some(explain: Explainer, inputs: list[Any], given: dict[str, Any], index: Any, allow_nonfinite: bool) -> Request:
@@ -50,7 +96,7 @@ def some(explain: Explainer, inputs: list[Any], given: dict[str, Any], index: An
     request = explain.request(
         *(_read(array, index) for array in inputs),
         target=targets_of(given["target"], index, total, explain.output.sample_shape),
-        baseline=samples_of(given["baseline"], index, total, len(explain.signature.inputs[0].sample_shape)),
+        baseline=_baseline(explain, given["baseline"], index, total),
         allow_nonfinite=allow_nonfinite,
     )
     request = dataclasses.replace(request, warns=False)  # noted at the end
@@ -70,8 +116,18 @@ def incomplete(explain: Explainer) -> str | None:
     )
 
 
+def _baseline(explain: Explainer, given: Any, index: Any, total: int) -> Any:
+    """That of the samples ``index``."""
+    if isinstance(given, dict):
+        axes = {spec.name: len(spec.sample_shape) for spec in explain.attributed}
+        return {name: samples_of(part, index, total, axes.get(name)) for name, part in given.items()}
+    return samples_of(given, index, total, len(explain.attributed[0].sample_shape))
+
+
 def _read(array: Any, index: Any) -> Any:
     """Files are read where they are sliced."""
+    if tables.is_table(array):
+        return tables.rows(array, index.start, index.stop) if isinstance(index, slice) else tables.take(array, index)
     if isinstance(index, slice):
         return np.asarray(array[index])
     return np.concatenate([np.asarray(array[i : i + 1]) for i in index])

@@ -18,11 +18,27 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from .. import artifact, writing
+from .. import artifact, tables, writing
 from ..api import Explainer
 from ..errors import ExplainersError, InputError
+from ..explanation import on_host
 from . import files, sources
-from .calls import Baseline, Device, File, Inputs, Output, Seed, Setting, Target, bound, incomplete, loaded, some
+from .calls import (
+    Baseline,
+    Columns,
+    Device,
+    File,
+    Inputs,
+    Output,
+    Seed,
+    Setting,
+    Target,
+    bound,
+    incomplete,
+    loaded,
+    some,
+    with_columns,
+)
 
 app = typer.Typer(
     name="explainers", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -84,6 +100,7 @@ def compile(
     batch_size: Annotated[int | None, typer.Option(help="Rows in a package.")] = None,
     per_token: Annotated[bool, typer.Option("--per-token", help="Sum attributions over their last axis.")] = False,
     aot: Annotated[bool, typer.Option("--aot", help="Ahead of time: engine inductor compiles nothing later.")] = False,
+    columns: Columns = None,
     setting: Setting = None,
 ) -> None:
     """Compile an explanation of a model into a file, which loads without the model's source."""
@@ -101,6 +118,7 @@ def compile(
             backend=backend, engine=engine, device=device, dtype=dtype, batch_size=batch_size, per_token=per_token,
             **options,
         )  # fmt: skip
+        explain, _ = with_columns(explain, {}, columns)
         explain.save(output, aot=aot)
         say(f"{output}: {explain}", output)
 
@@ -119,6 +137,7 @@ def info(
             data = {
                 **{key: getattr(manifest, key) for key in plain},
                 "inputs": [str(spec) for spec in manifest.signature.inputs],
+                "columns": {spec.name: list(spec.columns) for spec in manifest.signature.inputs if spec.columns},
                 "attributed": list(manifest.attributed), "batch_size": manifest.batch_size, "size": manifest.size,
                 "placeholders": {part: [p.name for p in some] for part, some in manifest.placeholders.items()},
                 "coverage": [asdict(row) for row in manifest.coverage], "versions": dict(manifest.versions),
@@ -139,6 +158,7 @@ def _summary(file: Path, manifest: artifact.Manifest) -> Table:
     lines = {
         "method": manifest.method,
         "inputs": "\n".join(map(str, manifest.signature.inputs)),
+        **{f"columns of {spec.name}": ", ".join(spec.columns) for spec in manifest.signature.inputs if spec.columns},
         "attributed to": ", ".join(manifest.attributed),
         "output": manifest.output,
         "backend": f"{manifest.backend}, engine {manifest.engine}, {manifest.device or 'any device'}",
@@ -161,6 +181,7 @@ def run(
     baseline: Baseline = None,
     seed: Seed = None,
     block: Annotated[int | None, typer.Option(help="Samples that are read and written at a time.")] = None,
+    columns: Columns = None,
     device: Device = None,
     setting: Setting = None,
     restart: Annotated[bool, typer.Option("--restart", help="Forget what an interrupted run has done.")] = False,
@@ -173,17 +194,21 @@ def run(
         if block is not None and block < 1:
             raise InputError(f"--block must be ≥ 1; got {block}")
         explain = loaded(file, device, setting)
-        arrays, columns = files.read(inputs)
-        given = {"target": sources.target(target), "baseline": sources.baseline(baseline), "seed": seed}
+        arrays = files.read(inputs)
+        explain, note = with_columns(explain, arrays, columns)
+        warn(note)
+        base = tables.aligned(sources.baseline(baseline), explain.attributed)
+        given = {"target": sources.target(target), "baseline": base, "seed": seed}
         checksums = {name: member.sha256 for name, member in artifact.read_manifest(file).members.items()}
-        key = files.fingerprint(inputs, {**given, "members": checksums, "set": setting, "nonfinite": allow_nonfinite})
+        what = {"members": checksums, "set": setting, "nonfinite": allow_nonfinite, "columns": columns}
+        key = files.fingerprint(inputs, {**given, **what})
         into = files.Output(output, key, restart, overwrite, [*inputs, file])
-        _run(explain, arrays, columns, given, into, block, allow_nonfinite)
+        _run(explain, arrays, given, into, block, allow_nonfinite)
 
 
 def _run(
-    explain: Explainer, arrays: dict[str, Any], columns: list[str], given: dict[str, Any], into: files.Output,
-    block: int | None, allow_nonfinite: bool,
+    explain: Explainer, arrays: dict[str, Any], given: dict[str, Any], into: files.Output, block: int | None,
+    allow_nonfinite: bool,
 ) -> None:  # fmt: skip
     inputs = bound(explain, arrays)
     total = inputs[0].shape[0]
@@ -211,14 +236,21 @@ def _run(
                 into.keep()
                 messages.print(f"{into.done} of {total} samples are done; the same command goes on from there")
             raise
-    into.finish(columns)
+    into.finish(_columns(explain, inputs))
     warn(incomplete(explain))
     console.print(f"{into.name}: {total} samples", markup=False, highlight=False, soft_wrap=True)
 
 
+def _columns(explain: Explainer, inputs: list[Any]) -> tuple[str, ...]:
+    """Names of the columns of what is attributed, as they stand in its file."""
+    found = dict(zip(explain.signature.names, inputs, strict=True)).get(explain.attributed[0].name)
+    return tables.names(found) if tables.is_table(found) else ()
+
+
 def _shapes(explain: Explainer, inputs: list[Any], total: int) -> Iterator[tuple[tuple[int, ...], Any]]:
     """Shape and dtype of the attributions of all samples: the dtype of the input that they belong to."""
-    known = {spec.name: np.dtype(array.dtype) for spec, array in zip(explain.signature.inputs, inputs, strict=True)}
+    dtypes = [tables.dtype(tables.rows(a, 0, 0)) if tables.is_table(a) else a.dtype for a in inputs]
+    known = dict(zip(explain.signature.names, map(np.dtype, dtypes), strict=True))
     for spec in explain.attributed:
         own = np.dtype("float32" if spec.dtype == "bfloat16" else spec.dtype)
         given = known.get(spec.name, known[explain.signature.names[0]])
@@ -240,7 +272,7 @@ def _blocks(
         except ExplainersError as error:
             error.add_note(f"in the samples {start} to {stop - 1} of {total}")
             raise
-        yield start, list(found) if isinstance(found, tuple) else [found]
+        yield start, list(map(on_host, found if isinstance(found, tuple) else (found,)))
 
 
 @app.command(name="bench-call", epilog="Example: explainers bench-call digits.explainer --batch-size 1 --batch-size 32")

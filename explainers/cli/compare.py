@@ -11,11 +11,11 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from .. import writing
+from .. import tables, writing
 from ..backend import named
 from ..comparing import Candidate
 from ..comparing import compare as compared
-from ..comparing.candidates import PEERS
+from ..comparing.candidates import PEERS, Question
 from ..errors import InputError, UnknownNameError
 from ..methods import Method
 from ..named import check
@@ -56,11 +56,11 @@ def compare(
         if baseline is not None and references is not None:
             raise InputError("give --baseline or --references, not both")
         given = sources.baseline(references or baseline)
-        arrays, _ = files.read(inputs)
+        given = References(given) if references else given
+        asked = Question.of(_inputs(files.read(inputs)), sources.target(target), given, seed, seconds).plain()
         found = compared(
-            _candidates(model, _listed(methods), _listed(backends), _listed(engines), setting or []), _inputs(arrays),
-            target=sources.target(target), baseline=References(given) if references else given, seed=seed,
-            tolerance=tolerance, seconds=seconds,
+            _candidates(model, _listed(methods), _listed(backends), _listed(engines), setting or []), asked.inputs,
+            target=asked.target, baseline=asked.baseline, seed=seed, tolerance=tolerance, seconds=seconds,
         )  # fmt: skip
         console.print(found)
         if locate and not found.agrees():
@@ -78,7 +78,7 @@ def _listed(text: str | None) -> list[str]:
 
 def _inputs(arrays: dict[str, Any]) -> Any:
     """One array, several in order, or by name."""
-    found = {name: np.asarray(array) for name, array in arrays.items()}
+    found = {name: array if tables.is_table(array) else np.asarray(array) for name, array in arrays.items()}
     if all(name and not name.isdigit() for name in found):
         return found
     return next(iter(found.values())) if len(found) == 1 else tuple(found.values())

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import writing
+from .. import tables, writing
 from ..errors import BackendMissing, InputError
 from ..spec import Numpy
 
@@ -27,46 +27,49 @@ def kind(path: Path) -> str:
     return path.suffix
 
 
-def read(paths: Sequence[Path]) -> tuple[dict[str, Any], list[str]]:
-    """Arrays by name, read where they are sliced, and the names of a table's columns.
+def read(paths: Sequence[Path]) -> dict[str, Any]:
+    """Arrays and tables by name, read where they are sliced.
 
-    One file: its arrays; an npy file's and a table's are named "". Several: one input each, in order.
+    One file: its arrays; an npy file's and a table are named "". Several: one input each, in order.
     """
     found: dict[str, Any] = {}
-    columns: list[str] = []
     for place, path in enumerate(paths):
         if not path.exists():
             raise InputError(f"no file {str(path)!r}")
-        arrays, names = _read(path)
-        columns = columns or names
-        for name, array in arrays.items():
+        for name, array in _read(path).items():
             found[name or ("" if len(paths) == 1 else str(place))] = array
-    return found, columns
+    return found
 
 
-def _read(path: Path) -> tuple[dict[str, Any], list[str]]:
+def _read(path: Path) -> dict[str, Any]:
     suffix = kind(path)
     try:
         if suffix == ".npy":
-            return {"": np.load(path, mmap_mode="r", allow_pickle=False)}, []
+            return {"": np.load(path, mmap_mode="r", allow_pickle=False)}
         if suffix == ".npz":
             with np.load(path, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}, []
+                return {name: archive[name] for name in archive.files}
         if suffix == ".zarr":
             found = _zarr().open(str(path), mode="r")
-            return ({"": found} if hasattr(found, "shape") else dict(found.arrays())), []
-        table = _parquet().read_table(path, memory_map=True)
-        return {"": np.stack([table[name].to_numpy() for name in table.column_names], axis=1)}, table.column_names
+            return {"": found} if hasattr(found, "shape") else dict(found.arrays())
+        return {"": _parquet().read_table(path, memory_map=True)}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{str(path)!r} cannot be read: {error}") from error
 
 
 def read_array(path: Path) -> Numpy:
-    """The only array of a file."""
-    arrays, _ = read([path])
+    """The only array of a file; of a table its numbers."""
+    found = read_value(path)
+    return tables.numbers(found, repr(str(path)), floating=False) if tables.is_table(found) else np.asarray(found)
+
+
+def read_value(path: Path) -> Any:
+    """The only array or table of a file."""
+    arrays = read([path])
     if len(arrays) != 1:
-        raise InputError(f"{str(path)!r} has {len(arrays)} arrays; one is needed")
-    return np.asarray(next(iter(arrays.values())))
+        raise InputError(f"{str(path)!r} has {len(arrays)} arrays, {', '.join(arrays)}; one is needed")
+    (found,) = arrays.values()
+    return found
 
 
 def fingerprint(paths: Sequence[Path], what: Mapping[str, Any]) -> str:
@@ -77,6 +80,8 @@ def fingerprint(paths: Sequence[Path], what: Mapping[str, Any]) -> str:
 
 
 def _told(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _told(part) for name, part in value.items()}
     return hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest() if isinstance(value, np.ndarray) else value
 
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from .. import methods
+from .. import methods, tables
 from ..errors import InputError, UnknownNameError
 from ..methods import Method
 from ..named import model as model
 from ..spec import TensorSpec
-from .files import read_array
+from .files import read, read_array, read_value
 
 
 def method(name: str, settings: Sequence[str]) -> Method:
@@ -66,7 +66,8 @@ def _spec(text: str) -> tuple[str, Any]:
     name, sign, rest = text.partition("=")
     name, rest = (name, rest) if sign else ("", text)
     if Path(rest).is_file():
-        return name, np.asarray(read_array(Path(rest))[:1])
+        example = read_value(Path(rest))
+        return name, tables.rows(example, 0, 1) if tables.is_table(example) else np.asarray(example[:1])
     dtype, bracket, sizes = rest.partition("[")
     try:
         if not bracket or not sizes.endswith("]"):
@@ -93,12 +94,24 @@ def target(text: str | None) -> Any:
 
 
 def baseline(text: str | None) -> Any:
-    """A number, or ``@file.npy``: one sample, or one for each sample."""
+    """A number, or ``@file.npy``: one sample, or one for each sample; of several inputs the arrays of an npz file."""
     if text is None:
         return None
     if text.startswith("@"):
-        return read_array(Path(text[1:]))
+        path = Path(text[1:])
+        found = read([path])
+        return found if len(found) > 1 else read_value(path)
     try:
         return float(text)
     except ValueError as error:
         raise InputError(f"baseline {text!r} is neither a number nor @file.npy") from error
+
+
+def names(text: str) -> list[str]:
+    """``a,b,c``, or the lines of ``@file``."""
+    if not text.startswith("@"):
+        return [part.strip() for part in text.split(",")]
+    path = Path(text[1:])
+    if not path.is_file():
+        raise InputError(f"no file {text[1:]!r}")
+    return path.read_text(encoding="utf-8").splitlines()
