@@ -13,7 +13,7 @@ import numpy as np
 
 from . import arguments, artifact, completeness, counter, methods, plan, saving, tables
 from .arguments import checked_size, dtype_name
-from .backend import Backend, find
+from .backend import Backend, device_name, find
 from .coverage import Audit, Coverage
 from .errors import ArtifactError, BaselineError, InputError, UnknownNameError, UnsupportedOperation
 from .explanation import Explanation
@@ -182,6 +182,8 @@ class Explainer:
         kind = None if dtype is None else dtype_name(dtype)
         if kind not in (None, "float32", "float64", "bfloat16"):
             raise InputError(f"dtype must be 'float32', 'float64' or 'bfloat16'; got {dtype!r}")
+        if device is not None:
+            device_name(found, device)
         model = found.opened(model)
         options = Options(
             wrt, output, baseline, engine, device, kind, batch_size, per_token, bool(strict), bool(interacting)

@@ -10,7 +10,7 @@ import numpy as np
 
 from . import artifact, tables
 from .artifact import decoding
-from .backend import Backend, Loaded, Traced, backends, named
+from .backend import Backend, Loaded, Traced, backends, device_name, named
 from .encoding import Arrays, decode, decode_graph, encode, encode_graph
 from .errors import ArtifactError, ExplainersError, InputError
 from .graph import Value
@@ -144,7 +144,7 @@ class Saved:
         place = str(self.data["device"])
         if device is None:
             return place
-        given = self.backend.device_name(device)
+        given = device_name(self.backend, device)
         if place and given != place:
             raise ArtifactError(
                 f"it was made for the device {place}, which is written into its programs; they cannot run on "

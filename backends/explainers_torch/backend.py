@@ -26,6 +26,7 @@ class TorchBackend:
     default_engine = "torchscript"
     ahead: tuple[str, ...] = ("inductor",)
     forward_only = False
+    files = True
     largest_package = 1024
 
     @cached_property

@@ -13,6 +13,7 @@ from .. import counter, tables
 from ..api import Explainer, Request
 from ..arguments import samples_of, targets_of
 from ..errors import InputError
+from ..spec import TensorSpec
 from . import sources
 
 File = Annotated[Path, typer.Argument(help="An explainer's file.", exists=True, dir_okay=False)]
@@ -57,34 +58,32 @@ def bound(explain: Explainer, arrays: dict[str, Any]) -> list[Any]:
         raise InputError(f"the inputs have {lengths} samples; they need as many each")
     for table, spec in zip(found, inputs, strict=True):
         if tables.is_table(table):
-            what = f"the table of input {spec.name!r}"
-            tables.order(tables.names(table, what) if spec.columns else (), spec.columns, what)
-            tables.numbers(tables.rows(table, 0, 0), what)
+            _check_table(table, spec)
     return found
 
 
-def with_columns(explain: Explainer, arrays: dict[str, Any], given: list[str] | None) -> tuple[Explainer, str | None]:
-    """The explainer with the names of a table's columns, and what to tell of where they come from.
+def _check_table(table: Any, spec: TensorSpec) -> None:
+    what = f"the table of input {spec.name!r}"
+    names = tables.names(table, what)
+    tables.numbers(tables.rows(table, 0, 0), what)
+    if spec.columns:
+        tables.order(names or spec.columns, spec.columns, what)
+    elif names and spec.sample_shape == (len(names),):
+        raise InputError(
+            f"{what} names its columns, and the explainer's file knows no names, so nothing tells which of them is "
+            f"which input of the model. Say the model's order: --columns {','.join(names)} if it is the table's, here "
+            "or, for good, in explainers compile."
+        )
 
-    It knows them by itself; or they are ``given`` as ``[input=]a,b,c``, in the model's order; or, for want of that,
-    they are taken as they stand in the table.
-    """
+
+def with_columns(explain: Explainer, given: list[str] | None) -> Explainer:
+    """The explainer with the names of columns that are ``given`` as ``[input=]a,b,c``, in the model's order."""
     for text in given or ():
         name, sign, listed = text.rpartition("=")
         if not sign and len(explain.signature.inputs) > 1:
             raise InputError(f"--columns {text!r}: the model has several inputs; give --columns input=a,b,c")
         explain = explain.with_columns(sources.names(listed), name or None)
-    found = [table for table in arrays.values() if tables.is_table(table)]
-    specs = explain.signature.inputs
-    if len(found) != 1 or len(specs) != 1 or specs[0].columns:
-        return explain, None
-    names = tables.names(found[0])
-    if not names or specs[0].sample_shape != (len(names),):
-        return explain, None
-    return explain.with_columns(names), (
-        "warning: the explainer's file knows no names of columns, so the table's are taken by their places, in the "
-        f"order {','.join(names)}. Say the model's order with --columns, here and in explainers compile."
-    )
+    return explain
 
 
 def some(explain: Explainer, inputs: list[Any], given: dict[str, Any], index: Any, allow_nonfinite: bool) -> Request:

@@ -18,7 +18,6 @@ from ..comparing import compare as compared
 from ..comparing.candidates import PEERS, Question
 from ..errors import InputError, UnknownNameError
 from ..methods import Method
-from ..named import check
 from ..spec import References
 from . import files, sources
 from .calls import Baseline, Setting, Target
@@ -43,6 +42,7 @@ def compare(
     seed: Annotated[int, typer.Option(help="For sampled methods.")] = 0,
     tolerance: Annotated[float, typer.Option(help="Largest relative difference of those that agree.")] = 1e-4,
     seconds: Annotated[float, typer.Option(help="To measure each latency for; 0 for none.")] = 0.2,
+    timeout: Annotated[float, typer.Option(help="Seconds that candidates in another process may take.")] = 600.0,
     locate: Annotated[bool, typer.Option("--locate", help="Name the layer where the worst pair parts.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a page there.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write both tables there.")] = None,
@@ -52,7 +52,7 @@ def compare(
 
     Exit status: 1 where two candidates of the same method differ by more than --tolerance, 2 for errors.
     """
-    with told(USAGE):
+    with told("compare", USAGE):
         if baseline is not None and references is not None:
             raise InputError("give --baseline or --references, not both")
         given = sources.baseline(references or baseline)
@@ -61,6 +61,7 @@ def compare(
         found = compared(
             _candidates(model, _listed(methods), _listed(backends), _listed(engines), setting or []), asked.inputs,
             target=asked.target, baseline=asked.baseline, seed=seed, tolerance=tolerance, seconds=seconds,
+            timeout=timeout,
         )  # fmt: skip
         console.print(found)
         if locate and not found.agrees():
@@ -90,7 +91,7 @@ def _candidates(
     """Every method on every backend by every engine that the backend has."""
     if not methods:
         raise InputError("--methods names no method")
-    check(model)
+    sources.checked(model)
     values: dict[str, str | Method] = {name: name if _peer(name) else sources.method(name, []) for name in methods}
     for setting in settings:
         takers = [name for name, value in values.items() if _takes(name, value, setting)]

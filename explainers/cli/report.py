@@ -47,12 +47,11 @@ def report(
     allow_nonfinite: Annotated[bool, typer.Option("--allow-nonfinite", help="Show NaN and infinity in grey.")] = False,
 ) -> None:
     """Write a page that shows the explanations of some samples and needs nothing else."""
-    with told():
+    with told("report"):
         destination(output)
         explain = loaded(file, device, setting)
-        arrays = files.read(inputs)
-        explain, note = with_columns(explain, arrays, columns)
-        found = bound(explain, arrays)
+        explain = with_columns(explain, columns)
+        found = bound(explain, files.read(inputs))
         chosen = _chosen(samples, found[0].shape[0])
         base = tables.aligned(sources.baseline(baseline), explain.attributed)
         given = {"target": sources.target(target), "baseline": base, "seed": seed}
@@ -61,7 +60,6 @@ def report(
         view: dict[str, Any] = {"channels": channels, "classes": _listed(classes), "allow_nonfinite": allow_nonfinite}
         shown = {"samples": len(chosen), "names": _listed(names) or None, "numbers": chosen}
         plots.page(explanation, output, kind=kind, **shown, **view)
-        warn(note)
         warn(incomplete(explain))
         say(f"{output}: {len(chosen)} samples", output)
 

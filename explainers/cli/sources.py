@@ -2,20 +2,63 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .. import methods, tables
-from ..errors import InputError, UnknownNameError
+from .. import artifact, methods, tables
+from ..backend import find
+from ..errors import ArtifactError, InputError, UnknownNameError
 from ..methods import Method
-from ..named import model as model
+from ..named import check
+from ..named import model as named
 from ..spec import TensorSpec
 from .files import read, read_array, read_value
+
+
+def model(text: str) -> Any:
+    """The model that ``text`` names: see :func:`explainers.named.model`."""
+    checked(text)
+    return named(text)
+
+
+def checked(text: str) -> None:
+    """InputError for what is no name of a model: an explainer's file, above all."""
+    path = Path(text)
+    if path.is_file() and zipfile.is_zipfile(path):
+        with contextlib.suppress(ArtifactError):
+            manifest = artifact.read_manifest(path)
+            raise InputError(
+                f"{text!r} is an explainer already, of {manifest.method}: run, report and serve take it as it is. For "
+                "another method name the model that it was made from."
+            )
+    check(text)
+
+
+def filed(text: str, backend: str | None) -> Any:
+    """The model of this name, if an explanation of it has a file form; known before anything is computed."""
+    found = model(text)
+    functions = [name for name in ("predict_proba", "predict", "decision_function") if hasattr(found, name)]
+    try:
+        files = find(found, backend).files
+    except InputError:
+        if not functions:
+            raise
+        files = False
+    if not files:
+        example = f"{text}.{functions[0]}" if functions else text
+        raise InputError(
+            f"{text!r} is a {type(found).__name__}, which only its own Python source can run: an explanation of it has "
+            f"no file. Compare methods on it with explainers compare {example}, explain it from Python, or name a "
+            "torch or TensorFlow model."
+        )
+    return found
 
 
 def method(name: str, settings: Sequence[str]) -> Method:
