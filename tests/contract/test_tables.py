@@ -245,6 +245,16 @@ def test_a_file_knows_the_names(frame: Any, tmp_path: Path) -> None:
     )
 
 
+def test_names_outlive_a_change_of_dtype(frame: Any) -> None:
+    """The backend makes new specs where the model is cast."""
+    torch = pytest.importorskip("torch")
+    net = torch.nn.Linear(3, 2)
+    explain = Explainer.compile(net, "input_x_gradient", inputs=frame, dtype="float64")
+    assert explain.signature.inputs[0].columns == explain.attributed[0].columns == tuple(COLUMNS)
+    weight = net.weight.detach().double().numpy()[0]
+    holds(explain(frame[OTHER], target=0), {n: w * frame[n] for n, w in zip(COLUMNS, weight, strict=True)}, OTHER)
+
+
 def test_names_that_are_not_known_are_taken_by_place_with_a_warning(frame: Any) -> None:
     explain = Explainer.compile(lambda x: x @ np.array([1.0, 100.0, -10.0]), "exact_shapley", inputs=np.zeros((1, 3)))
     with pytest.warns(
