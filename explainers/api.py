@@ -11,9 +11,9 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from . import arguments, artifact, completeness, counter, methods, plan, saving
+from . import arguments, artifact, completeness, counter, methods, plan, saving, tables
 from .arguments import checked_size, dtype_name
-from .backend import Backend, find, owner
+from .backend import Backend, device_name, find, owner
 from .coverage import Audit, Coverage
 from .errors import ArtifactError, BaselineError, InputError, UnknownNameError, UnsupportedOperation
 from .explanation import Explanation
@@ -143,7 +143,8 @@ class Explainer:
             the folder of a SavedModel, a ``.keras`` or ``.pt2`` file, or any callable from arrays to an array.
         method: a name or a value of :mod:`explainers.methods`.
         inputs: example arrays or TensorSpecs (one, a tuple, or a dict by name), to trace a model now
-            that does not carry its signature; otherwise it is traced at the first call.
+            that does not carry its signature; otherwise it is traced at the first call. Of tables (pandas, polars,
+            Arrow) the names of columns are kept: later tables are read by name, arrays by place.
         wrt: what is attributed: input names or positions, or the path of a layer, whose output is
             then attributed. Default: every floating-point input.
         output: which of several outputs, by key or position.
@@ -185,13 +186,15 @@ class Explainer:
         kind = None if dtype is None else dtype_name(dtype)
         if kind not in (None, "float32", "float64", "bfloat16"):
             raise InputError(f"dtype must be 'float32', 'float64' or 'bfloat16'; got {dtype!r}")
+        if device is not None:
+            device_name(found, device)
         model = found.opened(model)
         options = Options(
             wrt, output, baseline, engine, device, kind, batch_size, per_token, bool(strict), bool(interacting)
         )
         self = cls(model, value, found, options)
         with found.neutral():
-            signature = found.signature(model, args, kwargs)
+            signature = tables.signature(found, model, args, kwargs)
             if signature is not None:
                 self._prepare(signature, signature.bind(args, kwargs) if args or kwargs else ())
         return self
@@ -200,10 +203,15 @@ class Explainer:
         """Trace the model and compile the first kernel, once."""
         with self._lock:
             if self._plan is None:
+                model, calls = self._model, self._backend.forward_only
+                if calls:
+                    model = tables.of_tables(model, signature, examples)
+                plain = [tables.example(value, calls) for value in examples]
                 try:
                     self._plan = plan.trace(
-                        self._model, self._backend, self.method, self._options, signature, examples, self.stats
+                        model, self._backend, self.method, self._options, signature, plain, self.stats
                     )
+                    self._model = model
                 except UnsupportedOperation as error:
                     self._uncovered = error.coverage
                     raise
@@ -217,7 +225,7 @@ class Explainer:
         if found is None:
             if not args and not kwargs:
                 raise InputError("no inputs given")
-            signature = self._backend.signature(self._model, args, kwargs)
+            signature = tables.signature(self._backend, self._model, args, kwargs)
             assert signature is not None
             found = self._prepare(signature, signature.bind(args, dict(kwargs)))
             self._by_first_call = True
@@ -229,7 +237,10 @@ class Explainer:
     def _of_dtype(self, found: Plan, bound: list[Any]) -> Plan:
         """A callable takes each call's dtypes, whatever the first call's were: its numbers may hang on them."""
         known = found.traced.signature
-        dtypes = tuple(str(getattr(value, "dtype", "")).removeprefix("torch.") for value in bound)
+        dtypes = tuple(
+            tables.dtype(value) if tables.is_table(value) else str(getattr(value, "dtype", "")).removeprefix("torch.")
+            for value in bound
+        )
         pairs = zip(known.inputs, dtypes, strict=True)
         specs = tuple(
             replace(spec, dtype=dtype) if spec.floating and dtype.startswith("float") else spec for spec, dtype in pairs
@@ -239,8 +250,9 @@ class Explainer:
         signature = replace(known, inputs=specs)
         with self._lock:
             if dtypes not in self._of_other_dtypes:
+                examples = arguments.arrays(self._backend, signature, bound)[0]
                 self._of_other_dtypes[dtypes] = plan.trace(
-                    self._model, self._backend, self.method, self._options, signature, bound, self.stats
+                    self._model, self._backend, self.method, self._options, signature, examples, self.stats
                 )
             return self._of_other_dtypes[dtypes]
 
@@ -579,6 +591,37 @@ class Explainer:
         other = Explainer(self._model, replace(self.method, **effort), self._backend, self._options)
         other.stats = self.stats
         other._plan = replace(found, packages=found.packages.variant(other.method))
+        return other
+
+    def with_columns(self, columns: Sequence[str], input: str | None = None) -> Explainer:
+        """An explainer that knows the names of a table's columns, and shares everything compiled.
+
+        ``columns``: in the order that the model takes them. ``input``: of which input; by default the only one.
+
+        Raises
+        ------
+        InputError: not as many names as the input has columns; other names than it has. UnknownNameError: no such
+        input.
+        """
+        found = self._ready("with_columns")
+        signature = found.traced.signature
+        name = input or signature.names[0]
+        if name not in signature.names or (input is None and len(signature.names) > 1):
+            raise UnknownNameError.among("input", input, signature.names)
+        known = signature.inputs[signature.names.index(name)].columns
+        if known and known != tuple(columns):
+            raise InputError(f"input {name!r} has the columns {tables.listed(known)}; got {tables.listed(columns)}")
+
+        def named(specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+            return tuple(replace(spec, columns=tuple(columns)) if spec.name == name else spec for spec in specs)
+
+        traced = replace(found.traced, signature=replace(signature, inputs=named(signature.inputs)))
+        specs = tuple(
+            spec if place is None else named([spec])[0] for spec, place in zip(found.specs, found.places, strict=True)
+        )
+        other = Explainer(self._model, self.method, self._backend, self._options)
+        other.stats = self.stats
+        other._plan = replace(found, traced=traced, specs=specs, fixed={})
         return other
 
     @neutrally

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from .backend import Backend, owner
+from . import tables
+from .backend import Backend, on_host, owner
 from .errors import BaselineError, InputError
 from .methods import Method, Perturbation
 from .plan import Plan
@@ -51,7 +52,8 @@ def attribution(plan: Plan, method: Method, given: Any, count: int) -> list[Nump
     """What a Perturbation's generator is given, checked."""
     if not isinstance(method, Perturbation):
         raise InputError(f"attribution= is for the method Perturbation; this is {method.name!r}")
-    parts = [to_numpy(part, "attribution") for part in (given if isinstance(given, tuple) else (given,))]
+    given = tables.aligned(given if isinstance(given, tuple) else (given,), plan.specs, "attribution")
+    parts = [to_numpy(part, "attribution") for part in given]
     wanted = [(count, *spec.sample_shape) for spec in plan.specs]
     if [part.shape for part in parts] != wanted:
         raise InputError(f"attribution has shape {[p.shape for p in parts]}; the attributed inputs have {wanted}")
@@ -60,6 +62,9 @@ def attribution(plan: Plan, method: Method, given: Any, count: int) -> list[Nump
 
 def _array(backend: Backend, value: Any, spec: TensorSpec) -> Array:
     """An input as numpy or as the backend's own array, its kind and shape checked."""
+    if tables.is_table(value):
+        value = tables.array(value, spec, f"input {spec.name!r}")
+    tables.refuse(value, f"input {spec.name!r}")
     own = isinstance(value, np.ndarray) or backend.owns(value)
     array = value if own else to_numpy(value, f"input {spec.name!r}")
     dtype = dtype_name(array.dtype)
@@ -71,10 +76,24 @@ def _array(backend: Backend, value: Any, spec: TensorSpec) -> Array:
     if shape[1:] != spec.sample_shape or not shape:
         hint = " A batch axis is missing: x[None]." if shape == spec.sample_shape else ""
         raise InputError(f"input {spec.name!r} has shape {shape}, the model takes {('N', *spec.sample_shape)}.{hint}")
+    if not floating and dtype != spec.dtype and not np.can_cast(dtype, spec.dtype):
+        check_range(on_host(backend, array), spec.dtype, f"input {spec.name!r}")
     return array
 
 
+def check_range(array: Numpy, dtype: str, what: str) -> None:
+    """InputError, naming the first, for whole numbers that an integer dtype does not hold."""
+    low, high = (0, 1) if dtype == "bool" else (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
+    wrong = np.argwhere((array < low) | (array > high))
+    if len(wrong):
+        place = tuple(int(i) for i in wrong[0])
+        raise InputError(
+            f"{what} holds {array[place]} at {place}; the model takes {dtype}, which ends at {low} and {high}"
+        )
+
+
 def to_numpy(value: Any, what: str) -> Numpy:
+    tables.refuse(value, what)
     home = owner(value)
     if home is not None:
         return home.numpy(value)
@@ -90,6 +109,7 @@ def to_numpy(value: Any, what: str) -> Numpy:
 
 
 def plain(target: Any) -> Any:
+    tables.refuse(target, "target")
     home = None if target is None or isinstance(target, (int, str)) else owner(target)
     return home.numpy(target) if home else target
 
@@ -102,6 +122,7 @@ def baseline(
         if 0 in plan.fixed:
             return plan.fixed[0]
         given = default
+    given = tables.aligned(given, plan.specs)
 
     def batch() -> Any:
         parts = [bound[place] for place in plan.places if place is not None] or bound

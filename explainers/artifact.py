@@ -20,17 +20,16 @@ import json
 import os
 import re
 import struct
-import uuid
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import safetensors.numpy
 
+from . import writing
 from .coverage import Coverage
 from .encoding import decode
 from .errors import ArtifactError, ExplainersError
@@ -230,17 +229,8 @@ def write(target: Any, data: Mapping[str, Any], files: Mapping[str, bytes]) -> N
     if hasattr(target, "write"):
         _write(target, data, files)
         return
-    path = Path(target)
-    part = path.parent / f".{path.name}.{uuid.uuid4().hex}.part"
-    try:
-        with part.open("xb") as stream:
-            _write(stream, data, files)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    with writing.replacing(target) as stream:
+        _write(stream, data, files)
 
 
 def _write(stream: Any, data: Mapping[str, Any], files: Mapping[str, bytes]) -> None:

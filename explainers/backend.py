@@ -82,6 +82,7 @@ class Backend(Protocol):
     default_engine: str
     ahead: tuple[str, ...]  # engines whose programs can be compiled when they are saved
     forward_only: bool
+    files: bool  # whether explanations of its models have a file form
     largest_package: int  # rows that a package has at most, unless the caller says more
 
     def installed(self) -> bool:
@@ -200,6 +201,14 @@ class Backend(Protocol):
 def on_host(backend: Backend, array: Any) -> Numpy:
     """``array``, of numpy or of the backend's framework, as numpy."""
     return array if isinstance(array, np.ndarray) else backend.numpy(array)
+
+
+def device_name(backend: Backend, device: Any) -> str:
+    """:meth:`Backend.device_name`. Raises InputError for a device that the framework does not know."""
+    try:
+        return backend.device_name(device)
+    except Exception as error:  # each framework has its own
+        raise InputError(f"there is no device {str(device)!r} for {backend.name}: {error}") from error
 
 
 @lru_cache(maxsize=1)

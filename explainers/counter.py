@@ -34,6 +34,8 @@ def sample_seeds(seed: Any, count: int) -> UInt64:
     sample its own: a sample with seed k then draws what it draws alone with ``seed=k``.
     """
     given = np.asarray(0 if seed is None else seed)
+    if np.ma.is_masked(seed):
+        raise InputError("seed is a masked array, and the numbers behind the mask would be used")
     if given.dtype.kind not in "iu" or given.ndim > 1 or (given.ndim == 1 and len(given) != count):
         raise InputError(f"seed must be an int, or {count} ints, one per sample; got {seed!r}")
     index = np.arange(count, dtype=np.uint64) if given.ndim == 0 else np.zeros(count, np.uint64)

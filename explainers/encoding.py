@@ -26,6 +26,7 @@ KINDS: dict[str, type[Any]] = {
         References, TensorSpec, Signature, Fixed, Operation, Placeholder,
     )
 }  # fmt: skip
+LATER = {"TensorSpec": {"columns"}}  # fields that older files lack; written where they are not empty
 Arrays = dict[str, Numpy]
 
 
@@ -54,7 +55,11 @@ def encode(value: Any, arrays: Arrays, what: str) -> Any:
     if kind is Role:
         return {"role": value.value}
     if KINDS.get(kind.__name__) is kind:
-        parts = {f.name: encode(getattr(value, f.name), arrays, f"{what}.{f.name}") for f in fields(value)}
+        later = LATER.get(kind.__name__, set())
+        given = {f.name: getattr(value, f.name) for f in fields(value)}
+        parts = {
+            name: encode(entry, arrays, f"{what}.{name}") for name, entry in given.items() if name not in later or entry
+        }
         return {"class": kind.__name__, "fields": parts}
     home = owner(value)
     array = home.numpy(value) if home is not None else value
@@ -87,7 +92,7 @@ def decode(data: Any, arrays: Mapping[str, Numpy]) -> Any:
             raise ArtifactError(f"it holds a value of the unknown class {data['class']!r}: made by a newer version?")
         kind, given = KINDS[data["class"]], data["fields"]
         known = {f.name for f in fields(kind)}
-        if set(given) != known:
+        if set(given) | LATER.get(data["class"], set()) != known:
             raise ArtifactError(f"{data['class']} has the fields {sorted(given)}; this version knows {sorted(known)}")
         return kind(**{name: decode(entry, arrays) for name, entry in given.items()})
     if len(data) != 1:

@@ -19,6 +19,7 @@
     └── BackendMissing      (ImportError)      the framework is not installed
 
     IncompleteWarning       (RuntimeWarning)   attributions that do not add up
+    ColumnsWarning          (UserWarning)      columns taken by place, for want of names
 
 Each message says what was given, what was expected, and what to do.
 """
@@ -95,6 +96,10 @@ class IncompleteError(ExplainersError, RuntimeError):
 
 class IncompleteWarning(RuntimeWarning):
     """Attributions of a method that promises completeness do not add up to the change of the output."""
+
+
+class ColumnsWarning(UserWarning):
+    """Columns of a table have names that the explainer does not know: they are taken by their places."""
 
 
 class PerturbationError(ExplainersError, RuntimeError):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import tables
 from .backend import owner
 from .coverage import Operation
 from .spec import Numpy
@@ -116,5 +117,7 @@ class Explanation:
 
 def on_host(array: Any) -> Numpy:
     """An array of any framework as numpy."""
+    if tables.is_table(array):
+        return tables.numbers(array, "the table")
     home = owner(array)
     return np.asarray(array) if home is None else home.numpy(array)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import mixing
@@ -64,6 +64,7 @@ def trace(
         model, signature, device=options.device, dtype=options.dtype, examples=examples,
         elementary=rules is not None and rules.elementary,
     )  # fmt: skip
+    traced.signature = _with_columns(traced.signature, signature)
     key, result = _pick_output(traced.graph, options.output)
     if getattr(method, "logits", False):
         result = traced.graph.logits(result)
@@ -101,6 +102,12 @@ def trace(
     elif options.batch_size is not None:
         packages.compile(packages.limit(options.batch_size))
     return Plan(traced, packages, graph, wrt, specs, places)
+
+
+def _with_columns(traced: Signature, given: Signature) -> Signature:
+    """The names of columns, which backends need not know."""
+    specs = (replace(s, columns=g.columns) for s, g in zip(traced.inputs, given.inputs, strict=True))
+    return replace(traced, inputs=tuple(specs))
 
 
 def _check_alone(method: Method, backend: Backend, options: Options) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from . import completeness
+from . import completeness, tables
 from .backend import Backend, on_host, owner
 from .errors import NonFiniteError
 from .explanation import Explanation
@@ -100,6 +100,10 @@ class Results:
         if self.per_token:
             array = self.host(array).sum(-1)
         place = self.plan.places[index]
+        given = None if place is None else self.bound[place]
+        if tables.is_table(given):
+            spec = self.plan.specs[index]
+            return self.host(array) if self.per_token else tables.like(self.host(array), given, spec)
         return self._like(array, self.bound[place if place is not None else 0])
 
     def _like(self, array: Any, given: Any) -> Any:

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from . import artifact
+from . import artifact, tables
 from .artifact import decoding
-from .backend import Backend, Loaded, Traced, backends, named
+from .backend import Backend, Loaded, Traced, backends, device_name, named
 from .encoding import Arrays, decode, decode_graph, encode, encode_graph
 from .errors import ArtifactError, ExplainersError, InputError
 from .graph import Value
@@ -41,7 +41,7 @@ def contents(plan: Plan, method: Method, backend: Backend, options: Options, aot
         "options": {
             "wrt": encode(options.wrt, arrays, "wrt"),
             "output": encode(options.output, arrays, "output"),
-            "baseline": encode(options.baseline, arrays, "baseline"),
+            "baseline": encode(tables.aligned(options.baseline, plan.specs), arrays, "baseline"),
             "dtype": options.dtype,
             "batch_size": options.batch_size if options.batch_size is None else int(options.batch_size),
             "per_token": bool(options.per_token),
@@ -144,7 +144,7 @@ class Saved:
         place = str(self.data["device"])
         if device is None:
             return place
-        given = self.backend.device_name(device)
+        given = device_name(self.backend, device)
         if place and given != place:
             raise ArtifactError(
                 f"it was made for the device {place}, which is written into its programs; they cannot run on "

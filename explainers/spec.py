@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -23,6 +23,8 @@ SpecOf = Callable[[Any, str], "TensorSpec"]
 class TensorSpec:
     """Shape and dtype of one input. The first axis is the batch and is written ``None``.
 
+    ``columns``: names of the last axis, where samples are rows of a table.
+
     >>> TensorSpec((None, 1, 28, 28), "float32", "image").sample_shape
     (1, 28, 28)
     """
@@ -30,9 +32,15 @@ class TensorSpec:
     shape: tuple[int | None, ...]
     dtype: str = "float32"
     name: str = ""
+    columns: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         shape = tuple(self.shape)
+        object.__setattr__(self, "columns", tuple(map(str, self.columns)))
+        if self.columns and (shape[1:] != (len(self.columns),) or len(set(self.columns)) != len(self.columns)):
+            raise InputError(
+                f"{len(self.columns)} columns for samples of shape {shape[1:]}: give each of one axis a name of its own"
+            )
         if not shape:
             raise InputError("a TensorSpec needs the batch as its first axis; got the shape ()")
         if any(size is None for size in shape[1:]):
@@ -260,6 +268,8 @@ def resolve_target(target: Any, shape: tuple[int, ...], count: int, forward_only
         given = np.asarray(target)
     except ValueError as error:
         raise TargetError(f"target {target!r} is ragged. {_target_forms(shape, count)}") from error
+    if given.dtype.kind in "fO" and not isinstance(target, np.ndarray) and _beyond(target):
+        raise TargetError(f"target has an integer of more than 63 bits. {_target_forms(shape, count)}")
     if count == 0 and given.size == 0 and given.ndim:
         return Target("index", shape, np.zeros((0, len(shape)), np.int64))
     if isinstance(target, list) and target and all(isinstance(entry, tuple) for entry in target):
@@ -289,6 +299,13 @@ def _indexes_too(target: Any, given: Numpy, shape: tuple[int, ...], count: int) 
     except TargetError:
         return False
     return True
+
+
+def _beyond(target: Any) -> bool:
+    """Whether there are integers that numpy would make floating-point for want of a dtype that holds them."""
+    if isinstance(target, (list, tuple)):
+        return any(map(_beyond, target))
+    return isinstance(target, int) and not -(2**63) <= target < 2**63
 
 
 def is_mask(target: Any, shape: tuple[int, ...], axes: int | None = None) -> bool:

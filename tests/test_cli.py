@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import explainers
 from explainers import Explainer, methods
-from explainers.cli import report  # noqa: F401, adds its command to the app
+from explainers.cli import compare, report  # noqa: F401, add their commands to the app
 from explainers.cli.commands import app
 
 ROOT = Path(__file__).parents[1]
@@ -170,7 +174,7 @@ def test_tables_and_zarr(folder: Path) -> None:
     x = np.load(folder / "x.npy")
     wanted = Explainer.load(folder / "ig.explainer")(x, target=0)
     pandas.DataFrame(x, columns=list("abcd")).to_parquet(folder / "x.parquet")
-    done(folder, "run", "ig.explainer", "x.parquet", "--target", "0", "-o", "scores.parquet")
+    done(folder, "run", "ig.explainer", "x.parquet", "--target", "0", "-o", "scores.parquet", "--columns", "a,b,c,d")
     found = pandas.read_parquet(folder / "scores.parquet")
     assert list(found) == list("abcd")
     np.testing.assert_allclose(found.to_numpy(), wanted, atol=1e-6)
@@ -242,9 +246,12 @@ def test_compile_keras_and_saved_model(folder: Path) -> None:
         (("info", "net.py"), "refused"),
         (("run", "ig.explainer", "absent.npy", "-o", "a.npy"), "no file 'absent.npy'"),
         (("run", "ig.explainer", "x.npy", "-o", "a.txt", "--target", "0"), "'a.txt' is not of a known kind"),
-        (("run", "ig.explainer", "x.npy", "-o", "a.npy", "--target", "9"), "in the samples 0 to"),
+        (("run", "ig.explainer", "x.npy", "-o", "a.npy", "--target", "9"), "target 9 at position 0"),
         (("run", "ig.explainer", "x.npy", "-o", "a.npy"), "no target given"),
-        (("run", "ig.explainer", "two.npz", "-o", "a.npy", "--target", "0"), "unknown inputs"),
+        (
+            ("run", "ig.explainer", "two.npz", "-o", "a.npy", "--target", "0"),
+            "Name the arrays of an npz or zarr",
+        ),
         (("run", "ig.explainer", "x.npy", "-o", "a.npy", "--target", "0", "--set", "permutations=3"), "'permutations'"),
         (("serve", "ig.explainer", "--host", "0.0.0.0"), "can be reached from other machines"),
     ],
@@ -365,3 +372,277 @@ def test_a_run_that_fails_at_once_leaves_nothing(folder: Path) -> None:
     refused(folder, "run", "ig.explainer", "x.npy", "--target", "9", "-o", "nine.npy")
     assert not list(folder.glob("nine.npy*"))
     done(folder, "run", "ig.explainer", "x.npy", "--target", "1", "-o", "nine.npy")
+
+
+def test_outputs_that_are_no_plain_files(folder: Path) -> None:
+    """Links stay and permissions do; a device or a pipe is written to where that can be, and never replaced."""
+    x = np.load(folder / "x.npy")
+    (folder / "far").mkdir()
+    (folder / "out.npy").symlink_to("far/real.npy")
+    (folder / "far" / "real.npy").write_bytes(b"old")
+    (folder / "far" / "real.npy").chmod(0o640)
+    arguments = ("run", "ig.explainer", "x.npy", "--target", "0", "-o")
+    assert "'out.npy' exists" in refused(folder, *arguments, "out.npy")
+    done(folder, *arguments, "out.npy", "--overwrite")
+    assert (folder / "out.npy").is_symlink()
+    assert np.load(folder / "far" / "real.npy").shape == x.shape
+    assert (folder / "far" / "real.npy").stat().st_mode & 0o777 == 0o640
+    (folder / "dangling.npy").symlink_to("far/new.npy")
+    done(folder, *arguments, "dangling.npy")
+    assert np.load(folder / "far" / "new.npy").shape == x.shape
+    os.mkfifo(folder / "pipe.npy")
+    assert "is a device or a pipe" in refused(folder, *arguments, "pipe.npy", "--overwrite")
+    assert sorted(path.name for path in (folder / "far").iterdir()) == ["new.npy", "real.npy"]
+    page = ("report", "ig.explainer", "x.npy", "--target", "0", "--samples", "1", "-o")
+    for output in ("folder.html", "none/report.html"):
+        (folder / "folder.html").mkdir(exist_ok=True)
+        assert "folder" in refused(folder, *page, output)
+    assert "1 samples" in done(folder, *page, "/dev/null")
+    done(folder, "compile", "net.py:model", "gradient", "--inputs", "float32[4]", "-o", "/dev/null")
+    assert Path("/dev/null").is_char_device()
+
+
+def test_a_store_that_cannot_be_replaced_is_put_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import zarr
+
+    x = np.load(folder / "x.npy")
+    zarr.save_array(str(folder / "old.zarr"), x)
+    real = os.replace
+
+    def replace(source: Any, target: Any) -> None:
+        if Path(source).name == "made.zarr":
+            raise OSError(28, "No space left on device")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    assert "No space" in refused(
+        folder, "run", "ig.explainer", "x.npy", "--target", "0", "-o", "old.zarr", "--overwrite"
+    )
+    np.testing.assert_array_equal(zarr.open_array(str(folder / "old.zarr"), mode="r")[:], x)
+
+
+# --- columns ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def named(folder: Path) -> Path:
+    """Tables with their columns in two orders, and explainers that know their names and that do not."""
+    pandas = pytest.importorskip("pandas")
+    x = np.load(folder / "x.npy")[:20]
+    frame = pandas.DataFrame(x, columns=list("abcd"))
+    frame.to_parquet(folder / "abcd.parquet")
+    frame[list("dcba")].to_parquet(folder / "dcba.parquet")
+    frame[list("dcba")].iloc[:1].to_parquet(folder / "first.parquet")
+    frame[list("dcb")].to_parquet(folder / "dcb.parquet")
+    frame.assign(e=1.0).to_parquet(folder / "abcde.parquet")
+    frame.assign(b="word").to_parquet(folder / "words.parquet")
+    frame.astype({"a": int}).to_parquet(folder / "integers.parquet")
+    options = ("compile", "net.py:model", "integrated_gradients", "--inputs")
+    done(folder, *options, "abcd.parquet", "-o", "named.explainer", "--baseline", "@first.parquet")
+    done(folder, *options, "float32[4]", "-o", "told.explainer", "--columns", "a,b,c,d")
+    return folder
+
+
+def shares(path: Path) -> Any:
+    return pytest.importorskip("pandas").read_parquet(path)
+
+
+@pytest.mark.parametrize("explainer", ["named", "told", "ig"])
+def test_columns_go_by_name(named: Path, explainer: str) -> None:
+    """The same samples in two orders have the same shares, under their names and in the order of the file."""
+    pandas = pytest.importorskip("pandas")
+    x = np.load(named / "x.npy")[:20]
+    baseline = x[:1] * 0.5
+    pandas.DataFrame(baseline[:, ::-1], columns=list("dcba")).to_parquet(named / "base.parquet")
+    right = Explainer.load(named / "ig.explainer")(x, target=0, baseline=baseline)
+    more = ("--columns", "a,b,c,d") if explainer == "ig" else ()
+    more = (*more, "--target", "0", "--baseline", "@base.parquet", "--overwrite", "--block", "8", "-o")
+    for table in ("abcd", "dcba"):
+        text = done(named, "run", f"{explainer}.explainer", f"{table}.parquet", *more, "out.parquet")
+        assert "warning" not in text
+        found = shares(named / "out.parquet")
+        assert list(found) == list(table)
+        np.testing.assert_allclose(found[list("abcd")], right, atol=1e-6)
+        done(named, "run", f"{explainer}.explainer", f"{table}.parquet", *more, "out.npy")
+        np.testing.assert_allclose(np.load(named / "out.npy"), right[:, :: -1 if table == "dcba" else 1], atol=1e-6)
+
+
+@pytest.mark.parametrize("table", ["abcd", "dcba"])
+@pytest.mark.parametrize("command", ["run", "report"])
+def test_columns_need_names_on_both_sides(named: Path, table: str, command: str) -> None:
+    """A file that knows no names cannot tell which column is which: by place, they would be other shares."""
+    output = {"run": "none.parquet", "report": "none.html"}[command]
+    text = refused(named, command, "ig.explainer", f"{table}.parquet", "--target", "0", "-o", output)
+    assert "knows no names" in text
+    assert f"--columns {','.join(table)} if it is the table's" in text
+    assert not list(named.glob("none.*"))
+
+
+def test_tables_without_names_go_by_place(named: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    x = np.load(named / "x.npy")[:20]
+    frame = pandas.DataFrame(x)
+    frame.columns = list(map(str, frame.columns))
+    frame.to_parquet(named / "counted.parquet")
+    right = Explainer.load(named / "ig.explainer")(x, target=0)
+    for explainer in ("ig", "told"):
+        done(named, "run", f"{explainer}.explainer", "counted.parquet", "--target", "0", "-o", "c.npy", "--overwrite")
+        np.testing.assert_allclose(np.load(named / "c.npy"), right, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("named.explainer", "dcb.parquet"), "the table of input 'input' lacks the columns 'a'"),
+        (("named.explainer", "abcde.parquet"), "the table of input 'input' has the unknown 'e'"),
+        (("named.explainer", "words.parquet"), "column 'b' of the table of input 'input' has dtype"),
+        (("ig.explainer", "words.parquet"), "column 'b' of the table of input 'input' has dtype"),
+        (("ig.explainer", "dcba.parquet", "--columns", "a,b,c"), "3 columns for samples of shape (4,)"),
+        (("ig.explainer", "dcba.parquet", "--columns", "a,b,c,c"), "a name of its own"),
+        (("ig.explainer", "dcba.parquet", "--columns", "a,b,c,x"), "lacks the columns 'x' and has the unknown 'd'"),
+        (("named.explainer", "dcba.parquet", "--columns", "d,c,b,a"), "has the columns 'a', 'b', 'c', 'd'"),
+        (("ig.explainer", "dcba.parquet", "--columns", "wave=a,b,c,d"), "unknown input 'wave'"),
+        (("ig.explainer", "dcba.parquet", "--columns", "@absent.txt"), "no file 'absent.txt'"),
+        (("named.explainer", "abcd.parquet", "--baseline", "@dcb.parquet"), "the baseline of 'input' lacks the"),
+    ],
+)  # fmt: skip
+def test_columns_that_do_not_fit_are_refused(named: Path, arguments: tuple[str, ...], expected: str) -> None:
+    assert expected in refused(named, "run", *arguments, "--target", "0", "-o", "none.parquet")
+    assert not list(named.glob("none.parquet*"))
+
+
+def test_columns_elsewhere(named: Path) -> None:
+    """Whole numbers are numbers; a page has the names; info shows them; a comparison aligns its baseline."""
+    done(named, "run", "named.explainer", "integers.parquet", "--target", "0", "-o", "integers.npy")
+    options = ("--target", "0", "-o", "columns.html", "--samples", "1", "--kind", "bars")
+    for more in (("named.explainer",), ("ig.explainer", "--columns", "a,b,c,d")):
+        done(named, "report", more[0], "dcba.parquet", *options, *more[1:])
+        assert "largest at" in (named / "columns.html").read_text(encoding="utf-8")
+    assert "columns of input" in done(named, "info", "named.explainer")
+    assert json.loads(done(named, "info", "told.explainer", "--json"))["columns"] == {"input": list("abcd")}
+    one = shares(named / "abcd.parquet").iloc[:1]
+    one[list("dcba")].to_parquet(named / "one.parquet")
+    np.save(named / "one.npy", one.to_numpy())
+    tables = []
+    for baseline in ("@one.parquet", "@one.npy"):
+        arguments = ("--methods", "integrated_gradients,captum:IntegratedGradients", "--inputs", "abcd.parquet")
+        done(
+            named, "compare", "net.py:model", *arguments, "--baseline", baseline, "--target", "0", "--seconds", "0",
+            "--json", "compared.json",
+        )  # fmt: skip
+        tables.append(json.loads((named / "compared.json").read_text())["pairs"])
+    assert tables[0] == tables[1]
+
+
+def test_baselines_of_several_inputs(folder: Path) -> None:
+    with np.load(folder / "two.npz") as x:
+        given = dict(x)
+    for count in (1, 9):
+        base = {name: array[:count] * 0.5 for name, array in given.items()}
+        np.savez(folder / "bases.npz", **base)
+        options = ("--inputs", "image=float64[2,3]", "--inputs", "wave=float64[3]", "--dtype", "float64")
+        done(folder, "compile", "net.py:Two", "integrated_gradients", "-o", "two_ig.explainer", *options)
+        done(
+            folder, "run", "two_ig.explainer", "two.npz", "--target", "2", "-o", "based.npz", "--block", "4",
+            "--baseline", "@bases.npz", "--overwrite",
+        )  # fmt: skip
+        wanted = Explainer.load(folder / "two_ig.explainer")(given, target=2, baseline=base)
+        with np.load(folder / "based.npz") as found:
+            for name in wanted:
+                np.testing.assert_allclose(found[name], wanted[name])
+
+
+# --- the command's own words -----------------------------------------------------------------
+
+PYTHON = re.compile(r"\.astype|=True|Explainer\.|\b(target|baseline|inputs|output|wrt|device|dtype|kind)=|\[None\]")
+
+
+@pytest.fixture(scope="module")
+def wrong(named: Path) -> Path:
+    """Inputs that do not fit."""
+    np.save(named / "nan.npy", np.full((70, 4), np.nan, "float32"))
+    late = np.load(named / "x.npy")[:70].copy()
+    late[67] = np.inf
+    np.save(named / "late.npy", late)
+    np.save(named / "int.npy", np.ones((2, 4), int))
+    np.save(named / "one.npy", np.ones(4, "float32"))
+    np.save(named / "wide.npy", np.ones((2, 5), "float32"))
+    np.savez(named / "whatever.npz", samples=np.load(named / "x.npy"))
+    np.savez(named / "misnamed.npz", picture=np.ones((2, 2, 3)), wave=np.ones((2, 3)))
+    np.save(named / "late_targets.npy", np.array([0] * 66 + [9] * 4))
+    (named / "skl.py").write_text(
+        "from sklearn.linear_model import LinearRegression\nimport numpy as np\n"
+        "def predict(x):\n    return x.sum(axis=1)\n"
+        "model = LinearRegression().fit(np.eye(4), np.arange(4))\n"
+    )
+    return named
+
+
+RUN = ("run", "ig.explainer")
+X = (*RUN, "x.npy", "--target")
+NEW = ("compile", "net.py:model", "saliency", "--inputs", "float32[4]")
+REPORT = ("report", "ig.explainer", "x.npy", "--target", "0", "--kind")
+WRONG = [
+    ((*RUN, "nan.npy", "--target", "0"),
+     "error: input 'input': NaN in sample 0 of 70 and 69 more. Clean it, or pass --allow-nonfinite to let it through."),
+    ((*RUN, "late.npy", "--target", "0", "--block", "32"),
+     "error in the samples 64 to 69 of 70: input 'input': infinity in sample 67 of 70. Clean it, or pass --allow"),
+    ((*X, "9", "--block", "32"), "error in the samples 0 to 31 of 300: target 9 at position 0 is out of range"),
+    ((*RUN, "late.npy", "--target", "@late_targets.npy", "--block", "64", "--allow-nonfinite"),
+     "error in the samples 64 to 69 of 70: target 9 at position 66 is out of range"),
+    ((*RUN, "int.npy", "--target", "0"), "store the numbers of its file as float32"),
+    ((*RUN, "one.npy", "--target", "0"), "A file's first axis is that of the samples"),
+    ((*RUN, "wide.npy", "--target", "0"), "has shape (2, 5), the model takes"),
+    ((*RUN, "x.npy"), "Give --target 0 (the same for all), --target max, or --target @file.npy with"),
+    ((*X, "all"), "--target all needs a forward-only method"),
+    ((*X, "0", "--device", "nowhere"), "there is no device 'nowhere' for torch"),
+    (("run", "two.explainer", "misnamed.npz", "--target", "0"), "the file has the arrays 'picture', 'wave'"),
+    (("compile", "net.py:model", "saliency"), "Give --inputs float32[4], the sizes of one sample"),
+    (("compile", "net.py:Two", "saliency", "--inputs", "image=int64[2,3]", "--inputs", "wave=int64[3]"), "Give --wrt"),
+    ((*NEW, "--aot"), "--aot compiles ahead of time"),
+    ((*NEW, "--dtype", "float8"), "dtype must be"),
+    ((*NEW, "--batch-size", "0"), "--batch-size must be"),
+    ((*NEW, "--wrt", "9.weight"), "9.weight"),
+    ((*NEW, "--device", "nowhere"), "there is no device 'nowhere' for torch"),
+    ((*NEW, "--backend", "numpy"), "has no file"),
+    (("compile", "net.py:model", "kernel_shap", "--inputs", "float32[4]", "--set", "samples=3"),
+     "kernel_shap with --set samples=3 is too few"),
+    (("compile", "ig.explainer", "gradient"), "'ig.explainer' is an explainer already, of integrated_gradients"),
+    (("compile", "skl.py:predict", "kernel_shap"), "explainers compare skl.py:predict,"),
+    (("compile", "skl.py:model", "kernel_shap"), "explainers compare skl.py:model.predict,"),
+    (("compile", "skl.py:predict", "kernel_shap", "--inputs", "x.npy"), "has no file"),
+    (("compare", "ig.explainer", "--methods", "gradient", "--inputs", "x.npy"), "is an explainer already"),
+    (("compare", "net.py:model", "--methods", "saliency", "--inputs", "x.npy", "--seconds", "0"), "Give --target 0"),
+    (("compare", "net.py:model", "--methods", "saliency", "--inputs", "nan.npy", "--target", "0", "--seconds", "0"),
+     "NaN in sample 0 of 70 and 69 more. Clean it."),
+    ((*REPORT, "tokens"), "compile with --wrt (of explainers compile) the embedding and --per-token"),
+    ((*REPORT, "logo"), "--names"),
+]  # fmt: skip
+OUTPUTS = {"run": ("-o", "w.npy"), "compile": ("-o", "w.explainer"), "report": ("-o", "w.html"), "compare": ()}
+
+
+@pytest.mark.parametrize(("arguments", "expected"), WRONG, ids=[" ".join(some)[:70] for some, _ in WRONG])
+def test_errors_speak_the_command(wrong: Path, arguments: tuple[str, ...], expected: str) -> None:
+    text = refused(wrong, *arguments, *OUTPUTS[arguments[0]])
+    shutil.rmtree(wrong / "w.npy.part", ignore_errors=True)  # of blocks that were right
+    assert expected in text
+    assert not PYTHON.search(text), text
+    assert not list(wrong.glob("w.*"))
+
+
+def test_a_single_array_may_have_any_name(wrong: Path) -> None:
+    done(wrong, "run", "ig.explainer", "whatever.npz", "--target", "0", "-o", "any.npy")
+    right = Explainer.load(wrong / "ig.explainer")(np.load(wrong / "x.npy"), target=0)
+    np.testing.assert_allclose(np.load(wrong / "any.npy"), right, atol=1e-6)
+
+
+def test_functions_are_told_before_anything_is_computed(wrong: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def compiled(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("compiled")
+
+    monkeypatch.setattr(Explainer, "compile", compiled)
+    assert "has no file" in refused(wrong, "compile", "skl.py:predict", "kernel_shap", "-o", "w.explainer")
+
+
+def test_the_version(folder: Path) -> None:
+    assert done(folder, "--version").strip() == f"explainers {explainers.__version__}"

@@ -25,6 +25,7 @@ class NumpyBackend:
     default_engine = "eager"
     ahead: tuple[str, ...] = ()
     forward_only = True
+    files = False
     largest_package = 4096  # a call of a callable costs more than a row
 
     def installed(self) -> bool:

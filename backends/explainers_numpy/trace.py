@@ -48,6 +48,7 @@ def trace(model: Any, sig: Signature, examples: Sequence[Any]) -> Traced:
 
 
 def _source(model: Any) -> str:
+    model = inspect.unwrap(model)
     try:
         return f"{inspect.getsourcefile(model)}:{inspect.getsourcelines(model)[1]}"
     except (TypeError, OSError):

@@ -23,6 +23,7 @@ class TensorFlowBackend:
     default_engine = "graph"
     ahead: tuple[str, ...] = ()
     forward_only = False
+    files = True
     largest_package = 1024
 
     @cached_property

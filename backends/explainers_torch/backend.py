@@ -31,6 +31,7 @@ class TorchBackend:
     default_engine = "torchscript"
     ahead: tuple[str, ...] = ("inductor",)
     forward_only = False
+    files = True
     largest_package = 1024
 
     @cached_property

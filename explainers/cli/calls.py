@@ -9,10 +9,11 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from .. import counter
+from .. import counter, tables
 from ..api import Explainer, Request
 from ..arguments import samples_of, targets_of
 from ..errors import InputError
+from ..spec import TensorSpec
 from . import sources
 
 File = Annotated[Path, typer.Argument(help="An explainer's file.", exists=True, dir_okay=False)]
@@ -22,6 +23,9 @@ Target = Annotated[str | None, typer.Option(help="3, 1,2, max, or @file.npy: one
 Baseline = Annotated[str | None, typer.Option(help="A number, or @file.npy: one sample, or one for each.")]
 Seed = Annotated[int | None, typer.Option(help="For sampled methods.")]
 Setting = Annotated[list[str] | None, typer.Option("--set", help="A parameter of the method: name=value.")]
+Columns = Annotated[
+    list[str] | None, typer.Option(help="Names of a table's columns in the model's order: a,b,c, or @file: one a line.")
+]
 Device = Annotated[str | None, typer.Option(help="Where to run; by default where the explainer was made.")]
 
 
@@ -32,13 +36,54 @@ def loaded(file: Path, device: str | None, setting: list[str] | None) -> Explain
 
 
 def bound(explain: Explainer, arrays: dict[str, Any]) -> list[Any]:
-    """The arrays in the order of the model's inputs, of equal lengths."""
+    """The arrays and tables in the order of the model's inputs, of equal lengths.
+
+    Raises
+    ------
+    InputError: names that are not the inputs', columns that are not the model's or hold no numbers.
+    """
     named = {name: array for name, array in arrays.items() if name and not name.isdigit()}
-    found = explain.signature.bind([a for name, a in arrays.items() if name not in named], named)
+    inputs = explain.signature.inputs
+    if len(inputs) == len(arrays) == 1:
+        found = list(arrays.values())  # whatever it is called
+    elif named and set(named) != {spec.name for spec in inputs}:
+        raise InputError(
+            f"the file has the arrays {tables.listed(list(named))}; the model takes ({explain.signature}). Name the "
+            "arrays of an npz or zarr file as these, or give a file for each input, in this order."
+        )
+    else:
+        found = explain.signature.bind([a for name, a in arrays.items() if name not in named], named)
     lengths = [array.shape[0] for array in found]
     if len(set(lengths)) > 1:
         raise InputError(f"the inputs have {lengths} samples; they need as many each")
+    for table, spec in zip(found, inputs, strict=True):
+        if tables.is_table(table):
+            _check_table(table, spec)
     return found
+
+
+def _check_table(table: Any, spec: TensorSpec) -> None:
+    what = f"the table of input {spec.name!r}"
+    names = tables.names(table, what)
+    tables.numbers(tables.rows(table, 0, 0), what)
+    if spec.columns:
+        tables.order(names or spec.columns, spec.columns, what)
+    elif names and spec.sample_shape == (len(names),):
+        raise InputError(
+            f"{what} names its columns, and the explainer's file knows no names, so nothing tells which of them is "
+            f"which input of the model. Say the model's order: --columns {','.join(names)} if it is the table's, here "
+            "or, for good, in explainers compile."
+        )
+
+
+def with_columns(explain: Explainer, given: list[str] | None) -> Explainer:
+    """The explainer with the names of columns that are ``given`` as ``[input=]a,b,c``, in the model's order."""
+    for text in given or ():
+        name, sign, listed = text.rpartition("=")
+        if not sign and len(explain.signature.inputs) > 1:
+            raise InputError(f"--columns {text!r}: the model has several inputs; give --columns input=a,b,c")
+        explain = explain.with_columns(sources.names(listed), name or None)
+    return explain
 
 
 def some(explain: Explainer, inputs: list[Any], given: dict[str, Any], index: Any, allow_nonfinite: bool) -> Request:
@@ -50,7 +95,7 @@ def some(explain: Explainer, inputs: list[Any], given: dict[str, Any], index: An
     request = explain.request(
         *(_read(array, index) for array in inputs),
         target=targets_of(given["target"], index, total, explain.output.sample_shape),
-        baseline=samples_of(given["baseline"], index, total, len(explain.signature.inputs[0].sample_shape)),
+        baseline=_baseline(explain, given["baseline"], index, total),
         allow_nonfinite=allow_nonfinite,
     )
     request = dataclasses.replace(request, warns=False)  # noted at the end
@@ -70,8 +115,18 @@ def incomplete(explain: Explainer) -> str | None:
     )
 
 
+def _baseline(explain: Explainer, given: Any, index: Any, total: int) -> Any:
+    """That of the samples ``index``."""
+    if isinstance(given, dict):
+        axes = {spec.name: len(spec.sample_shape) for spec in explain.attributed}
+        return {name: samples_of(part, index, total, axes.get(name)) for name, part in given.items()}
+    return samples_of(given, index, total, len(explain.attributed[0].sample_shape))
+
+
 def _read(array: Any, index: Any) -> Any:
     """Files are read where they are sliced."""
+    if tables.is_table(array):
+        return tables.rows(array, index.start, index.stop) if isinstance(index, slice) else tables.take(array, index)
     if isinstance(index, slice):
         return np.asarray(array[index])
     return np.concatenate([np.asarray(array[i : i + 1]) for i in index])

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,34 +21,87 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from .. import artifact
+from .. import __version__, artifact, tables, writing
 from ..api import Explainer
 from ..errors import ExplainersError, InputError
-from . import files, sources
-from .calls import Baseline, Device, File, Inputs, Output, Seed, Setting, Target, bound, incomplete, loaded, some
+from ..explanation import on_host
+from . import files, sources, words
+from .calls import (
+    Baseline,
+    Columns,
+    Device,
+    File,
+    Inputs,
+    Output,
+    Seed,
+    Setting,
+    Target,
+    bound,
+    incomplete,
+    loaded,
+    some,
+    with_columns,
+)
 
-app = typer.Typer(
-    name="explainers", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-    help="Compile an explanation of a trained network once, keep it in a file, run it and serve it.",
-)  # fmt: skip
+app = typer.Typer(name="explainers", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console()
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"explainers {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Tell it.")] = False,
+) -> None:
+    """Compile an explanation of a trained network once, keep it in a file, run it and serve it."""
+
+
 messages = Console(stderr=True)
 INTERRUPTED = 130
 SHOWN = 0.1  # seconds between two states that survive an interruption
 
 
 @contextmanager
-def told(status: int = 1) -> Iterator[None]:
-    """Errors that a user can mend, in a line or two; then this exit status."""
-    try:
-        yield
-    except (ExplainersError, OSError) as error:
-        for line in (f"error: {error}", *getattr(error, "__notes__", ())):
-            messages.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(status) from error
-    except KeyboardInterrupt as error:
-        messages.print("interrupted", style="red")
-        raise typer.Exit(INTERRUPTED) from error
+def told(command: str, status: int = 1) -> Iterator[None]:
+    """Errors that a user can mend, and warnings, in a line or two and in the command's words; then this exit status."""
+    known = words.options(command)
+    with warnings.catch_warnings():
+        warnings.showwarning = partial(_show_warning, known, warnings.showwarning)
+        try:
+            yield
+        except (ExplainersError, OSError) as error:
+            where = "".join(f" {note}" for note in getattr(error, "__notes__", ()))
+            text = words.spoken(str(error), known)
+            messages.print(f"error{where}: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(status) from error
+        except KeyboardInterrupt as error:
+            messages.print("interrupted", style="red")
+            raise typer.Exit(INTERRUPTED) from error
+
+
+def _show_warning(known: Mapping[str, str], others: Any, message: Any, category: Any, *where: Any, **more: Any) -> None:
+    """The library's own as the command's; those of frameworks as ever."""
+    text = words.spoken(str(message), known)
+    if category.__module__.startswith("explainers") or text != str(message):
+        warn(f"warning: {text}")
+    else:
+        others(message, category, *where, **more)
+
+
+def destination(path: Path) -> None:
+    """Whether a file can be written there, before anything is computed for it."""
+    if not writing.is_stream(path):
+        writing.check(path)
+
+
+def say(text: str, output: Path) -> None:
+    """What was done; beside the standard output where that is what was written to."""
+    where = messages if writing.is_stream(output) else console
+    where.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def warn(text: str | None) -> None:
@@ -71,25 +127,32 @@ def compile(
     dtype: Annotated[str | None, typer.Option(help="float32, float64 or bfloat16.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows in a package.")] = None,
     per_token: Annotated[bool, typer.Option("--per-token", help="Sum attributions over their last axis.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail where attributions do not add up.")] = False,
+    interacting: Annotated[
+        bool, typer.Option("--interacting", help="Samples see one another: a call is one batch.")
+    ] = False,
     aot: Annotated[bool, typer.Option("--aot", help="Ahead of time: engine inductor compiles nothing later.")] = False,
+    columns: Columns = None,
     setting: Setting = None,
 ) -> None:
     """Compile an explanation of a model into a file, which loads without the model's source."""
     from ..spec import References
 
-    with told():
+    with told("compile"):
+        destination(output)
         value = sources.method(method, setting or [])
         if baseline is not None and references is not None:
             raise InputError("give --baseline or --references, not both")
         given = sources.baseline(references or baseline)
         options: dict[str, Any] = {} if given is None else {"baseline": References(given) if references else given}
         explain = Explainer.compile(
-            sources.model(model), value, inputs=sources.specs(inputs or []), wrt=wrt, output=model_output,
+            sources.filed(model, backend), value, inputs=sources.specs(inputs or []), wrt=wrt, output=model_output,
             backend=backend, engine=engine, device=device, dtype=dtype, batch_size=batch_size, per_token=per_token,
-            **options,
+            strict=strict, interacting=interacting, **options,
         )  # fmt: skip
+        explain = with_columns(explain, columns)
         explain.save(output, aot=aot)
-        console.print(f"{output}: {explain}", markup=False, highlight=False, soft_wrap=True)
+        say(f"{output}: {explain}", output)
 
 
 @app.command(epilog="Example: explainers info digits.explainer")
@@ -99,13 +162,14 @@ def info(
     coverage: Annotated[bool, typer.Option("--coverage", help="Every kind of operation, and its rule.")] = False,
 ) -> None:
     """What a file explains, how, and what it is made of. Loads no framework."""
-    with told():
+    with told("info"):
         manifest = artifact.read_manifest(file)
         if as_json:
             plain = ("format", "backend", "engine", "device", "method", "output")
             data = {
                 **{key: getattr(manifest, key) for key in plain},
                 "inputs": [str(spec) for spec in manifest.signature.inputs],
+                "columns": {spec.name: list(spec.columns) for spec in manifest.signature.inputs if spec.columns},
                 "attributed": list(manifest.attributed), "batch_size": manifest.batch_size, "size": manifest.size,
                 "placeholders": {part: [p.name for p in some] for part, some in manifest.placeholders.items()},
                 "coverage": [asdict(row) for row in manifest.coverage], "versions": dict(manifest.versions),
@@ -126,6 +190,7 @@ def _summary(file: Path, manifest: artifact.Manifest) -> Table:
     lines = {
         "method": manifest.method,
         "inputs": "\n".join(map(str, manifest.signature.inputs)),
+        **{f"columns of {spec.name}": ", ".join(spec.columns) for spec in manifest.signature.inputs if spec.columns},
         "attributed to": ", ".join(manifest.attributed),
         "output": manifest.output,
         "backend": f"{manifest.backend}, engine {manifest.engine}, {manifest.device or 'any device'}",
@@ -148,6 +213,7 @@ def run(
     baseline: Baseline = None,
     seed: Seed = None,
     block: Annotated[int | None, typer.Option(help="Samples that are read and written at a time.")] = None,
+    columns: Columns = None,
     device: Device = None,
     setting: Setting = None,
     restart: Annotated[bool, typer.Option("--restart", help="Forget what an interrupted run has done.")] = False,
@@ -156,21 +222,24 @@ def run(
 ) -> None:
     """Explain all samples of a file. The same command takes up where it was interrupted."""
     signal.signal(signal.SIGTERM, _interrupt)
-    with told():
+    with told("run"):
         if block is not None and block < 1:
             raise InputError(f"--block must be ≥ 1; got {block}")
         explain = loaded(file, device, setting)
-        arrays, columns = files.read(inputs)
-        given = {"target": sources.target(target), "baseline": sources.baseline(baseline), "seed": seed}
+        arrays = files.read(inputs)
+        explain = with_columns(explain, columns)
+        base = tables.aligned(sources.baseline(baseline), explain.attributed)
+        given = {"target": sources.target(target), "baseline": base, "seed": seed}
         checksums = {name: member.sha256 for name, member in artifact.read_manifest(file).members.items()}
-        key = files.fingerprint(inputs, {**given, "members": checksums, "set": setting, "nonfinite": allow_nonfinite})
+        what = {"members": checksums, "set": setting, "nonfinite": allow_nonfinite, "columns": columns}
+        key = files.fingerprint(inputs, {**given, **what})
         into = files.Output(output, key, restart, overwrite, [*inputs, file])
-        _run(explain, arrays, columns, given, into, block, allow_nonfinite)
+        _run(explain, arrays, given, into, block, allow_nonfinite)
 
 
 def _run(
-    explain: Explainer, arrays: dict[str, Any], columns: list[str], given: dict[str, Any], into: files.Output,
-    block: int | None, allow_nonfinite: bool,
+    explain: Explainer, arrays: dict[str, Any], given: dict[str, Any], into: files.Output, block: int | None,
+    allow_nonfinite: bool,
 ) -> None:  # fmt: skip
     inputs = bound(explain, arrays)
     total = inputs[0].shape[0]
@@ -198,14 +267,21 @@ def _run(
                 into.keep()
                 messages.print(f"{into.done} of {total} samples are done; the same command goes on from there")
             raise
-    into.finish(columns)
+    into.finish(_columns(explain, inputs))
     warn(incomplete(explain))
-    console.print(f"{into.path}: {total} samples", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{into.name}: {total} samples", markup=False, highlight=False, soft_wrap=True)
+
+
+def _columns(explain: Explainer, inputs: list[Any]) -> tuple[str, ...]:
+    """Names of the columns of what is attributed, as they stand in its file."""
+    found = dict(zip(explain.signature.names, inputs, strict=True)).get(explain.attributed[0].name)
+    return tables.names(found) if tables.is_table(found) else ()
 
 
 def _shapes(explain: Explainer, inputs: list[Any], total: int) -> Iterator[tuple[tuple[int, ...], Any]]:
     """Shape and dtype of the attributions of all samples: the dtype of the input that they belong to."""
-    known = {spec.name: np.dtype(array.dtype) for spec, array in zip(explain.signature.inputs, inputs, strict=True)}
+    dtypes = [tables.dtype(tables.rows(a, 0, 0)) if tables.is_table(a) else a.dtype for a in inputs]
+    known = dict(zip(explain.signature.names, map(np.dtype, dtypes), strict=True))
     for spec in explain.attributed:
         own = np.dtype("float32" if spec.dtype == "bfloat16" else spec.dtype)
         given = known.get(spec.name, known[explain.signature.names[0]])
@@ -225,9 +301,20 @@ def _blocks(
             request = some(explain, inputs, given, slice(start, stop), allow_nonfinite)
             found = request.attributions(request.packages.run(request.call))
         except ExplainersError as error:
-            error.add_note(f"in the samples {start} to {stop - 1} of {total}")
-            raise
-        yield start, list(found) if isinstance(found, tuple) else [found]
+            raise _of_block(error, start, stop, total) from error
+        yield start, list(map(on_host, found if isinstance(found, tuple) else (found,)))
+
+
+def _of_block(error: ExplainersError, start: int, stop: int, total: int) -> ExplainersError:
+    """The same error, counting the samples of the whole file, and saying which block they are in."""
+    if stop - start == total:
+        return error
+    count = stop - start
+    text = re.sub(rf"sample (\d+) of {count}\b", lambda m: f"sample {start + int(m[1])} of {total}", str(error))
+    text = re.sub(r"at position (\d+)\b", lambda m: f"at position {start + int(m[1])}", text)
+    found = type(error)(text)
+    found.add_note(f"in the samples {start} to {stop - 1} of {total}")
+    return found
 
 
 @app.command(name="bench-call", epilog="Example: explainers bench-call digits.explainer --batch-size 1 --batch-size 32")
@@ -239,7 +326,7 @@ def bench_call(
     setting: Setting = None,
 ) -> None:
     """How long calls of an explainer take, on random samples."""
-    with told():
+    with told("bench-call"):
         explain = loaded(file, device, setting)
         table = Table("samples", "calls", "median ms", "99 % ms", "samples/s", "rows/s")
         for size in batch_size or [1, 32]:
@@ -282,7 +369,7 @@ def serve(
     setting: Annotated[list[str] | None, typer.Option("--set", help="A limit of the server: name=value.")] = None,
 ) -> None:
     """Answer requests for explanations over HTTP: KServe V1, Open Inference Protocol V2, server-sent events."""
-    with told():
+    with told("serve"):
         try:
             from .. import serve as serving
         except ImportError as error:

@@ -11,13 +11,13 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from .. import tables, writing
 from ..backend import named
 from ..comparing import Candidate
 from ..comparing import compare as compared
-from ..comparing.candidates import PEERS
+from ..comparing.candidates import PEERS, Question
 from ..errors import InputError, UnknownNameError
 from ..methods import Method
-from ..named import check
 from ..spec import References
 from . import files, sources
 from .calls import Baseline, Setting, Target
@@ -42,6 +42,7 @@ def compare(
     seed: Annotated[int, typer.Option(help="For sampled methods.")] = 0,
     tolerance: Annotated[float, typer.Option(help="Largest relative difference of those that agree.")] = 1e-4,
     seconds: Annotated[float, typer.Option(help="To measure each latency for; 0 for none.")] = 0.2,
+    timeout: Annotated[float, typer.Option(help="Seconds that candidates in another process may take.")] = 600.0,
     locate: Annotated[bool, typer.Option("--locate", help="Name the layer where the worst pair parts.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a page there.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write both tables there.")] = None,
@@ -51,22 +52,23 @@ def compare(
 
     Exit status: 1 where two candidates of the same method differ by more than --tolerance, 2 for errors.
     """
-    with told(USAGE):
+    with told("compare", USAGE):
         if baseline is not None and references is not None:
             raise InputError("give --baseline or --references, not both")
         given = sources.baseline(references or baseline)
-        arrays, _ = files.read(inputs)
+        given = References(given) if references else given
+        asked = Question.of(_inputs(files.read(inputs)), sources.target(target), given, seed, seconds).plain()
         found = compared(
-            _candidates(model, _listed(methods), _listed(backends), _listed(engines), setting or []), _inputs(arrays),
-            target=sources.target(target), baseline=References(given) if references else given, seed=seed,
-            tolerance=tolerance, seconds=seconds,
+            _candidates(model, _listed(methods), _listed(backends), _listed(engines), setting or []), asked.inputs,
+            target=asked.target, baseline=asked.baseline, seed=seed, tolerance=tolerance, seconds=seconds,
+            timeout=timeout,
         )  # fmt: skip
         console.print(found)
         if locate and not found.agrees():
             console.print(str(found.locate()), markup=False, highlight=False, soft_wrap=True)
         for path, text in ((html, found.to_html), (json, found.to_json)):
             if path is not None:
-                path.write_text(text(), encoding="utf-8")
+                writing.text(path, text())
         if not found.agrees():
             raise typer.Exit(DIFFERS)
 
@@ -77,7 +79,7 @@ def _listed(text: str | None) -> list[str]:
 
 def _inputs(arrays: dict[str, Any]) -> Any:
     """One array, several in order, or by name."""
-    found = {name: np.asarray(array) for name, array in arrays.items()}
+    found = {name: array if tables.is_table(array) else np.asarray(array) for name, array in arrays.items()}
     if all(name and not name.isdigit() for name in found):
         return found
     return next(iter(found.values())) if len(found) == 1 else tuple(found.values())
@@ -89,7 +91,7 @@ def _candidates(
     """Every method on every backend by every engine that the backend has."""
     if not methods:
         raise InputError("--methods names no method")
-    check(model)
+    sources.checked(model)
     values: dict[str, str | Method] = {name: name if _peer(name) else sources.method(name, []) for name in methods}
     for setting in settings:
         takers = [name for name, value in values.items() if _takes(name, value, setting)]

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import tables, writing
 from ..errors import BackendMissing, InputError
 from ..spec import Numpy
 
@@ -26,46 +27,49 @@ def kind(path: Path) -> str:
     return path.suffix
 
 
-def read(paths: Sequence[Path]) -> tuple[dict[str, Any], list[str]]:
-    """Arrays by name, read where they are sliced, and the names of a table's columns.
+def read(paths: Sequence[Path]) -> dict[str, Any]:
+    """Arrays and tables by name, read where they are sliced.
 
-    One file: its arrays; an npy file's and a table's are named "". Several: one input each, in order.
+    One file: its arrays; an npy file's and a table are named "". Several: one input each, in order.
     """
     found: dict[str, Any] = {}
-    columns: list[str] = []
     for place, path in enumerate(paths):
         if not path.exists():
             raise InputError(f"no file {str(path)!r}")
-        arrays, names = _read(path)
-        columns = columns or names
-        for name, array in arrays.items():
+        for name, array in _read(path).items():
             found[name or ("" if len(paths) == 1 else str(place))] = array
-    return found, columns
+    return found
 
 
-def _read(path: Path) -> tuple[dict[str, Any], list[str]]:
+def _read(path: Path) -> dict[str, Any]:
     suffix = kind(path)
     try:
         if suffix == ".npy":
-            return {"": np.load(path, mmap_mode="r", allow_pickle=False)}, []
+            return {"": np.load(path, mmap_mode="r", allow_pickle=False)}
         if suffix == ".npz":
             with np.load(path, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}, []
+                return {name: archive[name] for name in archive.files}
         if suffix == ".zarr":
             found = _zarr().open(str(path), mode="r")
-            return ({"": found} if hasattr(found, "shape") else dict(found.arrays())), []
-        table = _parquet().read_table(path, memory_map=True)
-        return {"": np.stack([table[name].to_numpy() for name in table.column_names], axis=1)}, table.column_names
+            return {"": found} if hasattr(found, "shape") else dict(found.arrays())
+        return {"": _parquet().read_table(path, memory_map=True)}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{str(path)!r} cannot be read: {error}") from error
 
 
 def read_array(path: Path) -> Numpy:
-    """The only array of a file."""
-    arrays, _ = read([path])
+    """The only array of a file; of a table its numbers."""
+    found = read_value(path)
+    return tables.numbers(found, repr(str(path)), floating=False) if tables.is_table(found) else np.asarray(found)
+
+
+def read_value(path: Path) -> Any:
+    """The only array or table of a file."""
+    arrays = read([path])
     if len(arrays) != 1:
-        raise InputError(f"{str(path)!r} has {len(arrays)} arrays; one is needed")
-    return np.asarray(next(iter(arrays.values())))
+        raise InputError(f"{str(path)!r} has {len(arrays)} arrays, {', '.join(arrays)}; one is needed")
+    (found,) = arrays.values()
+    return found
 
 
 def fingerprint(paths: Sequence[Path], what: Mapping[str, Any]) -> str:
@@ -76,6 +80,8 @@ def fingerprint(paths: Sequence[Path], what: Mapping[str, Any]) -> str:
 
 
 def _told(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _told(part) for name, part in value.items()}
     return hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest() if isinstance(value, np.ndarray) else value
 
 
@@ -90,8 +96,10 @@ class Output:
         kind(path)
         if not path.parent.is_dir():
             raise InputError(f"no folder {str(path.parent)!r}")
-        self.path, self.key = path, key
-        self.folder = path.with_name(path.name + ".part")
+        if writing.is_stream(path):
+            raise InputError(f"--output {str(path)!r} is a device or a pipe, and samples are written in any order")
+        self.name, self.path, self.key = path, writing.place(path), key
+        self.folder = self.path.with_name(self.path.name + ".part")
         self.arrays: dict[str, Any] = {}
         self.done = 0
         self._check(overwrite, inputs)
@@ -115,19 +123,18 @@ class Output:
             }
 
     def _check(self, overwrite: bool, inputs: Sequence[Path]) -> None:
-        path = self.path
-        own = path.resolve()
+        path, own = self.name, self.path
         for given in inputs:
             other = given.resolve()
             same = own == other or own in other.parents or other in own.parents
             if same or (path.exists() and os.path.samefile(path, given)):
                 raise InputError(f"--output {str(path)!r} would replace the input {str(given)!r}")
-        if not os.path.lexists(path):
+        if not path.is_dir():
+            writing.check(path)
+        if not path.exists():
             return
         if path.is_dir() and not (path.suffix == ".zarr" and any((path / name).is_file() for name in ZARR)):
             raise InputError(f"--output {str(path)!r} is a folder with other things in it: choose another name")
-        if not path.is_dir() and not path.is_file():
-            raise InputError(f"--output {str(path)!r} is neither a file nor a folder: choose another name")
         if not overwrite:
             raise InputError(f"--output {str(path)!r} exists: choose another name, or replace it by --overwrite")
 
@@ -151,9 +158,9 @@ class Output:
 
     def _check_form(self, ranks: Sequence[int]) -> None:
         """Whether a file of this kind takes arrays of these ranks."""
-        if self.path.suffix == ".npy" and len(ranks) != 1:
+        if self.name.suffix == ".npy" and len(ranks) != 1:
             raise InputError(f"there are attributions of {len(ranks)} inputs: write them to an .npz or .zarr file")
-        if self.path.suffix == ".parquet" and list(ranks) != [2]:
+        if self.name.suffix == ".parquet" and list(ranks) != [2]:
             raise InputError("a parquet file takes one table, (samples, columns); others go to .npy, .npz or .zarr")
 
     def forget(self) -> None:
@@ -172,14 +179,12 @@ class Output:
         for array in self.arrays.values():
             array.flush()
         state = self.folder / "state.json"
-        beside = state.with_suffix(".new")
-        beside.write_text(json.dumps({"key": self.key, "done": self.done, "names": list(self.arrays)}))
-        os.replace(beside, state)
+        writing.text(state, json.dumps({"key": self.key, "done": self.done, "names": list(self.arrays)}))
 
     def finish(self, columns: Sequence[str]) -> None:
         """The file itself, from its parts."""
         self.keep()
-        suffix = self.path.suffix
+        suffix = self.name.suffix
         made = self.folder / f"made{suffix}"
         if suffix == ".npy":
             self.arrays.clear()
@@ -190,11 +195,20 @@ class Output:
             _save_zarr(made, self.arrays)
         else:
             _save_table(made, self.arrays, columns)
-        if self.path.is_dir():  # a store that --overwrite replaces
-            old = self.folder / "replaced"
-            os.replace(self.path, old)
-        os.replace(made, self.path)
+        self._move(made)
         shutil.rmtree(self.folder)
+
+    def _move(self, made: Path) -> None:
+        if not self.path.is_dir():
+            writing.move(made, self.path)
+            return
+        old = self.folder / "replaced"  # a store, which --overwrite replaces
+        os.replace(self.path, old)
+        try:
+            os.replace(made, self.path)
+        except BaseException:
+            os.replace(old, self.path)
+            raise
 
 
 def _reserve(handle: int, size: int) -> None:

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from .. import plots
+from .. import plots, tables
 from ..errors import InputError
 from . import files, sources
-from .calls import Baseline, Device, File, Inputs, Output, Seed, Setting, Target, bound, incomplete, loaded, some
-from .commands import app, console, told, warn
+from .calls import (
+    Baseline,
+    Columns,
+    Device,
+    File,
+    Inputs,
+    Output,
+    Seed,
+    Setting,
+    Target,
+    bound,
+    incomplete,
+    loaded,
+    some,
+    with_columns,
+)
+from .commands import app, destination, say, told, warn
 
 
 @app.command(epilog="Example: explainers report digits.explainer inputs.npy --target max -o report.html")
@@ -27,26 +41,27 @@ def report(
     names: Annotated[str | None, typer.Option(help="Features, letters or words: a,b,c, or @file: one a line.")] = None,
     classes: Annotated[str | None, typer.Option(help="The outputs' names: a,b,c, or @file: one a line.")] = None,
     channels: Annotated[str | None, typer.Option(help="first or last.")] = None,
+    columns: Columns = None,
     device: Device = None,
     setting: Setting = None,
     allow_nonfinite: Annotated[bool, typer.Option("--allow-nonfinite", help="Show NaN and infinity in grey.")] = False,
 ) -> None:
     """Write a page that shows the explanations of some samples and needs nothing else."""
-    with told():
-        if not output.parent.is_dir():
-            raise InputError(f"no folder {str(output.parent)!r}")
+    with told("report"):
+        destination(output)
         explain = loaded(file, device, setting)
-        arrays, columns = files.read(inputs)
-        found = bound(explain, arrays)
+        explain = with_columns(explain, columns)
+        found = bound(explain, files.read(inputs))
         chosen = _chosen(samples, found[0].shape[0])
-        given = {"target": sources.target(target), "baseline": sources.baseline(baseline), "seed": seed}
+        base = tables.aligned(sources.baseline(baseline), explain.attributed)
+        given = {"target": sources.target(target), "baseline": base, "seed": seed}
         request = some(explain, found, given, chosen, allow_nonfinite)
         explanation = request.explanation(request.packages.run(request.call))
         view: dict[str, Any] = {"channels": channels, "classes": _listed(classes), "allow_nonfinite": allow_nonfinite}
-        named = _listed(names) or columns or None
-        plots.page(explanation, output, kind=kind, samples=len(chosen), names=named, numbers=chosen, **view)
+        shown = {"samples": len(chosen), "names": _listed(names) or None, "numbers": chosen}
+        plots.page(explanation, output, kind=kind, **shown, **view)
         warn(incomplete(explain))
-        console.print(f"{output}: {len(chosen)} samples", markup=False, highlight=False, soft_wrap=True)
+        say(f"{output}: {len(chosen)} samples", output)
 
 
 def _chosen(text: str, total: int) -> list[int]:
@@ -64,9 +79,5 @@ def _listed(text: str | None) -> list[str] | None:
     """Names in a line, or in the lines of a file."""
     if text is None:
         return None
-    if not text.startswith("@"):
-        return list(text) if len(text) > 1 and "," not in text else [part.strip() for part in text.split(",")]
-    path = Path(text[1:])
-    if not path.is_file():
-        raise InputError(f"no file {text[1:]!r}")
-    return path.read_text(encoding="utf-8").splitlines()
+    letters = len(text) > 1 and "," not in text and not text.startswith("@")
+    return list(text) if letters else sources.names(text)

@@ -2,20 +2,63 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .. import methods
-from ..errors import InputError, UnknownNameError
+from .. import artifact, methods, tables
+from ..backend import find
+from ..errors import ArtifactError, InputError, UnknownNameError
 from ..methods import Method
-from ..named import model as model
+from ..named import check
+from ..named import model as named
 from ..spec import TensorSpec
-from .files import read_array
+from .files import read, read_array, read_value
+
+
+def model(text: str) -> Any:
+    """The model that ``text`` names: see :func:`explainers.named.model`."""
+    checked(text)
+    return named(text)
+
+
+def checked(text: str) -> None:
+    """InputError for what is no name of a model: an explainer's file, above all."""
+    path = Path(text)
+    if path.is_file() and zipfile.is_zipfile(path):
+        with contextlib.suppress(ArtifactError):
+            manifest = artifact.read_manifest(path)
+            raise InputError(
+                f"{text!r} is an explainer already, of {manifest.method}: run, report and serve take it as it is. For "
+                "another method name the model that it was made from."
+            )
+    check(text)
+
+
+def filed(text: str, backend: str | None) -> Any:
+    """The model of this name, if an explanation of it has a file form; known before anything is computed."""
+    found = model(text)
+    functions = [name for name in ("predict_proba", "predict", "decision_function") if hasattr(found, name)]
+    try:
+        files = find(found, backend).files
+    except InputError:
+        if not functions:
+            raise
+        files = False
+    if not files:
+        example = f"{text}.{functions[0]}" if functions else text
+        raise InputError(
+            f"{text!r} is a {type(found).__name__}, which only its own Python source can run: an explanation of it has "
+            f"no file. Compare methods on it with explainers compare {example}, explain it from Python, or name a "
+            "torch or TensorFlow model."
+        )
+    return found
 
 
 def method(name: str, settings: Sequence[str]) -> Method:
@@ -66,7 +109,8 @@ def _spec(text: str) -> tuple[str, Any]:
     name, sign, rest = text.partition("=")
     name, rest = (name, rest) if sign else ("", text)
     if Path(rest).is_file():
-        return name, np.asarray(read_array(Path(rest))[:1])
+        example = read_value(Path(rest))
+        return name, tables.rows(example, 0, 1) if tables.is_table(example) else np.asarray(example[:1])
     dtype, bracket, sizes = rest.partition("[")
     try:
         if not bracket or not sizes.endswith("]"):
@@ -93,12 +137,24 @@ def target(text: str | None) -> Any:
 
 
 def baseline(text: str | None) -> Any:
-    """A number, or ``@file.npy``: one sample, or one for each sample."""
+    """A number, or ``@file.npy``: one sample, or one for each sample; of several inputs the arrays of an npz file."""
     if text is None:
         return None
     if text.startswith("@"):
-        return read_array(Path(text[1:]))
+        path = Path(text[1:])
+        found = read([path])
+        return found if len(found) > 1 else read_value(path)
     try:
         return float(text)
     except ValueError as error:
         raise InputError(f"baseline {text!r} is neither a number nor @file.npy") from error
+
+
+def names(text: str) -> list[str]:
+    """``a,b,c``, or the lines of ``@file``."""
+    if not text.startswith("@"):
+        return [part.strip() for part in text.split(",")]
+    path = Path(text[1:])
+    if not path.is_file():
+        raise InputError(f"no file {text[1:]!r}")
+    return path.read_text(encoding="utf-8").splitlines()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -10,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from .. import methods
+from .. import methods, tables
 from ..api import Explainer
 from ..arguments import samples_of, targets_of, to_numpy
 from ..errors import InputError
 from ..methods import Method
 from ..named import check
-from ..spec import Numpy, References
+from ..spec import Numpy, References, TensorSpec
 
 PEERS = ("captum", "shap")
 
@@ -130,7 +131,7 @@ def _candidate(value: Any) -> Given:
 class Question:
     """What every candidate is asked, in numpy: the call's arguments, and seconds to measure for.
 
-    ``inputs``: one array, a tuple, or a dict by name.
+    ``inputs``: one array, a tuple, or a dict by name. Tables stay tables, so that columns go by name.
     """
 
     inputs: Any
@@ -142,7 +143,7 @@ class Question:
     @classmethod
     def of(cls, inputs: Any, target: Any, baseline: Any, seed: Any, seconds: float) -> Question:
         """With arrays of any framework as numpy; checked as far as that does not need a model."""
-        arrays = _mapped(lambda a: to_numpy(a, "inputs"), inputs)
+        arrays = _mapped(lambda a: a if tables.is_table(a) else to_numpy(a, "inputs"), inputs)
         if seconds < 0:
             raise InputError(f"seconds must be ≥ 0; got {seconds}")
         found = cls(arrays, _plain(target), _plain(baseline), seed, seconds)
@@ -157,30 +158,51 @@ class Question:
 
     @property
     def arrays(self) -> list[Numpy]:
+        return [tables.numbers(a, "the inputs") if tables.is_table(a) else a for a in self._given]
+
+    @property
+    def _given(self) -> list[Any]:
         if isinstance(self.inputs, dict):
             return list(self.inputs.values())
         return list(self.inputs) if isinstance(self.inputs, tuple) else [self.inputs]
 
+    def plain(self) -> Question:
+        """With tables as arrays, all in the order of the inputs' columns."""
+        if not any(map(tables.is_table, self._given)):
+            return self
+        names = list(self.inputs) if isinstance(self.inputs, dict) else [f"input_{i}" for i in range(len(self._given))]
+        specs = [
+            TensorSpec(array.shape, str(array.dtype), name, tables.names(a) if tables.is_table(a) else ())
+            for array, name, a in zip(self.arrays, names, self._given, strict=True)
+        ]
+        inputs = _mapped(lambda a: tables.numbers(a, "the inputs") if tables.is_table(a) else a, self.inputs)
+        return dataclasses.replace(self, inputs=inputs, baseline=tables.aligned(self.baseline, specs))
+
     def __len__(self) -> int:
-        return len(self.arrays[0])
+        return len(self._given[0])
 
     def some(self, index: Any, output_shape: tuple[int, ...]) -> Question:
         """The same of some samples, of a model with this shape of one sample's output."""
         picked = np.arange(len(self))[index]
         target = targets_of(self.target, picked, len(self), output_shape)
         seed = samples_of(self.seed, picked, len(self))
-        return Question(_mapped(lambda a: a[picked], self.inputs), target, self._baselines(picked), seed, self.seconds)
+        return Question(
+            _mapped(lambda a: _picked(a, picked), self.inputs), target, self._baselines(picked), seed, self.seconds
+        )
 
     @property
     def example(self) -> Any:
         """The first sample's inputs, as a batch of one."""
-        return _mapped(lambda a: a[:1], self.inputs)
+        return _mapped(lambda a: tables.rows(a, 0, 1) if tables.is_table(a) else a[:1], self.inputs)
 
     def _baselines(self, picked: Numpy) -> Any:
         """Of the samples ``picked``, where there is one for each: an axis more than one sample's has."""
 
         def some(baseline: Any, name: Any = 0) -> Any:
-            axes = np.ndim(self.inputs[name] if isinstance(self.inputs, (dict, tuple)) else self.inputs) - 1
+            if tables.is_table(baseline):
+                return _picked(baseline, picked) if len(baseline) == len(self) else baseline
+            given = self.inputs[name] if isinstance(self.inputs, (dict, tuple)) else self.inputs
+            axes = 1 if tables.is_table(given) else np.ndim(given) - 1
             return samples_of(baseline, picked, len(self), axes)
 
         if isinstance(self.baseline, References) or callable(self.baseline):
@@ -198,12 +220,16 @@ def _mapped(function: Any, value: Any) -> Any:
     return tuple(map(function, value)) if isinstance(value, tuple) else function(value)
 
 
+def _picked(array: Any, places: Numpy) -> Any:
+    return tables.take(array, places) if tables.is_table(array) else array[places]
+
+
 def _plain(value: Any) -> Any:
-    """Arrays as numpy; numbers, texts, functions and References as they are."""
+    """Arrays as numpy; numbers, texts, functions, References and what has names as they are."""
 
     def plain(entry: Any) -> Any:
         simple = entry is None or isinstance(entry, (int, float, str, list, References)) or callable(entry)
-        return entry if simple else to_numpy(entry, "an argument")
+        return entry if simple or tables.is_table(entry) or tables.is_row(entry) else to_numpy(entry, "an argument")
 
     indices = isinstance(value, tuple) and all(isinstance(entry, int) for entry in value)
     return value if indices else _mapped(plain, value)

@@ -17,6 +17,7 @@ from ..api import Explainer
 from ..backend import find
 from ..coverage import Table
 from ..errors import InputError, NonFiniteError
+from ..explanation import on_host
 from ..methods import Method
 from ..named import model as named_model
 from ..spec import Numpy
@@ -176,7 +177,7 @@ class Ours:
         parts = found.attributions
         parts = parts.values() if isinstance(parts, dict) else parts if isinstance(parts, tuple) else (parts,)
         gap = None if found.completeness_gap is None else found.largest_gap
-        return Answer(tuple(np.asarray(part) for part in parts), found.outputs, gap)
+        return Answer(tuple(map(on_host, parts)), found.outputs, gap)
 
     def call(self, question: Question) -> Any:
         return self.explain(question.inputs, **self.arguments(question))
@@ -197,7 +198,7 @@ def compiled(candidate: Given, model: Any, question: Question) -> Runner:
     if candidate.peer is not None:
         from . import peers
 
-        return peers.compiled(candidate, model, question)
+        return peers.compiled(candidate, model, question.plain())
     options = {"inputs": question.example, **candidate.options}
     method = methods.resolve(candidate.method)
     return Ours(Explainer.compile(model, method, backend=candidate.backend, engine=candidate.engine, **options))

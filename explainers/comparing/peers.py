@@ -118,8 +118,8 @@ class Peer:
         return found
 
     def answer(self, question: Question) -> Answer:
-        arrays = self.inputs(question)
-        outputs = self.outputs(arrays)
+        question = question.plain()
+        outputs = self.outputs(self.inputs(question))
         found = tuple(self.attributions(question, outputs))
         return Answer(found, outputs, self._gap(question, outputs, found))
 
@@ -127,6 +127,7 @@ class Peer:
         raise NotImplementedError
 
     def call(self, question: Question) -> Any:
+        question = question.plain()
         fixed = question.target
         outputs = self.outputs(self.inputs(question)) if isinstance(fixed, str) else np.zeros((0, 0))
         return self.attributions(question, outputs)

@@ -66,7 +66,7 @@ def _question(task: str, candidates: Sequence[Candidate], question: Question) ->
     return {
         "task": task,
         "candidates": [{key: _sent(getattr(c, key)) for key in FIELDS} for c in candidates],
-        "question": {key: getattr(question, key) for key in Question.__dataclass_fields__},
+        "question": {key: getattr(question.plain(), key) for key in Question.__dataclass_fields__},
     }
 
 

@@ -49,6 +49,8 @@ def _names(panel: Panel, view: View) -> Sequence[str]:
         if len(names) != count:
             raise InputError(f"names has {len(names)} names; a sample of {panel.name!r} has {count} features")
         return [str(name) for name in names]
+    if panel.columns:
+        return panel.columns
     if len(shape) < 2:
         return [f"feature {i}" for i in range(count)]
     return [str(tuple(int(k) for k in index)).replace(" ", "") for index in np.ndindex(shape)]

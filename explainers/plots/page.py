@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 
+from .. import writing
 from ..errors import ExplainersError
 from ..explanation import Explanation
 from . import canvas, layout, tokens
@@ -60,7 +60,7 @@ def page(explanation: Explanation, path: str | os.PathLike[str] | None, kind: st
 </html>
 """
     if path is not None:
-        Path(path).write_text(text, encoding="utf-8")
+        writing.text(path, text)
     return text
 
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from .. import tables
 from ..errors import InputError, NonFiniteError, UnknownNameError
 from ..explanation import Explanation
 from ..spec import Numpy
@@ -94,8 +95,8 @@ class Facts:
 class Panel:
     """One attributed value of one sample: scores, values (None for a layer) and errors, all of the sample's shape.
 
-    ``words``: of tokens. ``elsewhere``: Σ attribution of the sample's other attributed values. ``complete``: why a
-    waterfall has no sense, or "".
+    ``words``: of tokens. ``columns``: names of the features, where the sample is a row of a table. ``elsewhere``:
+    Σ attribution of the sample's other attributed values. ``incomplete``: why a waterfall has no sense, or "".
     """
 
     facts: Facts
@@ -106,6 +107,7 @@ class Panel:
     words: tuple[str, ...] | None = None
     elsewhere: float = 0.0
     incomplete: str = ""
+    columns: tuple[str, ...] = ()
 
 
 def panels(explanation: Explanation, view: View) -> list[list[Panel]]:
@@ -143,9 +145,16 @@ def panels(explanation: Explanation, view: View) -> list[list[Panel]]:
             if words is not None:
                 kept = _without_padding(words, part)
                 words, part, error = words[:kept], part[:kept], None if error is None else error[:kept]
-            line.append(Panel(facts, name, part, values, error, words, others, incomplete))
+            columns = _columns(explanation, name, part.size)
+            line.append(Panel(facts, name, part, values, error, words, others, incomplete, columns))
         found.append(line)
     return found
+
+
+def _columns(explanation: Explanation, name: str, size: int) -> tuple[str, ...]:
+    given = explanation.given.get(name)
+    found = tables.names(given) if tables.is_table(given) else ()
+    return found if len(found) == size else ()
 
 
 def _one_output(array: Numpy, explanation: Explanation, view: View) -> Numpy:

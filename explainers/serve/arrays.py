@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from ..arguments import check_range
 from ..errors import InputError
 from ..spec import Numpy, TensorSpec
 
@@ -42,11 +43,17 @@ def array_of(value: Any, what: str) -> Numpy:
     kinds = set(map(type, level))
     if not kinds <= NUMBERS:
         raise _odd_one(level, shape, what)
+    return _numbers(level, np.float64 if float in kinds else np.int64, what).reshape(shape)
+
+
+def _numbers(level: list[Any], dtype: Any, what: str) -> Numpy:
+    """Of integers from 2^63 on uint64: whoever takes them says whether they fit."""
     try:
-        array = np.array(level, np.float64 if float in kinds else np.int64)
+        return np.array(level, dtype)
     except OverflowError:
+        if dtype is np.int64:
+            return _numbers(level, np.uint64, what)
         raise InputError(f"{what}: an integer has more than 64 bits") from None
-    return array.reshape(shape)
 
 
 def batch(value: Any, spec: TensorSpec, what: str) -> Numpy:
@@ -59,6 +66,8 @@ def batch(value: Any, spec: TensorSpec, what: str) -> Numpy:
     if array.dtype.kind == "f" and not spec.floating:
         place = np.unravel_index(int(np.argmax(array != np.round(array))), array.shape)
         raise InputError(f"{_at(what, place)}: the input {spec} takes whole numbers; got {array[place]}")
+    if not spec.floating:
+        check_range(array, spec.dtype, what)
     with np.errstate(over="ignore"):  # infinity is found later
         return array.astype("float32" if spec.dtype == "bfloat16" else spec.dtype)
 

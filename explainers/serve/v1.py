@@ -144,7 +144,8 @@ def estimate(model: Model, found: Estimate) -> dict[str, Any]:
 
 def metadata(model: Model) -> dict[str, Any]:
     def shape(spec: Any) -> dict[str, Any]:
-        return {"name": spec.name, "dtype": spec.dtype, "shape": [-1, *spec.sample_shape]}
+        columns = {"columns": spec.columns} if spec.columns else {}
+        return {"name": spec.name, "dtype": spec.dtype, "shape": [-1, *spec.sample_shape], **columns}
 
     return {
         "name": model.name,

@@ -145,6 +145,7 @@ class FakeBackend:
     default_engine = "dynamic"
     ahead: tuple[str, ...] = ()
     forward_only = False
+    files = True
     largest_package = 1024
 
     def __init__(self, memory: int = 10**9) -> None:

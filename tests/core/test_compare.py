@@ -7,6 +7,7 @@ import json
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,76 @@ def test_measures_of_constants() -> None:
     zero, one = np.zeros(4), np.arange(4.0)
     assert agreement.spearman(zero, zero) == agreement.cosine(zero, zero) == 1
     assert agreement.spearman(zero, one) == agreement.cosine(zero, one) == 0
-    assert agreement.overlap(np.array([3.0, -5, 1, 0]), np.array([0, -5.0, 3, 1]), 2) == 0.5
+    assert agreement.overlap(np.array([3.0, -5, 1, 0]), np.array([0, -5.0, 3, 1]), k=2) == 0.5
+
+
+def agreement_of(x: Any, y: Any) -> agreement.Pair:
+    """Of two candidates of these attributions, (N, entries)."""
+
+    def outcome(name: str, array: Any) -> Any:
+        measured = SimpleNamespace(name=name)
+        return SimpleNamespace(measured=measured, attributions=(np.asarray(array),), same_method=lambda other: True)
+
+    return agreement._pair(outcome("x", x), outcome("y", y), top=min(3, np.shape(x)[1]))
+
+
+NOISE = np.random.default_rng(5).normal(size=(3, 40)) * 1e-9
+SPARSE = np.pad(np.random.default_rng(6).normal(size=(3, 6)), ((0, 0), (0, 34)))  # most entries are 0
+DENSE = np.random.default_rng(7).normal(size=(3, 40))
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        SPARSE, DENSE, np.full((3, 40), 0.25), np.repeat([[1.0, 2.0, 3.0, 4.0]] * 3, 10, axis=1), np.ones((3, 1)),
+        np.zeros((3, 40)), np.vstack([DENSE[:2], np.zeros((1, 40))]),
+    ],
+    ids=["sparse", "dense", "constant", "steps", "one feature", "zeros", "a sample of zeros"],
+)  # fmt: skip
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_ties_that_rounding_breaks_are_ties(x: np.ndarray, dtype: str) -> None:
+    noise = NOISE[:, : x.shape[1]] * (1 if x.any() else 0)
+    for other in (x + noise, x * (1 + 1e-7), x.copy()):
+        pair = agreement_of(x.astype(dtype), other.astype(dtype))
+        assert pair.spearman == pair.spearman_median == pair.overlap == 1
+        assert pair.cosine == pytest.approx(1, abs=1e-12)
+
+
+def test_ties_within_one_of_two_scales() -> None:
+    """Two methods: where one is constant, the other differs by rounding; the ranks are those of the rest."""
+    x, y = np.full(40, 0.2), np.full(40, 50.0)
+    x[:3], y[:3] = (1, 2, 3), (100, 300, 200)
+    pair = agreement_of([x], [y + NOISE[0] * 50])
+    wanted = np.corrcoef(naive_ranks(x), naive_ranks(y))[0, 1]
+    assert pair.spearman == pytest.approx(wanted)
+    assert wanted < 1
+
+
+def test_what_is_no_rounding_is_seen() -> None:
+    swapped = SPARSE.copy()
+    ends = [SPARSE[1].argmin(), SPARSE[1].argmax()]
+    swapped[1, ends] = swapped[1, ends[::-1]]
+    wanted = np.corrcoef(naive_ranks(SPARSE[1]), naive_ranks(swapped[1]))[0, 1]
+    pair = agreement_of(SPARSE, swapped + NOISE)
+    assert pair.spearman == pytest.approx(wanted)
+    assert wanted < 0.999 < pair.spearman_median
+    small = np.linspace(0, 1, 40)[None] * 1e-3 + 1  # a thousandth of the size is more than rounding
+    assert agreement_of(small, small[:, ::-1]).spearman == pytest.approx(-1)
+    assert agreement_of(DENSE, -DENSE).spearman == pytest.approx(-1)
+    assert agreement_of(DENSE, DENSE[:, ::-1]).overlap < 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_levels_are_no_wider_than_rounding(seed: int) -> None:
+    """Against one entry after the other, ascending."""
+    x = np.round(np.random.default_rng(seed).normal(size=200), 2)
+    wanted, lowest, level = {}, -np.inf, 0
+    for value in sorted(set(x)):
+        if value - lowest > 0.0502:
+            lowest, level = value, level + 1
+        wanted[value] = level
+    assert agreement.levels(x, 0.0502).tolist() == [wanted[value] for value in x]
+    assert agreement.levels(np.zeros(0), 0.0502).tolist() == []
 
 
 def test_a_pair_has_the_worst_sample_and_the_median() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -232,3 +233,47 @@ def test_a_body_of_mebibytes_is_explained_off_the_event_loop(server: Live) -> No
     np.testing.assert_allclose(
         answer.json()["explanations"], explainers()["saliency"](x, target="max"), rtol=1e-4, atol=1e-6
     )
+
+
+@pytest.fixture(scope="module")
+def of_ids() -> Iterator[Live]:
+    """Models of integers, of both sizes, and one of floating-point numbers."""
+    import torch
+
+    class Bag(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.e = torch.nn.Embedding(10, 2)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return self.e(ids).sum(1)
+
+    made = {d: Explainer.compile(Bag(), "gradient", inputs=np.zeros((1, 2), d), wrt="e") for d in ("int64", "int32")}
+    made["float32"] = Explainer.compile(torch.nn.Linear(2, 2), "gradient", inputs=torch.zeros(1, 2))
+    with live(made) as server:
+        yield server
+
+
+@pytest.mark.parametrize("name", ["int64", "int32"])
+@pytest.mark.parametrize("value", [2**63, 2**64 - 1, 2**64, 10**30, -(2**63) - 1, 9.3e18])
+def test_integers_that_do_not_fit_are_refused(of_ids: Live, name: str, value: float) -> None:
+    tensor = {"name": "ids", "shape": [1, 2], "datatype": "UINT64", "data": [value, 1]}
+    v2 = {"inputs": [tensor], "parameters": {"target": 0}}
+    for answer in (of_ids.explain(name, [[value, 1]], target=0), of_ids.post(f"/v2/models/{name}/infer", json=v2)):
+        assert answer.status_code == 400, answer.text
+        assert any(words in answer.json()["error"] for words in ("holds", "whole numbers", "datatype"))
+
+
+def test_integers_of_half_the_size_do_not_wrap(of_ids: Live) -> None:
+    answer = of_ids.explain("int32", [[1, 2**32 + 1]], target=0)
+    assert answer.status_code == 400
+    assert "holds 4294967297 at (0, 1); the model takes int32" in answer.json()["error"]
+    assert of_ids.explain("int32", [[1, 3]], target=0).json()["explanations"] == [[[1, 0], [1, 0]]]
+
+
+@pytest.mark.parametrize("value", [2**63, 2**64, 10**30])
+def test_large_integers_are_numbers_where_numbers_are_taken(of_ids: Live, value: int) -> None:
+    answer = of_ids.explain("float32", [[value, 1]], target=0)
+    assert answer.status_code == 200
+    for parameters in ({"target": value}, {"target": [value]}):
+        assert of_ids.explain("float32", [[1, 1]], **parameters).status_code == 400

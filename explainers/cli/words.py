@@ -1,0 +1,125 @@
+"""The library's errors in the words of the command: options in place of Python's arguments, files in place of arrays.
+
+The library speaks to Python: ``pass allow_nonfinite=True``. All that the command tells goes through :func:`spoken`,
+which knows the options of the command at hand: ``pass --allow-nonfinite``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+from ..methods import METHODS
+from ..methods.lrp import Composite
+
+OTHERS = ("compile", "run", "report")  # where an option is looked for that the command at hand does not have
+RENAMED = {"model_output": "output", "output": ""}  # the command's own --output is a file
+FLAGS = "allow_nonfinite|aot|per_token|strict|interacting"
+ARGUMENT = re.compile(r"(?<!--set )(?<![-\w.])([a-z_]+)=(?:(['\"])(.*?)\2|([\w.:{}…-]*[\w{}…])?)")
+
+Replacement = str | Callable[[re.Match[str]], str]
+# what is more than an argument's name: whole phrases of the library, and what they are at the command
+PHRASES: tuple[tuple[str, Replacement], ...] = (
+    (r"convert it with \.astype\(['\"]?(\w+)['\"]?\)", r"store the numbers of its file as \1"),
+    (r" A batch axis is missing: x\[None\]\.", " A file's first axis is that of the samples, also of one: (1, …)."),
+    (r"Give inputs= \(example arrays or TensorSpecs\) to Explainer\.compile, or call the explainer first\.",
+     "Give --inputs float32[4], the sizes of one sample, or --inputs examples.npy."),
+    (r"give an example, or a TensorSpec with the sizes",
+     "give --inputs with a file of examples, or with the sizes, as in float32[28,28,1]"),
+    (r"\ba TensorSpec needs\b", "--inputs needs"),
+    (r"\bor with TensorSpec\(…, columns=…\)", "or with --columns a,b,c"),
+    (r"\bTensorSpec", "--inputs "),
+    (r"Give (?:an int|a tuple of (\d+) ints) \(the same for all\), a list of (\d+) of them \(one a sample\), "
+     r"a mask of shape (\(.*?\)|\{\}) or (\(.*?\)|\{\}), or 'max'\.",
+     lambda m: f"Give --target {','.join('0' * int(m[1])) if m[1] else '0'} (the same for all), --target max, or "
+     f"--target @file.npy with {m[2]} of them (one a sample) or with weights of shape {m[3]} or {m[4]}."),
+    (r"give a tuple or a dict, one for each of", "give --baseline @file.npz with an array for each of"),
+    (r"give a tuple, one (?:entry )?for each", "give an explainer of one input"),
+    (r"Compile with values \(numbers, arrays, References, the library's own methods and rules\), or give it at each "
+     r"call: explain\(x, baseline=…\)\.", "A file takes numbers, arrays, and the library's own methods and rules."),
+    (r"The error's \.coverage lists every operation; pick another method, or wrt= a layer",
+     "Pick another method, or --wrt a layer"),
+    (r"explain\.audit\(…\) names the operations that lose the rest; compiled", "Compiled"),
+    (r"explain\.audit\(…\) names the operations that lose the rest; ", ""),
+    (r"([Ee])xplain (?:it|the model as a (?:plain )?callable) with backend='numpy'",
+     r"\1xplain it from Python as a plain function, which has no file"),
+    (r", with x\.filled\(0\.0\) or what else stands for missing ones|: give x\.toarray\(\)", ""),
+    (r"say which to show with output=", "give one of them as --target"),
+    (r"say which to show with input=", "explain them one by one"),
+    (r"Candidate\(model, ([^)]*)\)", r"the model and --methods \1"),
+    (r"explainers\.methods\b", "the methods' names"),
+)  # fmt: skip
+
+
+@lru_cache(maxsize=32)
+def options(command: str) -> dict[str, str]:
+    """The options of a command by the names of the library's arguments that they stand for."""
+    from typer.main import get_command
+
+    from .commands import app
+
+    group: Any = get_command(app)
+    found = {}
+    for parameter in group.commands[command].params if command in group.commands else ():
+        name = RENAMED.get(parameter.name, parameter.name)
+        if parameter.param_type_name == "option" and name:
+            found[name] = max(parameter.opts, key=len)
+    return found
+
+
+def spoken(text: str, known: Mapping[str, str]) -> str:
+    """``text`` of the library, for a command with the options ``known``."""
+    if "allow_nonfinite" not in known:
+        text = re.sub(r"(?:,? or|;) (?:pass|give) allow_nonfinite=True[^.;]*", "", text)
+    for pattern, words in PHRASES:
+        text = re.sub(pattern, words, text)
+    text = re.sub(r"\b([A-Z]\w+)\(([^()]*)\)", _method, text)
+    text = re.sub(r"(?<![\w:.])([A-Z]\w+[a-z][A-Z]\w+)\b", lambda m: _names().get(m[1], m[1]), text)
+    text = re.sub(r"\bReferences(?:\(array\))?(?=\W|$)", lambda m: _option("references", known) or m[0], text)
+    text = re.sub(rf"\b({FLAGS})=True\b", lambda m: _option(m[1], known) or m[1], text)
+    text = ARGUMENT.sub(lambda m: _argument(m, known), text)
+    return re.sub(r"(?<![-\w])([a-z]+(?:_[a-z]+)+)(?!\w|\()", lambda m: known.get(m[1], m[1]), text)
+
+
+def _option(name: str, known: Mapping[str, str]) -> str:
+    """The option that stands for an argument, here or at another command; "" where there is none."""
+    if name in known:
+        return known[name]
+    command = next((command for command in OTHERS if name in options(command)), None)
+    return f"{options(command)[name]} (of explainers {command})" if command else ""
+
+
+def _argument(match: re.Match[str], known: Mapping[str, str]) -> str:
+    """``name=value``."""
+    name, value = match[1], match[3] or match[4] or ""
+    option = _option(name, known)
+    if option:
+        return f"{option} {value}".rstrip()
+    if name in _parameters():
+        return f"--set {name}={value or '…'}"
+    return match[0] if value else name
+
+
+def _method(match: re.Match[str]) -> str:
+    """``KernelShap(samples=9)``; a method with all its parameters is only told."""
+    if match[1] not in _names():
+        return match[0]
+    if match[2].count("=") > 1:
+        return f"{_names()[match[1]]} ({match[2].replace('=', ' ')})"
+    return f"{_names()[match[1]]} with --set {match[2]}" if match[2] else _names()[match[1]]
+
+
+@lru_cache(maxsize=1)
+def _names() -> dict[str, str]:
+    """The methods' names by those of their classes."""
+    return {type(method).__name__: method.name for method in METHODS.values()}
+
+
+@lru_cache(maxsize=1)
+def _parameters() -> frozenset[str]:
+    """Of all methods: what ``--set`` takes."""
+    kinds: list[Any] = [*map(type, METHODS.values()), Composite]
+    return frozenset(field.name for kind in kinds for field in dataclasses.fields(kind))

@@ -1,0 +1,101 @@
+"""Files written all or nothing: a file that was there stays until its successor is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import uuid
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+Name = str | os.PathLike[str]
+
+
+def place(path: Name) -> Path:
+    """The file that ``path`` means: what a symbolic link points to, also where that is not there yet."""
+    return Path(os.path.realpath(path))
+
+
+def is_stream(path: Name) -> bool:
+    """Whether ``path`` is a device, a pipe or a socket: written to as it is, and never replaced."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    folder = os.path.realpath(os.path.dirname(os.path.abspath(path)))
+    redirected = folder == "/dev" or folder.startswith("/proc/")  # /dev/stdout, which may be any file
+    return (stat.S_ISREG(mode) and redirected) or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+@contextlib.contextmanager
+def replacing(path: Name) -> Iterator[BinaryIO]:
+    """A new file that takes the place of ``path`` once it is whole; where that fails, the old one is as it was.
+
+    A symbolic link stays, and what it points to is replaced. Permissions stay. A device or a pipe is written to.
+
+    Raises
+    ------
+    OSError: no such folder, a folder of that name, a file that may not be written to, a full disk.
+    """
+    if is_stream(path):
+        buffer = BytesIO()
+        yield buffer
+        _pour(path, buffer.getbuffer())
+        return
+    check(path)
+    target = place(path)
+    part = target.parent / f".{target.name}.{uuid.uuid4().hex}.part"
+    mode = 0o600 if target.exists() else 0o666  # nobody reads the new file who may not read the old one
+    try:
+        with open(part, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        move(part, target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def check(path: Name) -> None:
+    """Whether a file may be written at ``path``: an OSError where not."""
+    target, name = place(path), repr(os.fspath(path))
+    if target.is_symlink():
+        raise OSError(f"{name} is a symbolic link that leads back to itself")
+    if target.is_dir():
+        raise IsADirectoryError(f"{name} is a folder: give the name of a file")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder for {name}: make it first")
+    if target.exists() and not os.access(target, os.W_OK):
+        raise PermissionError(f"{name} may not be written to: change its permissions, or give another name")
+
+
+def move(made: Path, path: Path) -> None:
+    """``made`` takes the place, the permissions and where that is allowed the owner of the file ``path``."""
+    target = place(path)
+    if target.is_file():
+        old = target.stat()
+        if os.name == "posix":
+            with contextlib.suppress(OSError):  # only root may give a file away
+                os.chown(made, old.st_uid, old.st_gid)
+        os.chmod(made, stat.S_IMODE(old.st_mode))
+    os.replace(made, target)
+
+
+def text(path: Name, content: str) -> None:
+    """A text file, in UTF-8."""
+    with replacing(path) as stream:
+        stream.write(content.encode("utf-8"))
+
+
+def _pour(path: Name, content: memoryview) -> None:
+    """Into what is there: at the end, if it has one, as with the standard output of a command in ``>>``."""
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND)
+    try:
+        while content:
+            content = content[os.write(handle, content) :]
+    finally:
+        os.close(handle)
