@@ -51,6 +51,17 @@ class Recipe:
             self.type, list(arrays), self.dtypes, attrs=self.attributes, op_def=self.definition, name=name
         )
 
+    def gradients(
+        self, op: Any, arrays: Sequence[Any], cotangents: Sequence[Any], places: Sequence[int]
+    ) -> list[Any | None]:  # fmt: skip
+        """The derivative that TensorFlow has registered, towards the inputs at ``places``."""
+        function = get_gradient_function(op)
+        if function is None:
+            return [None] * len(places)
+        found = function(op, *cotangents)
+        found = found if isinstance(found, (list, tuple)) else [found]
+        return [found[place] for place in places]
+
     @cached_property
     def plain(self) -> dict[str, Any]:
         """The attributes as ``tf.Operation.get_attr`` gives them."""
@@ -116,23 +127,19 @@ def vjp(
 ) -> tuple[tuple[Any, ...], Callable[[Sequence[Any]], Sequence[Any]]]:
     """Run the node and return its outputs with its vector–Jacobian product towards ``places``.
 
-    It is the gradient function that TensorFlow has registered for the operation, called for this
-    one operation alone, so that no path through another node counts.
+    It is the operation's own gradient function, called for this one operation alone, so that no path through
+    another node counts.
     """
     op = node.payload.make(node.name, arrays)
 
     def pullback(messages: Sequence[Any]) -> Sequence[Any]:
-        function = get_gradient_function(op)
-        if function is None:
-            return [None] * len(places)
         cotangents = [
-            tf.zeros_like(out) if m is None and out.dtype.is_floating else m
+            tf.zeros_like(out) if m is None and (out.dtype.is_floating or out.dtype.is_complex) else m
             for out, m in zip(op.outputs, messages, strict=True)
         ]
         with tf.name_scope("walk"):
-            gradients = function(op, *cotangents)
-        gradients = gradients if isinstance(gradients, (list, tuple)) else [gradients]
-        return [_dense(gradients[place], arrays[place]) for place in places]
+            gradients = node.payload.gradients(op, arrays, cotangents, places)
+        return [_dense(gradient, arrays[place]) for gradient, place in zip(gradients, places, strict=True)]
 
     return tuple(op.outputs), pullback
 

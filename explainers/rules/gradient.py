@@ -33,10 +33,18 @@ def deconv_relu(ops: Any, at: Site) -> Sequence[Array | None]:
 
 
 _CHAIN = dict.fromkeys(set(Role) - {Role.INPUT, Role.WEIGHT, Role.CONSTANT}, vjp)
+_OWN = {"own_derivative": "its derivative is the model's own, which no rule for activations reaches into"}
 
 GRADIENT = RuleSet("gradient", _CHAIN, {"stop_gradient": stop}, complex=True)
 GUIDED_BACKPROP = RuleSet(
-    "guided_backprop", _CHAIN, {"stop_gradient": stop, "relu": guided_relu}, reorders=False, complex=True
+    "guided_backprop",
+    _CHAIN,
+    {"stop_gradient": stop, "relu": guided_relu},
+    reorders=False,
+    complex=True,
+    refuses=_OWN,
 )
-DECONVNET = RuleSet("deconvnet", _CHAIN, {"stop_gradient": stop, "relu": deconv_relu}, reorders=False, complex=True)
-ZERO = RuleSet("zero", {**_CHAIN, Role.UNIVARIATE: stop}, {"stop_gradient": stop}, complex=True)
+DECONVNET = RuleSet(
+    "deconvnet", _CHAIN, {"stop_gradient": stop, "relu": deconv_relu}, reorders=False, complex=True, refuses=_OWN
+)
+ZERO = RuleSet("zero", {**_CHAIN, Role.UNIVARIATE: stop}, {"stop_gradient": stop}, complex=True, refuses=_OWN)
