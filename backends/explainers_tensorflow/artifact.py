@@ -46,7 +46,8 @@ class Loaded:
 
     ahead = False
 
-    def __init__(self, files: Mapping[str, bytes], device: str, parts: Sequence[str]) -> None:
+    def __init__(self, files: Mapping[str, bytes], engine: str, device: str, parts: Sequence[str]) -> None:
+        self.engine = engine
         self.device = device or None
         if f"{FOLDER}/saved_model.pb" not in files or not all(name.startswith(f"{FOLDER}/") for name in files):
             raise ArtifactError(f"it holds {sorted(files)} where a SavedModel is expected in {FOLDER}/")
@@ -62,7 +63,7 @@ class Loaded:
 
     def kernel(self, part: str, rows: Size) -> kernel.TensorFlowKernel:
         native = self.functions[part]
-        return kernel.TensorFlowKernel(native, native.graph, {})
+        return kernel.TensorFlowKernel(native, native.graph, {}, self.engine)
 
     def files(self) -> dict[str, bytes]:
         return _written(self.module, self.module.signatures)

@@ -96,7 +96,7 @@ class TensorFlowBackend:
     ) -> Loaded:
         from . import artifact
 
-        return artifact.Loaded(files, device, list(parts))
+        return artifact.Loaded(files, engine, device, list(parts))
 
     def device_name(self, device: Any) -> str:
         from . import trace
