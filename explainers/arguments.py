@@ -13,7 +13,7 @@ from .backend import Backend, owner
 from .errors import BaselineError, InputError
 from .methods import Method, Perturbation
 from .plan import Plan
-from .spec import Array, Baseline, Numpy, Signature, TensorSpec, is_mask, resolve_baseline
+from .spec import STRING, Array, Baseline, Numpy, Signature, TensorSpec, is_mask, resolve_baseline
 
 
 def split(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -61,10 +61,12 @@ def attribution(plan: Plan, method: Method, given: Any, count: int) -> list[Nump
 def _array(backend: Backend, value: Any, spec: TensorSpec) -> Array:
     """An input as numpy or as the backend's own array, its kind and shape checked."""
     own = isinstance(value, np.ndarray) or backend.owns(value)
-    array = value if own else to_numpy(value, f"input {spec.name!r}")
+    words = spec.dtype == STRING
+    array = value if own else _words(value) if words else to_numpy(value, f"input {spec.name!r}")
     dtype = dtype_name(array.dtype)
     floating = dtype.startswith(("float", "bfloat"))
-    if floating != spec.floating or not (floating or dtype.startswith(("int", "uint", "bool"))):
+    fits = floating == spec.floating and (floating or dtype.startswith(("int", "uint", "bool")))
+    if not (_of_words(array) if words else fits):
         advice = f"convert it with .astype({spec.dtype!r})" if spec.floating else f"give {spec.dtype}"
         raise InputError(f"input {spec.name!r} has dtype {dtype}, the model takes {spec.dtype}: {advice}")
     shape = tuple(array.shape)
@@ -72,6 +74,19 @@ def _array(backend: Backend, value: Any, spec: TensorSpec) -> Array:
         hint = " A batch axis is missing: x[None]." if shape == spec.sample_shape else ""
         raise InputError(f"input {spec.name!r} has shape {shape}, the model takes {('N', *spec.sample_shape)}.{hint}")
     return array
+
+
+def _words(value: Any) -> Numpy:
+    home = owner(value)
+    return home.numpy(value) if home is not None else np.asarray(value)
+
+
+def _of_words(array: Array) -> bool:
+    if not isinstance(array, np.ndarray):
+        return dtype_name(array.dtype) == STRING
+    return array.dtype.kind in "US" or (
+        array.dtype.kind == "O" and all(isinstance(w, (str, bytes)) for w in array.flat)
+    )
 
 
 def to_numpy(value: Any, what: str) -> Numpy:

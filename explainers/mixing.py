@@ -11,6 +11,7 @@ from .backend import Backend, Traced
 from .errors import InputError
 from .graph import Graph, Node, Value
 from .program import evaluate
+from .spec import STRING
 
 ROWS = 3  # the second one changes; the others must not
 TOLERANCE = 1e-3  # of the largest entry: far above rounding, far below what a batch mean does
@@ -69,10 +70,16 @@ def _moved(graph: Graph, traced: Traced, backend: Backend, targets: Sequence[Val
 
 
 def _samples(graph: Graph, traced: Traced, backend: Backend, other: bool) -> list[Any]:
-    """Three samples for each input; with ``other``, another second one. Integers are 0, masks let all through."""
+    """Three samples for each input; with ``other``, another second one.
+
+    Integers are 0, words empty, masks let all through.
+    """
     generator, arrays = np.random.default_rng(0), []
     for kind in map(graph.output, graph.inputs):
         shape = tuple(size or 1 for size in kind.shape[1:])
+        if kind.dtype == STRING:
+            arrays.append(backend.stage(np.full((ROWS, *shape), "", object), STRING, traced.device))
+            continue
         array = np.ones((ROWS, *shape), "bool" if kind.dtype == "bool" else "int64") * (kind.dtype == "bool")
         if kind.floating:
             array = generator.normal(size=(ROWS, *shape)) + 0.1

@@ -27,6 +27,11 @@ def save(
     kind = "xla" if engine == "xla" else "graph"
     module = tf.Module()
     module.weights = list(traced.weights.values())
+    if any(isinstance(weight, tf.Tensor) and weight.dtype == tf.resource for weight in module.weights):
+        raise ArtifactError(
+            "the model looks up in a table that is no part of it, so a file cannot hold it. Explain a Keras model or a "
+            "tf.Module with the table as an attribute, or look up before the model."
+        )
     for name, (program, known) in parts.items():
         made = known if known is not None and engine == "graph" else kernel.compile(program, traced, kind, None)
         setattr(module, name, made.native)

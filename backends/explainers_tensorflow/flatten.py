@@ -6,7 +6,7 @@ TensorList values (the TensorArray of loops) become Python tuples of plain tenso
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,11 @@ from .own import CALLS, Backward, Backwards, Source, Steps, moves, steps
 
 LONGEST_LOOP = 10_000
 RANDOM = ("Random", "Multinomial", "TruncatedNormal", "Bernoulli", "Dropout")
-WRITES = ("AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp", "ResourceScatter", "ResourceApply")
+WRITES = (
+    "AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp", "ResourceScatter", "ResourceApply",
+    "LookupTableInsert", "LookupTableImport", "LookupTableRemove",
+)  # fmt: skip
+LOOKUPS = ("LookupTableFind", "LookupTableFindV2", "LookupTableSize", "LookupTableSizeV2")
 
 
 Modules = tuple[str, ...]  # paths of the layers around an operation, outermost first
@@ -91,18 +95,19 @@ class Inlined:
 
 
 def flatten(
-    concrete: Any, variables: Iterable[Any], specs: Sequence[tf.TensorSpec], locate: Locate,
+    concrete: Any, weights: Mapping[int, Any], specs: Sequence[tf.TensorSpec], locate: Locate,
     where: Callable[[Any], str], backwards: Backwards,
 ) -> Flat:  # fmt: skip
-    """The concrete function, which uses ``variables``, for inputs of ``specs``, flat.
+    """The concrete function, which uses ``weights``, for inputs of ``specs``, flat.
 
+    ``weights``: variables and tables by the ``id`` of their handles.
     ``locate(op, site)``: the paths of the layers around an operation.
     ``where(op)``: the user's line for error messages, or "". ``backwards``: the model's own derivatives.
     """
     flat = Flat(_OwnedGraph())
     with flat.graph.as_default():
         flat.inputs = [tf.compat.v1.placeholder(s.dtype, s.shape, name=s.name) for s in specs]
-        flattener = _Flattener(flat, locate, where, {id(v.handle): v for v in variables}, backwards)
+        flattener = _Flattener(flat, locate, where, weights, backwards)
         captured = [Captured(outer) for outer, _ in concrete.graph.captures]
         results = flattener.inline(concrete.graph, [*flat.inputs, *captured], Site(), len(concrete.graph.outputs))
         flat.outputs = [flattener.tensor(result) for result in results]
@@ -112,14 +117,14 @@ def flatten(
 
 class _Flattener:
     def __init__(
-        self, flat: Flat, locate: Locate, where: Callable[[Any], str], variables: dict[int, Any], backwards: Backwards
+        self, flat: Flat, locate: Locate, where: Callable[[Any], str], weights: Mapping[int, Any], backwards: Backwards
     ) -> None:
         self.flat = flat
         self.backwards = backwards
         self.around: list[Inlined] = []  # the functions that are being inlined, outermost first
         self.locate = locate
         self.where = where
-        self.variables = variables
+        self.known = weights
         self.read: dict[int, Any] = {}
         self.written: dict[int, tf.Operation] = {}
         self.orders: dict[tuple[Any, ...], list[tf.Operation]] = {}
@@ -175,7 +180,8 @@ class _Flattener:
 
     def _again(self, op: tf.Operation, inputs: list[Any]) -> Sequence[Any]:
         self._check(op)
-        tensors = [self.tensor(value) for value in inputs]
+        take = self._table if op.type in LOOKUPS else self.tensor
+        tensors = [*map(take, inputs[:1]), *map(self.tensor, inputs[1:])]
         names = {attr.name for attr in op.op_def.attr}
         attributes = {key: value for key, value in op.node_def.attr.items() if key in names}
         kinds = [out.dtype for out in op.outputs]
@@ -188,6 +194,9 @@ class _Flattener:
                 f"does not work with a batch of any size ({lines[0] if lines else error})",
                 "Use tf.shape(x)[0] (or -1) where the code has a number in place of the batch size.",
             ) from error
+        if op.type.startswith("LookupTableFind"):  # whose shapes TensorFlow's Python knows, and no graph
+            keys, values = tensors[1].shape, op.outputs[0].shape
+            made.outputs[0].set_shape(keys.concatenate(values[keys.rank :] if values.rank else ()))
         return list(made.outputs)
 
     def _check(self, op: tf.Operation) -> None:
@@ -199,7 +208,8 @@ class _Flattener:
                               "Write it with TensorFlow operations, or explain the model as a callable with "
                               "backend='numpy'.")  # fmt: skip
         functional = any(value.WhichOneof("value") == "func" for value in op.node_def.attr.values())
-        if functional or op.op_def.is_stateful or op.type in ("Switch", "Merge", "Enter", "Exit", "RefSwitch"):
+        stateful = op.op_def.is_stateful and op.type not in LOOKUPS
+        if functional or stateful or op.type in ("Switch", "Merge", "Enter", "Exit", "RefSwitch"):
             raise self._error(op, "cannot be made again outside the model", "Write it with plain tensor operations.")
 
     def _error(self, op: tf.Operation, what: str, advice: str) -> TraceError:
@@ -275,10 +285,11 @@ class _Flattener:
         return self.read[id(outer)]
 
     def _placeholder(self, outer: Any) -> Any:
-        source = self.variables.get(id(outer), outer)
-        if outer.dtype == tf.resource and source is outer:
+        source = self.known.get(id(outer), outer)
+        if outer.dtype == tf.resource and not isinstance(source, tf.Variable):
             raise TraceError(
-                f"the model uses a resource that is no variable ({outer!r:.200}); only variables can be followed"
+                f"the model uses a resource that is neither a variable nor a lookup table ({outer!r:.200}). Compute "
+                "what it gives before the model, and make that an input."
             )
         label = getattr(source, "name", "") if source is not outer else "constant"
         clean = "".join(c if c.isalnum() or c in "_/" else "_" for c in label.partition(":")[0]).strip("_/")
@@ -286,6 +297,19 @@ class _Flattener:
             made = tf.compat.v1.placeholder(source.dtype, source.shape, name=clean or "variable")
         self.flat.weights[made.op.name] = source
         return made
+
+    def _table(self, value: Any) -> Any:
+        """The handle of a table, as a placeholder."""
+        if not isinstance(value, Captured):
+            raise TraceError(
+                "the model makes a table while it runs. Make it once, outside of the call, or look up before the model."
+            )
+        key = id(value.tensor)
+        if key not in self.read:
+            with tf.name_scope("weights/"):
+                self.read[key] = tf.compat.v1.placeholder(tf.resource, (), name="table")
+            self.flat.weights[self.read[key].op.name] = self.known.get(key, value.tensor)
+        return self.read[key]
 
     def _note_writes(self, graph: Any, values: dict[str, Any]) -> None:
         for op in graph.get_operations():
@@ -298,7 +322,7 @@ class _Flattener:
         """A variable that the model both reads and writes in inference makes calls depend on each other."""
         for key, op in self.written.items():
             if key in self.read:
-                name = getattr(self.variables.get(key), "name", "a variable")
+                name = getattr(self.known.get(key), "name", "a variable")
                 advice = "An explanation leaves the model as it is: use stateful=False, training=False."
                 raise self._error(op, f"writes to {name!r}, which the model reads, in inference", advice)
 

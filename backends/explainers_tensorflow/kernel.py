@@ -128,7 +128,7 @@ class _Weights(Mapping[Value, Any]):
 
     def __getitem__(self, value: Value) -> Any:
         if value not in self.read:
-            self.read[value] = tf.convert_to_tensor(self.variables[value])
+            self.read[value] = ops.read(self.variables[value])
         return self.read[value]
 
     def __iter__(self) -> Iterator[Value]:
@@ -147,6 +147,12 @@ def compile(program: Program, traced: Traced, engine: str, rows: Size) -> Tensor
 
     if engine == "eager":
         return TensorFlowKernel(run, None, traced.weights, engine)
+    words = [holder.name.removeprefix("input_") for holder in program.placeholders if holder.dtype == "string"]
+    if words and engine == "xla":
+        raise UnsupportedOperation(
+            f"engine 'xla' takes no words, and input {words[0]!r} holds them: use engine='graph', or look them up "
+            "before the model"
+        )
     specs = []
     for holder, name in zip(program.placeholders, node_names(p.name for p in program.placeholders), strict=True):
         lead = (None,) if holder.axis else ()

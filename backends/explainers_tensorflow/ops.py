@@ -24,6 +24,21 @@ zeros_like = tf.zeros_like
 cast = tf.cast
 
 
+# --- weights ---------------------------------------------------------------------------------
+
+FIXED_TABLES = (tf.lookup.StaticHashTable, tf.lookup.StaticVocabularyTable)  # filled once
+
+
+def is_table(weight: Any) -> bool:
+    """Whether ``weight`` is a table that the model looks words or numbers up in, or the handle of one."""
+    return hasattr(weight, "resource_handle") or getattr(weight, "dtype", None) == tf.resource
+
+
+def read(weight: Any) -> Any:
+    """The numbers of a variable as they are now; a table's handle."""
+    return getattr(weight, "resource_handle", weight) if is_table(weight) else tf.convert_to_tensor(weight)
+
+
 # --- operations of the model -----------------------------------------------------------------
 
 
@@ -119,7 +134,15 @@ def _eager(value: Any) -> Any:
 
 def evaluate(node: Node, arrays: Sequence[Any]) -> tuple[Any, ...]:
     """Run the node's operation on the values of its inputs."""
-    return tuple(node.payload.make(node.name, arrays).outputs)
+    return _outputs(node, node.payload.make(node.name, arrays))
+
+
+def _outputs(node: Node, op: Any) -> tuple[Any, ...]:
+    """The operation's outputs, of the node's shapes where TensorFlow knows none."""
+    for tensor, known in zip(op.outputs, node.outputs, strict=True):
+        if tensor.shape.rank is None:
+            tensor.set_shape(known.shape)
+    return tuple(op.outputs)
 
 
 def vjp(
@@ -141,7 +164,7 @@ def vjp(
             gradients = node.payload.gradients(op, arrays, cotangents, places)
         return [_dense(gradient, arrays[place]) for gradient, place in zip(gradients, places, strict=True)]
 
-    return tuple(op.outputs), pullback
+    return _outputs(node, op), pullback
 
 
 def _dense(gradient: Any, array: Any) -> Any:

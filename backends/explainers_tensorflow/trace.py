@@ -15,6 +15,8 @@ from dataclasses import replace
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.checkpoint.graph_view import ObjectGraphView
+from tensorflow.python.trackable.base import Trackable
 
 from explainers.backend import Traced
 from explainers.errors import ExplainersError, InputError, TraceError
@@ -40,16 +42,14 @@ def trace(model: Any, sig: Signature, device: Any, dtype: str | None, elementary
     with _TRACING, warnings.catch_warnings(), _as_it_was(target):
         warnings.simplefilter("ignore")
         concrete, keys, paths = _concrete(target, sig)
-        variables = _variables(target, concrete)
+        weights = _weights(target, concrete)
         locate, backwards = _Locate(target, paths), Backwards()
 
         def flat(batch: int | None) -> Flat:
-            return flatten(concrete, variables, _specs(sig, batch), locate, user_line_of, backwards)
+            return flatten(concrete, weights, _specs(sig, batch), locate, user_line_of, backwards)
 
-        graph, weights = _read(flat, keys, str(models.kind(target)))
-    return Traced(
-        normalized(log_sums.joined(graph)) if elementary else graph, sig, weights, device=place, memory=target
-    )
+        graph, used = _read(flat, keys, str(models.kind(target)))
+    return Traced(normalized(log_sums.joined(graph)) if elementary else graph, sig, used, device=place, memory=target)
 
 
 def device_name(device: Any) -> str | None:
@@ -115,13 +115,16 @@ def node_names(names: Iterable[str]) -> list[str]:
     return result
 
 
-def _variables(model: Any, concrete: Any) -> list[Any]:
+def _weights(model: Any, concrete: Any) -> dict[int, Any]:
+    """The model's variables and tables, by the ``id`` of their handles."""
     found = [*concrete.graph.variables]
     if models.kind(model) == "saved":
         found += models.endpoint(model).graph.variables if hasattr(models.endpoint(model), "graph") else ()
     found += getattr(model, "variables", ())
     plain = (getattr(v, "value", v) if not isinstance(v, tf.Variable) else v for v in found)
-    return [v for v in plain if isinstance(v, tf.Variable)]
+    handles = {id(v.handle): v for v in plain if isinstance(v, tf.Variable)}
+    parts = ObjectGraphView(model).breadth_first_traversal()[0] if isinstance(model, Trackable) else ()
+    return handles | {id(part.resource_handle): part for part in parts if hasattr(part, "resource_handle")}
 
 
 # --- the concrete function -------------------------------------------------------------------
