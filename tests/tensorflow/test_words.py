@@ -226,6 +226,12 @@ def test_samples_that_see_one_another_are_found_beside_words() -> None:
         Explainer.compile(centred, "gradient")
 
 
+def test_words_cannot_be_served() -> None:
+    serve = pytest.importorskip("explainers.serve")
+    with pytest.raises(InputError, match=r"category: string.*cannot be served"):
+        serve.app({"words": Explainer.compile(model_of("StringLookup"), "gradient", wrt="number")})
+
+
 def test_what_cannot_be_is_said() -> None:
     model = model_of("StringLookup")
     with pytest.raises(UnsupportedOperation, match=r"xla.*words.*'category'.*engine='graph'"):
