@@ -217,7 +217,7 @@ class OwnRecipe(Recipe):
     def __init__(self, op: tf.Operation, steps: Steps) -> None:
         super().__init__(op)
         self.count = len(op.inputs)
-        self.steps = steps
+        self.made, self.results = steps.made, steps.results  # of the flat graph itself nothing is kept
 
     def make(self, name: str, arrays: Sequence[Any]) -> Any:
         return super().make(name, arrays[: self.count])
@@ -225,8 +225,8 @@ class OwnRecipe(Recipe):
     def gradients(
         self, op: Any, arrays: Sequence[Any], cotangents: Sequence[Any], places: Sequence[int]
     ) -> list[Any | None]:  # fmt: skip
-        wanted = [self.steps.results.get(place) for place in places]
-        needed = _needed(filter(None, wanted), lambda name: self.steps.made[name][1])
+        wanted = [self.results.get(place) for place in places]
+        needed = _needed(filter(None, wanted), lambda name: self.made[name][1])
         given = {"cotangent": cotangents, "output": op.outputs, "input": arrays}
         done: dict[str, Any] = {}
 
@@ -234,7 +234,7 @@ class OwnRecipe(Recipe):
             kind, key, place = source
             return done[key][place] if kind == "step" else given[kind][key]
 
-        for name, (recipe, sources) in self.steps.made.items():
+        for name, (recipe, sources) in self.made.items():
             if name in needed:
                 done[name] = recipe.make(name, [value(source) for source in sources]).outputs
         return [None if source is None else value(source) for source in wanted]

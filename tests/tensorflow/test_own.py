@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -271,3 +272,12 @@ def test_what_the_function_took_from_around_it_has_no_derivative() -> None:
 
     model = between(Own(around))
     np.testing.assert_allclose(Explainer.compile(model, "gradient")(X, target=1), tape(model, X), rtol=1e-5, atol=1e-6)
+
+
+def test_nothing_of_the_trace_is_kept() -> None:
+    before = len([each for each in gc.get_objects() if isinstance(each, tf.Graph) and "Owned" in type(each).__name__])
+    explain = Explainer.compile(model_of("straight_through_sign"), "gradient")
+    gc.collect()
+    after = len([each for each in gc.get_objects() if isinstance(each, tf.Graph) and "Owned" in type(each).__name__])
+    assert after <= before
+    assert explain.stats.traces == 1
