@@ -455,7 +455,7 @@ class Explainer:
             found.packages.compile(rows)
             if not self._backend.forward_only:
                 zeros = {
-                    s.name: np.zeros((size, *s.sample_shape), "float32" if s.floating else s.dtype)
+                    s.name: s.blank(size).astype("float32") if s.floating else s.blank(size)
                     for s in found.traced.signature.inputs
                 }
                 self._run_on(zeros, found)

@@ -14,7 +14,7 @@ from .backend import Backend, on_host, owner
 from .errors import BaselineError, InputError
 from .methods import Method, Perturbation
 from .plan import Plan
-from .spec import Array, Baseline, Numpy, Signature, TensorSpec, is_mask, resolve_baseline
+from .spec import STRING, Array, Baseline, Numpy, Signature, TensorSpec, is_mask, resolve_baseline
 
 
 def split(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -66,10 +66,12 @@ def _array(backend: Backend, value: Any, spec: TensorSpec) -> Array:
         value = tables.array(value, spec, f"input {spec.name!r}")
     tables.refuse(value, f"input {spec.name!r}")
     own = isinstance(value, np.ndarray) or backend.owns(value)
-    array = value if own else to_numpy(value, f"input {spec.name!r}")
+    words = spec.dtype == STRING
+    array = value if own else _words(value) if words else to_numpy(value, f"input {spec.name!r}")
     dtype = dtype_name(array.dtype)
     floating = dtype.startswith(("float", "bfloat"))
-    if floating != spec.floating or not (floating or dtype.startswith(("int", "uint", "bool"))):
+    fits = floating == spec.floating and (floating or dtype.startswith(("int", "uint", "bool")))
+    if not (_of_words(array) if words else fits):
         advice = f"convert it with .astype({spec.dtype!r})" if spec.floating else f"give {spec.dtype}"
         raise InputError(f"input {spec.name!r} has dtype {dtype}, the model takes {spec.dtype}: {advice}")
     shape = tuple(array.shape)
@@ -90,6 +92,19 @@ def check_range(array: Numpy, dtype: str, what: str) -> None:
         raise InputError(
             f"{what} holds {array[place]} at {place}; the model takes {dtype}, which ends at {low} and {high}"
         )
+
+
+def _words(value: Any) -> Numpy:
+    home = owner(value)
+    return home.numpy(value) if home is not None else np.asarray(value)
+
+
+def _of_words(array: Array) -> bool:
+    if not isinstance(array, np.ndarray):
+        return dtype_name(array.dtype) == STRING
+    return array.dtype.kind in "US" or (
+        array.dtype.kind == "O" and all(isinstance(w, (str, bytes)) for w in array.flat)
+    )
 
 
 def to_numpy(value: Any, what: str) -> Numpy:

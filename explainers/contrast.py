@@ -127,10 +127,11 @@ class Contrast(Program):
             return unsupported(node, self.rules.name, "it spreads its operand over more entries")
         hidden = [value for value in node.inputs if value in self._moved and value not in self._active]
         if found is None and hidden and self.rules.fallback is None:
+            stays = f"; with wrt={node.scope!r} it stays as it is for the sample" if node.scope else ""
             return unsupported(
                 node, self.rules.name,
-                f"its operand {hidden[0]} depends on the input through integers, comparisons or a stop-gradient "
-                "(detach, no_grad), so that it differs between input and reference without a derivative",
+                f"its operand {hidden[0]} depends on the input through integers, comparisons or a stop-gradient (detach, "
+                f"no_grad), so that it differs between input and reference without a derivative{stays}",
             )  # fmt: skip
         return found
 

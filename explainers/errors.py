@@ -9,7 +9,7 @@
     │   └── BaselineError                      a baseline that does not fit its input
     ├── UnknownNameError    (ValueError)       a method, engine, layer, output … that is not there
     ├── TraceError          (RuntimeError)     the model cannot be turned into a graph
-    ├── UnsupportedOperation (RuntimeError)    an operation that a rule set has no rule for
+    ├── UnsupportedOperation (RuntimeError)    an operation without a rule, or that an engine lacks
     ├── ArtifactError       (ValueError)       a file that cannot be written, or is refused
     ├── NotConverged        (RuntimeError)     a tolerance was not reached
     ├── IncompleteError     (RuntimeError)     attributions that do not add up, where strict=True
@@ -74,9 +74,9 @@ class TraceError(ExplainersError, RuntimeError):
 
 
 class UnsupportedOperation(ExplainersError, RuntimeError):
-    """A rule set has no rule for an operation of the model.
+    """A rule set has no rule for an operation of the model, or an engine cannot compile it.
 
-    ``coverage``: every operation of the model with the rule that passes it; prints as a table.
+    ``coverage``: every operation of the model with the rule that passes it; prints as a table. None of an engine.
     """
 
     coverage: Any = None

@@ -90,7 +90,8 @@ class Node:
     places among ``inputs``), ``copy`` (linear, each output entry is an entry of an input or a constant),
     ``scale`` (linear, one tensor times constants), ``add`` (the sum of its operands), ``identity`` (passes a
     difference, though it stops a derivative), ``arithmetic`` (a univariate power, root, exponential or
-    logarithm: no activation). ``elementwise``: each output entry
+    logarithm: no activation), ``own_derivative`` (opaque, its derivative being the model's own; with
+    ``attributes["lost"]``, why that is not at hand). ``elementwise``: each output entry
     depends on the entries at its own place only. ``scope`` is the path of the module that it came from,
     ``source`` the user's own line,
     ``payload`` the backend's handle.

@@ -9,24 +9,29 @@ import numpy as np
 
 from .backend import Backend, Traced
 from .errors import InputError
-from .graph import Graph, Node, Value
+from .graph import Graph, Node, Output, Value
 from .program import evaluate
+from .spec import STRING
 
 ROWS = 3  # the second one changes; the others must not
+LOUDER = 1e3  # so much larger is the other cotangent of the second sample
 TOLERANCE = 1e-3  # of the largest entry: far above rounding, far below what a batch mean does
 
 
-def check(graph: Graph, traced: Traced, backend: Backend) -> None:
+def check(graph: Graph, traced: Traced, backend: Backend, derivative: bool = True) -> None:
     """Run the model on three small samples twice, with another second one, as plain operations.
 
-    What cannot be run on such samples (it may want other numbers) is not judged.
+    What cannot be run on such samples (it may want other numbers) is not judged. ``derivative``: derivatives of
+    the model's own, too.
 
     Raises
     ------
-    InputError: the first or third sample's output moved; with the first operation that mixes.
+    InputError: the first or third sample's output moved, or such a derivative; with the first operation that mixes.
     """
     if backend.forward_only:
         return  # a callable may be dear, and count its calls
+    if derivative:
+        _check_derivatives(graph, traced, backend)
     if not _moved(graph, traced, backend, [graph.outputs[0][1]]):
         return
     needed = graph.needed(value for _, value in graph.outputs)
@@ -35,11 +40,15 @@ def check(graph: Graph, traced: Traced, backend: Backend) -> None:
     raise _mixed(graph.by_name[_moved(graph, traced, backend, sampled)[0].node])
 
 
-def _mixed(node: Node) -> InputError:
+def _place(node: Node) -> str:
     where = f" at {node.source}" if node.source else f" in module {node.scope!r}" if node.scope else ""
+    return f"{node.op!r} (node {node.name!r}){where}"
+
+
+def _mixed(node: Node) -> InputError:
     return InputError(
         "the samples of a batch see one another in this model, so that attributions would depend on which samples "
-        f"share a package. The first operation that mixes them is {node.op!r} (node {node.name!r}){where}. Take the "
+        f"share a package. The first operation that mixes them is {_place(node)}. Take the "
         "statistic from the training data (as BatchNorm does with running statistics), or give interacting=True: then "
         "each call is one batch, for methods of one evaluation a sample."
     )
@@ -68,11 +77,69 @@ def _moved(graph: Graph, traced: Traced, backend: Backend, targets: Sequence[Val
     return found
 
 
+def _check_derivatives(graph: Graph, traced: Traced, backend: Backend) -> None:
+    """Derivatives of the model's own, such as a clipped norm, are anything: each by itself, with two cotangents."""
+    own = [node for node in graph if node.function == "own_derivative" and node.outputs[0].batch_axis is not None]
+    if not own:
+        return
+    try:
+        weights = {value: backend.read(weight) for value, weight in traced.weights.items()}
+        samples, operands = _samples(graph, traced, backend, False), [value for node in own for value in node.inputs]
+        values, _ = evaluate(backend.ops, graph, weights, samples, operands)
+        mixing = [node for node in own if _passes_on(node, [values[value] for value in node.inputs], graph, backend)]
+    except Exception:
+        return
+    if mixing:
+        raise InputError(
+            "the samples of a batch see one another in a derivative of this model, so that attributions would depend "
+            f"on which samples share a package. It is that of {_place(mixing[0])}. Compute it for each sample by "
+            "itself (a norm over all axes but the first), or give interacting=True: then each call is one batch, for "
+            "methods of one evaluation a sample."
+        )
+
+
+def _passes_on(node: Node, operands: list[Any], graph: Graph, backend: Backend) -> bool:
+    """Whether the first or third sample's derivative differs when only the second one's cotangent does."""
+    places = [
+        place for place, value in enumerate(node.inputs)
+        if graph.output(value).floating and graph.output(value).batch_axis is not None
+    ]  # fmt: skip
+    generator = np.random.default_rng(0)
+    outputs, pullback = backend.ops.vjp(node, operands, places)
+    first: list[Any] = []
+    second: list[Any] = []
+    for array, kind in zip(outputs, node.outputs, strict=True):
+        known = kind.floating and kind.batch_axis is not None
+        cotangent = generator.normal(size=tuple(array.shape)) if known else None
+        for messages, factor in ((first, 1), (second, LOUDER)):
+            messages.append(None if cotangent is None else _staged(cotangent, kind, factor, backend, array))
+    for place, before, after in zip(places, pullback(first), pullback(second), strict=True):
+        if before is not None and after is not None:
+            axis = graph.output(node.inputs[place]).batch_axis or 0
+            kept, moved = (np.delete(np.asarray(backend.numpy(part)), 1, axis) for part in (before, after))
+            if (abs(kept - moved) > TOLERANCE * np.nanmax(abs(kept), initial=0)).any():
+                return True
+    return False
+
+
+def _staged(cotangent: Any, kind: Output, factor: float, backend: Backend, like: Any) -> Any:
+    scale = np.ones(ROWS)
+    scale[1] = factor
+    shape = [ROWS if axis == kind.batch_axis else 1 for axis in range(cotangent.ndim)]
+    return backend.like((cotangent * scale.reshape(shape)).astype("float32"), like)
+
+
 def _samples(graph: Graph, traced: Traced, backend: Backend, other: bool) -> list[Any]:
-    """Three samples for each input; with ``other``, another second one. Integers are 0, masks let all through."""
+    """Three samples for each input; with ``other``, another second one.
+
+    Integers are 0, words empty, masks let all through.
+    """
     generator, arrays = np.random.default_rng(0), []
     for kind in map(graph.output, graph.inputs):
         shape = tuple(size or 1 for size in kind.shape[1:])
+        if kind.dtype == STRING:
+            arrays.append(backend.stage(np.full((ROWS, *shape), "", object), STRING, traced.device))
+            continue
         array = np.ones((ROWS, *shape), "bool" if kind.dtype == "bool" else "int64") * (kind.dtype == "bool")
         if kind.floating:
             array = generator.normal(size=(ROWS, *shape)) + 0.1

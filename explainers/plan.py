@@ -91,7 +91,7 @@ def trace(
     if options.interacting:
         _check_alone(method, backend, options)
     else:
-        mixing.check(graph, traced, backend)
+        mixing.check(graph, traced, backend, derivative=rules is not None)
     stats.seconds_tracing += time.perf_counter() - began
     packages = Packages(
         backend, traced, method, wrt, graph, engine=options.engine, stats=stats,

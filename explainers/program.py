@@ -262,8 +262,11 @@ class Program:
         return None
 
     def check_rules(self) -> None:
-        """Raise UnsupportedOperation now if any visited node cannot be passed; it carries the coverage."""
-        for node in self.walked:
+        """Raise UnsupportedOperation now if any visited node cannot be passed; it carries the coverage.
+
+        A derivative of the model's own is named first: what is computed before it has no say in it.
+        """
+        for node in sorted(self.walked, key=lambda node: node.function != "own_derivative"):
             problem = self.problem(node)
             if problem is not None:
                 problem.coverage = self.coverage()

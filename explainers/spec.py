@@ -17,11 +17,12 @@ from .graph import FLOATING
 Array = Any
 Numpy = npt.NDArray[Any]
 SpecOf = Callable[[Any, str], "TensorSpec"]
+STRING = "string"
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Shape and dtype of one input. The first axis is the batch and is written ``None``.
+    """Shape and dtype of one input, ``"string"`` for words. The first axis is the batch and is written ``None``.
 
     ``columns``: names of the last axis, where samples are rows of a table.
 
@@ -49,7 +50,7 @@ class TensorSpec:
                 "for several sizes, compile one explainer for each."
             )
         object.__setattr__(self, "shape", (None, *shape[1:]))
-        object.__setattr__(self, "dtype", str(np.dtype(self.dtype)) if self.dtype != "bfloat16" else "bfloat16")
+        object.__setattr__(self, "dtype", _dtype_name(self.dtype))
 
     @cached_property
     def sample_shape(self) -> tuple[int, ...]:
@@ -60,9 +61,25 @@ class TensorSpec:
     def floating(self) -> bool:
         return self.dtype in FLOATING
 
+    @cached_property
+    def host_dtype(self) -> Any:
+        """The numpy dtype that carries it."""
+        return "float32" if self.dtype == "bfloat16" else object if self.dtype == STRING else self.dtype
+
+    def blank(self, count: int) -> Numpy:
+        """``count`` samples of zeros, or of empty words."""
+        return np.full((count, *self.sample_shape), "" if self.dtype == STRING else 0, self.host_dtype)
+
     def __str__(self) -> str:
         inner = ", ".join(["batch", *map(str, self.sample_shape)])
         return f"{self.name or 'input'}: {self.dtype}[{inner}]"
+
+
+def _dtype_name(dtype: Any) -> str:
+    if dtype in ("bfloat16", STRING):
+        return str(dtype)
+    found = np.dtype(dtype)
+    return STRING if found.kind in "USO" else str(found)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,11 @@ def save(
     kind = "xla" if engine == "xla" else "graph"
     module = tf.Module()
     module.weights = list(traced.weights.values())
+    if any(isinstance(weight, tf.Tensor) and weight.dtype == tf.resource for weight in module.weights):
+        raise ArtifactError(
+            "the model looks up in a table that is no part of it, so a file cannot hold it. Explain a Keras model or a "
+            "tf.Module with the table as an attribute, or look up before the model."
+        )
     for name, (program, known) in parts.items():
         made = known if known is not None and engine == "graph" else kernel.compile(program, traced, kind, None)
         setattr(module, name, made.native)
@@ -46,7 +51,8 @@ class Loaded:
 
     ahead = False
 
-    def __init__(self, files: Mapping[str, bytes], device: str, parts: Sequence[str]) -> None:
+    def __init__(self, files: Mapping[str, bytes], engine: str, device: str, parts: Sequence[str]) -> None:
+        self.engine = engine
         self.device = device or None
         if f"{FOLDER}/saved_model.pb" not in files or not all(name.startswith(f"{FOLDER}/") for name in files):
             raise ArtifactError(f"it holds {sorted(files)} where a SavedModel is expected in {FOLDER}/")
@@ -62,7 +68,7 @@ class Loaded:
 
     def kernel(self, part: str, rows: Size) -> kernel.TensorFlowKernel:
         native = self.functions[part]
-        return kernel.TensorFlowKernel(native, native.graph, {})
+        return kernel.TensorFlowKernel(native, native.graph, {}, self.engine)
 
     def files(self) -> dict[str, bytes]:
         return _written(self.module, self.module.signatures)

@@ -97,7 +97,7 @@ class TensorFlowBackend:
     ) -> Loaded:
         from . import artifact
 
-        return artifact.Loaded(files, device, list(parts))
+        return artifact.Loaded(files, engine, device, list(parts))
 
     def device_name(self, device: Any) -> str:
         from . import trace
@@ -113,6 +113,8 @@ class TensorFlowBackend:
         tf = self.tensorflow
         if isinstance(array, tf.Variable):
             array = array.read_value()
+        if dtype == "string":  # words stay on the host
+            return array if isinstance(array, tf.Tensor) else tf.convert_to_tensor(np.asarray(array, object))
         if isinstance(array, tf.Tensor):
             array = array if array.dtype.name == dtype else tf.cast(array, dtype)
             return array if device is None else self._placed(array, device)
@@ -129,7 +131,9 @@ class TensorFlowBackend:
             return self.tensorflow.identity(array)
 
     def read(self, weight: Any) -> Any:
-        return self.tensorflow.convert_to_tensor(weight)
+        from . import ops
+
+        return ops.read(weight)
 
     def take(self, array: Any, index: Numpy) -> Any:
         return self.tensorflow.gather(array, index)
@@ -205,8 +209,13 @@ class _State:
     """Where each variable's numbers lie. As long as they are held here, who writes puts others elsewhere."""
 
     def __init__(self, weights: Mapping[Value, Any]) -> None:
-        self.held = [weight.read_value() if hasattr(weight, "read_value") else weight for weight in weights.values()]
-        near = all("CPU" in array.device for array in self.held)
+        from . import ops
+
+        plain = [weight for weight in weights.values() if not ops.is_table(weight)]
+        tables = [weight for weight in weights.values() if ops.is_table(weight)]
+        self.held = [weight.read_value() if hasattr(weight, "read_value") else weight for weight in plain]
+        fixed = all(isinstance(table, ops.FIXED_TABLES) for table in tables)
+        near = fixed and all("CPU" in array.device for array in self.held)
         self.views = [np.asarray(array) for array in self.held] if near else []
         self.places = [view.ctypes.data for view in self.views] if near else None
 

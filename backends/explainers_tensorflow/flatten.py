@@ -6,7 +6,7 @@ TensorList values (the TensorArray of loops) become Python tuples of plain tenso
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,10 +16,15 @@ from tensorflow.python.framework import tensor_util
 
 from explainers.errors import TraceError
 
+from .own import CALLS, Backward, Backwards, Source, Steps, moves, steps
+
 LONGEST_LOOP = 10_000
-CALLS = ("PartitionedCall", "StatefulPartitionedCall", "TPUPartitionedCall")
 RANDOM = ("Random", "Multinomial", "TruncatedNormal", "Bernoulli", "Dropout")
-WRITES = ("AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp", "ResourceScatter", "ResourceApply")
+WRITES = (
+    "AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp", "ResourceScatter", "ResourceApply",
+    "LookupTableInsert", "LookupTableImport", "LookupTableRemove",
+)  # fmt: skip
+LOOKUPS = ("LookupTableFind", "LookupTableFindV2", "LookupTableSize", "LookupTableSizeV2")
 
 
 Modules = tuple[str, ...]  # paths of the layers around an operation, outermost first
@@ -56,12 +61,16 @@ class _OwnedGraph(tf.Graph):
 
 @dataclass
 class Flat:
-    """The flat graph with its ends. ``weights``: the variable behind each placeholder that stands for one."""
+    """The flat graph with its ends. ``weights``: the variable behind each placeholder that stands for one.
+
+    ``own``: the name and the derivative of each operation that has one of its own.
+    """
 
     graph: _OwnedGraph
     inputs: list[Any] = field(default_factory=list)
     outputs: list[Any] = field(default_factory=list)
     weights: dict[str, Any] = field(default_factory=dict)
+    own: dict[str, tuple[str, Steps]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,18 +85,29 @@ class Site:
 Locate = Callable[[tf.Operation, Site], Modules]
 
 
-def flatten(
-    concrete: Any, variables: Iterable[Any], specs: Sequence[tf.TensorSpec], locate: Locate, where: Callable[[Any], str]
-) -> Flat:
-    """The concrete function, which uses ``variables``, for inputs of ``specs``, flat.
+@dataclass(frozen=True)
+class Inlined:
+    """A function on its way into the flat graph: ``values`` by the names of its tensors, as far as they are made."""
 
+    graph: Any
+    site: Site
+    values: dict[str, Any]
+
+
+def flatten(
+    concrete: Any, weights: Mapping[int, Any], specs: Sequence[tf.TensorSpec], locate: Locate,
+    where: Callable[[Any], str], backwards: Backwards,
+) -> Flat:  # fmt: skip
+    """The concrete function, which uses ``weights``, for inputs of ``specs``, flat.
+
+    ``weights``: variables and tables by the ``id`` of their handles.
     ``locate(op, site)``: the paths of the layers around an operation.
-    ``where(op)``: the user's line for error messages, or "".
+    ``where(op)``: the user's line for error messages, or "". ``backwards``: the model's own derivatives.
     """
     flat = Flat(_OwnedGraph())
     with flat.graph.as_default():
         flat.inputs = [tf.compat.v1.placeholder(s.dtype, s.shape, name=s.name) for s in specs]
-        flattener = _Flattener(flat, locate, where, {id(v.handle): v for v in variables})
+        flattener = _Flattener(flat, locate, where, weights, backwards)
         captured = [Captured(outer) for outer, _ in concrete.graph.captures]
         results = flattener.inline(concrete.graph, [*flat.inputs, *captured], Site(), len(concrete.graph.outputs))
         flat.outputs = [flattener.tensor(result) for result in results]
@@ -96,14 +116,18 @@ def flatten(
 
 
 class _Flattener:
-    def __init__(self, flat: Flat, locate: Locate, where: Callable[[Any], str], variables: dict[int, Any]) -> None:
+    def __init__(
+        self, flat: Flat, locate: Locate, where: Callable[[Any], str], weights: Mapping[int, Any], backwards: Backwards
+    ) -> None:
         self.flat = flat
+        self.backwards = backwards
+        self.around: list[Inlined] = []  # the functions that are being inlined, outermost first
         self.locate = locate
         self.where = where
-        self.variables = variables
+        self.known = weights
         self.read: dict[int, Any] = {}
         self.written: dict[int, tf.Operation] = {}
-        self.orders: dict[int, list[tf.Operation]] = {}
+        self.orders: dict[tuple[Any, ...], list[tf.Operation]] = {}
 
     # --- functions ---------------------------------------------------------------------------
 
@@ -114,15 +138,25 @@ class _Flattener:
         first of them are the function's own.
         """
         values = {inner.name: value for inner, value in zip(graph.inputs, arguments, strict=False)}
-        outputs = graph.outputs[:count]
-        if id(graph) not in self.orders:
-            self.orders[id(graph)] = _needed(graph, outputs)
         self._note_writes(graph, values)
-        for op in self.orders[id(graph)]:
+        here = Inlined(graph, site, values)
+        self.around.append(here)
+        try:
+            return self._computed(here, graph.outputs[:count])
+        finally:
+            self.around.pop()
+
+    def _computed(self, here: Inlined, outputs: Sequence[Any]) -> list[Any]:
+        """``outputs`` of the function, made as far as they are not yet."""
+        key = (id(here.graph), *(tensor.name for tensor in outputs))
+        if key not in self.orders:
+            self.orders[key] = _needed(here.graph, outputs)
+        values = here.values
+        for op in self.orders[key]:
             if all(out.name in values for out in op.outputs):
                 continue
             inputs = [values[tensor.name] for tensor in op.inputs]
-            results = self.make(op, inputs, self.locate(op, site))
+            results = self.make(op, inputs, self.locate(op, here.site))
             values.update((out.name, result) for out, result in zip(op.outputs, results, strict=True))
         return [values[out.name] for out in outputs]
 
@@ -135,6 +169,9 @@ class _Flattener:
         if op.type in ("If", "StatelessIf", "Case", "StatelessCase"):
             return self._branch(op, inputs, modules)
         self.flat.graph.made_for = (op, modules)
+        backward = self.backwards.of(op)
+        if backward is not None:
+            return self._own(op, inputs, backward, modules)
         if handler is None:
             return self._again(op, inputs)
         with tf.name_scope(op.name + "/"):
@@ -143,7 +180,8 @@ class _Flattener:
 
     def _again(self, op: tf.Operation, inputs: list[Any]) -> Sequence[Any]:
         self._check(op)
-        tensors = [self.tensor(value) for value in inputs]
+        take = self._table if op.type in LOOKUPS else self.tensor
+        tensors = [*map(take, inputs[:1]), *map(self.tensor, inputs[1:])]
         names = {attr.name for attr in op.op_def.attr}
         attributes = {key: value for key, value in op.node_def.attr.items() if key in names}
         kinds = [out.dtype for out in op.outputs]
@@ -156,6 +194,9 @@ class _Flattener:
                 f"does not work with a batch of any size ({lines[0] if lines else error})",
                 "Use tf.shape(x)[0] (or -1) where the code has a number in place of the batch size.",
             ) from error
+        if op.type.startswith("LookupTableFind"):  # whose shapes TensorFlow's Python knows, and no graph
+            keys, values = tensors[1].shape, op.outputs[0].shape
+            made.outputs[0].set_shape(keys.concatenate(values[keys.rank :] if values.rank else ()))
         return list(made.outputs)
 
     def _check(self, op: tf.Operation) -> None:
@@ -167,12 +208,57 @@ class _Flattener:
                               "Write it with TensorFlow operations, or explain the model as a callable with "
                               "backend='numpy'.")  # fmt: skip
         functional = any(value.WhichOneof("value") == "func" for value in op.node_def.attr.values())
-        if functional or op.op_def.is_stateful or op.type in ("Switch", "Merge", "Enter", "Exit", "RefSwitch"):
+        stateful = op.op_def.is_stateful and op.type not in LOOKUPS
+        if functional or stateful or op.type in ("Switch", "Merge", "Enter", "Exit", "RefSwitch"):
             raise self._error(op, "cannot be made again outside the model", "Write it with plain tensor operations.")
 
     def _error(self, op: tf.Operation, what: str, advice: str) -> TraceError:
         line = self.where(op)
         return TraceError(f"operation {op.type!r} ({op.name}){f' at {line}' if line else ''} {what}. {advice}")
+
+    # --- derivatives of the model's own ------------------------------------------------------
+
+    def _own(self, op: tf.Operation, inputs: list[Any], backward: Backward, modules: Modules) -> Sequence[Any]:
+        """The operation as one node, whose derivative is ``backward``."""
+        tensors = [self.tensor(value) for value in inputs]
+        try:
+            found = self._steps(op, tensors, backward, modules)
+        except TraceError as error:
+            found = Steps({}, {}, (), f"its own derivative cannot be traced ({error})")
+        self.flat.graph.made_for = (op, modules)
+        made = self._again(op, list(tensors))
+        self.flat.own[made[0].op.name] = backward.name, found
+        return made
+
+    def _steps(self, op: tf.Operation, tensors: Sequence[Any], backward: Backward, modules: Modules) -> Steps:
+        if backward.graph is None:
+            return Steps({}, {}, (), backward.lost)
+        known: dict[str, Source] = {tensor.name: ("input", place, 0) for place, tensor in enumerate(tensors)}
+        with tf.name_scope("backward/"):
+            outs = [tf.compat.v1.placeholder(out.dtype, out.shape) for out in op.outputs]
+            arriving = [tf.compat.v1.placeholder(out.dtype, out.shape) for out in op.outputs]
+        known.update((tensor.name, ("output", place, 0)) for place, tensor in enumerate(outs))
+        known.update((tensor.name, ("cotangent", place, 0)) for place, tensor in enumerate(arriving))
+        own = {out.name: tensor for out, tensor in zip(op.outputs, outs, strict=True)}
+        captured = [self._outer(outer, own) for outer, _ in backward.graph.captures]
+        start = len(self.flat.graph.origin)
+        given = [tensor for tensor in arriving if moves(tensor.dtype)]
+        results = self.inline(backward.graph, [*given, *captured], Site(modules, op.name), len(backward.places))
+        made = [self.flat.graph.get_operation_by_name(name) for name in list(self.flat.graph.origin)[start:]]
+        inside = [each for each in made if each.name not in self.flat.weights]
+        by_place = dict(zip(backward.places, map(self.tensor, results), strict=True))
+        return steps(inside, by_place, known, len(tensors))
+
+    def _outer(self, tensor: Any, own: dict[str, Any]) -> Any:
+        """What a derivative took from around it: a value of a function that is being inlined, or a tensor."""
+        if hasattr(tensor, "numpy") or not hasattr(tensor, "graph"):
+            return Captured(tensor)
+        for here in reversed(self.around):
+            if here.graph is tensor.graph:
+                if here is self.around[-1] and tensor.name in own:
+                    return own[tensor.name]
+                return self._computed(here, [tensor])[0]
+        raise TraceError(f"it uses {tensor.name!r} of another graph")
 
     # --- captures ----------------------------------------------------------------------------
 
@@ -199,10 +285,11 @@ class _Flattener:
         return self.read[id(outer)]
 
     def _placeholder(self, outer: Any) -> Any:
-        source = self.variables.get(id(outer), outer)
-        if outer.dtype == tf.resource and source is outer:
+        source = self.known.get(id(outer), outer)
+        if outer.dtype == tf.resource and not isinstance(source, tf.Variable):
             raise TraceError(
-                f"the model uses a resource that is no variable ({outer!r:.200}); only variables can be followed"
+                f"the model uses a resource that is neither a variable nor a lookup table ({outer!r:.200}). Compute "
+                "what it gives before the model, and make that an input."
             )
         label = getattr(source, "name", "") if source is not outer else "constant"
         clean = "".join(c if c.isalnum() or c in "_/" else "_" for c in label.partition(":")[0]).strip("_/")
@@ -210,6 +297,19 @@ class _Flattener:
             made = tf.compat.v1.placeholder(source.dtype, source.shape, name=clean or "variable")
         self.flat.weights[made.op.name] = source
         return made
+
+    def _table(self, value: Any) -> Any:
+        """The handle of a table, as a placeholder."""
+        if not isinstance(value, Captured):
+            raise TraceError(
+                "the model makes a table while it runs. Make it once, outside of the call, or look up before the model."
+            )
+        key = id(value.tensor)
+        if key not in self.read:
+            with tf.name_scope("weights/"):
+                self.read[key] = tf.compat.v1.placeholder(tf.resource, (), name="table")
+            self.flat.weights[self.read[key].op.name] = self.known.get(key, value.tensor)
+        return self.read[key]
 
     def _note_writes(self, graph: Any, values: dict[str, Any]) -> None:
         for op in graph.get_operations():
@@ -222,7 +322,7 @@ class _Flattener:
         """A variable that the model both reads and writes in inference makes calls depend on each other."""
         for key, op in self.written.items():
             if key in self.read:
-                name = getattr(self.variables.get(key), "name", "a variable")
+                name = getattr(self.known.get(key), "name", "a variable")
                 advice = "An explanation leaves the model as it is: use stateful=False, training=False."
                 raise self._error(op, f"writes to {name!r}, which the model reads, in inference", advice)
 

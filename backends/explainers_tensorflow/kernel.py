@@ -7,6 +7,7 @@ for those that come. It reads the model's variables at every call, so nothing ha
 from __future__ import annotations
 
 import contextlib
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import tensorflow as tf
 
 from explainers.backend import Program, Size, Traced
-from explainers.errors import ExplainersError
+from explainers.errors import ExplainersError, InputError, UnsupportedOperation
 from explainers.graph import Value
 
 from . import ops
@@ -24,8 +25,9 @@ from .trace import _TRACING, node_names, trace_error
 class TensorFlowKernel:
     """A compiled program. ``graph``: its ``tf.Graph``; None when it runs eagerly."""
 
-    def __init__(self, native: Any, graph: Any, weights: Mapping[Value, Any]) -> None:
+    def __init__(self, native: Any, graph: Any, weights: Mapping[Value, Any], engine: str = "graph") -> None:
         self.native = native
+        self.engine = engine
         self.graph = graph
         self.weights = weights  # keeps the variables alive for as long as the kernel
         self.captured = [] if graph is None else list(native.captured_inputs)
@@ -35,6 +37,15 @@ class TensorFlowKernel:
         self._tried = False
 
     def __call__(self, *arguments: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        try:
+            return self._run(arguments)
+        except tf.errors.OpError as error:
+            told = run_error(error, self.engine, self.graph)
+            if told is None:
+                raise
+            raise told from error
+
+    def _run(self, arguments: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, ...]:
         if self._direct is None:
             return tuple(self.native(*arguments))
         if self._tried:
@@ -57,6 +68,57 @@ class TensorFlowKernel:
         """Nothing to compile again: the kernel reads the variables themselves."""
 
 
+_BY_INPUT = (
+    tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError, tf.errors.FailedPreconditionError,
+    tf.errors.NotFoundError,
+)  # fmt: skip
+
+
+def run_error(error: tf.errors.OpError, engine: str, graph: Any) -> ExplainersError | None:
+    """What TensorFlow raised while a kernel ran, by operation and reason; None where the device failed."""
+    text = str(error)
+    if isinstance(error, tf.errors.ResourceExhaustedError) or re.search("RESOURCE_EXHAUSTED|out of memory", text, re.I):
+        return None
+    what, reason = _named(text, graph), _reason(text)
+    if engine == "xla":
+        return UnsupportedOperation(
+            f"engine 'xla' cannot compile or run {what}: use engine='graph'. (TensorFlow: {reason})"
+        )
+    if isinstance(error, tf.errors.UnimplementedError):
+        return UnsupportedOperation(
+            f"TensorFlow cannot run {what} on this device: use another device, or another layout. ({reason})"
+        )
+    if isinstance(error, _BY_INPUT):
+        return InputError(
+            f"{what} cannot be run on these inputs: check that the model itself can. (TensorFlow: {reason})"
+        )
+    return None
+
+
+_NO_REASON = ("Graph execution error", "Detected at node", "File ", "<stack traces", "The op is created at")
+
+
+def _reason(text: str) -> str:
+    """The line in which TensorFlow says what is wrong."""
+    text = re.sub(r"\[_XlaMustCompile[^\]]*\]", "", text)
+    text = re.sub(r"\{\{function_node [^}]*\}\}|\[\[.*?\]\]|\[Op:\w+\]", "", text)
+    text = re.sub(r"\{\{node ([^}]*)\}\}", r"\1", text)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return next((line for line in lines if not line.startswith(_NO_REASON)), "")[:400].strip()
+
+
+def _named(text: str, graph: Any) -> str:
+    """The operation that an error of TensorFlow speaks of."""
+    node = re.search(r"\{\{node ([^}]+)\}\}", text)
+    eager = re.search(r"__wrapped__(\w+?)_device|\[Op:([A-Z]\w+)\]", text)
+    kind = re.search(r"No registered '(\w+)' OpKernel", text)
+    if node is None:
+        return f"operation {eager[1] or eager[2]!r}" if eager else "an operation of the model"
+    with contextlib.suppress(KeyError, AttributeError, ValueError):
+        return f"operation {graph.get_operation_by_name(node[1]).type!r} (node {node[1]!r})"
+    return f"operation {kind[1]!r} (node {node[1]!r})" if kind else f"node {node[1]!r}"
+
+
 class _Weights(Mapping[Value, Any]):
     """The variables, each read when it is first asked for."""
 
@@ -66,7 +128,7 @@ class _Weights(Mapping[Value, Any]):
 
     def __getitem__(self, value: Value) -> Any:
         if value not in self.read:
-            self.read[value] = tf.convert_to_tensor(self.variables[value])
+            self.read[value] = ops.read(self.variables[value])
         return self.read[value]
 
     def __iter__(self) -> Iterator[Value]:
@@ -84,7 +146,13 @@ def compile(program: Program, traced: Traced, engine: str, rows: Size) -> Tensor
             return program(ops, _Weights(traced.weights), *arguments)
 
     if engine == "eager":
-        return TensorFlowKernel(run, None, traced.weights)
+        return TensorFlowKernel(run, None, traced.weights, engine)
+    words = [holder.name.removeprefix("input_") for holder in program.placeholders if holder.dtype == "string"]
+    if words and engine == "xla":
+        raise UnsupportedOperation(
+            f"engine 'xla' takes no words, and input {words[0]!r} holds them: use engine='graph', or look them up "
+            "before the model"
+        )
     specs = []
     for holder, name in zip(program.placeholders, node_names(p.name for p in program.placeholders), strict=True):
         lead = (None,) if holder.axis else ()
@@ -98,4 +166,4 @@ def compile(program: Program, traced: Traced, engine: str, rows: Size) -> Tensor
             raise
         except Exception as error:
             raise trace_error(error) from error
-    return TensorFlowKernel(native, native.graph, traced.weights)
+    return TensorFlowKernel(native, native.graph, traced.weights, engine)

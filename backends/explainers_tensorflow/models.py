@@ -199,9 +199,11 @@ def _spec(value: Any, name: str, floating: Any) -> TensorSpec:
         dtype, shape = value.dtype, tuple(value.shape)
     else:
         array = np.asarray(value)
-        if array.dtype.kind not in "fiub":
-            raise InputError(f"input {name!r} of type {type(value).__name__} is not an array of numbers")
-        dtype, shape = tf.as_dtype(array.dtype), array.shape
+        kind = array.dtype.kind
+        words = kind in "US" or (kind == "O" and all(isinstance(each, (str, bytes)) for each in array.flat))
+        if kind not in "fiub" and not words:
+            raise InputError(f"input {name!r} of type {type(value).__name__} is not an array of numbers or of words")
+        dtype, shape = tf.string if words else tf.as_dtype(array.dtype), array.shape
     if not shape:
         raise InputError(f"input {name!r} is a single number; inputs have the batch as their first axis")
     if floating is not None and (dtype.is_floating and floating.is_floating):

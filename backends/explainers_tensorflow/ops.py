@@ -24,6 +24,21 @@ zeros_like = tf.zeros_like
 cast = tf.cast
 
 
+# --- weights ---------------------------------------------------------------------------------
+
+FIXED_TABLES = (tf.lookup.StaticHashTable, tf.lookup.StaticVocabularyTable)  # filled once
+
+
+def is_table(weight: Any) -> bool:
+    """Whether ``weight`` is a table that the model looks words or numbers up in, or the handle of one."""
+    return hasattr(weight, "resource_handle") or getattr(weight, "dtype", None) == tf.resource
+
+
+def read(weight: Any) -> Any:
+    """The numbers of a variable as they are now; a table's handle."""
+    return getattr(weight, "resource_handle", weight) if is_table(weight) else tf.convert_to_tensor(weight)
+
+
 # --- operations of the model -----------------------------------------------------------------
 
 
@@ -50,6 +65,17 @@ class Recipe:
         return tf.compat.v1.get_default_graph().create_op(
             self.type, list(arrays), self.dtypes, attrs=self.attributes, op_def=self.definition, name=name
         )
+
+    def gradients(
+        self, op: Any, arrays: Sequence[Any], cotangents: Sequence[Any], places: Sequence[int]
+    ) -> list[Any | None]:  # fmt: skip
+        """The derivative that TensorFlow has registered, towards the inputs at ``places``."""
+        function = get_gradient_function(op)
+        if function is None:
+            return [None] * len(places)
+        found = function(op, *cotangents)
+        found = found if isinstance(found, (list, tuple)) else [found]
+        return [found[place] for place in places]
 
     @cached_property
     def plain(self) -> dict[str, Any]:
@@ -108,7 +134,15 @@ def _eager(value: Any) -> Any:
 
 def evaluate(node: Node, arrays: Sequence[Any]) -> tuple[Any, ...]:
     """Run the node's operation on the values of its inputs."""
-    return tuple(node.payload.make(node.name, arrays).outputs)
+    return _outputs(node, node.payload.make(node.name, arrays))
+
+
+def _outputs(node: Node, op: Any) -> tuple[Any, ...]:
+    """The operation's outputs, of the node's shapes where TensorFlow knows none."""
+    for tensor, known in zip(op.outputs, node.outputs, strict=True):
+        if tensor.shape.rank is None:
+            tensor.set_shape(known.shape)
+    return tuple(op.outputs)
 
 
 def vjp(
@@ -116,25 +150,21 @@ def vjp(
 ) -> tuple[tuple[Any, ...], Callable[[Sequence[Any]], Sequence[Any]]]:
     """Run the node and return its outputs with its vector–Jacobian product towards ``places``.
 
-    It is the gradient function that TensorFlow has registered for the operation, called for this
-    one operation alone, so that no path through another node counts.
+    It is the operation's own gradient function, called for this one operation alone, so that no path through
+    another node counts.
     """
     op = node.payload.make(node.name, arrays)
 
     def pullback(messages: Sequence[Any]) -> Sequence[Any]:
-        function = get_gradient_function(op)
-        if function is None:
-            return [None] * len(places)
         cotangents = [
-            tf.zeros_like(out) if m is None and out.dtype.is_floating else m
+            tf.zeros_like(out) if m is None and (out.dtype.is_floating or out.dtype.is_complex) else m
             for out, m in zip(op.outputs, messages, strict=True)
         ]
         with tf.name_scope("walk"):
-            gradients = function(op, *cotangents)
-        gradients = gradients if isinstance(gradients, (list, tuple)) else [gradients]
-        return [_dense(gradients[place], arrays[place]) for place in places]
+            gradients = node.payload.gradients(op, arrays, cotangents, places)
+        return [_dense(gradient, arrays[place]) for gradient, place in zip(gradients, places, strict=True)]
 
-    return tuple(op.outputs), pullback
+    return _outputs(node, op), pullback
 
 
 def _dense(gradient: Any, array: Any) -> Any:

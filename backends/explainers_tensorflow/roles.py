@@ -28,7 +28,7 @@ UNIVARIATE = """
 PRODUCT = "Mul MulNoNan RealDiv Div DivNoNan Xdivy"
 MAX_POOL = "MaxPool MaxPoolV2 MaxPool3D MaxPoolWithArgmax"
 REDUCE_MAX = "Max Min"
-GATHER = "Gather GatherV2 GatherNd"
+GATHER = "Gather GatherV2 GatherNd LookupTableFind LookupTableFindV2"
 COMPOSITE = """
     Softmax LogSoftmax Prod L2Loss LRN Cumprod CumulativeLogsumexp EuclideanNorm Atan2 Xlogy Xlog1py
     SoftmaxCrossEntropyWithLogits SparseSoftmaxCrossEntropyWithLogits

@@ -15,6 +15,8 @@ from dataclasses import replace
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.checkpoint.graph_view import ObjectGraphView
+from tensorflow.python.trackable.base import Trackable
 
 from explainers.backend import Traced
 from explainers.errors import ExplainersError, InputError, TraceError
@@ -25,6 +27,7 @@ from . import log_sums, models, roles, scopes
 from .flatten import Flat, Modules, Site, flatten
 from .norms import normalized
 from .ops import Recipe
+from .own import Backwards, OwnRecipe
 from .scopes import numbered
 
 _TRACING = threading.RLock()  # Keras keeps state of its own on its layers while they are called
@@ -39,16 +42,14 @@ def trace(model: Any, sig: Signature, device: Any, dtype: str | None, elementary
     with _TRACING, warnings.catch_warnings(), _as_it_was(target):
         warnings.simplefilter("ignore")
         concrete, keys, paths = _concrete(target, sig)
-        variables = _variables(target, concrete)
-        locate = _Locate(target, paths)
+        weights = _weights(target, concrete)
+        locate, backwards = _Locate(target, paths), Backwards()
 
         def flat(batch: int | None) -> Flat:
-            return flatten(concrete, variables, _specs(sig, batch), locate, user_line_of)
+            return flatten(concrete, weights, _specs(sig, batch), locate, user_line_of, backwards)
 
-        graph, weights = _read(flat, keys, str(models.kind(target)))
-    return Traced(
-        normalized(log_sums.joined(graph)) if elementary else graph, sig, weights, device=place, memory=target
-    )
+        graph, used = _read(flat, keys, str(models.kind(target)))
+    return Traced(normalized(log_sums.joined(graph)) if elementary else graph, sig, used, device=place, memory=target)
 
 
 def device_name(device: Any) -> str | None:
@@ -114,13 +115,16 @@ def node_names(names: Iterable[str]) -> list[str]:
     return result
 
 
-def _variables(model: Any, concrete: Any) -> list[Any]:
+def _weights(model: Any, concrete: Any) -> dict[int, Any]:
+    """The model's variables and tables, by the ``id`` of their handles."""
     found = [*concrete.graph.variables]
     if models.kind(model) == "saved":
         found += models.endpoint(model).graph.variables if hasattr(models.endpoint(model), "graph") else ()
     found += getattr(model, "variables", ())
     plain = (getattr(v, "value", v) if not isinstance(v, tf.Variable) else v for v in found)
-    return [v for v in plain if isinstance(v, tf.Variable)]
+    handles = {id(v.handle): v for v in plain if isinstance(v, tf.Variable)}
+    parts = ObjectGraphView(model).breadth_first_traversal()[0] if isinstance(model, Trackable) else ()
+    return handles | {id(part.resource_handle): part for part in parts if hasattr(part, "resource_handle")}
 
 
 # --- the concrete function -------------------------------------------------------------------
@@ -301,8 +305,13 @@ def _needed(flat: Flat) -> list[tf.Operation]:
         op = stack.pop()
         if op not in keep:
             keep.add(op)
-            stack += [tensor.op for tensor in op.inputs]
+            stack += [tensor.op for tensor in _operands(flat, op)]
     return [op for op in flat.graph.get_operations() if op in keep]
+
+
+def _operands(flat: Flat, op: tf.Operation) -> list[Any]:
+    """The operation's inputs, and what its own derivative takes beside them."""
+    return [*op.inputs, *(flat.own[op.name][1].operands if op.name in flat.own else ())]
 
 
 def _value(tensor: Any) -> Value:
@@ -331,17 +340,18 @@ class _Reader:
             return Node(op.name, "placeholder", Role.INPUT, outputs=outputs)
         if op.name in self.flat.weights:
             return Node(op.name, "variable", Role.WEIGHT, outputs=outputs)
-        operands = tuple(_value(tensor) for tensor in op.inputs)
-        role, function, attributes = self._meaning(op, operands)
+        operands = tuple(_value(tensor) for tensor in _operands(self.flat, op))
+        role, function, attributes = self._meaning(op, operands[: len(op.inputs)])
+        kind, steps = self.flat.own.get(op.name, (op.type, None))
         if self.dependent.intersection(operands):
             self.dependent.update(values)
         if self.sized.intersection(operands) or (op.type in roles.BATCH_SIZES and self._counted(op)):
             outputs = tuple(out if out.floating else replace(out, plain=False) for out in outputs)
             self.sized.update(value for value, out in zip(values, outputs, strict=True) if not out.floating)
         return Node(
-            op.name, op.type, role, operands, outputs, scope=modules[-1] if modules else "", modules=modules,
-            function=function, elementwise=op.type in roles.ELEMENTWISE, attributes=attributes,
-            source=user_line_of(origin), payload=Recipe(op),
+            op.name, kind, role, operands, outputs, scope=modules[-1] if modules else "", modules=modules,
+            function=function, elementwise=op.type in roles.ELEMENTWISE and steps is None, attributes=attributes,
+            source=user_line_of(origin), payload=Recipe(op) if steps is None else OwnRecipe(op, steps),
         )  # fmt: skip
 
     def _counted(self, op: tf.Operation) -> bool:
@@ -356,6 +366,9 @@ class _Reader:
         if not floating or not moving or op.type in roles.SHAPE_ONLY:
             picks = floating and roles.TABLE.get(op.type) is Role.GATHER and self.dependent.intersection(operands)
             role = Role.GATHER if picks else Role.CONSTANT
+        elif op.name in self.flat.own:
+            lost = self.flat.own[op.name][1].lost
+            return Role.OPAQUE, "own_derivative", {"lost": lost} if lost else {}
         elif op.type in roles.NORMS:
             role = Role.COMPOSITE if op.get_attr("is_training") or moving != [0] else Role.LINEAR
         else:

@@ -419,6 +419,8 @@ def _node(fx: torch.fx.Node, values: Mapping[torch.fx.Node, Value], dependent: s
     function = roles.function(name, role, moving) or _relu(name, fx)
     if function == "add" and "alpha" in fx.kwargs:
         function = ""
+    if target is not fx.target and role is Role.OPAQUE:
+        function = "own_derivative"
     modules = _modules(fx)
     op = str(target) if target is fx.target else f"{name}.apply"
     return Node(

@@ -343,8 +343,7 @@ def _times(explain: Explainer, size: int, seconds: float) -> tuple[list[float], 
     """Seconds of each call, and the rows of the model that all of them took."""
     generator = np.random.default_rng(0)
     inputs = [
-        generator.normal(size=(size, *spec.sample_shape)).astype("float32" if spec.dtype == "bfloat16" else spec.dtype)
-        if spec.floating else np.zeros((size, *spec.sample_shape), spec.dtype)
+        generator.normal(size=(size, *spec.sample_shape)).astype(spec.host_dtype) if spec.floating else spec.blank(size)
         for spec in explain.signature.inputs
     ]  # fmt: skip
     for _ in range(3):

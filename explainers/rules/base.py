@@ -61,6 +61,7 @@ class RuleSet:
     positive and negative differences go forward through each role or function, for rules that need them.
     ``fallback``: used where the table has no entry; by default that is an error. ``reorders``: the order
     of a ReLU and a max pool makes no difference to the rules. ``complex``: rules hold for complex numbers.
+    ``refuses``: why there is no rule for what goes by these functions, whatever their role.
     """
 
     name: str
@@ -72,6 +73,7 @@ class RuleSet:
     fallback: Rule | None = None
     reorders: bool = True
     complex: bool = False
+    refuses: Mapping[str, str] = field(default_factory=dict)
 
     def prepare(self, graph: Graph, wrt: Sequence[Value]) -> Graph:
         """The graph as the rules want it, with ``attributes["rule"]`` on nodes that have a rule of their own."""
@@ -79,6 +81,9 @@ class RuleSet:
 
     def rule(self, node: Node) -> Rule:
         """The rule for ``node``. A missing entry is an error, never a silent gradient."""
+        why = node.attributes.get("lost") or self.refuses.get(node.function)
+        if why:
+            raise unsupported(node, self.name, why)
         rule: Rule | None = node.attributes.get("rule")
         rule = rule or self.functions.get(node.function) or self.roles.get(node.role) or self.fallback
         if rule is None:

@@ -33,8 +33,9 @@ def deconv_relu(ops: Any, at: Site) -> Sequence[Array | None]:
 
 
 _CHAIN = dict.fromkeys(set(Role) - {Role.INPUT, Role.WEIGHT, Role.CONSTANT}, vjp)
+_OWN = {"own_derivative": "its derivative is the model's own, which no rule for activations reaches into"}
 
 GRADIENT = RuleSet("gradient", _CHAIN, complex=True)
-GUIDED_BACKPROP = RuleSet("guided_backprop", _CHAIN, {"relu": guided_relu}, reorders=False, complex=True)
-DECONVNET = RuleSet("deconvnet", _CHAIN, {"relu": deconv_relu}, reorders=False, complex=True)
-ZERO = RuleSet("zero", {**_CHAIN, Role.UNIVARIATE: stop}, complex=True)
+GUIDED_BACKPROP = RuleSet("guided_backprop", _CHAIN, {"relu": guided_relu}, reorders=False, complex=True, refuses=_OWN)
+DECONVNET = RuleSet("deconvnet", _CHAIN, {"relu": deconv_relu}, reorders=False, complex=True, refuses=_OWN)
+ZERO = RuleSet("zero", {**_CHAIN, Role.UNIVARIATE: stop}, complex=True, refuses=_OWN)

@@ -20,7 +20,7 @@ from ..errors import InputError, NonFiniteError, UnknownNameError
 from ..explanation import Explanation
 from ..methods import Perturbation
 from ..scheduler import Scheduler
-from ..spec import Numpy
+from ..spec import STRING, Numpy
 from ..work.run import Run
 from .metrics import Metrics
 from .parameters import Arguments, Parameters, Variants
@@ -51,6 +51,9 @@ class Model:
             raise InputError(f"{name!r}: Perturbation runs by itself and cannot be served; its samples are users' code")
         if explain.interacting:
             raise InputError(f"{name!r}: its samples see one another, and a server mixes those of several requests")
+        for spec in explain.signature.inputs:
+            if spec.dtype == STRING:
+                raise InputError(f"{name!r}: its input {spec} takes words, which cannot be served: look them up before")
         self.name, self.explain = name, explain
         self.inputs, self.attributed, self.output = explain.signature.inputs, explain.attributed, explain.output
         self.parameters = Parameters(explain, settings)

@@ -12,7 +12,7 @@ import numpy as np
 from ..backend import Backend, Kernel, Traced
 from ..contrast import Contrast
 from ..graph import Value
-from ..spec import Array, Baseline
+from ..spec import Array, Baseline, TensorSpec
 
 MOST_ROWS = 16  # different rows of other inputs whose reference activations are kept
 LARGEST_COMPARED = 2**20  # bytes of other inputs that are compared row by row
@@ -72,7 +72,7 @@ class ReferenceActivations:
                 host = self.backend.numpy(array)
                 if len(host) > 1 and not (host == host[:1]).all():
                     return None
-                name += host[:1].tobytes()
+                name += repr(host[:1].tolist()).encode() if host.dtype.kind == "O" else host[:1].tobytes()
         return name
 
     def run(self, tables: Sequence[Array], inputs: Sequence[Array]) -> list[Array]:
@@ -93,9 +93,8 @@ class ReferenceActivations:
         return [self.backend.stage(a, kind, self.traced.device) for a, kind in zip(result, kinds, strict=True)]
 
     def _zeros(self, value: Value, count: int) -> Array:
-        dtype = self.program.dtype(value)
-        host = "float32" if dtype in ("bfloat16", "float16") else dtype
-        return self.backend.stage(np.zeros((count, *self.program.sample_shape(value)), host), dtype, self.traced.device)
+        spec = TensorSpec((None, *self.program.sample_shape(value)), self.program.dtype(value))
+        return self.backend.stage(spec.blank(count), spec.dtype, self.traced.device)
 
     def _staged(self, table: Array, index: int) -> Array:
         dtype = self.program.dtype(self.program.wrt[index])

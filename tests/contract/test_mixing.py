@@ -64,6 +64,55 @@ def test_on_keras_too() -> None:
         Explainer.compile(model, "gradient", inputs=X)
 
 
+def clipping(backend: str, alone: bool) -> Any:
+    """A model whose derivative is divided by a norm, of each sample or of the batch."""
+    if backend == "torch":
+        import torch
+
+        class Clip(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, x: Any) -> Any:
+                return x.view_as(x)
+
+            @staticmethod
+            def backward(ctx: Any, g: Any) -> Any:
+                return g / (g.norm(dim=1, keepdim=True) if alone else g.norm()).clamp(min=0.1)
+
+        class Clipping(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.a, self.b = torch.nn.Linear(6, 5), torch.nn.Linear(5, 3)
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return self.b(Clip.apply(self.a(x)))
+
+        return Clipping().eval()
+    import keras
+    import tensorflow as tf
+
+    class Clip(keras.layers.Layer):  # type: ignore[no-redef]
+        def call(self, x: Any) -> Any:
+            return tf.custom_gradient(
+                lambda x: (tf.identity(x), lambda g: tf.clip_by_norm(g, 0.1, axes=[1] if alone else None))
+            )(x)
+
+    return keras.Sequential([keras.Input((6,)), keras.layers.Dense(5), Clip(name="clip"), keras.layers.Dense(3)])
+
+
+@pytest.mark.parametrize("backend", ["torch", "tensorflow"])
+def test_a_derivative_of_the_models_own_that_mixes_is_named(backend: str) -> None:
+    named = r"in a derivative of this model.*(Clip\.apply|custom_gradient.*'clip')"
+    for method in ("gradient", "integrated_gradients"):
+        with pytest.raises(InputError, match=named):
+            Explainer.compile(clipping(backend, False), method, inputs=X)
+    Explainer.compile(clipping(backend, False), "feature_ablation", inputs=X)
+    together = Explainer.compile(clipping(backend, False), "gradient", inputs=X, interacting=True)
+    assert np.isfinite(np.asarray(together(X, target=0))).all()
+    explain = Explainer.compile(clipping(backend, True), "gradient", inputs=X)
+    whole = np.asarray(explain(X, target=0))
+    np.testing.assert_allclose(np.concatenate([explain(X[i : i + 1], target=0) for i in range(4)]), whole, rtol=1e-5)
+
+
 def test_an_output_with_the_batch_twice_is_named() -> None:
     import torch
 

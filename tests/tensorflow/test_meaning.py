@@ -11,6 +11,8 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+from explainers import Explainer
+from explainers.errors import UnsupportedOperation
 from explainers.graph import Graph, Node, Role
 from explainers_tensorflow import BACKEND, ops
 
@@ -181,3 +183,23 @@ def test_arrays(engine: str) -> None:
         static = [tensor.shape.as_list() for tensor in tf.nest.flatten(run.get_concrete_function().structured_outputs)]
         assert static[4] == [None, None, 3]
         assert static[6] == [None, 1, 3]
+
+
+@pytest.mark.parametrize("layer", ["masking", "lstm"])
+def test_a_mask_of_the_input_stays_behind_the_layer_that_the_error_names(layer: str) -> None:
+    """The mask of a zero reference would be another one. Padded steps get nothing, in x as in the reference."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([
+        keras.Input((5, 3)), layers.Masking(0.0, name="masking"), layers.LSTM(3, name="lstm"), layers.Dense(2),
+    ])  # fmt: skip
+    x = np.random.default_rng(0).normal(size=(2, 5, 3)).astype("float32")
+    x[0, 3:] = 0
+    with pytest.raises(UnsupportedOperation, match=r"'SelectV2'.*as a mask does.*with wrt='masking' it stays"):
+        Explainer.compile(model, "deeplift")
+    got = Explainer.compile(model, "deeplift", wrt=layer)(x, target=0)
+    lstm, head = model.get_layer("lstm"), model.layers[-1]
+    mask = tf.reduce_any(x != 0, -1)
+    end, start = lstm(x, mask=mask), lstm(0 * x, mask=mask)
+    low = head(start) if layer == "masking" else head(0 * end)
+    np.testing.assert_allclose(got.reshape(2, -1).sum(1), (head(end) - low)[:, 0], rtol=1e-4, atol=1e-6)
+    assert layer == "lstm" or not got[0, 3:].any()

@@ -180,7 +180,7 @@ def test_own_backwards_are_the_users(function: Any, engine: str) -> None:
     torch.testing.assert_close(explain.predict(X), model(X).detach())
 
 
-@pytest.mark.parametrize("method", ["deeplift", "lrp"])
+@pytest.mark.parametrize("method", ["deeplift", "lrp", "guided_backprop", "deconvnet", "zero"])
 def test_other_rules_refuse_own_backwards_by_name(method: str) -> None:
     with pytest.raises(UnsupportedOperation, match=r"Reverse\.apply"):
         Explainer.compile(Between(Reverse.apply).eval(), method, inputs=X)
