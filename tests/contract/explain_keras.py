@@ -8,12 +8,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 
 from explainers import errors
 from tests.contract import models_keras
 from tests.contract.subjects import Subject
 from tests.contract.test_cross_backend import NAMES, methods_for
+
+ENGINE = {"torch": "eager", "tensorflow": "graph"}  # those that start soonest
 
 
 def main(folder: Path, result: Path) -> None:
@@ -37,7 +40,7 @@ def explained(case: models_keras.Case, weights: Path) -> dict[str, np.ndarray]:
         points = [np.zeros((4, 5, 6), "float32")] if case.wrt else x
         baseline, _ = found.baselines(method, points)
         try:
-            explain = found.compile(method, batch_size=6)
+            explain = found.compile(method, batch_size=6, engine=ENGINE[keras.backend.backend()])
             parts = case.explain(explain, x, target=[0, 1, 1, 0], baseline=baseline, seed=9)
         except errors.ExplainersError as error:  # the test shows it where it belongs
             parts = [np.array(str(error))]

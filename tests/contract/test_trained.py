@@ -41,6 +41,7 @@ FAMILIES: dict[str, Any] = {
 }
 SLOW = pytest.mark.slow
 QUICK = ("tensorflow-cnn", "torch-vit", "torch-decoder", "torch-instance_norm")
+EVERY_FAMILY = ("tensorflow-cnn", "torch-cnn_softmax")
 
 
 @functools.cache
@@ -114,7 +115,7 @@ def test_the_ordinary_classifier_is_sure() -> None:
 @pytest.mark.parametrize(
     ("label", "dtype"),
     [
-        pytest.param(label, dtype, marks=[] if dtype == "float32" or label in QUICK else SLOW)
+        pytest.param(label, dtype, marks=[] if dtype == "float32" or label in EVERY_FAMILY else SLOW)
         for label in zoo.LABELS
         for dtype in GAP
     ],
@@ -124,7 +125,9 @@ def test_rescale(label: str, baseline: str, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=SLOW)])
-@pytest.mark.parametrize("label", zoo.LABELS)
+@pytest.mark.parametrize(
+    "label", [pytest.param(label, marks=[] if label in EVERY_FAMILY + QUICK else SLOW) for label in zoo.LABELS]
+)
 def test_shap(label: str, dtype: str) -> None:
     check(label, "shap", "references", dtype)
 
@@ -199,7 +202,7 @@ def test_torch_and_tensorflow_agree(label: str, baseline: str, on_torch: dict[st
 
 
 EVERY = [
-    pytest.param(label, name, None, id=f"{label}-{name}", marks=[] if label in QUICK else SLOW)
+    pytest.param(label, name, None, id=f"{label}-{name}", marks=[] if label in EVERY_FAMILY else SLOW)
     for label in zoo.LABELS
     for name in FAMILIES
 ] + [
@@ -249,7 +252,7 @@ TWINS = ("gradient", "integrated_gradients", "guided_backprop", "lrp", "elrp")
 @pytest.mark.parametrize(
     ("label", "name"),
     [
-        pytest.param(label, name, marks=[] if label in QUICK[1:] and name in ("gradient", "lrp") else SLOW)
+        pytest.param(label, name, marks=[] if label in EVERY_FAMILY and name in ("gradient", "lrp") else SLOW)
         for label in zoo.LABELS
         for name in TWINS
     ],
