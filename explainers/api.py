@@ -464,8 +464,8 @@ class Explainer:
         return self
 
     def _run_on(self, zeros: dict[str, Numpy], plan: Plan) -> None:
-        mask = np.zeros(plan.packages.output_shape, np.float32)
-        target = mask if mask.ndim else None
+        count, shape = len(next(iter(zeros.values()))), plan.packages.output_shape
+        target = np.zeros((count, *shape), np.float32) if shape else None
         for _ in range(WARM_RUNS):
             if plan.packages.program.design is None:
                 self(zeros, target=target, allow_nonfinite=True)

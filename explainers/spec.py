@@ -124,6 +124,10 @@ class Signature:
         return dict(self.arguments) or {name: place for place, name in enumerate(self.names)}
 
     @cached_property
+    def _is_flat(self) -> bool:
+        return not self.arguments
+
+    @cached_property
     def fixed(self) -> frozenset[str]:
         """The arguments without an array."""
         return frozenset(name for name, form in self.arguments if structure.fixed(form))
@@ -135,7 +139,7 @@ class Signature:
         ------
         InputError: an input that is unknown or missing, or an argument of another form or fixed value.
         """
-        if not kwargs and len(args) == len(self.inputs) and not self.arguments:
+        if not kwargs and len(args) == len(self.inputs) and all(self._is_flat or hasattr(arg, "shape") for arg in args):
             return list(args)
         given = dict(zip(self.forms, args, strict=False))
         clash = sorted(given.keys() & kwargs.keys())

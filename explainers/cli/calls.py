@@ -13,7 +13,7 @@ from .. import counter, tables
 from ..api import Explainer, Request
 from ..arguments import samples_of, targets_of
 from ..errors import InputError
-from ..spec import TensorSpec
+from ..spec import References, TensorSpec, is_mask
 from . import sources
 
 File = Annotated[Path, typer.Argument(help="An explainer's file.", exists=True, dir_okay=False)]
@@ -92,9 +92,10 @@ def some(explain: Explainer, inputs: list[Any], given: dict[str, Any], index: An
     ``given``: target, baseline and seed for all.
     """
     total = inputs[0].shape[0]
+    rows = [_read(array, index) for array in inputs]
     request = explain.request(
-        *(_read(array, index) for array in inputs),
-        target=targets_of(given["target"], index, total, explain.output.sample_shape),
+        *rows,
+        target=_target(explain, given["target"], index, total, rows[0].shape[0]),
         baseline=_baseline(explain, given["baseline"], index, total),
         allow_nonfinite=allow_nonfinite,
     )
@@ -116,11 +117,30 @@ def incomplete(explain: Explainer) -> str | None:
 
 
 def _baseline(explain: Explainer, given: Any, index: Any, total: int) -> Any:
-    """That of the samples ``index``."""
-    if isinstance(given, dict):
-        axes = {spec.name: len(spec.sample_shape) for spec in explain.attributed}
-        return {name: samples_of(part, index, total, axes.get(name)) for name, part in given.items()}
-    return samples_of(given, index, total, len(explain.attributed[0].sample_shape))
+    """That of the samples ``index``. ``--baseline`` of as many rows as samples is one for each, whatever the method."""
+    axes = {spec.name: len(spec.sample_shape) for spec in explain.attributed}
+    first = next(iter(axes.values()))
+    if not isinstance(given, dict):
+        return _one_each(explain, samples_of(given, index, total, first), first)
+    found = {name: samples_of(part, index, total, axes.get(name)) for name, part in given.items()}
+    sets = {name: _one_each(explain, part, axes.get(name, first)) for name, part in found.items()}
+    if all(isinstance(part, References) for part in sets.values()):
+        return References({name: part.array for name, part in sets.items()}, per_sample=True)
+    return found
+
+
+def _one_each(explain: Explainer, given: Any, axes: int) -> Any:
+    if explain.method.baseline == "either" and isinstance(given, np.ndarray) and given.ndim == axes + 1:
+        return References(given[:, None], per_sample=True)
+    return given
+
+
+def _target(explain: Explainer, given: Any, index: Any, total: int, count: int) -> Any:
+    """That of the samples ``index``, ``count`` of them; a mask for all of them as one for each."""
+    shape = explain.output.sample_shape
+    if is_mask(given, shape):
+        return np.broadcast_to(np.asarray(given), (count, *shape))
+    return targets_of(given, index, total, shape)
 
 
 def _read(array: Any, index: Any) -> Any:

@@ -205,6 +205,8 @@ class Question:
             axes = 1 if tables.is_table(given) else np.ndim(given) - 1
             return samples_of(baseline, picked, len(self), axes)
 
+        if isinstance(self.baseline, References) and self.baseline.per_sample:
+            return References(_mapped(lambda a: a[picked], self.baseline.array), per_sample=True)
         if isinstance(self.baseline, References) or callable(self.baseline):
             return self.baseline
         if isinstance(self.baseline, dict) and isinstance(self.inputs, dict):

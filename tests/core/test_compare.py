@@ -165,9 +165,10 @@ def test_what_is_measured() -> None:
 
 def test_every_kind_of_candidate_by_name() -> None:
     explain = Explainer.compile(linear, "feature_ablation", inputs=X)
-    found = compare({"mine": explain, "other": ablation()}, X, target=[0, 1, 2, 0, 1], baseline=X[::-1], seconds=0.001)
+    base = References(X[::-1][:, None], per_sample=True)
+    found = compare({"mine": explain, "other": ablation()}, X, target=[0, 1, 2, 0, 1], baseline=base, seconds=0.001)
     assert list(found.attributions) == ["mine", "other"]
-    np.testing.assert_array_equal(found.attributions["mine"], explain(X, target=[0, 1, 2, 0, 1], baseline=X[::-1]))
+    np.testing.assert_array_equal(found.attributions["mine"], explain(X, target=[0, 1, 2, 0, 1], baseline=base))
 
 
 def test_one_candidate_is_only_measured() -> None:

@@ -58,11 +58,16 @@ def test_packages_hold_batch_size_rows_across_samples_and_steps(make: Make, size
     assert explain.stats.traces == 1
 
 
-BASELINES = {"default": None, "per sample": samples(10)[5:], "references": References(samples(3))}
+BASELINES = {
+    "default": None,
+    "per sample": samples(10)[5:],
+    "own": References(samples(10)[5:, None], True),
+    "references": References(samples(3)),
+}
 EACH = [
     ("gradient", "default"), (methods.SmoothGrad(3), "default"), (IG, "default"), (IG, "per sample"),
-    (methods.GradientShap(3), "default"), (methods.GradientShap(3), "per sample"),
-    (methods.GradientShap(3), "references"), ("feature_ablation", "default"), ("feature_ablation", "per sample"),
+    (methods.GradientShap(3), "default"), (methods.GradientShap(3), "own"),
+    (methods.GradientShap(3), "references"), ("feature_ablation", "default"), ("feature_ablation", "own"),
 ]  # fmt: skip
 
 
