@@ -60,6 +60,7 @@ NOTES = """\
 - With `DeepLift(unsupported="gradient")` every empty cell of `deeplift` is the derivative, and the result names it.
 - Elementwise operations of one tensor are joined into one `univariate` node first where the rule set asks for it
   (`deeplift`, `lrp`, `elrp`), so that `x * sigmoid(x)` is one function of x.
+- Nothing passes `stop_gradient`; what `deeplift` compares must not depend on it, and is refused where it does.
 - A product, quotient or power with a constant is `linear, scale` or `univariate`; the lists below say *two* for what an
   operation is where two of its tensors depend on the model's inputs.
 
@@ -115,6 +116,8 @@ def rule_name(rules: RuleSet | None, group: Group) -> str:
     """How a rule set passes operations of a group, "" where it does not."""
     role, function = group
     assert rules is not None
+    if function == "stop_gradient":
+        return "stops"
     if function == APART:
         if rules.elementary:
             return APART
