@@ -211,7 +211,9 @@ def max_pool3d(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return aten.max_pool3d_with_indices(x, *args, **kwargs)[0]  # type: ignore[no-any-return]
 
 
-def _gates(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None, b_hh: Tensor | None) -> Tensor:
+def _gates(
+    x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None
+) -> Tensor:
     return torch.nn.functional.linear(x, w_ih, b_ih) + torch.nn.functional.linear(h, w_hh, b_hh)
 
 
