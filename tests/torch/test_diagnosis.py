@@ -89,7 +89,8 @@ BAD: dict[str, tuple[Callable[[Of, Tensor], Tensor], type[ExplainersError], str]
     "no tensor": (lambda self, x: 3.0, TraceError, "returns no tensor"),
     "random numbers": (lambda self, x: self.a(x) + torch.randn_like(x), TraceError, "draws random numbers"),
     "numpy inside": (
-        lambda self, x: torch.tensor(np.tanh(x.detach().numpy())), TraceError, r"test_diagnosis.*numpy\(\) is not supported"
+        lambda self, x: torch.tensor(np.tanh(x.detach().numpy())), TraceError,
+        r"test_diagnosis.*numpy\(\) is not supported",
     ),
     "integers out": (lambda self, x: self.a(x).argmax(1), InputError, "cannot be explained"),
     "sorted on the way": (lambda self, x: self.a(x).sort(1)[0], UnsupportedOperation, "sort"),
