@@ -22,6 +22,11 @@ X, B = RNG.normal(size=(4, 3, 4)), RNG.normal(size=(4, 3, 4))
 TARGET = [0, 2, 1, 1]
 
 
+def one_each(b: Any) -> References:
+    """One baseline for each sample, said so that it is no set for all."""
+    return References(b[:, None], per_sample=True)
+
+
 def model(x: np.ndarray) -> np.ndarray:
     """A small net on samples (3, 4)."""
     hidden = np.tanh(x.reshape(len(x), -1) @ FIRST)
@@ -43,7 +48,7 @@ def compiled(method: Any, **options: Any) -> Explainer:
 @pytest.mark.parametrize(("window", "stride"), [(1, 1), (2, 1), (2, 2), (3, 2), (4, 3)])
 def test_occlusion(window: int, stride: int, aggregate: str) -> None:
     explain = compiled(methods.Occlusion(window, stride, aggregate), batch_size=7)
-    got = explain(X, target=TARGET, baseline=B)
+    got = explain(X, target=TARGET, baseline=one_each(B))
     for i in range(4):
         (want,) = naive.occlusion(value_of(i), [X[i : i + 1]], [B[i : i + 1]], window, stride, aggregate)
         np.testing.assert_allclose(got[i : i + 1], want, rtol=1e-9, atol=1e-12)
@@ -69,7 +74,7 @@ METHODS: dict[str, tuple[Any, Callable[..., Any]]] = {
 @pytest.mark.parametrize("name", METHODS)
 def test_coalitions(name: str, size: int) -> None:
     method, again = METHODS[name]
-    got = compiled(method, batch_size=size)(X, target=TARGET, baseline=B, seed=3)
+    got = compiled(method, batch_size=size)(X, target=TARGET, baseline=one_each(B), seed=3)
     for i in range(4):
         seed = sample_seed(3, i)
         (want,) = again(value_of(i), [X[i : i + 1]], [B[i : i + 1]], [NUMBERS], seed)
@@ -145,16 +150,16 @@ def pairs(x: np.ndarray) -> np.ndarray:
 
 def test_one_antithetic_pair_is_exact_for_pairwise_interactions() -> None:
     x, b = RNG.normal(size=(2, 3, 6))
-    exact = Explainer.compile(pairs, "exact_shapley", inputs=x)(x, baseline=b)
+    exact = Explainer.compile(pairs, "exact_shapley", inputs=x)(x, baseline=one_each(b))
     pair = Explainer.compile(pairs, methods.ShapleySampling(2), inputs=x)
-    np.testing.assert_allclose(pair(x, baseline=b, seed=5), exact, atol=1e-12)
+    np.testing.assert_allclose(pair(x, baseline=one_each(b), seed=5), exact, atol=1e-12)
     plain = Explainer.compile(pairs, methods.ShapleySampling(2, antithetic=False), inputs=x)
-    assert abs(plain(x, baseline=b, seed=5) - exact).max() > 0.01
+    assert abs(plain(x, baseline=one_each(b), seed=5) - exact).max() > 0.01
 
 
 @pytest.mark.parametrize("name", ["exact_shapley", "kernel_shap", "shapley_sampling", "shapley_sampling-plain"])
 def test_efficiency(name: str) -> None:
-    found = compiled(METHODS[name][0]).explanation(X, target=TARGET, baseline=B)
+    found = compiled(METHODS[name][0]).explanation(X, target=TARGET, baseline=one_each(B))
     assert found.largest_gap < 1e-10
     np.testing.assert_allclose(found.outputs, model(X))
     np.testing.assert_allclose(found.baseline_outputs, model(B))
@@ -296,18 +301,19 @@ def test_all_outputs_from_the_same_evaluations(method: Any) -> None:
 
     explain = Explainer.compile(counted, method, inputs=X, batch_size=16)
     calls.clear()
-    everything = explain(X, target="all", baseline=B)
-    assert sum(calls) == 4 * explain.explanation(X, target=0, baseline=B).evaluations[0]
+    everything = explain(X, target="all", baseline=one_each(B))
+    assert sum(calls) == 4 * explain.explanation(X, target=0, baseline=one_each(B)).evaluations[0]
     for output in range(3):
-        np.testing.assert_allclose(everything[output], explain(X, target=output, baseline=B), rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(everything[output], explain(X, target=output, baseline=one_each(B)), rtol=1e-9)
 
 
 @pytest.mark.parametrize("method", [*EACH, methods.Rise(9, 2)], ids=lambda m: m.name)
 def test_the_largest_output(method: Any) -> None:
     explain = compiled(method, batch_size=6)
-    found = explain.explanation(X, target="max", baseline=B)
+    b = B if method.baseline == "point" else one_each(B)
+    found = explain.explanation(X, target="max", baseline=b)
     best = model(X).argmax(1).tolist()
-    again = explain.explanation(X, target=best, baseline=B)
+    again = explain.explanation(X, target=best, baseline=b)
     np.testing.assert_allclose(found.attributions, again.attributions, rtol=1e-9, atol=1e-12)
     assert found.evaluations.tolist() == again.evaluations.tolist()  # the endpoint is evaluated once
     np.testing.assert_array_equal(found.target.argmax(1), best)
@@ -335,7 +341,7 @@ def test_agrees_with_captum() -> None:
     groups = torch.arange(6).reshape(1, 2, 3).repeat_interleave(3, 1)[:, :5].repeat_interleave(2, 2)
 
     def ours(method: Any) -> Any:
-        return Explainer.compile(net, method, inputs=x)(x, target=2, baseline=b)
+        return Explainer.compile(net, method, inputs=x)(x, target=2, baseline=one_each(b))
 
     window, stride = (2, 3, 2), (1, 2, 2)
     occlusion = attr.Occlusion(net).attribute(
@@ -351,7 +357,7 @@ def test_agrees_with_captum() -> None:
         sampler = attr.ShapleyValueSampling(net)
         sampled = sampler.attribute(x, baselines=b, target=2, feature_mask=groups, n_samples=400)
     found = Explainer.compile(net, methods.ShapleySampling(400, antithetic=False, groups=groups.numpy()), inputs=x)
-    mine = found.explanation(x, target=2, baseline=b)
+    mine = found.explanation(x, target=2, baseline=one_each(b))
     assert (abs(mine.attributions - sampled) < 6 * torch.as_tensor(mine.standard_error) + 1e-9).all()
 
 

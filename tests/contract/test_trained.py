@@ -10,6 +10,7 @@ import functools
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -220,10 +221,13 @@ def explained(label: str, name: str, rows: slice, baseline: str = "mean", **opti
         given = {"baseline": References(zoo.baseline(label, "references"))}
     elif given and given["baseline"].ndim == x.ndim:
         given["baseline"] = given["baseline"][rows]
+        if method.baseline == "either":
+            given["baseline"] = References(given["baseline"][:, None], per_sample=True)
     dtype = options.pop("dtype", "float32")
     if given and dtype != "float32":
         kept = given["baseline"]
-        given["baseline"] = References(kept.array.astype(dtype)) if isinstance(kept, References) else kept.astype(dtype)
+        sets = isinstance(kept, References)
+        given["baseline"] = replace(kept, array=kept.array.astype(dtype)) if sets else kept.astype(dtype)
     target = (zoo.targets(label, "predicted")[rows] + options.pop("other", 0)) % 2
     explain = compiled(label, method, dtype, engine=options.pop("engine", None))
     return np.asarray(explain(x.astype(dtype), target=target, **given))
