@@ -56,8 +56,8 @@ CHILD = """
             arrays = [known[f"{number}_{i}"] for i in range(count)]
             for key in [k for k in known.files if k.startswith(f"{number}_option_")]:
                 options[key.partition("_option_")[2]] = known[key]
-            if references:
-                options["baseline"] = References(options["baseline"])
+            if references is not None:
+                options["baseline"] = References(options["baseline"], per_sample=references)
             found = leaves(explain(*arrays, **options))
             found.append(explain.predict(*arrays))
             wanted = [known[f"{number}_want_{i}"] for i in range(len(found))]
@@ -100,9 +100,10 @@ def _expected(job: Job) -> tuple[dict[str, np.ndarray], list[Any]]:
         parts.append(job.explain.predict(*inputs))
         arrays.update({f"{number}_{i}": array for i, array in enumerate(inputs)})
         arrays.update({f"{number}_want_{i}": np.asarray(part) for i, part in enumerate(parts)})
-        references = isinstance(options.get("baseline"), References)
+        given = options.get("baseline")
+        references = given.per_sample if isinstance(given, References) else None
         plain = dict(options)
-        if references:
+        if isinstance(given, References):
             plain["baseline"] = options["baseline"].array
         arrays.update({f"{number}_option_{k}": v for k, v in plain.items() if isinstance(v, np.ndarray)})
         told.append([len(inputs), {k: v for k, v in plain.items() if not isinstance(v, np.ndarray)}, references])

@@ -45,7 +45,12 @@ def job(label: str, method: str, dtype: str = "float32", **options: Any) -> Job:
     small = [array[:2] for array in arrays]
     calls.append((small, {"target": "max", "batch_size": 3, **sampled}))
     if explain.method.baseline != "none" and found.case.wrt is None and len(arrays) == 1:
-        other = arrays[0][::-1].copy() if name != "deeplift_shap" else References(arrays[0][1:4].copy())
+        turned = arrays[0][::-1].copy()
+        other = {
+            "point": turned,
+            "references": References(arrays[0][1:4].copy()),
+            "either": References(turned[:, None], per_sample=True),
+        }[explain.method.baseline]
         calls.append((arrays, {"target": target, "baseline": other, **sampled}))
     return Job(f"{label} {name} {options}", explain, calls)
 

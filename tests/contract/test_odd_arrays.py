@@ -65,7 +65,8 @@ def test_a_mask_that_hides_nothing_is_no_mask() -> None:
     right = X * [1.0, 3.0, 5.0]
     for given in (np.ma.masked_array(X), np.ma.masked_array(X, np.zeros((2, 3), bool))):
         np.testing.assert_allclose(explain(given, target=0), right)
-        np.testing.assert_allclose(explain(X, target=0, baseline=given), 0, atol=1e-12)
+        each = References(given[:, None], per_sample=True)
+        np.testing.assert_allclose(explain(X, target=0, baseline=each), 0, atol=1e-12)
 
 
 # --- integers --------------------------------------------------------------------------------

@@ -67,6 +67,9 @@ class Mixed:
             return References(tuple(parts) if len(parts) > 1 else parts[0])
         if i % 4 == 0:
             return None
+        if i % 4 == 2 and explain.method.baseline == "either":
+            sets = [part[:, None] for part in parts]
+            return References(tuple(sets) if len(sets) > 1 else sets[0], per_sample=True)
         parts = parts if i % 4 == 2 else [part[0] for part in parts]
         return tuple(parts) if len(parts) > 1 else parts[0]
 
