@@ -148,7 +148,7 @@ def baseline(
         raise BaselineError(
             f"method {method.name!r} takes one baseline for each sample and a set of references for all, and an array "
             f"of {count} rows for {count} samples may be either. Say which: References(array) for the set, or "
-            "References(array[:, None], per_sample=True) for one each."
+            "References(array[:, None], per_sample=True), or a function of the batch that returns it, for one each."
         )
     if resolved.distribution and method.baseline == "point":
         raise BaselineError(

@@ -116,8 +116,11 @@ def test_baselines_go_by_name(frame: Any, method: str) -> None:
     ):  # fmt: skip
         holds(explain(frame, baseline=baseline), right, list(COLUMNS))
         holds(Explainer.compile(linear, method, inputs=frame, baseline=baseline)(frame[OTHER]), right, OTHER)
-    each = frame[OTHER] / 2  # one for each sample
-    holds(explain(frame, baseline=each), {name: RIGHT[name] / 2 for name in RIGHT}, list(COLUMNS))
+    holds(
+        explain(frame, baseline=lambda batch: batch[OTHER] / 2),
+        {name: RIGHT[name] / 2 for name in RIGHT},
+        list(COLUMNS),
+    )
     with pytest.raises(errors.InputError, match="the baseline of 'input' lacks the columns 'age'"):
         explain(frame, baseline=start.drop("age"))
 
@@ -299,7 +302,8 @@ def test_comparisons_follow_names(frame: Any) -> None:
     right = np.array([RIGHT[name] - RIGHT[name][0] for name in names]).T
     for shares in found.attributions.values():
         np.testing.assert_allclose(shares, right, atol=1e-9)
-    each = compare([candidate(linear, "exact_shapley")], frame, baseline=frame[OTHER] / 2, seconds=0.001)
+    base = References(frame.to_numpy()[:, None] / 2, per_sample=True)
+    each = compare([candidate(linear, "exact_shapley")], frame, baseline=base, seconds=0.001)
     (shares,) = each.attributions.values()
     np.testing.assert_allclose(shares, np.array(list(RIGHT.values())).T / 2, atol=1e-9)
 
