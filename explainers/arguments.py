@@ -78,7 +78,7 @@ def _array(backend: Backend, value: Any, spec: TensorSpec) -> Array:
     if shape[1:] != spec.sample_shape or not shape:
         hint = " A batch axis is missing: x[None]." if shape == spec.sample_shape else ""
         raise InputError(f"input {spec.name!r} has shape {shape}, the model takes {('N', *spec.sample_shape)}.{hint}")
-    if not floating and dtype != spec.dtype and not np.can_cast(dtype, spec.dtype):
+    if not (floating or words) and dtype != spec.dtype and not np.can_cast(dtype, spec.dtype):
         check_range(on_host(backend, array), spec.dtype, f"input {spec.name!r}")
     return array
 

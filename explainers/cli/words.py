@@ -25,6 +25,9 @@ Replacement = str | Callable[[re.Match[str]], str]
 PHRASES: tuple[tuple[str, Replacement], ...] = (
     (r"convert it with \.astype\(['\"]?(\w+)['\"]?\)", r"store the numbers of its file as \1"),
     (r" A batch axis is missing: x\[None\]\.", " A file's first axis is that of the samples, also of one: (1, …)."),
+    (r" One sample needs a batch axis: x\[None\]\.", " The first axis is that of the samples, also of one: (1, …)."),
+    (r"References\(array\) for the set, or References\(array\[:, None\], per_sample=True\), or a function of the batch "
+     r"that returns it, for one each", "--references @file.npy for the set, or --baseline with one sample"),
     (r"Give inputs= \(example arrays or TensorSpecs\) to Explainer\.compile, or call the explainer first\.",
      "Give --inputs float32[4], the sizes of one sample, or --inputs examples.npy."),
     (r"give an example, or a TensorSpec with the sizes",

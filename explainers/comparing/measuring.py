@@ -188,7 +188,9 @@ def opened(candidate: Given) -> Any:
     if isinstance(candidate, Explainer):
         return None
     model = named_model(candidate.model) if isinstance(candidate.model, str) else candidate.model
-    return find(model, "torch" if candidate.peer else candidate.backend).opened(model)
+    home = find(model, "torch" if candidate.peer else candidate.backend)
+    plain = candidate.peer and callable(model) and not home.accepts(model)  # a function: peers say what they take
+    return model if plain else home.opened(model)
 
 
 def compiled(candidate: Given, model: Any, question: Question) -> Runner:

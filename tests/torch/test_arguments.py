@@ -139,11 +139,15 @@ def test_nested_arguments_are_checked_at_each_call() -> None:
     explain = Explainer.compile(Nested().eval(), "gradient")
     explain(X, {"ys": [Y], "thrice": True}, target=1)
     assert explain.stats.traces == 1
+    for part, right in zip(
+        explain(X, Y, target=1), explain(X, {"ys": [Y], "thrice": True}, target=1), strict=True
+    ):  # the arrays alone, in their order
+        equal(part, right)
     for bad, words in (
         ({"ys": [Y, Y], "thrice": True}, r"more.ys is a list of \[0, 1\]; the model was traced with a list of \[0\]"),
         ({"ys": [Y], "thrice": False}, "more.thrice=False, and this explainer is for more.thrice=True"),
         ({"ys": [Y]}, r"more is a dict of \['ys'\]; the model was traced with a dict of \['ys', 'thrice'\]"),
-        (Y, "more is a Tensor; the model was traced with a dict"),
+        ((Y, Y), r"more is a tuple of \[0, 1\]; the model was traced with a dict"),
     ):
         with pytest.raises(InputError, match=words):
             explain(X, bad, target=1)
