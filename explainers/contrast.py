@@ -130,8 +130,9 @@ class Contrast(Program):
             stays = f"; with wrt={node.scope!r} it stays as it is for the sample" if node.scope else ""
             return unsupported(
                 node, self.rules.name,
-                f"its operand {hidden[0]} depends on the input through integers, comparisons or a stop-gradient "
-                f"(detach, no_grad), so that it differs between input and reference without a derivative{stays}",
+                f"its operand {hidden[0]} depends on the input through integers or comparisons, as a mask does, or "
+                "through a stop-gradient (detach, no_grad), so that it differs between input and reference without a "
+                f"derivative{stays}",
             )  # fmt: skip
         return found
 

@@ -1,6 +1,6 @@
 """Explains every Keras case by every method on the Keras backend that is set. Run in a process of its own.
 
-Usage: explain_keras.py weights_folder result.npz — weights are saved there if absent, else loaded.
+Usage: explain_keras.py weights_folder result.npz names… — weights are saved there if absent, else loaded.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import numpy as np
 from explainers import errors
 from tests.contract import models_keras
 from tests.contract.subjects import Subject
-from tests.contract.test_cross_backend import NAMES, methods_for
+from tests.contract.test_cross_backend import methods_for
 
 ENGINE = {"torch": "eager", "tensorflow": "graph"}  # those that start soonest
 
 
-def main(folder: Path, result: Path) -> None:
+def main(folder: Path, result: Path, names: list[str]) -> None:
     arrays = {}
     for case in models_keras.CASES:
-        if case.name in NAMES:
+        if case.name in names:
             arrays.update(explained(case, folder / f"{case.name}.weights.h5"))
     np.savez(result, **arrays)
 
@@ -49,4 +49,4 @@ def explained(case: models_keras.Case, weights: Path) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
