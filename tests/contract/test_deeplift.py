@@ -164,7 +164,7 @@ def of_two(backend: str, name: str) -> Any:
         return Net()
     import tensorflow as tf
 
-    function = {"pow": tf.pow, "atan2": tf.atan2, "xlogy": tf.math.xlogy}[name]
+    function = {"pow": tf.pow, "atan2": tf.atan2, "xlogy": tf.math.xlogy, "div": tf.divide}[name]
     return tf.function(lambda x: function(x[:, 0], x[:, 1]), input_signature=[tf.TensorSpec((None, 2), tf.float64)])
 
 
@@ -186,6 +186,19 @@ def test_functions_of_two_are_shared_like_a_game_of_two(backend: str, name: str,
     each = [explain(points, baseline=References(references[i : i + 1])) for i in range(3)]
     np.testing.assert_allclose(explain(points, baseline=References(references)), np.mean(each, 0), atol=1e-12)
     np.testing.assert_allclose([each[i][i] for i in range(3)], want, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_quotient_whose_divisor_changes_its_sign(backend: str) -> None:
+    """All to the divisor: with y and s of two signs, x's shares m/y and m/s cancel. Of one sign, means of |y| count."""
+    points, references = np.array([[2.0, 3], [1, -0.5], [1.5, 2]]), np.array([[1.0, -1], [0.7, 2], [1.0, 4]])
+    (x, y), (r, s) = points.T, references.T
+    change, one_sign = x / y - r / s, y * s > 0
+    to_x = np.where(one_sign, 2 * (x - r) / (y + s), 0)
+    for rule in RULES:
+        explain = Explainer.compile(of_two(backend, "div"), methods.DeepLift(rule=rule), backend=backend)
+        found = explain(points, baseline=references)
+        np.testing.assert_allclose(found, np.stack([to_x, change - to_x], 1), atol=1e-12)
 
 
 # --- a reference equal to the input ----------------------------------------------------------
