@@ -157,6 +157,17 @@ def test_one_antithetic_pair_is_exact_for_pairwise_interactions() -> None:
     assert abs(plain(x, baseline=one_each(b), seed=5) - exact).max() > 0.01
 
 
+@pytest.mark.parametrize("antithetic", [True, False])
+def test_the_standard_error_of_shapley_sampling_is_that_of_its_draws(antithetic: bool) -> None:
+    """The spread of the draws, of n − 1 degrees of freedom: a few draws tell n from n − 1."""
+    explain = compiled(methods.ShapleySampling(6, antithetic, groups=GROUPS))
+    found = explain.explanation(X, target=TARGET, baseline=one_each(B), seed=3)
+    for i in range(len(X)):
+        arguments = value_of(i), [X[i : i + 1]], [B[i : i + 1]], [NUMBERS], 6, antithetic, sample_seed(3, i)
+        (want,) = naive.shapley_sampling(*arguments)[1]
+        np.testing.assert_allclose(found.standard_error[i], want[0], rtol=1e-9)
+
+
 @pytest.mark.parametrize("name", ["exact_shapley", "kernel_shap", "shapley_sampling", "shapley_sampling-plain"])
 def test_efficiency(name: str) -> None:
     found = compiled(METHODS[name][0]).explanation(X, target=TARGET, baseline=one_each(B))
