@@ -367,8 +367,9 @@ class Explainer:
         return self._results(found, bound, inputs, named).outputs(parts, not allow_nonfinite)
 
     def _results(self, found: Plan, bound: list[Any], inputs: Sequence[Any], named: Mapping[str, Any]) -> Results:
-        fixed = found.traced.signature.fixed
-        by_name = any(name not in fixed for name in named) or (len(inputs) == 1 and isinstance(inputs[0], dict))
+        by_name = len(inputs) == 1 and isinstance(inputs[0], dict)
+        if named:
+            by_name = by_name or not named.keys() <= found.traced.signature.fixed
         return Results(self._backend, found, self._options.per_token, bound, by_name)
 
     def _call(

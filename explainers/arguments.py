@@ -62,9 +62,10 @@ def attribution(plan: Plan, method: Method, given: Any, count: int) -> list[Nump
 
 def _array(backend: Backend, value: Any, spec: TensorSpec) -> Array:
     """An input as numpy or as the backend's own array, its kind and shape checked."""
-    if tables.is_table(value):
-        value = tables.array(value, spec, f"input {spec.name!r}")
-    tables.refuse(value, f"input {spec.name!r}")
+    if type(value) is not np.ndarray:
+        if tables.is_table(value):
+            value = tables.array(value, spec, f"input {spec.name!r}")
+        tables.refuse(value, f"input {spec.name!r}")
     own = isinstance(value, np.ndarray) or backend.owns(value)
     words = spec.dtype == STRING
     array = value if own else _words(value) if words else to_numpy(value, f"input {spec.name!r}")
@@ -124,8 +125,10 @@ def to_numpy(value: Any, what: str) -> Numpy:
 
 
 def plain(target: Any) -> Any:
+    if target is None or isinstance(target, (int, str)):
+        return target
     tables.refuse(target, "target")
-    home = None if target is None or isinstance(target, (int, str)) else owner(target)
+    home = owner(target)
     return home.numpy(target) if home else target
 
 
@@ -144,13 +147,13 @@ def baseline(
         return parts[0] if len(parts) == 1 else tuple(parts)
 
     resolved = resolve_baseline(given, plan.specs, count, batch, lambda a: to_numpy(a, "baseline"), check)
-    if resolved.per_sample and method.baseline in ("either", "references") and not callable(given):
+    if resolved.per_sample and method.takes_sets and not callable(given):
         raise BaselineError(
             f"method {method.name!r} takes one baseline for each sample and a set of references for all, and an array "
             f"of {count} rows for {count} samples may be either. Say which: References(array) for the set, or "
             "References(array[:, None], per_sample=True), or a function of the batch that returns it, for one each."
         )
-    if resolved.distribution and method.baseline == "point":
+    if resolved.distribution and not method.takes_sets:
         raise BaselineError(
             f"method {method.name!r} takes one baseline for each sample, not References; "
             "'gradient_shap', 'deeplift_shap' and 'shapley_sampling' average over references"
@@ -159,11 +162,12 @@ def baseline(
         resolved = Baseline(resolved.tables, distribution=True)
     if resolved.per_sample and method.name == "deeplift_shap":
         raise BaselineError(
-            "method 'deeplift_shap' takes References(array), the same for all samples; for one baseline for "
-            "each sample use 'deeplift'"
+            "method 'deeplift_shap' takes References; for one baseline for each sample use 'deeplift', or give "
+            "References(array[:, None], per_sample=True)"
         )
     finite = check or all(np.isfinite(table).all() for table in resolved.tables)  # others are told at each call
-    if fixed and finite and not callable(given) and not resolved.per_sample:
+    for_all = not (callable(given) or resolved.per_sample or resolved.own)
+    if fixed and finite and for_all:
         resolved = replace(resolved, fixed=True)
         plan.fixed[0] = resolved  # the same for every later call
     return resolved

@@ -26,7 +26,11 @@ KINDS: dict[str, type[Any]] = {
         References, TensorSpec, Signature, Fixed, Operation, Placeholder,
     )
 }  # fmt: skip
-LATER = {"TensorSpec": {"columns"}}  # fields that older files lack; written where they are not empty
+LATER = {
+    "TensorSpec": {"columns"},
+    "Signature": {"arguments"},
+    "References": {"per_sample"},
+}  # fields that older files lack; written where they are not empty
 Arrays = dict[str, Numpy]
 
 

@@ -124,10 +124,6 @@ class Signature:
         return dict(self.arguments) or {name: place for place, name in enumerate(self.names)}
 
     @cached_property
-    def _is_flat(self) -> bool:
-        return not self.arguments
-
-    @cached_property
     def fixed(self) -> frozenset[str]:
         """The arguments without an array."""
         return frozenset(name for name, form in self.arguments if structure.fixed(form))
@@ -139,8 +135,9 @@ class Signature:
         ------
         InputError: an input that is unknown or missing, or an argument of another form or fixed value.
         """
-        if not kwargs and len(args) == len(self.inputs) and all(self._is_flat or hasattr(arg, "shape") for arg in args):
-            return list(args)
+        alone = not kwargs and len(args) == len(self.inputs)
+        if alone and (not self.arguments or all(hasattr(arg, "shape") for arg in args)):
+            return list(args)  # the arrays, in their order
         given = dict(zip(self.forms, args, strict=False))
         clash = sorted(given.keys() & kwargs.keys())
         unknown = sorted(kwargs.keys() - self.forms.keys() - set(self.names))
@@ -295,14 +292,8 @@ def resolve_target(target: Any, shape: tuple[int, ...], count: int, forward_only
         return Target("index", shape, np.zeros((0, len(shape)), np.int64))
     if isinstance(target, list) and target and all(isinstance(entry, tuple) for entry in target):
         return Target("index", shape, _indices(target, given, shape, count))
-    if is_mask(given, shape) and given.dtype.kind != "b" and _indexes_too(target, given, shape, count):
-        whole = given.astype(int).tolist()
-        indices = f"integers {whole!r}" if given.ndim == 1 else f"tuples {list(map(tuple, whole))!r}"
-        raise TargetError(
-            f"target {target!r} may be weights of the output, the same for all samples, or an index for each of "
-            f"{count} samples, since the sizes are the same. Say which: the {indices}, or a mask of shape "
-            f"{(count, *shape)}."
-        )
+    if is_mask(given, shape):
+        _check_no_indices(target, given, shape, count)
     if is_mask(given, shape) or is_mask(given, (count, *shape), len(shape)):
         if not np.isfinite(given).all():
             place = tuple(int(i) for i in np.argwhere(~np.isfinite(given))[0])
@@ -311,15 +302,20 @@ def resolve_target(target: Any, shape: tuple[int, ...], count: int, forward_only
     return Target("index", shape, _indices(target, given, shape, count))
 
 
-def _indexes_too(target: Any, given: Numpy, shape: tuple[int, ...], count: int) -> bool:
-    """Whether a mask for all samples could be an index for each of them, in numbers of another kind."""
-    if count < 2 or given.shape not in ((count,), (count, len(shape))) or not (given == np.floor(given)).all():
-        return False
-    try:
-        _indices(target, given.astype(np.int64), shape, count)
-    except TargetError:
-        return False
-    return True
+def _check_no_indices(target: Any, given: Numpy, shape: tuple[int, ...], count: int) -> None:
+    """TargetError for a mask for all samples that could as well be an index for each, in numbers of another kind."""
+    whole = given.dtype.kind != "b" and bool((given == np.floor(given)).all())
+    if count < 2 or not whole or given.shape not in ((count,), (count, len(shape))):
+        return
+    indices = given.astype(np.int64)
+    if indices.min() < 0 or (indices.reshape(count, -1) >= np.array(shape)).any():
+        return
+    listed = indices.tolist()
+    said = f"integers {listed!r}" if indices.ndim == 1 else f"tuples {list(map(tuple, listed))!r}"
+    raise TargetError(
+        f"target {target!r} may be weights of the output, the same for all samples, or an index for each of "
+        f"{count} samples, since the sizes are the same. Say which: the {said}, or a mask of shape {(count, *shape)}."
+    )
 
 
 def _beyond(target: Any) -> bool:

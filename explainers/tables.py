@@ -144,14 +144,22 @@ def _parents(value: Any) -> tuple[tuple[str, str], ...]:
     return tuple((parent.__module__.partition(".")[0], parent.__name__) for parent in value.__mro__)
 
 
+@lru_cache(maxsize=256)
+def _kind(value: Any) -> Kind | None:
+    """What a class of tables can do; None for every other class."""
+    return next((KINDS[key] for key in _parents(value) if key in KINDS), None)
+
+
 def is_table(value: Any) -> bool:
     kind: Any = type(value)
-    return any(key in KINDS for key in _parents(kind))
+    return _kind(kind) is not None
 
 
 def _of(table: Any) -> Kind:
     kind: Any = type(table)
-    return next(KINDS[key] for key in _parents(kind) if key in KINDS)
+    found = _kind(kind)
+    assert found is not None
+    return found
 
 
 def rows(table: Any, start: int, stop: int) -> Any:

@@ -19,7 +19,7 @@ import pytest
 from typer.testing import CliRunner
 
 import explainers
-from explainers import Explainer, methods
+from explainers import Explainer, References, methods
 from explainers.cli import compare, report  # noqa: F401, add their commands to the app
 from explainers.cli.commands import app
 
@@ -156,6 +156,25 @@ def test_targets_and_baselines_from_files(folder: Path) -> None:
         done(folder, "run", "ig.explainer", "x.npy", *options)
         found = np.load(folder / f"{name}_out.npy")
         np.testing.assert_allclose(found, explain(x, target=targets, baseline=given), atol=1e-6)
+
+
+def test_a_baseline_for_each_sample_is_said_by_its_option(folder: Path) -> None:
+    """Blocks of any size: --baseline is never a set, and as many weights as samples may be labels."""
+    x = np.load(folder / "x.npy")[:7]
+    baselines = np.random.default_rng(2).normal(size=x.shape).astype("float32")
+    np.save(folder / "seven.npy", x)
+    np.save(folder / "each.npy", baselines)
+    options = ("--target", "1", "--baseline", "@each.npy", "--block", "3", "-o", "each_out.npy")
+    done(folder, "run", "shapley.explainer", "seven.npy", *options)
+    explain = Explainer.load(folder / "shapley.explainer")
+    wanted = explain(x, target=1, baseline=References(baselines[:, None], per_sample=True))
+    np.testing.assert_allclose(np.load(folder / "each_out.npy"), wanted, atol=1e-6)
+    np.save(folder / "weights.npy", np.array([0.0, 1.0, 0.0]))
+    done(folder, "run", "shapley.explainer", "seven.npy", "--target", "@weights.npy", "--block", "3", "-o", "w_out.npy")
+    np.testing.assert_allclose(np.load(folder / "w_out.npy"), explain(x, target=1), atol=1e-6)
+    np.save(folder / "three.npy", x[:3])
+    told = refused(folder, "run", "shapley.explainer", "three.npy", "--target", "@weights.npy", "-o", "three_out.npy")
+    assert "may be weights of the output" in told
 
 
 def test_several_inputs(folder: Path) -> None:

@@ -65,30 +65,20 @@ def _tried(model: Any, sig: Signature, examples: Sequence[Any], probe: Sequence[
     them is given numpy's.
     """
     homes = [owner(example) for example in examples]
-    plain = _caller(model, sig, [None] * len(probe))
-    if not any(homes):
-        return plain, _probed(plain, probe)
-    likes = [home and partial(home.like, given=example[:1]) for home, example in zip(homes, examples, strict=True)]
-    own = _caller(model, sig, likes)
-    try:
-        return own, own(*probe)
-    except Exception as error:
+    calls = [_caller(model, sig, [None] * len(probe))]
+    if any(homes):
+        likes = [home and partial(home.like, given=example[:1]) for home, example in zip(homes, examples, strict=True)]
+        calls.insert(0, _caller(model, sig, likes))
+    failed: list[Exception] = []
+    for call in calls:
         try:
-            return plain, plain(*probe)
-        except Exception:
-            raise _failed(error, probe, "arrays of their kind or numpy's") from error
+            return call, call(*probe)
+        except Exception as error:
+            failed.append(error)
+    raise _told(failed[0], probe, "arrays of their kind or numpy's" if any(homes) else "numpy arrays") from failed[0]
 
 
-def _probed(call: Call, probe: Sequence[Numpy]) -> Numpy:
-    try:
-        return call(*probe)
-    except ExplainersError:
-        raise
-    except Exception as error:
-        raise _failed(error, probe, "numpy arrays") from error
-
-
-def _failed(error: Exception, probe: Sequence[Numpy], kind: str) -> Exception:
+def _told(error: Exception, probe: Sequence[Numpy], kind: str) -> Exception:
     if isinstance(error, ExplainersError):
         return error
     shapes = ", ".join(str(array.shape) for array in probe)

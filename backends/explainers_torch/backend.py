@@ -20,7 +20,7 @@ from explainers.spec import Numpy, Signature
 _NOTHING = nullcontext()
 
 
-def _of_keras(model: Any) -> bool:
+def of_keras(model: Any) -> bool:
     keras = sys.modules.get("keras")
     return keras is not None and isinstance(model, keras.layers.Layer)
 
@@ -59,7 +59,7 @@ class TorchBackend:
 
     def opened(self, model: Any) -> Any:
         if not isinstance(model, (str, os.PathLike)):
-            return model if self.accepts(model) or _of_keras(model) else self._function(model)
+            return model if self.accepts(model) or of_keras(model) else self._function(model)
         if os.fspath(model).endswith(".keras"):
             return self._keras_model(model)
         import torch.export

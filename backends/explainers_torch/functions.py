@@ -48,4 +48,5 @@ def _held(value: Any) -> dict[str, Any]:
         return {}
     cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
     defaults = {f"default_{i}": default for i, default in enumerate(value.__defaults__ or ())}
-    return {**{name: cell.cell_contents for name, cell in cells if filled(cell)}, **named_globals(value), **defaults}
+    inside = {name: cell.cell_contents for name, cell in cells if filled(cell)}
+    return {**inside, **named_globals(value), **(value.__kwdefaults__ or {}), **defaults}

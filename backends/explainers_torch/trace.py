@@ -30,6 +30,7 @@ from explainers.graph import Graph, Node, Output, Role, Value
 from explainers.spec import Signature, TensorSpec
 
 from . import decompose, own, roles
+from .backend import of_keras
 from .ops import Operand
 from .twin import hooks_restored, in_inference
 from .watch import Watch
@@ -164,14 +165,9 @@ def _inference_copy(model: Any, dtype: str | None, device: torch.device | None) 
     """The same modules over the same tensors, in inference mode: the user's own are never touched."""
     if isinstance(model, ExportedProgram):
         return model.module()
-    if _is_keras(model):
+    if of_keras(model):
         return _KerasCall(model)
     return in_inference(model, device, getattr(torch, dtype) if dtype else None)
-
-
-def _is_keras(model: Any) -> bool:
-    keras = sys.modules.get("keras")
-    return keras is not None and isinstance(model, keras.layers.Layer)
 
 
 class _KerasCall(torch.nn.Module):
@@ -562,7 +558,7 @@ def bind_weights(model: Any, traced: Traced) -> dict[Value, torch.Tensor]:
 
 def _attribute(model: Any, path: str, default: torch.Tensor) -> torch.Tensor:
     parts = path.split(".")
-    if isinstance(parts, list) and parts[0] == "model" and _is_keras(model):
+    if isinstance(parts, list) and parts[0] == "model" and of_keras(model):
         parts = parts[1:]
     here = model
     for part in parts:

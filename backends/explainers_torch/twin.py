@@ -78,15 +78,18 @@ def _twins(value: Any, made: dict[int, Any]) -> Any:
 def _function(function: types.FunctionType, made: dict[int, Any]) -> types.FunctionType:
     """The function over twins of the modules that it reaches; itself where there are none."""
     cells = tuple(cell.cell_contents if filled(cell) else None for cell in function.__closure__ or ())
-    names, defaults = named_globals(function), function.__defaults__ or ()
-    held = (*cells, *names.values(), *defaults)
-    twins = _twins(held, made)
-    if all(twin is value for twin, value in zip(twins, held, strict=True)):
+    names, named = named_globals(function), function.__kwdefaults__ or {}
+    held = (*cells, *names.values(), *named.values(), *(function.__defaults__ or ()))
+    found = _twins(held, made)
+    if all(twin is value for twin, value in zip(found, held, strict=True)):
         return function
-    closure = tuple(types.CellType(twin) for twin in twins[: len(cells)])
-    found = dict(zip(names, twins[len(cells) :], strict=False))
-    code, known = function.__code__, {**function.__globals__, **found} if found else function.__globals__
-    return types.FunctionType(code, known, function.__name__, twins[len(held) - len(defaults) :], closure)
+    twins = iter(found)
+    closure = tuple(types.CellType(next(twins)) for _ in cells)
+    known = {**function.__globals__, **{name: next(twins) for name in names}} if names else function.__globals__
+    by_name = {name: next(twins) for name in named}
+    twin = types.FunctionType(function.__code__, known, function.__name__, tuple(twins), closure)
+    twin.__kwdefaults__ = by_name
+    return functools.update_wrapper(twin, function) if hasattr(function, "__wrapped__") else twin
 
 
 def named_globals(function: types.FunctionType) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from .. import counter, tables
 from ..api import Explainer, Request
 from ..arguments import samples_of, targets_of
 from ..errors import InputError
-from ..spec import References, TensorSpec, is_mask
+from ..spec import References, TensorSpec, is_mask, resolve_target
 from . import sources
 
 File = Annotated[Path, typer.Argument(help="An explainer's file.", exists=True, dir_okay=False)]
@@ -130,15 +130,21 @@ def _baseline(explain: Explainer, given: Any, index: Any, total: int) -> Any:
 
 
 def _one_each(explain: Explainer, given: Any, axes: int) -> Any:
-    if explain.method.baseline == "either" and isinstance(given, np.ndarray) and given.ndim == axes + 1:
+    if explain.method.takes_sets and isinstance(given, np.ndarray) and given.ndim == axes + 1:
         return References(given[:, None], per_sample=True)
     return given
 
 
 def _target(explain: Explainer, given: Any, index: Any, total: int, count: int) -> Any:
-    """That of the samples ``index``, ``count`` of them; a mask for all of them as one for each."""
+    """That of the samples ``index``, ``count`` of them; a mask for all of them as one for each.
+
+    Raises
+    ------
+    TargetError: as many samples as outputs, so that it may be an index for each.
+    """
     shape = explain.output.sample_shape
     if is_mask(given, shape):
+        resolve_target(given, shape, total)
         return np.broadcast_to(np.asarray(given), (count, *shape))
     return targets_of(given, index, total, shape)
 

@@ -49,6 +49,11 @@ class Method:
         return RULE_SETS[self.rules] if self.rules else None
 
     @property
+    def takes_sets(self) -> bool:
+        """Whether its baseline may be References."""
+        return self.baseline in ("references", "either")
+
+    @property
     def refines_to(self) -> float | None:
         """The relative completeness gap that each sample is refined to; None for a fixed number of rows."""
         return None

@@ -96,8 +96,11 @@ class Parameters:
         return tuple(array.tolist()) if one else array  # an index into several axes, for all
 
     def _baseline(self, value: Any) -> Any:
-        if isinstance(value, dict) and "references" in value and not value.keys() & self.inputs:
-            return References(self._baseline(value["references"]), bool(value.get("per_sample", False)))
+        if isinstance(value, dict) and "references" in value and "references" not in self.inputs:
+            own = value.get("per_sample", False)
+            if not set(value) <= {"references", "per_sample"} or not isinstance(own, bool):
+                raise InputError(f"baseline: {{'references': […], 'per_sample': true or false}}; got {sorted(value)}")
+            return References(self._baseline(value["references"]), own)
         if isinstance(value, dict):
             return {name: array_of(entry, f"baseline {name!r}") for name, entry in value.items()}
         return None if value is None else array_of(value, "baseline")

@@ -137,11 +137,11 @@ def aligned(packages: Packages, staged: Staged, references: ReferenceActivations
         row = [array[:1] for array in staged.inputs] if one else []
         activations = references.shared(staged.baseline, 0, 1, row, one)
     else:
-        count = staged.count
-        tables = [packages.backend.expand(t, count) if t.shape[0] != count else t for t in staged.tables]
+        count, tables = staged.count, staged.tables
         if staged.baseline.own:  # the first of each sample's
             first = staged.table_rows(np.arange(count), np.zeros(count, np.int64))
-            tables = [packages.backend.take(table, first) for table in staged.tables]
+            tables = [packages.backend.take(table, first) for table in tables]
+        tables = [packages.backend.expand(t, count) if t.shape[0] != count else t for t in tables]
         activations = references.run(tables, staged.inputs)
     return Piece("aligned", staged, 0, staged.count, activations=activations, part=part)
 

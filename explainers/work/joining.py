@@ -37,13 +37,13 @@ def _rows(backend: Backend, pieces: Sequence[Piece], staged: Staged) -> Rows:
         given, rows = piece.staged.baseline, piece.rows
         assert rows is not None
         if given is not None:
-            own = given.per_sample
-            key = -number - 1 if own else id(piece.staged if given.own else given)
+            each = given.per_sample
+            key = -number - 1 if each else id(piece.staged if given.own else given)
             if key not in tables:
-                tables[key] = [t[piece.first : piece.last] if own else t for t in piece.staged.tables]
+                tables[key] = [t[piece.first : piece.last] if each else t for t in piece.staged.tables]
                 offsets[key] = rows_before
                 rows_before += int(tables[key][0].shape[0])
-            baselines.append((rows.sample if own else rows.baseline) + offsets[key])
+            baselines.append((rows.sample if each else rows.baseline) + offsets[key])
         samples.append(rows.sample + at)
         values.append(rows.values)
         at += piece.count

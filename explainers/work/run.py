@@ -69,9 +69,9 @@ class Run:
             mask = self.backend.take(staged.mask, touched)
             staged = dataclasses.replace(staged, inputs=inputs, mask=mask, tables=tables)
             first, last = 0, len(touched)
-        return Piece(
-            "rows", staged, first, last, Rows(sample, self.staged.table_rows(touched[sample], baseline), values)
-        )
+        if staged.baseline is not None and staged.baseline.own:
+            baseline = staged.table_rows(touched[sample], baseline)
+        return Piece("rows", staged, first, last, Rows(sample, baseline, values))
 
     def endpoint_outputs(self, which: str) -> Steps[Numpy]:
         """f at each sample, or at its baseline: (n, …)."""

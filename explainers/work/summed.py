@@ -143,7 +143,9 @@ class SummedRun(Run):
             index = np.arange(first, min(first + self.size, count * sets))
             row_values = {name: np.broadcast_to(value, (len(index), *value.shape)) for name, value in values.items()}
             result = yield Piece("rows", staged, 0, 1, Rows(np.zeros(len(index), np.int64), index, row_values))
-            np.add.at(total, index // count, self.backend.numpy(result[0])[: len(index)].astype(np.float64))
+            outputs, sample = self.backend.numpy(result[0])[: len(index)].astype(np.float64), index // count
+            starts = np.flatnonzero(np.diff(sample, prepend=-1))
+            total[sample[starts]] += np.add.reduceat(outputs, starts, axis=0)
             first += len(index)
         return np.broadcast_to(total / count, (staged.count, *self.packages.output_shape))
 

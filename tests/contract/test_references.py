@@ -165,3 +165,36 @@ def test_pairs_of_integers_where_samples_are_as_many_as_rows_of_the_output() -> 
         explain(X[:4], target=pairs)
     each = [explain(X[i : i + 1], target=tuple(pair)) for i, pair in enumerate(pairs.tolist())]
     np.testing.assert_allclose(explain(X[:4], target=[tuple(p) for p in pairs.tolist()]), np.concatenate(each))
+
+
+# --- references that are the default, and what looks into them ---------------------------------
+
+
+@pytest.mark.parametrize("name", ["deeplift_shap", "kernel_shap"])
+def test_a_default_of_so_many_samples_is_for_so_many(name: str) -> None:
+    """It is checked at each call: another number of samples has no such sets."""
+    own = References(OWN, per_sample=True)
+    explain = Explainer.compile(model(backend_of(name)), METHODS[name], inputs=X, baseline=own)
+    np.testing.assert_array_equal(explain(X, target=1, seed=0), explain(X, target=1, seed=0, baseline=own))
+    with pytest.raises(BaselineError, match=r"expected \(3, 'B', 4\)"):
+        explain(X[:3], target=1)
+
+
+def test_an_audit_takes_the_first_of_each_sample() -> None:
+    explain = Explainer.compile(model("torch"), "deeplift_shap", inputs=X)
+    found = explain.audit(X, target=1, baseline=References(OWN, per_sample=True))
+    assert len(found) > 2
+    assert found[0].largest < 1e-12
+
+
+def test_files_keep_them_and_older_files_load() -> None:
+    """References as they were written before there were sets of each sample's own."""
+    from explainers.encoding import decode, encode
+
+    for given in (References(OWN, per_sample=True), References(OWN[0])):
+        arrays: dict[str, Any] = {}
+        told = encode(given, arrays, "baseline")
+        again = decode(told, arrays)
+        assert again.per_sample == given.per_sample
+        np.testing.assert_array_equal(again.array, given.array)
+    assert set(told["fields"]) == {"array"}

@@ -68,6 +68,8 @@ ASKED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("ig", {"target": 1, "baseline": {"input": 0.25}}, {"target": 1, "baseline": 0.25}),
     ("shap", {"target": 1, "baseline": {"references": X.tolist()}, "seed": 5},
      {"target": 1, "baseline": References(X), "seed": 5}),
+    ("shap", {"target": 1, "baseline": {"references": [X.tolist()] * len(X), "per_sample": True}, "seed": 5},
+     {"target": 1, "baseline": References(X), "seed": 5}),
     ("smooth", {"target": 1, "seed": [4, 5, 6]}, {"target": 1, "seed": [4, 5, 6]}),
     ("shapley", {"target": "max", "seed": 9}, {"target": "max", "seed": 9}),
 ]  # fmt: skip
@@ -174,6 +176,8 @@ BAD: list[tuple[str, Any, dict[str, Any], int, str]] = [
     ("ig", ONE, {"target": 1, "baseline": {"other": 1}}, 400, "the attributed inputs are ['input']"),
     ("ig", ONE, {"target": 1, "baseline": {"references": ONE}}, 400, "not References"),
     ("shap", ONE, {"target": 1, "baseline": {"references": 3}}, 400, "References of shape ()"),
+    ("shap", ONE, {"target": 1, "baseline": {"references": [ONE], "per_sample": "yes"}}, 400, "true or false"),
+    ("shap", ONE, {"target": 1, "baseline": {"references": ONE, "more": 1}}, 400, "got ['more', 'references']"),
     ("smooth", ONE, {"target": 1, "seed": 1.5}, 400, "seed must be an integer"),
     ("smooth", ONE, {"target": 1, "seed": [1, 2]}, 400, "seed must be an int, or 1 ints"),
     ("smooth", ONE, {"target": 1, "samples": 10**12}, 400, "samples may be 20000 at most"),

@@ -199,6 +199,10 @@ def default(x: Tensor, net: nn.Module = NET) -> Tensor:
     return net(x).softmax(-1)
 
 
+def by_keyword(x: Tensor, *, net: nn.Module = NET) -> Tensor:
+    return net(x).softmax(-1)
+
+
 def closure(net: nn.Module) -> Callable[[Tensor], Tensor]:
     return lambda x: net(x).softmax(-1)
 
@@ -207,6 +211,7 @@ FUNCTIONS = {
     "lambda": lambda x: NET(x).softmax(-1),
     "through another": lambda x: through_another(x),
     "default": default,
+    "default by keyword": by_keyword,
     "closure": closure(NET),
     "partial": functools.partial(lambda head, x: head(NET(x)), nn.Softmax(-1)),
 }
