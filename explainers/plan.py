@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,6 +19,8 @@ from .work import Packages
 from .work.call import Stats
 
 ALL = 1 << 40  # rows: each call is one package
+LONG = 20  # seconds of compiling that are told beforehand
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -92,16 +96,35 @@ def trace(
         _check_alone(method, backend, options)
     else:
         mixing.check(graph, traced, backend, derivative=rules is not None)
-    stats.seconds_tracing += time.perf_counter() - began
+    seconds = time.perf_counter() - began
+    stats.seconds_tracing += seconds
     packages = Packages(
         backend, traced, method, wrt, graph, engine=options.engine, stats=stats,
         batch_size=ALL if options.interacting else options.batch_size,
     )  # fmt: skip
+    _tell_if_long(packages, seconds)
     if not backend.engines[options.engine]:
         packages.compile(1)
     elif options.batch_size is not None:
         packages.compile(packages.limit(options.batch_size))
     return Plan(traced, packages, graph, wrt, specs, places)
+
+
+def _tell_if_long(packages: Packages, seconds: float) -> None:
+    """Log how long compiling may take, where that is long. ``seconds``: what tracing the model took.
+
+    Rules are traced operation by operation, at two or three times what the operation itself took.
+    """
+    rules, walked = packages.program.rules, packages.program.walked
+    expected = seconds * (3 if rules is not None and rules.contrast else 2)
+    if rules is not None and rules.elementary and expected > LONG:
+        op, times = Counter(node.op for node in walked).most_common(1)[0]
+        _log.warning(
+            "Compiling %r may take about %.0f s: its rules pass %s operations one by one (%s: %d times), and recurrent "
+            "layers step by step. Save the explainer to do this once; methods of gradients, such as "
+            "'integrated_gradients', keep such layers whole and compile in seconds.",
+            packages.method.name, expected, f"{len(walked):,}", op, times,
+        )  # fmt: skip
 
 
 def _with_columns(traced: Signature, given: Signature) -> Signature:

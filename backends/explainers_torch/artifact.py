@@ -128,7 +128,7 @@ class Scripted:
 def _exported(program: Program, traced: Traced) -> bytes:
     """The flat graph of a program, sizes of leading axes open, as an ExportedProgram: weights, arguments → results."""
     try:
-        graph = kernel.flatten(program, traced, None)
+        graph = kernel.flatten(program, traced, None, unrolled=True)
     except TraceError as error:
         raise ArtifactError(
             f"a file holds one program for all batch sizes, and this model cannot be traced for all: {error}"

@@ -25,7 +25,7 @@ from explainers.backend import Program, Size, Traced
 from explainers.errors import ExplainersError, InputError, TraceError
 from explainers.graph import Value
 
-from . import ops
+from . import ops, recurrent
 from .simplify import make_functional, simplify
 from .trace import _TRACING, _trace_error
 
@@ -84,8 +84,9 @@ def compile(program: Program, traced: Traced, engine: str, rows: Size) -> TorchK
         raise InputError(f"engine 'cudagraphs' needs a GPU; the model is on {device}. Use torchscript or inductor.")
     with _TRACING, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        graph = flatten(program, traced, rows)
-        if engine in ("inductor", "cudagraphs"):
+        static = engine in ("inductor", "cudagraphs")
+        graph = flatten(program, traced, rows, unrolled=static)
+        if static:
             return _static(graph, program, traced, engine, rows)
         names = _own_weights(graph, traced)
         native = _script(graph) if engine == "torchscript" else graph
@@ -95,8 +96,12 @@ def compile(program: Program, traced: Traced, engine: str, rows: Size) -> TorchK
 # --- one flat graph --------------------------------------------------------------------------
 
 
-def flatten(program: Program, traced: Traced, rows: Size) -> fx.GraphModule:
-    """The program as one functional ATen graph: weights, then arguments, in; results out."""
+def flatten(program: Program, traced: Traced, rows: Size, *, unrolled: bool) -> fx.GraphModule:
+    """The program as one functional ATen graph: weights, then arguments, in; results out.
+
+    ``unrolled``: recurrent layers step by step; else each is one operation of this package.
+    """
+    table = recurrent.FUNCTIONS if unrolled else {}
     keys = list(traced.weights)
 
     def run(weights: Sequence[Any], arguments: Sequence[Any]) -> tuple[Any, ...]:
@@ -112,7 +117,7 @@ def flatten(program: Program, traced: Traced, rows: Size) -> fx.GraphModule:
 
     try:
         with mode, torch.no_grad(), enable_python_dispatcher():
-            graph = make_fx(flat_run, tracing_mode="real")(*flat)
+            graph = make_fx(flat_run, tracing_mode="real", decomposition_table=table)(*flat)
     except ExplainersError:
         raise
     except Exception as error:
@@ -196,6 +201,8 @@ def _script(graph: fx.GraphModule) -> torch.jit.ScriptModule:
             bias, x, turned = node.args
             if turned.target is torch.ops.aten.t:
                 node.target, node.args = torch.ops.aten.linear.default, (x, turned.args[0], bias)
+        if node.target in recurrent.FUNCTIONS:
+            node.target = recurrent.FUNCTIONS[node.target]
         if isinstance(node.target, torch._ops.OpOverload):
             packet = node.target.overloadpacket
             node.target = torch.ops.aten.size if packet is torch.ops.aten.sym_size else packet

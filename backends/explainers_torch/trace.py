@@ -226,7 +226,7 @@ def _export(module: torch.nn.Module, sig: Signature, device: torch.device, eleme
     _spell_out(module, kwargs)
     arguments = inspect.signature(module.forward).bind(*args, **kwargs).arguments
     shapes = pytree.tree_map(lambda leaf: batch if isinstance(leaf, torch.Tensor) else None, dict(arguments))
-    watch = Watch()
+    watch = Watch(elementary)
     try:
         with own.recorded(), hooks_restored(module), watch:
             program = torch.export.export(module, tuple(args), kwargs, dynamic_shapes=shapes, strict=False)

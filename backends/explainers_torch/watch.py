@@ -1,4 +1,5 @@
-"""What would fix the batch size while ``forward`` is traced: told with its line, or said in another way."""
+"""What would fix the batch size while ``forward`` is traced, or grow the graph: told with its line, or said in another
+way."""
 
 from __future__ import annotations
 
@@ -9,18 +10,24 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from . import recurrent
+
 
 class Watch(TorchFunctionMode):
-    """``lengths``: the stacks that asked for ``len`` of a tensor, which Python makes a number."""
+    """``lengths``: the stacks that asked for ``len`` of a tensor, which Python makes a number.
 
-    def __init__(self) -> None:
+    ``elementary``: recurrent layers are taken apart; else each stays one operation.
+    """
+
+    def __init__(self, elementary: bool) -> None:
         super().__init__()
+        self.instead = _SAME if elementary else {**_SAME, **recurrent.LAYERS}
         self.lengths: list[traceback.StackSummary] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.__len__:
             self.lengths.append(traceback.extract_stack())
-        return _SAME.get(func, func)(*args, **(kwargs or {}))
+        return self.instead.get(func, func)(*args, **(kwargs or {}))
 
 
 def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str | None = None) -> Tensor:
