@@ -43,6 +43,7 @@ FAMILIES: dict[str, Any] = {
 SLOW = pytest.mark.slow
 QUICK = ("tensorflow-cnn", "torch-vit", "torch-decoder", "torch-instance_norm")
 EVERY_FAMILY = ("tensorflow-cnn", "torch-cnn_softmax")
+UNROLLED = {("torch-gru", "inductor"), ("torch-lstm", "inductor")}  # minutes of compiling each
 
 
 @functools.cache
@@ -211,6 +212,7 @@ EVERY = [
     for label in zoo.LABELS
     for name in FAMILIES
     for engine in ENGINES[label.partition("-")[0]]
+    if (label, engine) not in UNROLLED
 ]
 
 
@@ -223,6 +225,7 @@ def explained(label: str, name: str, rows: slice, baseline: str = "mean", **opti
         given["baseline"] = given["baseline"][rows]
         if method.baseline == "either":
             given["baseline"] = References(given["baseline"][:, None], per_sample=True)
+    x = x * options.pop("scale", 1)
     dtype = options.pop("dtype", "float32")
     if given and dtype != "float32":
         kept = given["baseline"]
@@ -240,10 +243,15 @@ def test_finite_traced_once_and_rows_alone(label: str, name: str, engine: str | 
     assert np.isfinite(whole).all()
     assert abs(whole).max() > 0
     traces = explain.stats.traces
+    nudged = explained(label, name, slice(0, 8), engine=engine, scale=1 + 2**-21)
+    rounding = 20 * abs(nudged - whole).max()  # LRP's denominators may be small
+    if label == "tensorflow-dense":  # its sigmoid's p near 1 stand an eps apart, and 1 − p is a factor
+        sure = zoo.outputs(label, zoo.data(label).held_out[:8]).max(1)
+        rounding += 4 * np.finfo("float32").eps * (abs(whole).max(1) / (1 - sure)).max()
     for row in (0, 5):
         alone = explained(label, name, slice(row, row + 1), engine=engine)
         if name != "shapley_sampling":  # which draws by the place in the batch
-            assert abs(alone - whole[row]).max() <= 1e-5 * abs(whole).max()
+            assert abs(alone - whole[row]).max() <= 1e-5 * abs(whole).max() + rounding
     for count, other, baseline in ((3, 1, "zero"), (5, 0, "sample"), (7, 1, "mean")):
         assert np.isfinite(explained(label, name, slice(0, count), baseline, other=other, engine=engine)).all()
     if engine in (None, "torchscript", "graph", "eager"):  # the others trace for each power of two
