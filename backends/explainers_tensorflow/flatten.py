@@ -6,6 +6,8 @@ TensorList values (the TensorArray of loops) become Python tuples of plain tenso
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +20,9 @@ from explainers.errors import TraceError
 
 from .own import CALLS, Backward, Backwards, Source, Steps, moves, steps
 
-LONGEST_LOOP = 10_000
+LONG_LOOP, LONGEST_LOOP = 50, 10_000  # steps
+READ = 10  # what tracing and compiling take, by what reading the loop once takes
+_log = logging.getLogger(__name__)
 RANDOM = ("Random", "Multinomial", "TruncatedNormal", "Bernoulli", "Dropout")
 WRITES = (
     "AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp", "ResourceScatter", "ResourceApply",
@@ -360,6 +364,7 @@ class _Flattener:
 
     def _loop(self, op: tf.Operation, inputs: list[Any], modules: Modules) -> list[Any]:
         condition, body = _function(op, "cond"), _function(op, "body")
+        began = time.perf_counter()
         for turn in range(LONGEST_LOOP):
             site = Site(modules, op.name, turn)
             go = self.static(self.inline(condition, inputs, site, 1)[0])
@@ -372,10 +377,19 @@ class _Flattener:
                 )
             if not go:
                 return inputs
+            if turn == LONG_LOOP and self.flat.inputs[0].shape[0] is None:  # once of all the times that it is read
+                self._tell(op, modules, time.perf_counter() - began)
             inputs = [self._folded(value) for value in self.inline(body, inputs, site, len(inputs))]
         raise self._error(
             op, f"is a loop of more than {LONGEST_LOOP} steps", "Explain the model as a callable with backend='numpy'."
         )
+
+    def _tell(self, op: tf.Operation, modules: Modules, seconds: float) -> None:
+        """What a long loop costs, when ``LONG_LOOP`` steps of it have taken ``seconds``."""
+        _log.warning(
+            "The loop in %s (%s) is taken apart: each step takes about %.2f s to compile. Save the explainer "
+            "to do this once.", modules[-1] if modules else "the model", op.name, READ * seconds / LONG_LOOP,
+        )  # fmt: skip
 
     def _folded(self, value: Any) -> Any:
         """Loop counters as constants, so that the next step's condition is known at once."""

@@ -535,3 +535,12 @@ def test_staging() -> None:
         assert not BACKEND.finite(array / 0)
     assert BACKEND.finite(tf.range(3))
     assert BACKEND.free_bytes(None) > 0
+
+
+def test_long_loops_are_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    for steps, told in ((5, 0), (4, 1)):
+        monkeypatch.setattr("explainers_tensorflow.flatten.LONG_LOOP", steps)
+        Explainer.compile(recurrent(False), "gradient")
+        found = [record for record in caplog.records if record.name == "explainers_tensorflow.flatten"]
+        assert len(found) == told
+    assert "is taken apart: each step takes about 0." in found[0].getMessage()
