@@ -38,7 +38,7 @@ def load_digits() -> Digits:
 
 
 def torch_network() -> Any:
-    """Convolution, one residual block with BatchNorm, max pooling, linear: (N, 1, 8, 8) → (N, 10)."""
+    """Convolution, one residual block with BatchNorm, max pooling, linear: (N, 1, 8, 8) → logits (N, 10)."""
     import torch
     from torch import nn
 
@@ -86,7 +86,7 @@ def train_torch(digits: Digits, epochs: int = 14) -> tuple[Any, float]:
 
 
 def keras_network() -> Any:
-    """The same architecture in Keras: (N, 8, 8, 1) → (N, 10)."""
+    """The same architecture in Keras: (N, 8, 8, 1) → probabilities (N, 10), as Keras classifiers end."""
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     import keras
     from keras import layers
@@ -98,7 +98,8 @@ def keras_network() -> Any:
     stem = layers.ReLU()(convolved(image))
     block = convolved(layers.ReLU()(convolved(stem)))
     x = layers.MaxPooling2D(2)(layers.ReLU()(layers.Add()([stem, block])))
-    return keras.Model(image, layers.Dense(CLASSES)(layers.Flatten()(x)), name="residual_net")
+    scores = layers.Dense(CLASSES, activation="softmax")(layers.Flatten()(x))
+    return keras.Model(image, scores, name="residual_net")
 
 
 def train_keras(digits: Digits, epochs: int = 14) -> tuple[Any, float]:
@@ -111,7 +112,7 @@ def train_keras(digits: Digits, epochs: int = 14) -> tuple[Any, float]:
     steps = epochs * -(-len(digits.train_images) // 64)
     network.compile(
         optimizer=keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(0.01, steps), weight_decay=1e-3),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        loss="sparse_categorical_crossentropy",
     )
     network.fit(digits.train_images[..., None], digits.train_labels, batch_size=64, epochs=epochs, verbose=0)
     return network, accuracy(network.predict(digits.test_images[..., None], verbose=0), digits)
