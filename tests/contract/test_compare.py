@@ -97,6 +97,7 @@ def test_every_method_on_both_frameworks(name: str, tmp_path: Path) -> None:
     assert compared.agrees(), str(compared.worst)
 
 
+@pytest.mark.slow
 def test_a_perturbed_layer_is_flagged_and_located_across_frameworks(files: dict[str, str]) -> None:
     given = {"tf": candidate(files["model"], "deeplift-rescale", "tensorflow"),
              "torch": candidate(files["perturbed"], "deeplift-rescale", "torch")}  # fmt: skip

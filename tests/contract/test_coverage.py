@@ -18,7 +18,9 @@ NETS = ["torch-cnn", "torch-lstm", "tensorflow-cnn", "tensorflow-attention"]
 @pytest.mark.parametrize(
     ("rule", "label"),
     [
-        pytest.param(rule, label, marks=pytest.mark.slow if (rule, label) == ("revealcancel", "torch-lstm") else [])
+        pytest.param(
+            rule, label, marks=pytest.mark.slow if rule == "revealcancel" and label != "tensorflow-cnn" else []
+        )
         for rule in ("rescale", "revealcancel")
         for label in NETS
     ],

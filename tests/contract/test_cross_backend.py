@@ -17,7 +17,7 @@ from .subjects import METHODS, ONE_OF_EACH
 ROOT = Path(__file__).parents[2]
 NAMES = ("sequential", "cnn", "functional", "subclassed", "two_inputs", "attention", "tokens", "dict", "unrolled_lstm")
 IN_EVERY_VARIANT = ("sequential",)
-SLOW = ("functional", "subclassed", "unrolled_lstm")
+SLOW = ("functional", "subclassed", "two_inputs", "unrolled_lstm")
 
 
 def methods_for(name: str) -> list[str]:

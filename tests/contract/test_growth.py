@@ -54,6 +54,7 @@ def test_memory_stays_over_calls_500_to_5000(label: str) -> None:
     assert slope(label, "steady") < 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", MODELS)
 def test_control_recompiling_each_time_shows_growth(label: str) -> None:
     assert slope(label, "recompiled") > 1.0

@@ -162,7 +162,10 @@ def test_large_logits(label: str, scale: float, baseline: str, dtype: str) -> No
     check(label, "rescale", baseline, dtype, scale)
 
 
-@pytest.mark.parametrize("label", zoo.SMOOTH)
+@pytest.mark.parametrize(
+    "label",
+    [pytest.param(label, marks=SLOW if label in ("torch-gru", "torch-lstm") else []) for label in zoo.SMOOTH],
+)
 def test_multipliers_become_gradients(label: str) -> None:
     """Near the reference, m = contribution/(x − r) is the gradient midway, by the framework's own differentiation."""
     x = zoo.data(label).held_out.astype(np.float64)
