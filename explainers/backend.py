@@ -18,6 +18,7 @@ import numpy as np
 
 from .errors import BackendMissing, InputError, UnknownNameError
 from .graph import Graph, Value
+from .ops import Ops
 from .spec import Array, Numpy, Signature
 
 GROUP = "explainers.backends"
@@ -31,7 +32,7 @@ class Program(Protocol):
     @property
     def placeholders(self) -> Sequence[Any]: ...
 
-    def __call__(self, ops: Any, weights: Mapping[Value, Array], *arguments: Array) -> tuple[Array, ...]: ...
+    def __call__(self, ops: Ops, weights: Mapping[Value, Array], *arguments: Array) -> tuple[Array, ...]: ...
 
 
 @dataclass
@@ -177,7 +178,7 @@ class Backend(Protocol):
         """``array`` (numpy or this framework's own) with the type, dtype and device of ``given``, which it owns."""
 
     @property
-    def ops(self) -> Any:
+    def ops(self) -> Ops:
         """The namespace that methods and rules are written over, for arrays of this framework."""
 
     def view(self, array: Array) -> Numpy | None:

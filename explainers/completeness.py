@@ -12,6 +12,7 @@ import numpy as np
 from .backend import on_host
 from .errors import IncompleteError, IncompleteWarning
 from .methods import Method
+from .ops import RowSums
 from .spec import Array, Numpy, check_finite, largest, row_name
 from .work import Packages
 from .work.call import Call, Chunk
@@ -57,8 +58,9 @@ def _compared(packages: Packages, call: Call, chunk: Chunk) -> tuple[Numpy, Nump
     backend, (y, y_r), parts = packages.backend, chunk.ends, chunk.attributions
     arrays = [y, *parts] if y_r is None else [y, *parts, y_r]
     near: list[Any] = [array if isinstance(array, np.ndarray) else backend.view(array) for array in arrays]
+    ops: RowSums
     if all(array is not None for array in near):
-        ops, arrays = OnHost, near
+        ops, arrays = ON_HOST, near
     else:
         ops = backend.ops
         arrays = [
@@ -68,7 +70,7 @@ def _compared(packages: Packages, call: Call, chunk: Chunk) -> tuple[Numpy, Nump
     y, *parts = arrays[: 1 + len(parts)]
     change = _weighted(packages, call, chunk, ops, y, y if y_r is None else y - arrays[-1])
     total: Any = ops.row_sum(parts[0]) if len(parts) == 1 else sum(map(ops.row_sum, parts))
-    if ops is not OnHost:
+    if ops is not ON_HOST:
         total, change = backend.numpy(total), backend.numpy(change)
     if len(total) <= FEW and all(map(_within, total.tolist(), change.tolist())):
         return np.zeros(len(total), bool), total, change
@@ -85,17 +87,17 @@ def _within(total: float, change: float) -> bool:
     return abs(total - change) <= TOLERANCE * abs(change)
 
 
-def _weighted(packages: Packages, call: Call, chunk: Chunk, ops: Any, y: Array, change: Array) -> Array:
+def _weighted(packages: Packages, call: Call, chunk: Chunk, ops: RowSums, y: Array, change: Array) -> Array:
     """Σ w·change, (n,)."""
     target, method = call.target, packages.method
     index = target.data if target.kind == "index" and not getattr(method, "mean_normalized", False) else None
     if index is not None and len(index) == 1:
         return change[(slice(None), *index[0].tolist())]
-    if target.kind == "max" and ops is not OnHost:
-        mask = ops.one_hot_max(y)
+    if target.kind == "max" and ops is not ON_HOST:
+        mask = packages.backend.ops.one_hot_max(y)
     else:
         mask = _mask(packages, call, chunk, y)
-        if ops is not OnHost:
+        if ops is not ON_HOST:
             mask = packages.mask_to_device(mask)
     return ops.row_sum(method.weights(ops, mask) * change)
 
@@ -117,9 +119,9 @@ def _rounding(packages: Packages, call: Call, chunk: Chunk) -> Numpy:
         return on_host(packages.backend, array).reshape(len(array), -1)
 
     y, y_r = host(chunk.ends.y), chunk.ends.y_r
-    mask = packages.method.weights(OnHost, _mask(packages, call, chunk, y.reshape(chunk.ends.y.shape)))
+    mask = packages.method.weights(ON_HOST, _mask(packages, call, chunk, y.reshape(chunk.ends.y.shape)))
     size = abs(y).max(1) if y_r is None else np.maximum(abs(y).max(1), abs(host(y_r)).max(1))
-    scale, unit = OnHost.row_sum(abs(mask)) * size, packages.program.rounding
+    scale, unit = ON_HOST.row_sum(abs(mask)) * size, packages.program.rounding
     spread = sum(abs(host(part)).sum(1) for part in chunk.attributions)
     return np.asarray(64 * unit * scale + np.minimum(16 * unit * spread, 1e-3 * scale))
 
@@ -135,6 +137,9 @@ class OnHost:
     @staticmethod
     def row_mean(array: Numpy) -> Numpy:
         return array.mean(axis=-1, keepdims=True) if array.ndim > 1 else np.zeros_like(array)
+
+
+ON_HOST: RowSums = OnHost()
 
 
 def tell(found: Incomplete, call: Call, method: Method, *, strict: bool, stacklevel: int) -> None:

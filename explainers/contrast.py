@@ -21,6 +21,7 @@ from typing import Any
 from . import regions
 from .errors import UnsupportedOperation
 from .graph import Node, Role, Value
+from .ops import Ops
 from .program import ACCUMULATE, Forward, Placeholder, Program, Results, active_places, evaluate
 from .rules import RuleSet, Site
 from .rules.base import PASSING, Pullback, unsupported
@@ -138,7 +139,7 @@ class Contrast(Program):
 
     # --- running -----------------------------------------------------------------------------
 
-    def __call__(self, ops: Any, weights: Mapping[Value, Array], *arguments: Array) -> Results:
+    def __call__(self, ops: Ops, weights: Mapping[Value, Array], *arguments: Array) -> Results:
         args, run, messages = self.walked_back(ops, weights, arguments)
         y = ops.cast(run.values[self.output], ACCUMULATE[self.dtype(self.output)])
         if self.audit:
@@ -155,14 +156,14 @@ class Contrast(Program):
         return (y, *results)
 
     def walked_back(
-        self, ops: Any, weights: Mapping[Value, Array], arguments: Sequence[Array]
+        self, ops: Ops, weights: Mapping[Value, Array], arguments: Sequence[Array]
     ) -> tuple[dict[str, Array], _Run, dict[Value, Any]]:
         """The arguments by name, the values of the run, and the message at every value on the path."""
         args = dict(zip((p.name for p in self.placeholders), arguments, strict=True))
         inputs = [args[f"input_{value.node}"] for value in self.graph.inputs]
         values, _ = evaluate(ops, self.graph, weights, inputs, (self.output, *self.wrt, *self._targets()))
         at_reference = {
-            value: ops.move_axis(args[f"reference_{i}"], 0, self.graph.output(value).batch_axis)
+            value: ops.move_axis(args[f"reference_{i}"], 0, self.graph.output(value).batch_axis or 0)
             for i, value in enumerate(self.kept)
         }
         mask = self.method.weights(ops, args["mask"] + ops.one_hot_max(values[self.output]) * args["choose"])
@@ -172,13 +173,13 @@ class Contrast(Program):
     def _targets(self) -> list[Value]:
         return [value for node in self.walked for value in (*node.inputs, *node.values)]
 
-    def _walk(self, ops: Any, run: _Run, start: Array) -> dict[Value, Any]:
+    def _walk(self, ops: Ops, run: _Run, start: Array) -> dict[Value, Any]:
         """Messages, at flat rows, of every value on the path."""
         self._split(ops, run)
         first = Split(start, start) if self.rules.splits else start
         return self.carry(ops, {self.output: first}, run.site, run.flattened)
 
-    def _split(self, ops: Any, run: _Run) -> None:
+    def _split(self, ops: Ops, run: _Run) -> None:
         """Positive and negative differences of every value on the path, where the rule set carries them."""
         table, splits = self.rules.splits, run.splits
         if not table:
@@ -189,7 +190,7 @@ class Contrast(Program):
             rule = table.get(node.function) or table[node.role]
             splits.update(zip(node.values, rule(ops, run.site(node, (None,) * len(node.outputs))), strict=False))
 
-    def _gaps(self, ops: Any, run: _Run, messages: Mapping[Value, Any]) -> Array:
+    def _gaps(self, ops: Ops, run: _Run, messages: Mapping[Value, Any]) -> Array:
         """Σ m·Δ over each node's inputs less that over its outputs, (1, nodes); for one sample."""
         gaps = []
         for node in self.walked:
@@ -208,7 +209,7 @@ class _Run:
     """The values of one run, at the sample and at the reference, as rules and operations take them."""
 
     def __init__(
-        self, ops: Any, program: Contrast, values: Mapping[Value, Array], at_reference: Mapping[Value, Array]
+        self, ops: Ops, program: Contrast, values: Mapping[Value, Array], at_reference: Mapping[Value, Array]
     ) -> None:
         self.ops, self.program, self.graph, self.grid = ops, program, program.graph, program.grid
         self.values, self.base = values, at_reference
@@ -236,7 +237,10 @@ class _Run:
         axis = self.axis(value)
         if value not in self.base:
             return self.r_rows(value) if axis is None else self.x(value)
-        return self.ops.insert_axis(self.base[value], axis) if self.grid else self.base[value]
+        if not self.grid:
+            return self.base[value]
+        assert axis is not None  # what is kept of references has their rows
+        return self.ops.insert_axis(self.base[value], axis)
 
     def spread(self, rows: Array, value: Value) -> Array:
         """Flat rows as rules see them."""

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import InputError
+from .ops import Ops
 
 UInt64 = npt.NDArray[np.uint64]
 
@@ -76,7 +77,7 @@ def halves(keys: UInt64) -> npt.NDArray[np.int64]:
     return np.stack([keys >> np.uint64(32), low], axis=-1).astype(np.int64)
 
 
-def uniform(ops: Any, keys: Any, shape: tuple[int, ...], dtype: str, first: int = 0) -> Any:
+def uniform(ops: Ops, keys: Any, shape: tuple[int, ...], dtype: str, first: int = 0) -> Any:
     """Uniform numbers in (0, 1), one per element of a sample, inside the kernel.
 
     ``keys``: int64 (R, 2) from :func:`halves`. Returns (R, \\*shape).
@@ -93,7 +94,7 @@ def uniform(ops: Any, keys: Any, shape: tuple[int, ...], dtype: str, first: int 
     return ops.reshape_rows(u, shape)
 
 
-def _mix32(ops: Any, h: Any) -> Any:
+def _mix32(ops: Ops, h: Any) -> Any:
     h = ops.bits_xor(h, ops.shift_right(h, 16))
     h = ops.bits_and(h * 0x21F0AAAD, _MASK32)
     h = ops.bits_xor(h, ops.shift_right(h, 15))

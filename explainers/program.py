@@ -23,6 +23,7 @@ from .errors import UnsupportedOperation
 from .graph import Graph, Node, Role, Value
 from .methods.base import Method
 from .methods.removal import Design, Removal
+from .ops import Ops
 from .rules import RuleSet, Site
 from .rules.base import unsupported
 
@@ -145,13 +146,13 @@ class Program:
                 result.append(Placeholder(name, axis, shape, dtype))
         return tuple(result)
 
-    def __call__(self, ops: Any, weights: Mapping[Value, Array], *arguments: Array) -> tuple[Array, ...]:
+    def __call__(self, ops: Ops, weights: Mapping[Value, Array], *arguments: Array) -> tuple[Array, ...]:
         args = dict(zip((p.name for p in self.placeholders), arguments, strict=True))
         inputs = [args[f"input_{value.node}"] for value in self.graph.inputs]
         return self._single(ops, weights, inputs, args) if self.single else self._rows(ops, weights, inputs, args)
 
     def _single(
-        self, ops: Any, weights: Mapping[Value, Array], inputs: list[Array], args: Mapping[str, Array]
+        self, ops: Ops, weights: Mapping[Value, Array], inputs: list[Array], args: Mapping[str, Array]
     ) -> Results:
         values, pullbacks = self.forward(ops, weights, inputs)
         y = values[self.output]
@@ -163,7 +164,7 @@ class Program:
         return (ops.cast(y, ACCUMULATE[self.dtype(self.output)]), *results)
 
     def _rows(
-        self, ops: Any, weights: Mapping[Value, Array], inputs: list[Array], args: Mapping[str, Array]
+        self, ops: Ops, weights: Mapping[Value, Array], inputs: list[Array], args: Mapping[str, Array]
     ) -> Results:
         sample = args["sample"]
         rows = [ops.take(array, sample) for array in inputs]
@@ -190,7 +191,7 @@ class Program:
         return (result, *sums)
 
     def forward(
-        self, ops: Any, weights: Mapping[Value, Array], inputs: Sequence[Array]
+        self, ops: Ops, weights: Mapping[Value, Array], inputs: Sequence[Array]
     ) -> tuple[dict[Value, Array], dict[str, Any]]:
         """Evaluate the graph. Nodes on the path also keep their vector–Jacobian product."""
         walked = {node.name for node in self.walked}
@@ -199,13 +200,13 @@ class Program:
     def _walked(self, node: Node) -> bool:
         return node.name in self.path and node.role is not Role.INPUT and not set(node.values) & set(self.wrt)
 
-    def walk(self, ops: Any, values: Mapping[Value, Array], pullbacks: Mapping[str, Any], mask: Array) -> list[Array]:
+    def walk(self, ops: Ops, values: Mapping[Value, Array], pullbacks: Mapping[str, Any], mask: Array) -> list[Array]:
         """Carry ``mask``, the message at the output, back to ``wrt`` by the rules."""
         messages = self.messages(ops, values, pullbacks, mask)
         return [messages[value] if value in messages else ops.zeros_like(values[value]) for value in self.wrt]
 
     def messages(
-        self, ops: Any, values: Mapping[Value, Array], pullbacks: Mapping[str, Any], mask: Array
+        self, ops: Ops, values: Mapping[Value, Array], pullbacks: Mapping[str, Any], mask: Array
     ) -> dict[Value, Array]:
         """The message at every value that ``mask``, the one at the output, reaches by the rules."""
         active = self.graph.active(self.wrt)
@@ -227,7 +228,7 @@ class Program:
 
     def carry(
         self,
-        ops: Any,
+        ops: Ops,
         messages: dict[Value, Any],
         site: Callable[[Node, tuple[Any, ...]], Site],
         finished: Callable[[Node, Sequence[Any]], Sequence[Any]] = lambda node, passed: passed,
@@ -305,7 +306,7 @@ class Forward:
     def placeholders(self) -> tuple[Placeholder, ...]:
         return tuple(input_placeholders(self.inputs, self.graph))
 
-    def __call__(self, ops: Any, weights: Mapping[Value, Array], *arguments: Array) -> tuple[Array, ...]:
+    def __call__(self, ops: Ops, weights: Mapping[Value, Array], *arguments: Array) -> tuple[Array, ...]:
         targets = [value for _, value in self.graph.outputs]
         given = dict(zip(self.inputs, arguments, strict=True))
         values, _ = evaluate(ops, self.graph, weights, [given.get(value) for value in self.graph.inputs], targets)
@@ -325,7 +326,7 @@ def input_placeholders(inputs: Sequence[Value], graph: Graph) -> Iterator[Placeh
 
 
 def evaluate(
-    ops: Any,
+    ops: Ops,
     graph: Graph,
     weights: Mapping[Value, Array],
     inputs: Sequence[Array],

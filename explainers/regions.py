@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .graph import Graph, Node, Output, Role, Value
+from .ops import Ops
 
 Array = Any
 Pullback = Callable[[Sequence[Array | None]], Sequence[Array | None]]
@@ -27,7 +28,7 @@ class Region:
     result: Value
 
 
-def evaluate(ops: Any, node: Node, arrays: Sequence[Array]) -> Sequence[Array]:
+def evaluate(ops: Ops, node: Node, arrays: Sequence[Array]) -> Sequence[Array]:
     """Run a node, joined or plain, on the values of its inputs."""
     if not isinstance(node.payload, Region):
         result: Sequence[Array] = ops.evaluate(node, arrays)
@@ -38,7 +39,7 @@ def evaluate(ops: Any, node: Node, arrays: Sequence[Array]) -> Sequence[Array]:
     return (known[node.payload.result],)
 
 
-def vjp(ops: Any, node: Node, arrays: Sequence[Array], places: Sequence[int]) -> tuple[Sequence[Array], Pullback]:
+def vjp(ops: Ops, node: Node, arrays: Sequence[Array], places: Sequence[int]) -> tuple[Sequence[Array], Pullback]:
     """Run a node, joined or plain; its outputs and its vector–Jacobian product towards ``places``."""
     if not isinstance(node.payload, Region):
         result: tuple[Sequence[Array], Pullback] = ops.vjp(node, arrays, places)

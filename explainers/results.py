@@ -43,7 +43,7 @@ class Results:
         mask: Numpy | str = "all" if call.target.kind == "all" else _mask(call, chunks)
         gap = None
         if method.complete and baselines is not None and not isinstance(mask, str):
-            weights = method.weights(completeness.OnHost, mask.astype(np.float64))
+            weights = method.weights(completeness.ON_HOST, mask.astype(np.float64))
             change = _scalar(outputs, weights) - _scalar(baselines, weights)
             gap = np.concatenate([self._total(chunk) for chunk in chunks]) - change
         errors = None

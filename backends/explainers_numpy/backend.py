@@ -12,6 +12,7 @@ import psutil
 from explainers.backend import Kernel, Loaded, Program, Size, Traced
 from explainers.errors import ArtifactError
 from explainers.graph import Value
+from explainers.ops import Ops
 from explainers.spec import Numpy, Signature
 
 from . import kernel, ops, trace
@@ -102,7 +103,7 @@ class NumpyBackend:
         return np.asarray(array)
 
     @property
-    def ops(self) -> Any:
+    def ops(self) -> Ops:
         return ops
 
     def view(self, array: Any) -> Numpy | None:

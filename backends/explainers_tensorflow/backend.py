@@ -14,6 +14,7 @@ import numpy as np
 
 from explainers.backend import CPU_CACHE, Kernel, Loaded, Program, Size, Traced
 from explainers.graph import Value
+from explainers.ops import Ops
 from explainers.spec import Numpy, Signature
 
 
@@ -163,7 +164,7 @@ class TensorFlowBackend:
             return tf.cast(tf.convert_to_tensor(array), kind)
 
     @property
-    def ops(self) -> Any:
+    def ops(self) -> Ops:
         from . import ops
 
         return ops

@@ -15,6 +15,7 @@ import numpy as np
 from explainers.backend import CPU_CACHE, Kernel, Loaded, Program, Size, Traced
 from explainers.errors import InputError
 from explainers.graph import Value
+from explainers.ops import Ops
 from explainers.spec import Numpy, Signature
 
 _NOTHING = nullcontext()
@@ -228,7 +229,7 @@ class TorchBackend:
         return array.to(device=given.device, dtype=kind)
 
     @property
-    def ops(self) -> Any:
+    def ops(self) -> Ops:
         from . import ops
 
         return ops

@@ -14,6 +14,7 @@ from ..api import Explainer
 from ..contrast import Contrast
 from ..errors import ExplainersError, InputError
 from ..graph import Graph, Role, Value
+from ..ops import Ops
 from ..program import Forward, Placeholder, Program
 from ..spec import Array, Numpy
 from ..work import Packages
@@ -49,7 +50,7 @@ class Messages(Program):
     def placeholders(self) -> tuple[Placeholder, ...]:
         return tuple(self._placeholders_without_baseline())
 
-    def __call__(self, ops: Any, weights: Mapping[Value, Array], *arguments: Array) -> tuple[Array, ...]:
+    def __call__(self, ops: Ops, weights: Mapping[Value, Array], *arguments: Array) -> tuple[Array, ...]:
         args = dict(zip((p.name for p in self.placeholders), arguments, strict=True))
         values, pullbacks = self.forward(ops, weights, [args[f"input_{value.node}"] for value in self.graph.inputs])
         y = values[self.output]
@@ -65,14 +66,14 @@ class Multipliers(Contrast):
 
     at: tuple[Value, ...] = ()
 
-    def __call__(self, ops: Any, weights: Mapping[Value, Array], *arguments: Array) -> tuple[Array, ...]:
+    def __call__(self, ops: Ops, weights: Mapping[Value, Array], *arguments: Array) -> tuple[Array, ...]:
         _, run, messages = self.walked_back(ops, weights, arguments)
         found = {value: run.multiplier(messages[value], value) for value in self.at if value in messages}
         return tuple(_leading(ops, self.graph, value, found.get(value, run.values.get(value)), value in found)
                      for value in self.at)  # fmt: skip
 
 
-def _leading(ops: Any, graph: Graph, value: Value, array: Array, known: bool) -> Array:
+def _leading(ops: Ops, graph: Graph, value: Value, array: Array, known: bool) -> Array:
     """Samples first; zeros where no message came by."""
     axis = graph.output(value).batch_axis
     array = array if known else ops.zeros_like(array)

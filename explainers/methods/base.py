@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ..counter import UInt64
 from ..errors import InputError
+from ..ops import Ops, RowSums
 from ..rules import RULE_SETS, RuleSet
 
 Array = Any
@@ -86,20 +87,20 @@ class Method:
         """Which of ``count`` references each row uses."""
         return np.zeros(len(steps), np.int64)
 
-    def expand(self, ops: Any, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
+    def expand(self, ops: Ops, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
         return x
 
     def contribute(
-        self, ops: Any, message: list[Array], x: list[Array], b: list[Array], args: Mapping[str, Array]
+        self, ops: Ops, message: list[Array], x: list[Array], b: list[Array], args: Mapping[str, Array]
     ) -> list[Array]:
         """What each row adds to its sample's sums: ``accumulators`` arrays for each attributed value."""
         return message
 
-    def weights(self, ops: Any, mask: Array) -> Array:
+    def weights(self, ops: RowSums, mask: Array) -> Array:
         """The message that the walk starts with at the output, from the target mask (U, …)."""
         return mask
 
-    def start(self, ops: Any, mask: Array, y: Array) -> Array:
+    def start(self, ops: Ops, mask: Array, y: Array) -> Array:
         """The message that the walk of one row for each sample starts with, from the mask and the output."""
         return mask
 

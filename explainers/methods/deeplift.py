@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from ..ops import Ops, RowSums
 from ..rules import RULE_SETS, RuleSet
 from ..rules.gradient import vjp
 from .base import Array, Method, one_of
@@ -52,11 +53,11 @@ class DeepLift(Method):
         found = RULE_SETS[f"deeplift_{self.rule}"]
         return found if self.unsupported == "error" else dataclasses.replace(found, fallback=vjp)
 
-    def weights(self, ops: Any, mask: Array) -> Array:
+    def weights(self, ops: RowSums, mask: Array) -> Array:
         return mask - ops.row_mean(mask) if self.mean_normalized else mask
 
     def contribute(
-        self, ops: Any, message: list[Array], x: list[Array], b: list[Array], args: Mapping[str, Array]
+        self, ops: Ops, message: list[Array], x: list[Array], b: list[Array], args: Mapping[str, Array]
     ) -> list[Array]:
         return [m * (value - reference) for m, value, reference in zip(message, x, b, strict=True)]
 

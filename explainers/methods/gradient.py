@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from .. import counter
 from ..counter import UInt64
 from ..errors import InputError
+from ..ops import Ops
 from .base import Array, Method, Numpy, Shapes, at_least, mean_and_error, one_of
 
 
@@ -30,7 +31,7 @@ class Saliency(Method):
     name: ClassVar[str] = "saliency"
 
     def contribute(
-        self, ops: Any, message: list[Array], x: list[Array], b: list[Array], args: Mapping[str, Array]
+        self, ops: Ops, message: list[Array], x: list[Array], b: list[Array], args: Mapping[str, Array]
     ) -> list[Array]:
         return [abs(m) for m in message]
 
@@ -42,7 +43,7 @@ class InputXGradient(Method):
     name: ClassVar[str] = "input_x_gradient"
 
     def contribute(
-        self, ops: Any, message: list[Array], x: list[Array], b: list[Array], args: Mapping[str, Array]
+        self, ops: Ops, message: list[Array], x: list[Array], b: list[Array], args: Mapping[str, Array]
     ) -> list[Array]:
         return [m * value for m, value in zip(message, x, strict=True)]
 
@@ -154,17 +155,17 @@ class IntegratedGradients(Method):
     def endpoint(self, which: str) -> dict[str, float | int]:
         return {"alpha": 1.0 if which == "input" else 0.0, "weight": 0.0}
 
-    def expand(self, ops: Any, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
+    def expand(self, ops: Ops, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
         return _between(ops, x, b, args["alpha"])
 
     def contribute(
-        self, ops: Any, message: list[Array], x: list[Array], b: list[Array], args: Mapping[str, Array]
+        self, ops: Ops, message: list[Array], x: list[Array], b: list[Array], args: Mapping[str, Array]
     ) -> list[Array]:
         triples = zip(message, x, b, strict=True)
         return [ops.scale_rows(m * (value - base), args["weight"]) for m, value, base in triples]
 
 
-def _between(ops: Any, x: list[Array], b: list[Array], alpha: Array) -> list[Array]:
+def _between(ops: Ops, x: list[Array], b: list[Array], alpha: Array) -> list[Array]:
     """b + α(x−b)."""
     return [ops.cast_like(base + ops.scale_rows(v - base, alpha), v) for v, base in zip(x, b, strict=True)]
 
@@ -212,7 +213,7 @@ class SmoothGrad(Method):
     def endpoint(self, which: str) -> dict[str, float | int]:
         return {"scale": 0.0, "key": 0}
 
-    def expand(self, ops: Any, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
+    def expand(self, ops: Ops, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
         points = []
         first = 0
         for value in x:
@@ -224,7 +225,7 @@ class SmoothGrad(Method):
         return points
 
     def contribute(
-        self, ops: Any, message: list[Array], x: list[Array], b: list[Array], args: Mapping[str, Array]
+        self, ops: Ops, message: list[Array], x: list[Array], b: list[Array], args: Mapping[str, Array]
     ) -> list[Array]:
         wide = [ops.cast(m, "float64") for m in message]
         terms = [m * m for m in wide] if self.kind == "squared" else wide
@@ -273,11 +274,11 @@ class GradientShap(Method):
     def endpoint(self, which: str) -> dict[str, float | int]:
         return {"alpha": 1.0 if which == "input" else 0.0}
 
-    def expand(self, ops: Any, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
+    def expand(self, ops: Ops, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
         return _between(ops, x, b, args["alpha"])
 
     def contribute(
-        self, ops: Any, message: list[Array], x: list[Array], b: list[Array], args: Mapping[str, Array]
+        self, ops: Ops, message: list[Array], x: list[Array], b: list[Array], args: Mapping[str, Array]
     ) -> list[Array]:
         triples = zip(message, x, b, strict=True)
         terms = [ops.cast(m * (value - base), "float64") for m, value, base in triples]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..errors import InputError
+from ..ops import Ops
 from ..rules import RuleSet
 from ..rules.composites import COMPOSITES, Composite, composite, relevance
 from ..rules.lrp import AlphaBeta, Epsilon, Flat, Gamma, Pass, WSquare, ZBox, ZPlus, frozen, ratios
@@ -67,7 +68,7 @@ class LRP(Method):
             return relevance(self.composite)
         return relevance(composite(self.composite, self.low, self.high))
 
-    def start(self, ops: Any, mask: Array, y: Array) -> Array:
+    def start(self, ops: Ops, mask: Array, y: Array) -> Array:
         return mask * y
 
 
@@ -91,7 +92,7 @@ class ELRP(Method):
         return ratios(self.epsilon)
 
     def contribute(
-        self, ops: Any, message: list[Array], x: list[Array], b: list[Array], args: Mapping[str, Array]
+        self, ops: Ops, message: list[Array], x: list[Array], b: list[Array], args: Mapping[str, Array]
     ) -> list[Array]:
         return [value * m for value, m in zip(x, message, strict=True)]
 

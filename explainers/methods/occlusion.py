@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..errors import InputError
+from ..ops import Ops
 from .base import Array, Numpy, Shapes, one_of
 from .removal import Design, Placeholders, Removal, Sums, Units, feature_maps, spread
 
@@ -67,7 +68,7 @@ class _Ablation(Effects):
     def endpoint(self, which: str) -> dict[str, Any]:
         return {"feature": -1}
 
-    def expand(self, ops: Any, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
+    def expand(self, ops: Ops, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
         return [
             ops.where(ops.rows_equal(args["feature"], args[f"groups_{i}"]), base, value)
             for i, (value, base) in enumerate(zip(x, b, strict=True))
@@ -194,7 +195,7 @@ class _Windows(Effects):
     def endpoint(self, which: str) -> dict[str, Any]:
         return {f"corner_{i}": np.array(shape or (1,), np.int64) for i, shape in enumerate(self.shapes)}
 
-    def expand(self, ops: Any, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
+    def expand(self, ops: Ops, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
         points = []
         for i, (value, base) in enumerate(zip(x, b, strict=True)):
             corner, shape = args[f"corner_{i}"], self.shapes[i]
@@ -293,7 +294,7 @@ class _Substitutions(Effects):
     def endpoint(self, which: str) -> dict[str, Any]:
         return {"position": -1, "change": 0}
 
-    def expand(self, ops: Any, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
+    def expand(self, ops: Ops, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
         letter = ops.arange(self.letters, args["change"]) - args["change"][:, None]
         rotated = ops.gather_rows(x[0], ops.where(letter < 0, letter + self.letters, letter), self.axis)
         position = ops.arange(self.positions, args["position"]) - args["position"][:, None]

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..errors import InputError
+from ..ops import Ops
 from .base import Array, Numpy, Shapes, at_least
 from .removal import Design, Placeholders, Removal, Units
 
@@ -65,7 +66,7 @@ class _AsTheyAre(Design):
     def endpoint(self, which: str) -> dict[str, Any]:
         return {}
 
-    def expand(self, ops: Any, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
+    def expand(self, ops: Ops, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
         return x
 
     def start(self, count: int, outputs: tuple[int, ...]) -> list[Numpy]:

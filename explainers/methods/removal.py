@@ -16,6 +16,7 @@ import numpy as np
 
 from ..counter import UInt64
 from ..errors import InputError
+from ..ops import Ops
 from .base import Array, Method, Numpy, Shapes
 
 Placeholders = dict[str, tuple[str, tuple[int, ...], str]]
@@ -92,11 +93,11 @@ class Design:
         """Row values at which the expansion is the input itself, or the ``"baseline"``."""
         raise NotImplementedError
 
-    def expand(self, ops: Any, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
+    def expand(self, ops: Ops, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
         """The rows' points; ``x`` may be written over."""
         raise NotImplementedError
 
-    def contribute(self, ops: Any, s: Array, x: list[Array], args: Mapping[str, Array]) -> list[Array]:
+    def contribute(self, ops: Ops, s: Array, x: list[Array], args: Mapping[str, Array]) -> list[Array]:
         """What rows with the values s (R,) add to sums that are kept in the kernel, (R, …) each."""
         return []
 
@@ -235,7 +236,7 @@ class Coalitions(Design):
     def endpoint(self, which: str) -> dict[str, Any]:
         return {"coalition": 255 if which == "input" else 0}
 
-    def expand(self, ops: Any, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
+    def expand(self, ops: Ops, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
         points = []
         features = ops.unpack_bits(args["coalition"], self.features)
         for i, (value, base, m) in enumerate(zip(x, b, self.maps, strict=True)):

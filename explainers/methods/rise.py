@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import counter
 from ..errors import InputError
+from ..ops import Ops
 from .base import Array, Numpy, Shapes, at_least
 from .removal import Design, Placeholders, Removal, Sums, Units
 
@@ -114,7 +115,7 @@ class _Masks(Design):
     def endpoint(self, which: str) -> dict[str, Any]:
         return {"key": 0, "drawn": 0.0, **{f"shift_{i}": 0.0 for i in range(len(self.shapes))}}
 
-    def expand(self, ops: Any, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
+    def expand(self, ops: Ops, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
         kept = self._masks(ops, x, args)
         points = []
         for value, base, mask in zip(x, b, kept, strict=True):
@@ -123,7 +124,7 @@ class _Masks(Design):
             points.append(value * whole + base * (1 - whole))
         return points
 
-    def _masks(self, ops: Any, x: list[Array], args: Mapping[str, Array]) -> list[Array]:
+    def _masks(self, ops: Ops, x: list[Array], args: Mapping[str, Array]) -> list[Array]:
         """Masks (R, …) of each input, that go with its samples."""
         masks = []
         first = 0
@@ -138,7 +139,7 @@ class _Masks(Design):
             masks.append(ops.reshape_rows(mask, shape))
         return masks
 
-    def _interpolated(self, ops: Any, mask: Array, axis: int, place: Array, shift: Array) -> Array:
+    def _interpolated(self, ops: Ops, mask: Array, axis: int, place: Array, shift: Array) -> Array:
         """The grid along ``axis`` at the places of the elements."""
         nodes = int(mask.shape[axis])
         size = int(place.shape[0])
@@ -151,7 +152,7 @@ class _Masks(Design):
         spread = ops.matmul(flat, ops.move_axis(ops.cast_like(hat, flat), 1, 2))
         return ops.move_axis(ops.reshape_rows(spread, (*others, size)), len(others) + 1, axis)
 
-    def contribute(self, ops: Any, s: Array, x: list[Array], args: Mapping[str, Array]) -> list[Array]:
+    def contribute(self, ops: Ops, s: Array, x: list[Array], args: Mapping[str, Array]) -> list[Array]:
         masks = [ops.cast(mask, "float64") for mask in self._masks(ops, x, args)]
         factor = s * ops.cast(args["drawn"], "float64") / self.method.probability
         parts = [ops.scale_rows(mask, factor) for mask in masks]

@@ -16,6 +16,7 @@ from typing import Any
 
 from .. import regions
 from ..graph import Graph, Role, Value
+from ..ops import Ops
 from .base import Array, Rule, RuleSet, Site, passing
 
 FARTHEST = 30  # times |f(x)| + |f(r)|, to which RevealCancel follows arithmetic
@@ -23,17 +24,17 @@ ROUNDING = 4  # units in the last place by which a value may be off
 
 
 @passing
-def linear(ops: Any, at: Site) -> Sequence[Array | None]:
+def linear(ops: Ops, at: Site) -> Sequence[Array | None]:
     """The operation's own vector–Jacobian product: biases cancel in Δ."""
     return at.pullback(at.message)
 
 
 @passing
-def identity(ops: Any, at: Site) -> Sequence[Array | None]:
+def identity(ops: Ops, at: Site) -> Sequence[Array | None]:
     return [at.message[0]]
 
 
-def divided(ops: Any, change: Array, difference: Array, slope: Array, size: Array) -> Array:
+def divided(ops: Ops, change: Array, difference: Array, slope: Array, size: Array) -> Array:
     """The slope change/difference of a chord, or ``slope``, the tangent's, where it is the same but for rounding.
 
     ``size``: magnitude of the values that ``change`` is a difference of: where slope·difference is as near to
@@ -45,7 +46,7 @@ def divided(ops: Any, change: Array, difference: Array, slope: Array, size: Arra
     return ops.where(far, change / difference, slope)
 
 
-def rescale(ops: Any, at: Site) -> Sequence[Array | None]:
+def rescale(ops: Ops, at: Site) -> Sequence[Array | None]:
     """m·Δy/Δx, with the derivative midway between input and reference where Δx vanishes."""
     if not at.broadcasts:
         ratio, *again = _ratio(ops, at)
@@ -57,7 +58,7 @@ def rescale(ops: Any, at: Site) -> Sequence[Array | None]:
     return [divided(ops, share, dx, slope, ops.sum_like(size, dx)), *again]
 
 
-def _ratio(ops: Any, at: Site) -> list[Any]:
+def _ratio(ops: Ops, at: Site) -> list[Any]:
     """Δy/Δx."""
     x, r, y, y_r = at.x[0], at.x_r[0], at.y[0], at.y_r[0]
     slope, *again = derivative(at, ops.midway(x, r), ops.ones_like(y))
@@ -71,14 +72,14 @@ def derivative(at: Site, point: Array, message: Array) -> list[Any]:
     return [sum(parts[1:], parts[0]), *[None] * (len(parts) - 1)]
 
 
-def rescale_relu(ops: Any, at: Site) -> Sequence[Array | None]:
+def rescale_relu(ops: Ops, at: Site) -> Sequence[Array | None]:
     """Rescale for ReLU, whose Δy/Δx is exact however small Δx; [y > 0] where Δx = 0."""
     dx = at.x[0] - at.x_r[0]
     ratio = (at.y[0] - at.y_r[0]) / dx
     return [ops.where(dx == 0, ops.signum(at.y[0]), ratio) * at.message[0]]
 
 
-def product(ops: Any, at: Site) -> Sequence[Array | None]:
+def product(ops: Ops, at: Site) -> Sequence[Array | None]:
     """The vector–Jacobian product midway: exact for everything quadratic. m_x = m·(y + y_r)/2.
 
     For u·v with a factor v that rescales (a reciprocal root, a gate), the two orders v·Δu + u_r·Δv and
@@ -96,7 +97,7 @@ def product(ops: Any, at: Site) -> Sequence[Array | None]:
     return at.apply(points)[1](at.message)
 
 
-def _proportions(ops: Any, a: Array, b: Array) -> tuple[Array, Array]:
+def _proportions(ops: Ops, a: Array, b: Array) -> tuple[Array, Array]:
     """|a| : |b| as two numbers whose sum is 1; halves where both are 0."""
     a, b = ops.absolute(a), ops.absolute(b)
     top = ops.maximum(a, b)
@@ -105,7 +106,7 @@ def _proportions(ops: Any, a: Array, b: Array) -> tuple[Array, Array]:
     return a / (a + b), b / (a + b)
 
 
-def quotient(ops: Any, at: Site) -> Sequence[Array | None]:
+def quotient(ops: Ops, at: Site) -> Sequence[Array | None]:
     """z = x/y as the product of x and v = 1/y, which rescales x, in terms that stay small.
 
     For y and y_r of one sign: m_x = m/ȳ and m_y = −m·z̄/ȳ, where ȳ and z̄ are the means of input and reference.
@@ -118,7 +119,7 @@ def quotient(ops: Any, at: Site) -> Sequence[Array | None]:
     return [ops.sum_like(shared * (sign + sign_r), x + x_r), ops.sum_like(-shared * (sign * z_r + sign_r * z), y + y_r)]
 
 
-def bivariate(ops: Any, at: Site) -> Sequence[Array | None]:
+def bivariate(ops: Ops, at: Site) -> Sequence[Array | None]:
     """Any f(x, y), shared like a product: m_x = m·½[f(x,y) − f(x_r,y) + f(x,y_r) − f(x_r,y_r)]/(x − x_r)."""
     (first, second), (x, y), (x_r, y_r), m = at.places, at.x, at.x_r, at.message[0]
     ((low_y, *_), _), ((low_x, *_), _) = at.apply({second: y_r}), at.apply({first: x_r})
@@ -133,7 +134,7 @@ def bivariate(ops: Any, at: Site) -> Sequence[Array | None]:
     ]
 
 
-def extreme(ops: Any, at: Site) -> Sequence[Array | None]:
+def extreme(ops: Ops, at: Site) -> Sequence[Array | None]:
     """Maximum or minimum: m·Δy goes to the winner of x or, where that is farther out, of the reference.
 
     With M = max(y, y_r), m·(M−y_r) belongs to the entries where x has its maximum and m·(y−M) to those
@@ -162,7 +163,7 @@ def extreme(ops: Any, at: Site) -> Sequence[Array | None]:
 # With L = log Σ exp(x) each is a sum of logarithmic means, all in [0, 1], of probabilities.
 
 
-def log_sum_exp(ops: Any, at: Site) -> Sequence[Array | None]:
+def log_sum_exp(ops: Ops, at: Site) -> Sequence[Array | None]:
     """m_j = m·w_j with w_j the share of x_j in ΔL: Σ w_j·Δx_j = ΔL (see :class:`_Shares`)."""
     m = at.message[0]
     axes = at.node.attributes["axis"]
@@ -172,13 +173,13 @@ def log_sum_exp(ops: Any, at: Site) -> Sequence[Array | None]:
     return [m * _Shares.of(ops, at.x[0], at.x_r[0], axes).w]
 
 
-def log_softmax(ops: Any, at: Site) -> Sequence[Array | None]:
+def log_softmax(ops: Ops, at: Site) -> Sequence[Array | None]:
     """y = x − L: m_j − w_j·Σm."""
     axis = at.node.attributes["axis"]
     return [_Shares.of(ops, at.x[0], at.x_r[0], axis).taken(ops, at.message[0], axis)]
 
 
-def softmax(ops: Any, at: Site) -> Sequence[Array | None]:
+def softmax(ops: Ops, at: Site) -> Sequence[Array | None]:
     """y = exp(u), u = x − L: m'_j − w_j·Σm' with m' = m·k, k_i the logarithmic mean of y_i and its reference."""
     axis = at.node.attributes["axis"]
     shares = _Shares.of(ops, at.x[0], at.x_r[0], axis)
@@ -200,7 +201,7 @@ class _Shares:
     du: Array
 
     @classmethod
-    def of(cls, ops: Any, x: Array, r: Array, axis: Any) -> _Shares:
+    def of(cls, ops: Ops, x: Array, r: Array, axis: Any) -> _Shares:
         """L is kept as largest entry and rest, so that the rounding of large entries cancels."""
         (top, below, rest), (top_r, below_r, rest_r) = _log_total(ops, x, axis), _log_total(ops, r, axis)
         change = (top - top_r) + ops.difference(rest, rest_r)
@@ -211,7 +212,7 @@ class _Shares:
         w = ops.exp(largest) * _decay(ops, dx) * (1 / _decay(ops, change))
         return cls(w, u, u_r, dx, ops.difference(u, u_r))
 
-    def taken(self, ops: Any, m: Array, axis: Any) -> Array:
+    def taken(self, ops: Ops, m: Array, axis: Any) -> Array:
         """m_j − w_j·Σm. Where one w is almost 1 and Δx_j large, 1 − w_j is what the other shares leave of Δu_j.
 
         Σw ≤ 1, so that at most one is above ½. There (1 − w)·Δx would be the difference of two large numbers.
@@ -224,14 +225,14 @@ class _Shares:
         return left - w * ops.where(large, others, ops.reduce_sum(m, axis))
 
 
-def _log_total(ops: Any, x: Array, axis: Any) -> tuple[Array, Array, Array]:
+def _log_total(ops: Ops, x: Array, axis: Any) -> tuple[Array, Array, Array]:
     """The largest entry, 0 where it is −∞; x less that; L less that."""
     top = ops.finite(ops.reduce_max(x, axis))
     below = x - top
     return top, below, ops.log(ops.reduce_sum(ops.exp(below), axis))
 
 
-def _decay(ops: Any, d: Array) -> Array:
+def _decay(ops: Ops, d: Array) -> Array:
     """φ(d) = (1 − e^−|d|)/|d|, 1 at 0: the mean of e^−t for t from 0 to |d|."""
     fall = -ops.at_least(ops.absolute(d), 1e-30)
     return ops.expm1(fall) / fall
@@ -281,12 +282,12 @@ class Split:
     def __add__(self, other: Split) -> Split:
         return Split(self.positive + other.positive, self.negative + other.negative)
 
-    def swapped(self, ops: Any, keep: Array) -> Split:
+    def swapped(self, ops: Ops, keep: Array) -> Split:
         """The parts exchanged where ``keep`` is False."""
         positive = ops.where(keep, self.positive, self.negative)
         return Split(positive, ops.where(keep, self.negative, self.positive))
 
-    def by_sign(self, ops: Any, difference: Array) -> Array:
+    def by_sign(self, ops: Ops, difference: Array) -> Array:
         """One multiplier for each whole difference: its sign says which; the mean of both where it is 0."""
         mean = (self.positive + self.negative) * 0.5
         return ops.where(difference > 0, self.positive, ops.where(difference < 0, self.negative, mean))
@@ -296,16 +297,16 @@ class Split:
         return self.positive * parts.positive + self.negative * parts.negative
 
 
-def signs(ops: Any, difference: Array) -> Split:
+def signs(ops: Ops, difference: Array) -> Split:
     nothing = ops.zeros_like(difference)
     return Split(ops.maximum(difference, nothing), ops.minimum(difference, nothing))
 
 
-def split_by_sign(ops: Any, at: Site) -> Sequence[Split]:
+def split_by_sign(ops: Ops, at: Site) -> Sequence[Split]:
     return [signs(ops, y - y_r) for y, y_r in zip(at.y, at.y_r, strict=True)]
 
 
-def _weighted(ops: Any, at: Site, x: Array, sign: int) -> Any:
+def _weighted(ops: Ops, at: Site, x: Array, sign: int) -> Any:
     """The linear map of ``x`` with the positive or the negative weights only, without bias."""
     weight = at.operand(at.node.attributes["weight"])
     nothing = ops.zeros_like(weight)
@@ -315,7 +316,7 @@ def _weighted(ops: Any, at: Site, x: Array, sign: int) -> Any:
     return at.apply(given)
 
 
-def split_weighted(ops: Any, at: Site) -> Sequence[Split]:
+def split_weighted(ops: Ops, at: Site) -> Sequence[Split]:
     """Δy⁺ = Δx₊W₊ + Δx₋W₋ and Δy⁻ = Δx₊W₋ + Δx₋W₊, where ± is the sign of the whole Δx."""
     parts = signs(ops, at.x[0] - at.x_r[0])
     up = _weighted(ops, at, parts.positive, 1)[0][0] + _weighted(ops, at, parts.negative, -1)[0][0]
@@ -323,7 +324,7 @@ def split_weighted(ops: Any, at: Site) -> Sequence[Split]:
     return [Split(up, down)]
 
 
-def reveal_weighted(ops: Any, at: Site) -> Sequence[Split | None]:
+def reveal_weighted(ops: Ops, at: Site) -> Sequence[Split | None]:
     m = at.message[0]
     _, up = _weighted(ops, at, at.x[0], 1)
     _, down = _weighted(ops, at, at.x[0], -1)
@@ -333,13 +334,13 @@ def reveal_weighted(ops: Any, at: Site) -> Sequence[Split | None]:
     return [Split(whole, whole)]
 
 
-def _signed(ops: Any, at: Site) -> list[Array]:
+def _signed(ops: Ops, at: Site) -> list[Array]:
     """For each active input whether what it adds to the outputs has its own sign: of a map without weights."""
     slopes = at.pullback([ops.ones_like(y) for y in at.y])
     return [ops.zeros_like(x) >= 0 if slope is None else slope >= 0 for slope, x in zip(slopes, at.x, strict=True)]
 
 
-def split_linear(ops: Any, at: Site) -> Sequence[Split]:
+def split_linear(ops: Ops, at: Site) -> Sequence[Split]:
     """The parts go through on their own; exchanged where the map turns the sign."""
     ordered = [part.swapped(ops, keep) for part, keep in zip(at.split, _signed(ops, at), strict=True)]
     still, _ = at.apply({place: ops.zeros_like(x) for place, x in zip(at.places, at.x, strict=True)})
@@ -348,7 +349,7 @@ def split_linear(ops: Any, at: Site) -> Sequence[Split]:
     return [Split(a - c, b - c) for a, b, c in zip(up, down, still, strict=True)]
 
 
-def reveal_linear(ops: Any, at: Site) -> Sequence[Split | None]:
+def reveal_linear(ops: Ops, at: Site) -> Sequence[Split | None]:
     up = at.pullback([m if m is None else m.positive for m in at.message])
     down = at.pullback([m if m is None else m.negative for m in at.message])
     return [
@@ -357,7 +358,7 @@ def reveal_linear(ops: Any, at: Site) -> Sequence[Split | None]:
     ]
 
 
-def _parts(ops: Any, at: Site) -> Split:
+def _parts(ops: Ops, at: Site) -> Split:
     """Δx⁺ and Δx⁻, 0 where one is no more than the rounding of the other and of r."""
     part = at.split[0]
     rise, fall = ops.absolute(part.positive), ops.absolute(part.negative)
@@ -365,11 +366,11 @@ def _parts(ops: Any, at: Site) -> Split:
     return Split(ops.zeroed(part.positive, rise <= least), ops.zeroed(part.negative, fall <= least))
 
 
-def split_revealed(ops: Any, at: Site) -> Sequence[Split]:
+def split_revealed(ops: Ops, at: Site) -> Sequence[Split]:
     return [_revealed(ops, at)[0]]
 
 
-def _revealed(ops: Any, at: Site) -> tuple[Split, Array]:
+def _revealed(ops: Ops, at: Site) -> tuple[Split, Array]:
     """Δy⁺ = ½[f(r+Δ⁺) − f(r) + f(x) − f(r+Δ⁻)], Δy⁻ = ½[f(r+Δ⁻) − f(r) + f(x) − f(r+Δ⁺)] (eq. in 3.5.3).
 
     Rescale where f is not defined at r+Δ⁺ or r+Δ⁻ (a logarithm, a square root), or where arithmetic leads to numbers
@@ -390,7 +391,7 @@ def _revealed(ops: Any, at: Site) -> tuple[Split, Array]:
     return made, ops.where(defined, 2 * largest + size, size)
 
 
-def revealcancel(ops: Any, at: Site) -> Sequence[Split | None]:
+def revealcancel(ops: Ops, at: Site) -> Sequence[Split | None]:
     """m⁺·Δy⁺/Δx⁺ and m⁻·Δy⁻/Δx⁻."""
     m, part = at.message[0], _parts(ops, at)
     made, size = _revealed(ops, at)
@@ -400,24 +401,24 @@ def revealcancel(ops: Any, at: Site) -> Sequence[Split | None]:
     return [Split(up, down), *again]
 
 
-def split_rescaled(ops: Any, at: Site) -> Sequence[Split]:
+def split_rescaled(ops: Ops, at: Site) -> Sequence[Split]:
     """Δy± = Δx±·Δy/Δx."""
     ratio, part = _ratio(ops, at)[0], at.split[0]
     return [Split(part.positive * ratio, part.negative * ratio).swapped(ops, ratio >= 0)]
 
 
-def rescaled(ops: Any, at: Site) -> Sequence[Split | None]:
+def rescaled(ops: Ops, at: Site) -> Sequence[Split | None]:
     m = at.message[0]
     ratio, *again = _ratio(ops, at)
     m = m.swapped(ops, ratio >= 0)
     return [Split(m.positive * ratio, m.negative * ratio), *again]
 
 
-def split_behind_dense(ops: Any, at: Site) -> Sequence[Split]:
+def split_behind_dense(ops: Ops, at: Site) -> Sequence[Split]:
     return (split_revealed if at.node.attributes.get("behind") == "dense" else split_rescaled)(ops, at)
 
 
-def behind_dense(ops: Any, at: Site) -> Sequence[Split | None]:
+def behind_dense(ops: Ops, at: Site) -> Sequence[Split | None]:
     """RevealCancel behind dense layers, else Rescale."""
     return (revealcancel if at.node.attributes.get("behind") == "dense" else rescaled)(ops, at)
 
@@ -425,7 +426,7 @@ def behind_dense(ops: Any, at: Site) -> Sequence[Split | None]:
 def whole(rule: Rule) -> Rule:
     """A rule for whole differences, between values whose parts were split by the sign of the difference."""
 
-    def passed(ops: Any, at: Site) -> Sequence[Split | None]:
+    def passed(ops: Ops, at: Site) -> Sequence[Split | None]:
         pairs = zip(at.message, at.y, at.y_r, strict=False)
         single = [m if m is None else m.by_sign(ops, y - y_r) for m, y, y_r in pairs]
         single += [None] * (len(at.message) - len(single))

@@ -7,27 +7,27 @@ deconvnet: m·[m>0] (Zeiler and Fergus 2014, section 2.1). zero: every activatio
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from ..graph import Role
+from ..ops import Ops
 from .base import Array, RuleSet, Site, passing
 
 
 @passing
-def vjp(ops: Any, at: Site) -> Sequence[Array | None]:
+def vjp(ops: Ops, at: Site) -> Sequence[Array | None]:
     return at.pullback(at.message)
 
 
-def stop(ops: Any, at: Site) -> Sequence[Array | None]:
+def stop(ops: Ops, at: Site) -> Sequence[Array | None]:
     return [None] * len(at.x)
 
 
-def guided_relu(ops: Any, at: Site) -> Sequence[Array | None]:
+def guided_relu(ops: Ops, at: Site) -> Sequence[Array | None]:
     m: Array = at.message[0]
     return [ops.where((at.x[0] > 0) & (m > 0), m, ops.zeros_like(m))]
 
 
-def deconv_relu(ops: Any, at: Site) -> Sequence[Array | None]:
+def deconv_relu(ops: Ops, at: Site) -> Sequence[Array | None]:
     m: Array = at.message[0]
     return [ops.where(m > 0, m, ops.zeros_like(m))]
 

@@ -20,6 +20,7 @@ import numpy as np
 from .. import regions
 from ..errors import InputError
 from ..graph import Graph, Output, Role, Value
+from ..ops import Ops
 from .base import Array, Rule, RuleSet, Site, passing, unsupported
 from .gradient import GRADIENT, vjp
 
@@ -30,7 +31,7 @@ LARGEST_BOUND = 64  # entries of a bound for z^B
 # --- rules for linear maps -------------------------------------------------------------------
 
 
-def stabilized(ops: Any, z: Array, output: Output, epsilon: float, size: Array | None = None) -> Array:
+def stabilized(ops: Ops, z: Array, output: Output, epsilon: float, size: Array | None = None) -> Array:
     """z + ε·s·sign(z) with sign(0) = 1, where s is the largest |``size``| of the row, by default |z|; never 0."""
     size = ops.absolute(z if size is None else size)
     rows = output.shape.index(None) if None in output.shape else None
@@ -50,7 +51,7 @@ class Epsilon:
     def __post_init__(self) -> None:
         _not_negative("epsilon", self.epsilon)
 
-    def __call__(self, ops: Any, at: Site) -> Sequence[Array | None]:
+    def __call__(self, ops: Ops, at: Site) -> Sequence[Array | None]:
         passed = [
             m if m is None else m / stabilized(ops, y, output, self.epsilon, _own_part(ops, at, y))
             for m, y, output in zip(at.message, at.y, at.node.outputs, strict=True)
@@ -58,12 +59,12 @@ class Epsilon:
         return [None if p is None else _times(ops, x, p) for x, p in zip(at.x, at.pullback(passed), strict=True)]
 
 
-def _own_part(ops: Any, at: Site, y: Array) -> Array | None:
+def _own_part(ops: Ops, at: Site, y: Array) -> Array | None:
     """What the only active operand of x ± c adds: c may be a mask of huge numbers, which is no scale for x."""
     return ops.zeros_like(y) + at.x[0] if at.node.elementwise and len(at.x) == 1 else None
 
 
-def _times(ops: Any, x: Array, passed: Array) -> Array:
+def _times(ops: Ops, x: Array, passed: Array) -> Array:
     """x·passed; 0 where nothing is passed, also to a masked x = −∞."""
     return ops.where(passed == 0, ops.zeros_like(passed), x * passed)
 
@@ -72,7 +73,7 @@ def _times(ops: Any, x: Array, passed: Array) -> Array:
 class Pass:
     """R_j = R_k: for a linear or univariate operation between tensors of one shape, such as a batch norm."""
 
-    def __call__(self, ops: Any, at: Site) -> Sequence[Array | None]:
+    def __call__(self, ops: Ops, at: Site) -> Sequence[Array | None]:
         return unchanged(ops, at)
 
 
@@ -91,7 +92,7 @@ class AlphaBeta:
         if abs(self.alpha - self.beta - 1) > 1e-9:
             raise InputError(f"αβ keeps relevance only where alpha − beta = 1; got {self.alpha} and {self.beta}")
 
-    def __call__(self, ops: Any, at: Site) -> Sequence[Array | None]:
+    def __call__(self, ops: Ops, at: Site) -> Sequence[Array | None]:
         total, shares = _signed(ops, at, 1)
         passed = shares(self.alpha * at.message[0] / _safe(ops, at, total, self.epsilon))
         if not self.beta:
@@ -124,7 +125,7 @@ class Gamma:
         _not_negative("gamma", self.gamma)
         _not_negative("epsilon", self.epsilon)
 
-    def __call__(self, ops: Any, at: Site) -> Sequence[Array | None]:
+    def __call__(self, ops: Ops, at: Site) -> Sequence[Array | None]:
         (rising, up), (falling, down) = _signed(ops, at, 1), _signed(ops, at, -1)
         positive = at.y[0] >= 0
         z = at.y[0] + ops.where(positive, rising, falling) * self.gamma
@@ -137,7 +138,7 @@ class Gamma:
 class Flat:
     """R_j = Σ_k 1/n_k·R_k: each of the n_k inputs of an output alike (Lapuschkin et al. 2019, supplement)."""
 
-    def __call__(self, ops: Any, at: Site) -> Sequence[Array | None]:
+    def __call__(self, ops: Ops, at: Site) -> Sequence[Array | None]:
         return _even(ops, at, ops.ones_like(_weight(at)))
 
 
@@ -145,7 +146,7 @@ class Flat:
 class WSquare:
     """R_j = Σ_k w²_jk/Σ_i w²_ik·R_k (Montavon et al. 2017, table 1)."""
 
-    def __call__(self, ops: Any, at: Site) -> Sequence[Array | None]:
+    def __call__(self, ops: Ops, at: Site) -> Sequence[Array | None]:
         return _even(ops, at, _weight(at) * _weight(at))
 
 
@@ -175,7 +176,7 @@ class ZBox:
         if not np.less_equal(self.low, self.high).all():
             raise InputError(f"low must be at most high; got low={self.low!r}, high={self.high!r}")
 
-    def __call__(self, ops: Any, at: Site) -> Sequence[Array | None]:
+    def __call__(self, ops: Ops, at: Site) -> Sequence[Array | None]:
         weight, x = _weight(at), _input(at)
         nothing = ops.zeros_like(weight)
         low, high = (ops.zeros_like(x) + _bound(ops, bound, x) for bound in (self.low, self.high))
@@ -193,7 +194,7 @@ def frozen(bound: Any) -> Any:
     return frozen(bound.tolist()) if hasattr(bound, "tolist") else bound
 
 
-def _bound(ops: Any, bound: Any, x: Array) -> Array:
+def _bound(ops: Ops, bound: Any, x: Array) -> Array:
     """``bound`` as an array that goes with ``x``, built of its entries."""
     known = np.asarray(bound, np.float64)
     if not known.ndim:
@@ -226,7 +227,7 @@ def _input(at: Site) -> Array:
     return at.operand(_input_place(at))
 
 
-def _mapped(ops: Any, at: Site, x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, Shares]:
+def _mapped(ops: Ops, at: Site, x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, Shares]:
     """The map with other operands, by default without bias: z, and S_k ↦ Σ_k c_jk·S_k for each active operand."""
     given = {_input_place(at): x, at.node.attributes["weight"]: weight}
     if "bias" in at.node.attributes:
@@ -241,7 +242,7 @@ def _mapped(ops: Any, at: Site, x: Array, weight: Array, bias: Array | None = No
     return z, shares
 
 
-def _signed(ops: Any, at: Site, sign: int) -> tuple[Array, Shares]:
+def _signed(ops: Ops, at: Site, sign: int) -> tuple[Array, Shares]:
     """z⁺ = Σ c⁺ + b⁺ or z⁻ = Σ c⁻ + b⁻, and the shares of the contributions of this sign."""
 
     def part(array: Array, sign: int) -> Array:
@@ -255,13 +256,13 @@ def _signed(ops: Any, at: Site, sign: int) -> tuple[Array, Shares]:
     return positive + negative, lambda passed: _sum(first(passed), second(passed))
 
 
-def _even(ops: Any, at: Site, weight: Array) -> list[Array | None]:
+def _even(ops: Ops, at: Site, weight: Array) -> list[Array | None]:
     """Shares in proportion to ``weight`` alone."""
     z, shares = _mapped(ops, at, ops.ones_like(_input(at)), weight)
     return shares(at.message[0] / ops.where(z == 0, ops.ones_like(z), z))
 
 
-def _safe(ops: Any, at: Site, z: Array, epsilon: float) -> Array:
+def _safe(ops: Ops, at: Site, z: Array, epsilon: float) -> Array:
     return stabilized(ops, z, at.node.outputs[0], epsilon)
 
 
@@ -279,42 +280,42 @@ def _not_negative(name: str, value: Any) -> None:
 
 
 @passing
-def copied(ops: Any, at: Site) -> Sequence[Array | None]:
+def copied(ops: Ops, at: Site) -> Sequence[Array | None]:
     """Each output entry is an input entry: what it has goes there."""
     return at.pullback(at.message)
 
 
-def unchanged(ops: Any, at: Site) -> Sequence[Array | None]:
+def unchanged(ops: Ops, at: Site) -> Sequence[Array | None]:
     """One operand of the result's shape, or broadcast to it. x·x has its operand twice, the first takes all."""
     return [ops.sum_like(at.message[0], at.x[0]), *[None] * (len(at.x) - 1)]
 
 
 @passing
-def winner(ops: Any, at: Site) -> Sequence[Array | None]:
+def winner(ops: Ops, at: Site) -> Sequence[Array | None]:
     """The largest (or smallest) entry takes all."""
     return at.pullback(at.message)
 
 
-def product(ops: Any, at: Site) -> Sequence[Array | None]:
+def product(ops: Ops, at: Site) -> Sequence[Array | None]:
     """Half to each factor (Achtibat et al. 2024, proposition 3.3); nothing to a factor that rescales (3.4)."""
     keep = [place for place in at.places if place not in at.node.attributes.get("rescaling", ())] or at.places
     whole = at.message[0] / len(keep)
     return [ops.sum_like(whole, x) if place in keep else None for place, x in zip(at.places, at.x, strict=True)]
 
 
-def quotient(ops: Any, at: Site) -> Sequence[Array | None]:
+def quotient(ops: Ops, at: Site) -> Sequence[Array | None]:
     """All to the numerator: the denominator only rescales."""
     return [ops.sum_like(at.message[0], x) if place == 0 else None for place, x in zip(at.places, at.x, strict=True)]
 
 
-def bilinear(ops: Any, at: Site) -> Sequence[Array | None]:
+def bilinear(ops: Ops, at: Site) -> Sequence[Array | None]:
     """ε for the products of two entries, half to each factor (Achtibat et al. 2024, equation 9)."""
     if len(at.x) > 2:
         raise unsupported(at.node, "lrp", "it adds an active tensor to the product of two; write it as two operations")
     return [None if part is None else part / len(at.x) for part in Epsilon()(ops, at)]
 
 
-def softmax(ops: Any, at: Site) -> Sequence[Array | None]:
+def softmax(ops: Ops, at: Site) -> Sequence[Array | None]:
     """R_i = x_i·(R_i − y_i·Σ_j R_j) (Achtibat et al. 2024, proposition 3.1)."""
     m = at.message[0]
     return [_times(ops, at.x[0], m - at.y[0] * ops.reduce_sum(m, at.node.attributes["axis"]))]
@@ -348,7 +349,7 @@ class Ratio:
 
     epsilon: float
 
-    def __call__(self, ops: Any, at: Site) -> Sequence[Array | None]:
+    def __call__(self, ops: Ops, at: Site) -> Sequence[Array | None]:
         x, y, m = at.x[0], at.y[0], at.message[0]
         safe = x + ops.sign(x) * self.epsilon
         ratio = m * y / ops.where(safe == 0, ops.ones_like(safe), safe)

@@ -1,0 +1,225 @@
+"""The array functions that programs, methods and rules are written over: one namespace for each backend.
+
+A backend brings a module, or an object, with all of them; ``tests/contract/test_ops.py`` compares each with numpy.
+Arrays are the backend's own. R is the number of rows, U of samples; ``…`` stands for the axes of one sample. Where a
+size is told by an array (``like``), it may be unknown while a program is traced. No function writes into its operands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from .graph import Node
+
+Array = Any
+Message = Array | None
+Pullback = Callable[[Sequence[Message]], Sequence[Message]]
+
+
+class Operations(Protocol):
+    """The model's own operations."""
+
+    @property
+    def no_derivative(self) -> type[Exception]:
+        """What a pullback raises where an operation has no derivative."""
+
+    def evaluate(self, node: Node, arrays: Sequence[Array], /) -> tuple[Array, ...]:
+        """Run the node's operation on the values of its inputs; all its outputs."""
+
+    def vjp(self, node: Node, arrays: Sequence[Array], places: Sequence[int], /) -> tuple[tuple[Array, ...], Pullback]:
+        """Run it, and return its outputs with its vector–Jacobian product.
+
+        The pullback takes a message for each output (None: nothing arrived) and returns one for each input at
+        ``places``.
+        """
+
+    def winners(
+        self, node: Node, x: Sequence[Array], y: Sequence[Array], y_r: Sequence[Array], from_x: Array, share: Array, /
+    ) -> list[Array] | None:
+        """``share`` sent to the entries that a max-pool picked at x where ``from_x``, else at the reference.
+
+        None for operations that do not tell which entries they picked.
+        """
+
+
+class Elementwise(Protocol):
+    """Of the shape of the operands, which broadcast."""
+
+    def where(self, condition: Array, x: Array, y: Array, /) -> Array:
+        """``x`` where ``condition``, else ``y``."""
+
+    def select(self, condition: Array, x: Array, y: Array, /) -> Array:
+        """``where``; ``x`` is not needed any more, and may be written over."""
+
+    def equal(self, x: Array, y: Array, /) -> Array: ...
+
+    def absolute(self, array: Array, /) -> Array: ...
+
+    def signum(self, array: Array, /) -> Array:
+        """−1, 0 or 1."""
+
+    def sign(self, array: Array, /) -> Array:
+        """1 where ``array`` ≥ 0, else −1."""
+
+    def exp(self, array: Array, /) -> Array: ...
+
+    def expm1(self, array: Array, /) -> Array:
+        """exp(x) − 1, exact near 0."""
+
+    def log(self, array: Array, /) -> Array: ...
+
+    def maximum(self, x: Array, y: Array, /) -> Array: ...
+
+    def minimum(self, x: Array, y: Array, /) -> Array: ...
+
+    def at_least(self, array: Array, number: float, /) -> Array:
+        """``number`` where ``array`` is smaller."""
+
+    def difference(self, x: Array, r: Array, /) -> Array:
+        """x − r; 0 where both are the same infinity, as in a mask."""
+
+    def midway(self, x: Array, r: Array, /) -> Array:
+        """(x + r)/2."""
+
+    def minus_product(self, array: Array, a: Array, b: Array, /) -> Array:
+        """array − a·b."""
+
+    def zeroed(self, array: Array, where: Array, /) -> Array:
+        """0 where ``where``, also in the place of NaN and infinity."""
+
+    def finite(self, array: Array, /) -> Array:
+        """0 in the place of NaN and infinity."""
+
+    def normal(self, uniform: Array, /) -> Array:
+        """Standard normal numbers from uniform ones in (0, 1), by the inverse distribution function."""
+
+    def bits_and(self, array: Array, other: Any, /) -> Array:
+        """Of integers, as are the next two."""
+
+    def bits_xor(self, array: Array, other: Any, /) -> Array: ...
+
+    def shift_right(self, array: Array, count: Any, /) -> Array: ...
+
+
+class RowSums(Protocol):
+    """What the weights of an output are made with: in kernels, and where results are checked."""
+
+    def row_sum(self, array: Array, /) -> Array:
+        """(R, …) → (R,)."""
+
+    def row_mean(self, array: Array, /) -> Array:
+        """Mean over the last axis, which stays with size 1; 0 for one number a row, (R,)."""
+
+
+class Reductions(RowSums, Protocol):
+    """Sums and maxima."""
+
+    def total(self, array: Array, /) -> Array:
+        """The sum of all entries, (1,)."""
+
+    def sum_axis(self, array: Array, axis: int, /) -> Array:
+        """The sum along ``axis``, which goes."""
+
+    def reduce_sum(self, array: Array, axis: Any, /) -> Array:
+        """The sum along ``axis``, or several, which stay with size 1."""
+
+    def reduce_max(self, array: Array, axis: Any, /) -> Array:
+        """The largest entry along ``axis``, or several, which stay with size 1."""
+
+    def sum_like(self, array: Array, like: Array, /) -> Array:
+        """``array`` summed over the axes along which ``like`` was broadcast to it; of the shape of ``like``."""
+
+    def row_max(self, array: Array, /) -> Array:
+        """(R, …) → (R,)."""
+
+    def row_min(self, array: Array, /) -> Array:
+        """(R, …) → (R,)."""
+
+    def one_hot_max(self, array: Array, /) -> Array:
+        """(R, …): 1 at each row's first largest entry, else 0; 1 for one number a row."""
+
+    def segment_sum(self, array: Array, index: Array, like: Array, /) -> Array:
+        """(R, …) → (U, …): the sum of the rows that share an ``index``, (R,); U is the number of rows of ``like``."""
+
+
+class Shapes(Protocol):
+    """Entries taken, moved and repeated."""
+
+    def take(self, array: Array, index: Array, /) -> Array:
+        """The rows ``index``, (R,), of ``array``."""
+
+    def take_columns(self, array: Array, index: Array, /) -> Array:
+        """(R, N), index (K,) → (R, K)."""
+
+    def gather_rows(self, array: Array, index: Array, axis: int, /) -> Array:
+        """Each row's own entries ``index``, (R, K), along ``axis`` of a sample."""
+
+    def unpack_bits(self, array: Array, count: int, /) -> Array:
+        """(R, B) bytes → (R, count): the first bits of each row, the highest of a byte first, as booleans."""
+
+    def rows_equal(self, row: Array, array: Array, /) -> Array:
+        """(R,), (…) → (R, …): whether each row's number equals each entry of ``array``."""
+
+    def scale_rows(self, array: Array, factor: Array, /) -> Array:
+        """(R, …) times (R,): each row by its own number."""
+
+    def reshape_rows(self, array: Array, shape: tuple[int, ...], /) -> Array:
+        """(R, …) → (R, *shape)."""
+
+    def sample_shape(self, array: Array, /) -> tuple[int, ...]:
+        """The shape without its first axis."""
+
+    def stack(self, arrays: Sequence[Array], /) -> Array:
+        """Along a new last axis."""
+
+    def move_axis(self, array: Array, source: int, destination: int, /) -> Array: ...
+
+    def insert_axis(self, array: Array, axis: int, /) -> Array:
+        """With a new axis of size 1."""
+
+    def split_axis(
+        self, array: Array, axis: int, first: Array, first_axis: int, second: Array, second_axis: int, /
+    ) -> Array:
+        """An axis of size U·B as two: U is the size of ``first`` along its axis, B that of ``second``."""
+
+    def join_axis(self, array: Array, axis: int, /) -> Array:
+        """The axes ``axis`` and ``axis + 1`` as one."""
+
+    def expand_axis(self, array: Array, axis: int, like: Array, like_axis: int, /) -> Array:
+        """An axis of size 1, or already right, at the size of ``like`` along ``like_axis``."""
+
+    def broadcast_like(self, array: Array, like: Array, /) -> Array:
+        """``array`` at the shape of ``like``."""
+
+    def matmul(self, a: Array, b: Array, /) -> Array:
+        """The matrix product over the last two axes."""
+
+
+class Making(Protocol):
+    """New arrays, and dtypes."""
+
+    def zeros_like(self, array: Array, /) -> Array: ...
+
+    def ones_like(self, array: Array, /) -> Array: ...
+
+    def arange(self, size: int, like: Array, /) -> Array:
+        """0 … size − 1 as integers, where ``like`` is."""
+
+    def blank(self, array: Array, axis: int, first: Array, second: Array, /) -> Array:
+        """Some numbers in the shape of ``array``, with U·B at ``axis``: the rows of ``first`` times of ``second``."""
+
+    def cast(self, array: Array, dtype: str, /) -> Array: ...
+
+    def cast_like(self, array: Array, like: Array, /) -> Array:
+        """In the dtype of ``like``."""
+
+    def wide(self, array: Array, /) -> str:
+        """The dtype to compute in beside ``array``: float64 beside float64, else float32."""
+
+    def epsilon(self, array: Array, /) -> float:
+        """The distance from 1 to the next number of the array's dtype."""
+
+
+class Ops(Operations, Elementwise, Reductions, Shapes, Making, Protocol):
+    """All of them."""
