@@ -1,5 +1,9 @@
 """The numpy backend: any callable from arrays to an array, for methods that only look at outputs."""
 
-from .backend import BACKEND
+from explainers.backend import Backend
+
+from . import backend
+
+BACKEND: Backend = backend.BACKEND
 
 __all__ = ["BACKEND"]

@@ -96,6 +96,9 @@ class NumpyBackend:
     def pad(self, array: Any, count: int) -> Any:
         return array
 
+    def expand(self, array: Any, count: int) -> Any:
+        return np.broadcast_to(array, (count, *array.shape[1:]))
+
     def numpy(self, array: Any) -> Numpy:
         return np.asarray(array)
 

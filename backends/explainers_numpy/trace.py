@@ -67,7 +67,8 @@ def _tried(model: Any, sig: Signature, examples: Sequence[Any], probe: Sequence[
     homes = [owner(example) for example in examples]
     calls = [_caller(model, sig, [None] * len(probe))]
     if any(homes):
-        likes = [home and partial(home.like, given=example[:1]) for home, example in zip(homes, examples, strict=True)]
+        pairs = zip(homes, examples, strict=True)
+        likes = [partial(home.like, given=example[:1]) if home else None for home, example in pairs]
         calls.insert(0, _caller(model, sig, likes))
     failed: list[Exception] = []
     for call in calls:

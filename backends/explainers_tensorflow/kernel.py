@@ -54,6 +54,7 @@ class TensorFlowKernel:
 
     def _try(self, arguments: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, ...]:
         """The first call."""
+        assert self._direct is not None
         try:
             results = tuple(self._direct([*arguments, *self.captured]))
             self._tried = len(results) == len(self.native.outputs)

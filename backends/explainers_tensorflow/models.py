@@ -55,7 +55,7 @@ def endpoint(saved: Any) -> Any:
         raise InputError(
             "the SavedModel has no signature and no __call__. Save it with signatures=, or model.export()."
         )
-    concrete = getattr(saved.__call__, "concrete_functions", ())
+    concrete: Sequence[Any] = getattr(saved.__call__, "concrete_functions", ())
     return concrete[0] if len(concrete) == 1 else saved
 
 
@@ -103,7 +103,7 @@ def template(model: Any) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         return args, dict(named)
     function = model if what == "function" else getattr(model, "__call__", None)  # noqa: B004 - the tf.function itself
     specs = getattr(function, "input_signature", None)
-    if specs is None:
+    if function is None or specs is None:
         return None
     parameters = [p for p in inspect.signature(function.python_function).parameters if p != "self"]
     return tuple(tf.nest.map_structure(_named(p), s) for p, s in zip(parameters, specs, strict=False)), {}
@@ -158,7 +158,7 @@ def _own_spec(spec: tf.TensorSpec, name: str) -> TensorSpec:
 def _matched(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
     """The examples in the order of ``names``; one list or dict of them may stand for all."""
     if len(args) == 1 and not kwargs and isinstance(args[0], Mapping):
-        args, kwargs = (), args[0]
+        args, kwargs = [], args[0]
     if len(args) == 1 and not kwargs and isinstance(args[0], (list, tuple)) and len(names) > 1:
         args = args[0]
     specs = tuple(TensorSpec((None,), "float32", name) for name in names)

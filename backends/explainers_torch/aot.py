@@ -145,7 +145,7 @@ class Package:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_bytes(archive.read(info))
             index = -1 if device.index is None or device.type == "cpu" else device.index
-            self.loader = torch._C._aoti.AOTIModelPackageLoader(folder, "model", False, 1, index)  # type: ignore[attr-defined]
+            self.loader = torch._C._aoti.AOTIModelPackageLoader(folder, "model", False, 1, index)
 
     def __call__(self, *arguments: torch.Tensor) -> list[torch.Tensor]:
         found: list[torch.Tensor] = self.loader.boxed_run(list(arguments))

@@ -23,7 +23,7 @@ def _column(vector: Tensor | None, x: Tensor) -> Tensor | None:
     return None if vector is None else vector.reshape(-1, *([1] * (x.ndim - 2)))
 
 
-def _standardized(x: Tensor, axes: Sequence[int], eps: float) -> tuple[Tensor, Tensor, Tensor]:
+def _standardized(x: Tensor, axes: list[int], eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """(x − mean)·rsqrt(var + eps), the mean and the rsqrt."""
     mean = x.mean(axes, keepdim=True)
     centred = x - mean
@@ -179,10 +179,10 @@ def rrelu(
 def pad(x: Tensor, amounts: list[int], mode: str = "constant", value: float | None = None) -> Tensor:
     """Circular padding gathers; torch's own writes in place."""
     if mode == "constant":
-        return aten.constant_pad_nd(x, amounts, 0 if value is None else value)  # type: ignore[no-any-return]
+        return aten.constant_pad_nd(x, amounts, 0 if value is None else value)
     if mode != "circular":
         kind = "reflection" if mode == "reflect" else "replication"
-        return getattr(aten, f"{kind}_pad{len(amounts) // 2}d")(x, amounts)  # type: ignore[no-any-return]
+        return getattr(aten, f"{kind}_pad{len(amounts) // 2}d")(x, amounts)
     for i in range(0, len(amounts), 2):
         size = x.shape[-1 - i // 2]
         wrapped = torch.arange(-amounts[i], size + amounts[i + 1], device=x.device) % size
@@ -200,15 +200,15 @@ def max_pool1d(
 ) -> Tensor:
     one = [v if isinstance(v, int) else v[0] for v in (kernel, stride or kernel, padding, dilation)]
     y = aten.max_pool2d_with_indices(x.unsqueeze(-2), [1, one[0]], [1, one[1]], [0, one[2]], [1, one[3]], ceil_mode)[0]
-    return y.squeeze(-2)  # type: ignore[no-any-return]
+    return y.squeeze(-2)
 
 
 def max_pool2d(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    return aten.max_pool2d_with_indices(x, *args, **kwargs)[0]  # type: ignore[no-any-return]
+    return aten.max_pool2d_with_indices(x, *args, **kwargs)[0]
 
 
 def max_pool3d(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    return aten.max_pool3d_with_indices(x, *args, **kwargs)[0]  # type: ignore[no-any-return]
+    return aten.max_pool3d_with_indices(x, *args, **kwargs)[0]
 
 
 def _gates(

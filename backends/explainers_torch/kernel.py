@@ -164,7 +164,7 @@ def _fake(mode: FakeTensorMode, holder: Any, rows: Size, device: torch.device) -
     if rows or not holder.axis:
         return mode.from_tensor(real, static_shapes=True)
     sizes = [DimDynamic.DUCK] + [DimDynamic.STATIC] * len(holder.shape)
-    context = StatelessSymbolicContext(dynamic_sizes=sizes)
+    context: Any = StatelessSymbolicContext(dynamic_sizes=sizes)
     return mode.from_tensor(real, symbolic_context=context, source=ConstantSource(holder.name))
 
 

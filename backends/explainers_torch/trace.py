@@ -495,7 +495,7 @@ def _output(val: Any) -> Output:
     if not isinstance(val, torch.Tensor):
         return Output((), "int64", plain=False)
     shape = tuple(size if isinstance(size, int) else None for size in val.shape)
-    batch = [size for size in val.shape if not isinstance(size, int)]
+    batch: list[Any] = [size for size in val.shape if not isinstance(size, int)]
     plain = all(size.node.expr.is_Symbol for size in batch)
     return Output(shape, dtype_name(val.dtype), plain)
 

@@ -89,7 +89,9 @@ def _function(function: types.FunctionType, made: dict[int, Any]) -> types.Funct
     by_name = {name: next(twins) for name in named}
     twin = types.FunctionType(function.__code__, known, function.__name__, tuple(twins), closure)
     twin.__kwdefaults__ = by_name
-    return functools.update_wrapper(twin, function) if hasattr(function, "__wrapped__") else twin
+    if hasattr(function, "__wrapped__"):
+        functools.update_wrapper(twin, function)
+    return twin
 
 
 def named_globals(function: types.FunctionType) -> dict[str, Any]:
