@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import pytest
 
 from explainers.errors import TraceError, UnknownNameError
@@ -65,3 +68,12 @@ def test_text_form_names_everything() -> None:
     text = str(chain())
     assert "%a: float32[batch, 3] = op_a(x) <linear>" in text
     assert text.endswith("return 0: %c")
+
+
+@pytest.mark.parametrize("how", [{"function": "stop_gradient"}, {"role": Role.CONSTANT}], ids=str)
+def test_nothing_behind_a_stopped_derivative_is_active(how: dict[str, Any]) -> None:
+    graph = chain()
+    stopped = dataclasses.replace(graph.by_name["a"], **how)
+    nodes = tuple(stopped if n.name == "a" else n for n in graph.nodes)
+    assert Graph(nodes, graph.inputs, graph.outputs).active([Value("x")]) == {Value("x"), Value("c")}
+    assert graph.active([Value("x")]) == {Value("x"), Value("a"), Value("b"), Value("c")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from explainers.coverage import Operation
@@ -11,6 +12,8 @@ from explainers.methods import Gradient, GuidedBackprop
 from explainers.program import Program
 from explainers.rules import RULE_SETS, RuleSet
 from explainers.rules.gradient import vjp
+from explainers.rules.lrp import _times
+from explainers_numpy import ops
 
 ROW = (Output((None, 3), "float32"),)
 
@@ -70,3 +73,9 @@ def test_only_the_path_is_walked() -> None:
     )  # fmt: skip
     whole = Graph(nodes, (Value("x"), Value("m")), (("0", Value("b")),))
     assert Program(whole, Gradient(), (Value("x"),)).path == {"b"}
+
+
+def test_nothing_goes_to_a_masked_entry() -> None:
+    """A logit of −∞ gets 0 where nothing is passed, and no NaN."""
+    x, passed = np.array([-np.inf, 2.0, 3.0]), np.array([0.0, 0.5, 0.0])
+    np.testing.assert_array_equal(_times(ops, x, passed), [0.0, 1.0, 0.0])
