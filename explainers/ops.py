@@ -165,7 +165,7 @@ class Shapes(Protocol):
         """(R, …) times (R,): each row by its own number."""
 
     def reshape_rows(self, array: Array, shape: tuple[int, ...], /) -> Array:
-        """(R, …) → (R, *shape)."""
+        """(R, …) → R samples of ``shape``."""
 
     def sample_shape(self, array: Array, /) -> tuple[int, ...]:
         """The shape without its first axis."""
