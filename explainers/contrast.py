@@ -24,7 +24,7 @@ from .graph import Node, Role, Value
 from .ops import Ops
 from .program import ACCUMULATE, Forward, Placeholder, Program, Results, active_places, evaluate
 from .rules import RuleSet, Site
-from .rules.base import PASSING, Pullback, unsupported
+from .rules.base import Pullback, unsupported
 from .rules.deeplift import Split, signs
 
 Array = Any
@@ -86,7 +86,7 @@ class Contrast(Program):
 
     def _passes(self, node: Node) -> bool:
         """Whether the rule looks at no value: the operation's own derivative, the same at every point."""
-        return self.rules.rule(node) in PASSING and not self.rules.splits
+        return self.rules.passes(node) and not self.rules.splits
 
     @cached_property
     def reference(self) -> Forward:

@@ -36,7 +36,7 @@ class Method:
     """
 
     name: ClassVar[str] = "forward"
-    rules: ClassVar[str | None] = "gradient"
+    rules: ClassVar[str | RuleSet | None] = "gradient"
     baseline: ClassVar[str] = "none"
     single: ClassVar[bool] = True
     complete: ClassVar[bool] = False
@@ -47,7 +47,7 @@ class Method:
     @property
     def rule_set(self) -> RuleSet | None:
         """The table of the reverse walk; None for forward-only methods."""
-        return RULE_SETS[self.rules] if self.rules else None
+        return RULE_SETS[self.rules] if isinstance(self.rules, str) else self.rules
 
     @property
     def takes_sets(self) -> bool:

@@ -15,12 +15,9 @@ Pullback = Callable[[Sequence[Array | None]], Sequence[Array | None]]
 Rule = Callable[[Any, Any], Sequence[Message | None]]  # (ops, Site)
 
 
-PASSING: set[Rule] = set()  # rules that look at no value
-
-
 def passing(rule: Rule) -> Rule:
-    """Marks a rule that looks at messages only."""
-    PASSING.add(rule)
+    """Marks a rule that looks at messages only, at no value."""
+    rule.passing = True  # type: ignore[attr-defined]
     return rule
 
 
@@ -89,6 +86,10 @@ class RuleSet:
         if rule is None:
             raise unsupported(node, self.name, "the rule set has no entry for this role")
         return rule
+
+    def passes(self, node: Node) -> bool:
+        """Whether the rule for ``node`` is the same at every point: it looks at no value."""
+        return bool(getattr(self.rule(node), "passing", False))
 
     def exactness(self, graph: Graph, node: Node, places: Sequence[int]) -> str:
         """What a coverage says of ``node``, which has a rule. ``places``: those of its active inputs."""
