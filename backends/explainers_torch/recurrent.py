@@ -280,6 +280,17 @@ _OPS = {name: getattr(torch.ops.explainers_recurrent, name).default for name in 
 FUNCTIONS: dict[Any, Callable[..., Any]] = {**{_OPS[name]: f for name, f in _FORWARD.items()}, BACKWARD: backward}
 
 
+def weights_move(program: torch.export.ExportedProgram) -> bool:
+    """Whether weights of a layer depend on an input: then its backward here, towards data and states, is not all."""
+    moved = set(program.graph_signature.user_inputs)
+    for node in program.graph.nodes:
+        if any(other.name in moved for other in node.all_input_nodes):
+            moved.add(node.name)
+        if node.target in FUNCTIONS and any(weight.name in moved for weight in node.args[2]):
+            return True
+    return False
+
+
 def as_one(kind: str) -> Callable[..., Any]:
     """The function of torch called ``kind`` as one operation; itself for packed sequences."""
     plain = getattr(torch, kind)

@@ -29,7 +29,7 @@ from explainers.errors import ExplainersError, InputError, TraceError
 from explainers.graph import Graph, Node, Output, Role, Value
 from explainers.spec import Signature, TensorSpec
 
-from . import decompose, own, roles
+from . import decompose, own, recurrent, roles
 from .backend import of_keras
 from .ops import Operand
 from .twin import hooks_restored, in_inference
@@ -146,7 +146,10 @@ def trace(model: Any, sig: Signature, device: Any, dtype: str | None, elementary
     with _TRACING, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         module = _inference_copy(model, dtype, place if place != home else None)
-        program = _export(module, sig, place, elementary)
+        program = _export(module, sig, place, elementary, recurrent.LAYERS)
+        if not elementary and recurrent.weights_move(program):
+            module = _inference_copy(model, dtype, place if place != home else None)
+            program = _export(module, sig, place, elementary, {})
     graph, memory = _read(program, sig)
     traced = Traced(graph, sig, {}, device=place, memory=(memory, program, dtype))
     traced.weights = bind_weights(model, traced)
@@ -217,7 +220,10 @@ class _KerasScopes(TorchFunctionMode):
         return tuple(found)
 
 
-def _export(module: torch.nn.Module, sig: Signature, device: torch.device, elementary: bool) -> ExportedProgram:
+def _export(
+    module: torch.nn.Module, sig: Signature, device: torch.device, elementary: bool, layers: Mapping[Any, Any]
+) -> ExportedProgram:
+    """``layers``: what stands in the place of functions of recurrent layers, unless all is taken apart."""
     examples = [
         torch.zeros((_EXAMPLE_ROWS, *s.sample_shape), dtype=getattr(torch, s.dtype), device=device) for s in sig.inputs
     ]
@@ -226,7 +232,7 @@ def _export(module: torch.nn.Module, sig: Signature, device: torch.device, eleme
     _spell_out(module, kwargs)
     arguments = inspect.signature(module.forward).bind(*args, **kwargs).arguments
     shapes = pytree.tree_map(lambda leaf: batch if isinstance(leaf, torch.Tensor) else None, dict(arguments))
-    watch = Watch(elementary)
+    watch = Watch({} if elementary else layers)
     try:
         with own.recorded(), hooks_restored(module), watch:
             program = torch.export.export(module, tuple(args), kwargs, dynamic_shapes=shapes, strict=False)

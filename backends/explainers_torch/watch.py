@@ -4,24 +4,23 @@ way."""
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from . import recurrent
-
 
 class Watch(TorchFunctionMode):
     """``lengths``: the stacks that asked for ``len`` of a tensor, which Python makes a number.
 
-    ``elementary``: recurrent layers are taken apart; else each stays one operation.
+    ``layers``: what is called in the place of functions of recurrent layers.
     """
 
-    def __init__(self, elementary: bool) -> None:
+    def __init__(self, layers: Mapping[Any, Callable[..., Any]]) -> None:
         super().__init__()
-        self.instead = _SAME if elementary else {**_SAME, **recurrent.LAYERS}
+        self.instead = {**_SAME, **layers}
         self.lengths: list[traceback.StackSummary] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

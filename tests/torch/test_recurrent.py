@@ -180,3 +180,29 @@ def test_long_compiling_is_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.
         Explainer.compile(model, method, inputs=x)
         found = [record.getMessage() for record in caplog.records if record.name == "explainers.plan"]
         assert [f"Compiling '{method}' may take about" in text for text in found] == [True] * told
+
+
+class Hyper(nn.Module):
+    """A recurrent layer whose weights depend on the second input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.head = nn.RNN(4, 5, batch_first=True), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+        weights = [w.detach() for w in self.layer.parameters()]
+        weights[0] = weights[0] * scale.mean()
+        first = torch.zeros(1, x.shape[0], 5, dtype=x.dtype)
+        y, _ = torch.rnn_tanh(x, first, weights, True, 1, 0.0, False, False, True)
+        return self.head(y[:, -1])
+
+
+def test_weights_that_depend_on_an_input_have_a_derivative() -> None:
+    model, x, scale = Hyper().eval(), data(dtype=torch.float32), torch.ones(3, 1)
+    explain = Explainer.compile(model, "gradient", inputs=(x, scale), interacting=True)
+    found = explain(x, scale, target=1)
+    leaf = scale.clone().requires_grad_()
+    (wanted,) = torch.autograd.grad(model(x, leaf)[:, 1].sum(), leaf)
+    assert abs(wanted).max() > 1e-4
+    np.testing.assert_allclose(found[1], wanted, rtol=1e-3, atol=1e-8)
