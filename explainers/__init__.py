@@ -11,8 +11,8 @@ array([[1.  , 4.  ],
 from typing import TYPE_CHECKING, Any
 
 from . import errors, methods
-from .api import Explainer
-from .explanation import Explanation
+from .explainer.api import Explainer
+from .explainer.explanation import Explanation
 from .scheduler import Scheduler
 from .spec import References, Signature, TensorSpec
 

@@ -8,9 +8,10 @@ size is told by an array (``like``), it may be unknown while a program is traced
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from .graph import Node
+if TYPE_CHECKING:
+    from .graph import Node
 
 Array = Any
 Message = Array | None

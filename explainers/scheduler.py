@@ -1,6 +1,6 @@
 """Packages filled from the calls of many clients.
 
-A call is a generator of pieces (:mod:`explainers.work.run`). The scheduler keeps one waiting piece of every
+A call is a generator of pieces (:mod:`explainers.run.base`). The scheduler keeps one waiting piece of every
 call and fills each package from the pieces that may share one, whatever their targets, baselines, steps
 and seeds: a hundred small requests cost what one large batch does. Calls take turns, so that short ones
 overtake long ones. One thread for each device runs the kernels.
@@ -17,13 +17,13 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import Any
 
-from .api import Explainer, Request
 from .errors import InputError, QueueFull
-from .explanation import Explanation
+from .explainer.api import Explainer, Request
+from .explainer.explanation import Explanation
 from .methods import Perturbation
-from .work import Packages
-from .work.call import Chunk, Piece, Results
-from .work.run import Run, Steps
+from .run import Packages
+from .run.base import Run, Steps
+from .run.call import Chunk, Piece, Results
 
 LEAST_ROOM = 16  # rows that a package has room for, however long they take
 LEAST_TURN = 32  # rows that a call may ask for where packages are made smaller

@@ -12,8 +12,10 @@ import numpy.typing as npt
 
 from . import structure
 from .errors import BaselineError, InputError, NonFiniteError, TargetError
-from .graph import FLOATING
 
+# bytes of one number, by dtype
+FLOATING = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+COMPLEX = {"complex32": 4, "complex64": 8, "complex128": 16}
 Array = Any
 Numpy = npt.NDArray[Any]
 SpecOf = Callable[[Any, str], "TensorSpec"]

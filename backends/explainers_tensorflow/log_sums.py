@@ -12,7 +12,7 @@ from dataclasses import replace
 import tensorflow as tf
 
 from explainers.graph import Graph, Node, Role, Value
-from explainers.regions import Region
+from explainers.graph.rewrite_regions import Region
 
 ADDS = ("Add", "AddV2")
 

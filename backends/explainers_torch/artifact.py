@@ -35,9 +35,9 @@ from torch.utils import _pytree as pytree
 from torch.utils._sympy.numbers import int_oo
 from torch.utils._sympy.value_ranges import ValueRanges
 
-from explainers.artifact import decoding
 from explainers.backend import Kernel, Program, Size, Traced
 from explainers.errors import ArtifactError, TraceError
+from explainers.file.container import decoding
 from explainers.graph import Graph, Value
 from explainers.spec import Signature
 

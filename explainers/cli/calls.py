@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from .. import counter, tables
-from ..api import Explainer, Request
-from ..arguments import samples_of, targets_of
+from .. import random_numbers, tables
 from ..errors import InputError
+from ..explainer.api import Explainer, Request
+from ..explainer.bind import samples_of, targets_of
 from ..spec import References, TensorSpec, is_mask, resolve_target
 from . import sources
 
@@ -101,7 +101,7 @@ def some(explain: Explainer, inputs: list[Any], given: dict[str, Any], index: An
     )
     request = dataclasses.replace(request, warns=False)  # noted at the end
     if explain.method.sampled:
-        request.call.seeds = counter.sample_seeds(given["seed"], total)[index]
+        request.call.seeds = random_numbers.sample_seeds(given["seed"], total)[index]
     return request
 
 

@@ -21,10 +21,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from .. import __version__, artifact, tables, writing
-from ..api import Explainer
+from .. import __version__, tables
 from ..errors import ExplainersError, InputError
-from ..explanation import on_host
+from ..explainer.api import Explainer
+from ..explainer.explanation import on_host
+from ..file import container, writing
 from . import files, sources, words
 from .calls import (
     Baseline,
@@ -163,7 +164,7 @@ def info(
 ) -> None:
     """What a file explains, how, and what it is made of. Loads no framework."""
     with told("info"):
-        manifest = artifact.read_manifest(file)
+        manifest = container.read_manifest(file)
         if as_json:
             plain = ("format", "backend", "engine", "device", "method", "output")
             data = {
@@ -182,7 +183,7 @@ def info(
             console.print(manifest.coverage)
 
 
-def _summary(file: Path, manifest: artifact.Manifest) -> Table:
+def _summary(file: Path, manifest: container.Manifest) -> Table:
     table = Table(show_header=False, box=None, title=str(file), title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -230,7 +231,7 @@ def run(
         explain = with_columns(explain, columns)
         base = tables.aligned(sources.baseline(baseline), explain.attributed)
         given = {"target": sources.target(target), "baseline": base, "seed": seed}
-        checksums = {name: member.sha256 for name, member in artifact.read_manifest(file).members.items()}
+        checksums = {name: member.sha256 for name, member in container.read_manifest(file).members.items()}
         what = {"members": checksums, "set": setting, "nonfinite": allow_nonfinite, "columns": columns}
         key = files.fingerprint(inputs, {**given, **what})
         into = files.Output(output, key, restart, overwrite, [*inputs, file])

@@ -11,12 +11,13 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from .. import tables, writing
+from .. import tables
 from ..backend import named
 from ..comparing import Candidate
 from ..comparing import compare as compared
 from ..comparing.candidates import PEERS, Question
 from ..errors import InputError, UnknownNameError
+from ..file import writing
 from ..methods import Method
 from ..spec import References
 from . import files, sources

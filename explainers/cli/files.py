@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import tables, writing
+from .. import tables
 from ..errors import BackendMissing, InputError
+from ..file import writing
 from ..spec import Numpy
 
 ZARR = ("zarr.json", ".zarray", ".zgroup")  # what makes a folder a store

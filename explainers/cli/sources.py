@@ -12,18 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from .. import artifact, methods, tables
+from .. import methods, tables
 from ..backend import find
+from ..comparing.model_names import check
+from ..comparing.model_names import model as named
 from ..errors import ArtifactError, InputError, UnknownNameError
+from ..file import container
 from ..methods import Method
-from ..named import check
-from ..named import model as named
 from ..spec import TensorSpec
 from .files import read, read_array, read_value
 
 
 def model(text: str) -> Any:
-    """The model that ``text`` names: see :func:`explainers.named.model`."""
+    """The model that ``text`` names: see :func:`explainers.comparing.model_names.model`."""
     checked(text)
     return named(text)
 
@@ -33,7 +34,7 @@ def checked(text: str) -> None:
     path = Path(text)
     if path.is_file() and zipfile.is_zipfile(path):
         with contextlib.suppress(ArtifactError):
-            manifest = artifact.read_manifest(path)
+            manifest = container.read_manifest(path)
             raise InputError(
                 f"{text!r} is an explainer already, of {manifest.method}: run, report and serve take it as it is. For "
                 "another method name the model that it was made from."

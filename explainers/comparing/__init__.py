@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from ..api import Explainer
 from ..errors import ExplainersError, InputError
+from ..explainer.api import Explainer
 from . import processes
 from .agreement import pairs
 from .candidates import Candidate, Given, Question, gathered

@@ -9,8 +9,8 @@ from itertools import combinations
 
 import numpy as np
 
-from ..coverage import Table
 from ..errors import InputError
+from ..graph.coverage import Table
 from ..spec import Numpy
 from .measuring import Outcome
 

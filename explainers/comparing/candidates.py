@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from .. import methods, tables
-from ..api import Explainer
-from ..arguments import samples_of, targets_of, to_numpy
 from ..errors import InputError
+from ..explainer.api import Explainer
+from ..explainer.bind import samples_of, targets_of, to_numpy
 from ..methods import Method
-from ..named import check
 from ..spec import Numpy, References, TensorSpec
+from .model_names import check
 
 PEERS = ("captum", "shap")
 

@@ -13,15 +13,15 @@ import numpy as np
 import psutil
 
 from .. import methods
-from ..api import Explainer
 from ..backend import find
-from ..coverage import Table
 from ..errors import InputError, NonFiniteError
-from ..explanation import on_host
+from ..explainer.api import Explainer
+from ..explainer.explanation import on_host
+from ..graph.coverage import Table
 from ..methods import Method
-from ..named import model as named_model
 from ..spec import Numpy
 from .candidates import Given, Question
+from .model_names import model as named_model
 
 WARM = 3  # calls before the clock starts: TorchScript specializes in its first runs
 LEAST = 3  # calls that are measured, however long they take

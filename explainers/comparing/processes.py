@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from .. import errors
-from ..encoding import decode, encode
 from ..errors import CandidateFailed, ExplainersError, InputError
+from ..file.encoding import decode, encode
 from ..spec import Numpy
 from .candidates import Candidate, Question
 

@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from ..api import Explainer
-from ..contrast import Contrast
 from ..errors import ExplainersError, InputError
+from ..explainer.api import Explainer
 from ..graph import Graph, Role, Value
 from ..ops import Ops
 from ..program import Forward, Placeholder, Program
+from ..program.against_reference import Contrast
+from ..run import Packages
+from ..run.call import Staged
+from ..run.contrasted import aligned
 from ..spec import Array, Numpy
-from ..work import Packages
-from ..work.call import Staged
-from ..work.contrasted import aligned
 
 
 @dataclass(frozen=True)

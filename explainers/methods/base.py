@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from ..counter import UInt64
 from ..errors import InputError
 from ..ops import Ops, RowSums
+from ..random_numbers import UInt64
 from ..rules import RULE_SETS, RuleSet
 
 Array = Any

@@ -10,10 +10,10 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from .. import counter
-from ..counter import UInt64
+from .. import random_numbers
 from ..errors import InputError
 from ..ops import Ops
+from ..random_numbers import UInt64
 from .base import Array, Method, Numpy, Shapes, at_least, mean_and_error, one_of
 
 
@@ -207,7 +207,7 @@ class SmoothGrad(Method):
     def rows(self, steps: Numpy, seeds: UInt64) -> dict[str, Numpy]:
         return {
             "scale": np.full(len(steps), float(self.noise)),
-            "key": counter.halves(counter.draw_keys(seeds, steps)),
+            "key": random_numbers.halves(random_numbers.draw_keys(seeds, steps)),
         }
 
     def endpoint(self, which: str) -> dict[str, float | int]:
@@ -219,7 +219,7 @@ class SmoothGrad(Method):
         for value in x:
             shape = ops.sample_shape(value)
             spread = ops.row_max(value) - ops.row_min(value)
-            noise = ops.normal(counter.uniform(ops, args["key"], shape, ops.wide(value), first))
+            noise = ops.normal(random_numbers.uniform(ops, args["key"], shape, ops.wide(value), first))
             first += int(np.prod(shape))
             points.append(ops.cast_like(value + ops.scale_rows(noise, spread * args["scale"]), value))
         return points
@@ -266,10 +266,10 @@ class GradientShap(Method):
         return {"alpha": ("rows", (), "float")}
 
     def rows(self, steps: Numpy, seeds: UInt64) -> dict[str, Numpy]:
-        return {"alpha": counter.unit(counter.draw_keys(seeds, steps, 0))}
+        return {"alpha": random_numbers.unit(random_numbers.draw_keys(seeds, steps, 0))}
 
     def references(self, steps: Numpy, seeds: UInt64, count: int) -> Numpy:
-        return (counter.unit(counter.draw_keys(seeds, steps, 1)) * count).astype(np.int64)
+        return (random_numbers.unit(random_numbers.draw_keys(seeds, steps, 1)) * count).astype(np.int64)
 
     def endpoint(self, which: str) -> dict[str, float | int]:
         return {"alpha": 1.0 if which == "input" else 0.0}

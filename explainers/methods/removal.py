@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..counter import UInt64
 from ..errors import InputError
 from ..ops import Ops
+from ..random_numbers import UInt64
 from .base import Array, Method, Numpy, Shapes
 
 Placeholders = dict[str, tuple[str, tuple[int, ...], str]]

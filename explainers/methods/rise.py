@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .. import counter
+from .. import random_numbers
 from ..errors import InputError
 from ..ops import Ops
 from .base import Array, Numpy, Shapes, at_least
@@ -104,10 +104,10 @@ class _Masks(Design):
 
     def rows(self, units: Units, row: Numpy) -> dict[str, Numpy]:
         steps, seeds = units.number[row], units.drawn[row]
-        result = {"key": counter.halves(counter.draw_keys(seeds, steps)), "drawn": np.ones(len(steps))}
+        result = {"key": random_numbers.halves(random_numbers.draw_keys(seeds, steps)), "drawn": np.ones(len(steps))}
         stream = 1
         for i, axes in enumerate(self.axes):
-            shifts = [counter.unit(counter.draw_keys(seeds, steps, stream + k)) for k in range(len(axes))]
+            shifts = [random_numbers.unit(random_numbers.draw_keys(seeds, steps, stream + k)) for k in range(len(axes))]
             result[f"shift_{i}"] = np.stack(shifts, axis=1)
             stream += len(axes)
         return result
@@ -131,7 +131,7 @@ class _Masks(Design):
         for i, (shape, axes) in enumerate(zip(self.mask_shapes, self.axes, strict=True)):
             nodes = [self._cells(i, axis)[0] + 2 for axis in axes]
             size = int(np.prod(nodes))
-            u = counter.uniform(ops, args["key"], tuple(nodes), ops.wide(x[i]), first)
+            u = random_numbers.uniform(ops, args["key"], tuple(nodes), ops.wide(x[i]), first)
             first += size
             mask = ops.cast(u < self.method.probability, ops.wide(x[i]))
             for k, axis in enumerate(axes):

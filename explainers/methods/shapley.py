@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .. import counter
-from ..counter import UInt64
+from .. import random_numbers
 from ..errors import InputError
+from ..random_numbers import UInt64
 from .base import Numpy, Shapes, at_least
 from .removal import Coalitions, Design, Removal, Sums, Units, spread
 
@@ -83,7 +83,7 @@ class _Permutations(Coalitions):
 
     def draw(self, number: Numpy, seeds: UInt64) -> Numpy:
         """When each feature joins in each order, (D, orders, G): a random permutation, and its reverse."""
-        keys = counter.priorities(counter.draw_keys(seeds, number), self.features)
+        keys = random_numbers.priorities(random_numbers.draw_keys(seeds, number), self.features)
         ranks = np.empty((len(keys), self.orders, self.features), np.min_scalar_type(-self.features))
         np.put_along_axis(ranks[:, 0], keys.argsort(axis=1), np.arange(self.features)[None], axis=1)
         ranks[:, 1:] = self.features - 1 - ranks[:, :1]

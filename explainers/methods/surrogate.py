@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .. import counter
-from ..counter import UInt64
+from .. import random_numbers
 from ..errors import InputError
+from ..random_numbers import UInt64
 from .base import Numpy, Shapes, at_least
 from .removal import Coalitions, Design, Removal, Sums, Units, packed, spread
 
@@ -178,8 +178,10 @@ class _Kernel(_Regression):
         g, draws = self.features, self.drawn // 2 if self.paired else self.drawn
         number = np.arange(draws)
         seeds = np.full(draws, seed, np.uint64)
-        size = 1 + np.searchsorted(np.cumsum(self.sizes), counter.unit(counter.draw_keys(seeds, number, 1)))
-        keys = counter.priorities(counter.draw_keys(seeds, number), g)
+        size = 1 + np.searchsorted(
+            np.cumsum(self.sizes), random_numbers.unit(random_numbers.draw_keys(seeds, number, 1))
+        )
+        keys = random_numbers.priorities(random_numbers.draw_keys(seeds, number), g)
         bound = np.take_along_axis(np.sort(keys, axis=1), np.minimum(size, g - 1)[:, None] - 1, axis=1)
         chosen = keys <= bound
         if not self.paired:
@@ -252,8 +254,10 @@ class _Local(_Regression):
 
     def _present(self, seed: int) -> Numpy:
         number = np.arange(self.unit)
-        keys = counter.priorities(counter.draw_keys(np.full(self.unit, seed, np.uint64), number), self.features)
-        kept: Numpy = (keys >> counter.PRIORITY_BITS) & 1 == 1
+        keys = random_numbers.priorities(
+            random_numbers.draw_keys(np.full(self.unit, seed, np.uint64), number), self.features
+        )
+        kept: Numpy = (keys >> random_numbers.PRIORITY_BITS) & 1 == 1
         return kept
 
     def fit(self, present: Numpy, values: Numpy, x: Numpy, b: Numpy) -> tuple[Numpy, Numpy]:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..explanation import Explanation
+from ..explainer.explanation import Explanation
 from . import layout, tokens
 from . import page as _page
 from .kinds import KINDS, resolve

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import InputError
-from ..explanation import Explanation
+from ..explainer.explanation import Explanation
 from . import canvas, image
 from .canvas import MARGIN, Sheet
 from .kinds import Kind, resolve

@@ -6,9 +6,9 @@ import os
 from collections.abc import Sequence
 from html import escape
 
-from .. import writing
 from ..errors import ExplainersError
-from ..explanation import Explanation
+from ..explainer.explanation import Explanation
+from ..file import writing
 from . import canvas, layout, tokens
 from .kinds import resolve
 from .layout import Placed

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import tables
 from ..errors import InputError, NonFiniteError, UnknownNameError
-from ..explanation import Explanation
+from ..explainer.explanation import Explanation
 from ..spec import Numpy
 
 SHOWN = 6  # samples, unless told

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from .. import regions
 from ..errors import InputError, UnknownNameError
-from ..graph import Graph, Node, Output, Role, Value
+from ..graph import Graph, Node, Output, Role, Value, rewrite_regions
 from .base import Rule, RuleSet
 from .lrp import FUNCTIONS, ROLES, WEIGHTED, AlphaBeta, Epsilon, Flat, Gamma, Pass, WSquare, ZBox, ZPlus, copied
 
@@ -143,7 +142,7 @@ class Relevance(RuleSet):
     composite: Composite = field(default_factory=Composite)
 
     def prepare(self, graph: Graph, wrt: Sequence[Value]) -> Graph:
-        return self.composite.assign(regions.mark_rescaling(regions.join_bias(graph, wrt), wrt), wrt)
+        return self.composite.assign(rewrite_regions.mark_rescaling(rewrite_regions.join_bias(graph, wrt), wrt), wrt)
 
     def exactness(self, graph: Graph, node: Node, places: Sequence[int]) -> str:
         return "conserving" if _conserves(graph, node, self.rule(node), places) else "exact"

@@ -14,8 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .. import regions
-from ..graph import Graph, Role, Value
+from ..graph import Graph, Role, Value, rewrite_regions
 from ..ops import Ops
 from .base import Array, Rule, RuleSet, Site, passing
 
@@ -263,7 +262,7 @@ class Differences(RuleSet):
     """A table of DeepLIFT; products know which of their factors rescales the other one."""
 
     def prepare(self, graph: Graph, wrt: Sequence[Value]) -> Graph:
-        return regions.mark_rescaling(graph, wrt)
+        return rewrite_regions.mark_rescaling(graph, wrt)
 
 
 RESCALE = Differences("deeplift_rescale", _ROLES, _FUNCTIONS, contrast=True, elementary=True)

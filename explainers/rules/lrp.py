@@ -17,9 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import regions
 from ..errors import InputError
-from ..graph import Graph, Output, Role, Value
+from ..graph import Graph, Output, Role, Value, rewrite_regions
 from ..ops import Ops
 from .base import Array, Rule, RuleSet, Site, passing, unsupported
 from .gradient import GRADIENT, vjp
@@ -361,7 +360,7 @@ class Ratios(RuleSet):
     """The gradient's table, but for activations, joined first whatever wrote them: all univariate but arithmetic."""
 
     def prepare(self, graph: Graph, wrt: Sequence[Value]) -> Graph:
-        return regions.join(graph, wrt)
+        return rewrite_regions.join(graph, wrt)
 
 
 def ratios(epsilon: float) -> Ratios:

@@ -11,9 +11,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
 
 from .. import __version__
-from ..api import Explainer
 from ..errors import ExplainersError, InputError
-from ..explanation import Explanation
+from ..explainer.api import Explainer
+from ..explainer.explanation import Explanation
 from . import schema, v1, v2
 from .arrays import dump
 from .middleware import Observe, refused

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import orjson
 
-from ..arguments import check_range
 from ..errors import InputError
+from ..explainer.bind import check_range
 from ..spec import Numpy, TensorSpec
 
 NUMBERS = {int, float}

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from ..api import Explainer
 from ..errors import InputError, UnknownNameError
+from ..explainer.api import Explainer
 from ..methods import Method
 from ..spec import References
 from .arrays import array_of

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from ray import serve
 
-from ..api import Explainer
+from ..explainer.api import Explainer
 from .application import app
 from .settings import Settings
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import uvicorn
 
-from ..api import Explainer
 from ..errors import InputError
+from ..explainer.api import Explainer
 from .application import app
 from .logs import to_stderr
 from .settings import Settings, read_keys

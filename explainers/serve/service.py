@@ -15,13 +15,13 @@ import numpy as np
 from starlette.requests import Request
 
 from .. import errors
-from ..api import Explainer
 from ..errors import InputError, NonFiniteError, UnknownNameError
-from ..explanation import Explanation
+from ..explainer.api import Explainer
+from ..explainer.explanation import Explanation
 from ..methods import Perturbation
+from ..run.base import Run
 from ..scheduler import Scheduler
 from ..spec import STRING, Numpy
-from ..work.run import Run
 from .metrics import Metrics
 from .parameters import Arguments, Parameters, Variants
 from .settings import Settings

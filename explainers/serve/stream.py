@@ -10,8 +10,8 @@ from typing import Any
 
 from starlette.requests import Request
 
-from ..explanation import Explanation
-from ..work.run import Estimate, Run
+from ..explainer.explanation import Explanation
+from ..run.base import Estimate, Run
 from . import v1
 from .arrays import dump
 from .service import Job, Service, disconnected

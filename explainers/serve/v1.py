@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..explanation import Explanation
+from ..explainer.explanation import Explanation
+from ..run.base import Estimate
 from ..spec import Numpy
-from ..work.run import Estimate
 from .arrays import batch, dump, dump_list, parse
 from .parameters import Arguments
 from .service import Job, Model

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import __version__
 from ..errors import InputError, UnknownNameError
-from ..explanation import Explanation
+from ..explainer.explanation import Explanation
 from ..spec import Numpy, TensorSpec
 from .arrays import DEEPEST, array_of, dump, parse
 from .service import Job, Model

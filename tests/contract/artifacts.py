@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 import explainers
-from explainers import Explainer, References, artifact
+from explainers import Explainer, References
+from explainers.file import container
 
 from .child import run
 
@@ -129,12 +130,12 @@ def zipped(files: list[tuple[str, bytes]], compression: int = zipfile.ZIP_STORED
 def rewritten(content: bytes, change: Callable[[dict[str, Any], dict[str, bytes]], None]) -> bytes:
     """The file as a forger would write it: all sizes and checksums fit."""
     files = members(content)
-    data = json.loads(files.pop(artifact.MANIFEST))
+    data = json.loads(files.pop(container.MANIFEST))
     change(data, files)
     buffer = io.BytesIO()
     told = data.pop("format")
-    artifact.write(buffer, data, files)
-    if told != artifact.FORMAT:
+    container.write(buffer, data, files)
+    if told != container.FORMAT:
         return edited(buffer.getvalue(), lambda manifest: manifest.update(format=told))
     return buffer.getvalue()
 
@@ -142,9 +143,9 @@ def rewritten(content: bytes, change: Callable[[dict[str, Any], dict[str, bytes]
 def edited(content: bytes, change: Callable[[Any], Any]) -> bytes:
     """The file with another manifest, the rest as it was."""
     files = members(content)
-    data = json.loads(files.pop(artifact.MANIFEST))
+    data = json.loads(files.pop(container.MANIFEST))
     change(data)
-    return zipped([(artifact.MANIFEST, json.dumps(data).encode()), *files.items()])
+    return zipped([(container.MANIFEST, json.dumps(data).encode()), *files.items()])
 
 
 def flipped(content: bytes, name: str) -> bytes:
@@ -157,7 +158,7 @@ def flipped(content: bytes, name: str) -> bytes:
 def broken(content: bytes) -> dict[str, tuple[bytes, str]]:
     """Files that must be refused, and what the reason says."""
     files = members(content)
-    last = [name for name in files if name != artifact.MANIFEST][-1]
+    last = [name for name in files if name != container.MANIFEST][-1]
 
     def with_member(name: str, data: bytes) -> bytes:
         return zipped([*files.items(), (name, data)])
@@ -187,9 +188,9 @@ def broken(content: bytes) -> dict[str, tuple[bytes, str]]:
             edited(with_member("../x", b""), lambda m: m["members"].update({"../x": {"size": 0, "sha256": ""}})),
             "has a member with the name",
         ),
-        "manifest is no JSON": (unlisted({artifact.MANIFEST: b"{'format': 1}"}), "no JSON"),
-        "manifest is a list": (unlisted({artifact.MANIFEST: b"[1]"}), "no format number"),
-        "manifest is deep": (unlisted({artifact.MANIFEST: b"[" * 200_000}), "no JSON"),
+        "manifest is no JSON": (unlisted({container.MANIFEST: b"{'format': 1}"}), "no JSON"),
+        "manifest is a list": (unlisted({container.MANIFEST: b"[1]"}), "no format number"),
+        "manifest is deep": (unlisted({container.MANIFEST: b"[" * 200_000}), "no JSON"),
         "members is a number": (edited(content, lambda m: m.update(members=3)), "does not hold what"),
         "newer format": (edited(content, lambda m: m.update(format=99)), "has format 99; this version reads"),
         "format as text": (edited(content, lambda m: m.update(format="1")), "no format number"),
@@ -205,9 +206,9 @@ def broken(content: bytes) -> dict[str, tuple[bytes, str]]:
             "does not hold what this version expects",
         ),
         "no options": (forged(options={}), "does not hold what this version expects"),
-        "graph is no JSON": (rewritten(content, lambda _, f: f.update({artifact.GRAPH: b"{"})), "no JSON"),
-        "graph is empty": (rewritten(content, lambda _, f: f.update({artifact.GRAPH: b"{}"})), "does not hold"),
-        "no graph": (rewritten(content, lambda _, f: f.pop(artifact.GRAPH)), "does not hold"),
+        "graph is no JSON": (rewritten(content, lambda _, f: f.update({container.GRAPH: b"{"})), "no JSON"),
+        "graph is empty": (rewritten(content, lambda _, f: f.update({container.GRAPH: b"{}"})), "does not hold"),
+        "no graph": (rewritten(content, lambda _, f: f.pop(container.GRAPH)), "does not hold"),
     }
     for name in files:
         result[f"bit of {name}"] = (flipped(content, name), "refused")

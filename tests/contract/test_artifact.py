@@ -383,7 +383,7 @@ def test_a_pickle_holds_the_file_and_no_more() -> None:
     explain, x = compiled("torch", "deeplift")
     content = pickle.dumps(explain)
     named_ = {str(arg) for op, arg, _ in pickletools.genops(content) if op.name in ("GLOBAL", "SHORT_BINUNICODE")}
-    assert named_ <= {"explainers.api", "Explainer.load", "builtins", "getattr", "Explainer", "load"}
+    assert named_ <= {"explainers.explainer.api", "Explainer.load", "builtins", "getattr", "Explainer", "load"}
     np.testing.assert_array_equal(pickle.loads(content)(x, target=1), explain(x, target=1))
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(pickle.loads(content)))(x, target=1), explain(x, target=1))
 

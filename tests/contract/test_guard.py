@@ -223,8 +223,8 @@ def test_nan_is_incomplete_and_a_change_that_is_none_is_an_error() -> None:
     """NaN in place of attributions of a finite output is told; so is what rounding does not explain."""
     import torch
 
-    from explainers.completeness import check
-    from explainers.work.call import Ends
+    from explainers.explainer.completeness import check
+    from explainers.run.call import Ends
 
     explain = Explainer.compile(model("torch"), "deeplift", inputs=X)
     request = explain.request(np.repeat(X[:1], 7, 0), target=1)

@@ -9,18 +9,7 @@ import pytest
 
 from explainers import Explainer
 from explainers.graph import Role
-from explainers.methods.lrp import (
-    LRP,
-    AlphaBeta,
-    Composite,
-    Epsilon,
-    Flat,
-    Gamma,
-    Pass,
-    WSquare,
-    ZBox,
-    ZPlus,
-)
+from explainers.methods.lrp import LRP, AlphaBeta, Composite, Epsilon, Flat, Gamma, Pass, WSquare, ZBox, ZPlus
 
 from . import naive_lrp as naive
 from .nets_lrp import KERAS, SAMPLES, TORCH, in_keras, in_torch

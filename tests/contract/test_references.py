@@ -189,7 +189,7 @@ def test_an_audit_takes_the_first_of_each_sample() -> None:
 
 def test_files_keep_them_and_older_files_load() -> None:
     """References as they were written before there were sets of each sample's own."""
-    from explainers.encoding import decode, encode
+    from explainers.file.encoding import decode, encode
 
     for given in (References(OWN, per_sample=True), References(OWN[0])):
         arrays: dict[str, Any] = {}

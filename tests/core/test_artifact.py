@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from explainers import Explainer, References, TensorSpec, artifact, methods
-from explainers.encoding import decode, decode_graph, encode, encode_graph
+from explainers import Explainer, References, TensorSpec, methods
 from explainers.errors import ArtifactError, BackendMissing
+from explainers.file import container
+from explainers.file.encoding import decode, decode_graph, encode, encode_graph
 from explainers.graph import Graph, Node, Output, Role, Value
 from explainers.methods.lrp import LRP, Composite, Epsilon, Gamma, Pass, ZBox
 from explainers.spec import Signature
@@ -36,8 +37,8 @@ VALUES: list[Any] = [
 
 def through(value: Any) -> Any:
     arrays: dict[str, Any] = {}
-    data = json.loads(artifact.to_json(encode(value, arrays, "value")))
-    return decode(data, artifact.arrays(artifact.from_arrays(arrays)))
+    data = json.loads(container.to_json(encode(value, arrays, "value")))
+    return decode(data, container.arrays(container.from_arrays(arrays)))
 
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:60])
@@ -98,7 +99,7 @@ def test_a_graph_comes_back() -> None:
         ),
     )
     graph = Graph(nodes, (Value("x"),), (("logits", Value("y", 1)),))
-    found = decode_graph(json.loads(artifact.to_json(encode_graph(graph))))
+    found = decode_graph(json.loads(container.to_json(encode_graph(graph))))
     assert found == graph
     assert found.nodes[1].attributes == {"weight": 1}
 
@@ -110,11 +111,11 @@ FILES = {"a.json": b"{}", "folder/b.bin": bytes(range(256))}
 
 def test_a_file_is_a_stored_zip_with_checksums(tmp_path: Path) -> None:
     path = tmp_path / "x.explainer"
-    artifact.write(path, {"backend": "none"}, FILES)
-    data, files = artifact.read(path)
+    container.write(path, {"backend": "none"}, FILES)
+    data, files = container.read(path)
     assert files == FILES
-    assert data["format"] == artifact.FORMAT
-    assert artifact.read(path.read_bytes())[1] == artifact.read(io.BytesIO(path.read_bytes()))[1] == FILES
+    assert data["format"] == container.FORMAT
+    assert container.read(path.read_bytes())[1] == container.read(io.BytesIO(path.read_bytes()))[1] == FILES
     with zipfile.ZipFile(path) as archive:
         assert archive.namelist()[0] == "manifest.json"
         assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
@@ -122,7 +123,7 @@ def test_a_file_is_a_stored_zip_with_checksums(tmp_path: Path) -> None:
 
 def test_the_same_contents_give_the_same_bytes(tmp_path: Path) -> None:
     for name in "ab":
-        artifact.write(tmp_path / name, {"backend": "none"}, FILES)
+        container.write(tmp_path / name, {"backend": "none"}, FILES)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -131,7 +132,7 @@ def test_a_failure_while_writing_leaves_what_was_there(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "x.explainer"
-    artifact.write(path, {}, FILES)
+    container.write(path, {}, FILES)
     before = path.read_bytes()
 
     def fail(*args: Any) -> None:
@@ -139,9 +140,9 @@ def test_a_failure_while_writing_leaves_what_was_there(
             args[0].write(b"half of it")
         raise OSError("no space left")
 
-    monkeypatch.setattr(*((artifact, place) if place == "_write" else (os, place)), fail)
+    monkeypatch.setattr(*((container, place) if place == "_write" else (os, place)), fail)
     with pytest.raises(OSError, match="no space left"):
-        artifact.write(path, {}, {})
+        container.write(path, {}, {})
     monkeypatch.undo()
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["x.explainer"]
@@ -151,7 +152,7 @@ def test_a_path_that_is_not_there_is_the_system_s_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Explainer.load(tmp_path / "none.explainer")
     with pytest.raises(FileNotFoundError):
-        artifact.write(tmp_path / "no" / "folder", {}, {})
+        container.write(tmp_path / "no" / "folder", {}, {})
 
 
 def test_a_callable_has_no_file_form(tmp_path: Path) -> None:
@@ -174,14 +175,15 @@ def test_predict_gives_the_output_in_packages() -> None:
 
 
 def test_a_framework_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from explainers import backend, saving
+    from explainers import backend
+    from explainers.explainer import saving
 
     buffer = io.BytesIO()
-    graph = artifact.to_json({"nodes": [], "inputs": [], "outputs": []})
+    graph = container.to_json({"nodes": [], "inputs": [], "outputs": []})
     options = {"wrt": None, "output": None, "baseline": 0.0, "dtype": None, "batch_size": None, "per_token": False}
     data = {"backend": "fake", "engine": "dynamic", "device": "", "method": {"class": "Gradient", "fields": {}}}
     rest = {"options": options, "signature": encode(Signature((), 0), {}, ""), "wrt": [], "specs": [], "parts": {}}
-    artifact.write(buffer, {**data, **rest}, {artifact.GRAPH: graph})
+    container.write(buffer, {**data, **rest}, {container.GRAPH: graph})
     missing = FakeBackend()
     monkeypatch.setattr(missing, "installed", lambda: False)
     monkeypatch.setattr(backend, "backends", lambda: {"fake": missing})

@@ -1,4 +1,4 @@
-"""Random numbers by counter."""
+"""Random numbers by random_numbers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from explainers import counter
+from explainers import random_numbers
 from explainers.errors import InputError
 
 
@@ -32,14 +32,14 @@ class Ops:
 
 
 def draws(seed: int, count: int, size: int, dtype: str = "float64") -> Any:
-    keys = counter.draw_keys(counter.sample_seeds(seed, count), np.zeros(count, np.int64))
-    return counter.uniform(Ops, counter.halves(keys), (size,), dtype)
+    keys = random_numbers.draw_keys(random_numbers.sample_seeds(seed, count), np.zeros(count, np.int64))
+    return random_numbers.uniform(Ops, random_numbers.halves(keys), (size,), dtype)
 
 
 def test_a_sample_with_its_own_seed_draws_what_it_draws_alone() -> None:
-    together = counter.sample_seeds([5, 9, 7], 3)
-    assert together[1] == counter.sample_seeds(9, 1)[0]
-    assert len(set(counter.sample_seeds(5, 1000).tolist())) == 1000
+    together = random_numbers.sample_seeds([5, 9, 7], 3)
+    assert together[1] == random_numbers.sample_seeds(9, 1)[0]
+    assert len(set(random_numbers.sample_seeds(5, 1000).tolist())) == 1000
 
 
 def test_uniform_is_uniform_and_independent_across_samples() -> None:
@@ -59,12 +59,12 @@ def test_float32_and_float64_draw_the_same() -> None:
 
 
 def test_the_first_element_can_be_moved() -> None:
-    keys = counter.halves(counter.draw_keys(counter.sample_seeds(0, 2), np.zeros(2, np.int64)))
-    whole = counter.uniform(Ops, keys, (10,), "float64")
-    assert np.array_equal(counter.uniform(Ops, keys, (4,), "float64", 6), whole[:, 6:])
+    keys = random_numbers.halves(random_numbers.draw_keys(random_numbers.sample_seeds(0, 2), np.zeros(2, np.int64)))
+    whole = random_numbers.uniform(Ops, keys, (10,), "float64")
+    assert np.array_equal(random_numbers.uniform(Ops, keys, (4,), "float64", 6), whole[:, 6:])
 
 
 @pytest.mark.parametrize("seed", [1.5, "a", [1, 2], [[1], [2], [3]]])
 def test_bad_seeds(seed: Any) -> None:
     with pytest.raises(InputError, match="seed must be an int, or 3 ints"):
-        counter.sample_seeds(seed, 3)
+        random_numbers.sample_seeds(seed, 3)

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from explainers import regions
-from explainers.graph import Graph, Node, Output, Role, Value
-from explainers.reorder import relu_behind_pools
+from explainers.graph import Graph, Node, Output, Role, Value, rewrite_regions
+from explainers.graph.rewrite_pools import relu_behind_pools
 
 ROW, HALF = (Output((None, 4), "float32"),), (Output((None, 2), "float32"),)
 FUNCTIONS: dict[str, Any] = {
@@ -55,7 +54,7 @@ def graph(*nodes: Node) -> Graph:
 def run(given: Graph, x: np.ndarray) -> np.ndarray:
     values = {Value("x"): x}
     for made in list(given)[1:]:
-        results = regions.evaluate(Ops, made, [values[v] for v in made.inputs])
+        results = rewrite_regions.evaluate(Ops, made, [values[v] for v in made.inputs])
         values.update(zip(made.values, results, strict=True))
     return values[given.outputs[0][1]]
 
@@ -66,11 +65,11 @@ X = np.random.default_rng(0).normal(size=(3, 4))
 
 def test_a_product_with_a_function_of_itself_is_one_function() -> None:
     before = graph(*SILU)
-    after = regions.join(before, [Value("x")])
+    after = rewrite_regions.join(before, [Value("x")])
     (joined,) = (n for n in after if n.role is not Role.INPUT)
     assert (joined.role, joined.op, joined.inputs) == (Role.UNIVARIATE, "sigmoid+mul", (Value("x"),))
     np.testing.assert_array_equal(run(after, X), run(before, X))
-    (y,), back = regions.vjp(Ops, joined, [X], [0])
+    (y,), back = rewrite_regions.vjp(Ops, joined, [X], [0])
     step = 1e-6
     np.testing.assert_allclose(back([np.ones_like(y)])[0], (run(before, X + step) - run(before, X - step)) / 2 / step)
 
@@ -80,24 +79,24 @@ def test_linear_operations_around_a_region_stay_on_their_own() -> None:
         node("a", "double", Role.LINEAR, "x"), node("s", "sigmoid", Role.UNIVARIATE, "a"),
         node("y", "mul", Role.PRODUCT, "a", "s"), node("z", "double", Role.LINEAR, "y"),
     )  # fmt: skip
-    after = regions.join(before, [Value("x")])
+    after = rewrite_regions.join(before, [Value("x")])
     assert [n.op for n in after] == ["input", "double", "sigmoid+mul", "double"]
     np.testing.assert_array_equal(run(after, X), run(before, X))
 
 
 def test_one_operation_and_linear_ones_are_left_as_they_are() -> None:
     single = graph(node("r", "relu", Role.UNIVARIATE, "x"), node("z", "double", Role.LINEAR, "r"))
-    assert [n.op for n in regions.join(single, [Value("x")])] == ["input", "relu", "double"]
+    assert [n.op for n in rewrite_regions.join(single, [Value("x")])] == ["input", "relu", "double"]
     linear = graph(node("a", "double", Role.LINEAR, "x"), node("b", "add", Role.LINEAR, "a", "x"))
-    assert [n.op for n in regions.join(linear, [Value("x")])] == ["input", "double", "add"]
+    assert [n.op for n in rewrite_regions.join(linear, [Value("x")])] == ["input", "double", "add"]
 
 
 def test_a_function_of_two_tensors_is_not_joined() -> None:
     other = Node("x2", "input", Role.INPUT, outputs=ROW)
     nodes = (Node("x", "input", Role.INPUT, outputs=ROW), other, node("y", "mul", Role.PRODUCT, "x", "x2"))
     two = Graph(nodes, (Value("x"), Value("x2")), (("0", Value("y")),))
-    assert regions.join(two, two.inputs).by_name["y"].role is Role.PRODUCT
-    one = regions.join(two, [Value("x")])  # x2 is a constant then
+    assert rewrite_regions.join(two, two.inputs).by_name["y"].role is Role.PRODUCT
+    one = rewrite_regions.join(two, [Value("x")])  # x2 is a constant then
     assert one.by_name["y"].op == "mul"
 
 
@@ -120,7 +119,7 @@ def test_relu_stays_where_something_else_looks_at_it(why: str) -> None:
 
 def test_univariate_nodes_know_the_map_that_feeds_them() -> None:
     dense = Node("d", "matmul", Role.LINEAR, (Value("x"),), ROW, function="dense")
-    marked = regions.mark_behind(
+    marked = rewrite_regions.mark_behind(
         graph(dense, node("b", "double", Role.LINEAR, "d"), node("r", "relu", Role.UNIVARIATE, "b"))
     )
     assert marked.by_name["r"].attributes["behind"] == "dense"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from explainers.coverage import Operation
 from explainers.errors import UnsupportedOperation
 from explainers.graph import Graph, Node, Output, Role, Value
+from explainers.graph.coverage import Operation
 from explainers.methods import Gradient, GuidedBackprop
 from explainers.program import Program
 from explainers.rules import RULE_SETS, RuleSet

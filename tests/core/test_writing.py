@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from explainers import Explainer, artifact, plots, writing
+from explainers import Explainer, plots
+from explainers.file import container, writing
 
 X = np.array([[1.0, 2.0], [3.0, 4.0]])
 
@@ -22,7 +23,7 @@ def linear(x: np.ndarray) -> np.ndarray:
 
 
 def explainer(path: Any) -> None:
-    artifact.write(path, {"some": "data"}, {"a.bin": b"x" * 100})
+    container.write(path, {"some": "data"}, {"a.bin": b"x" * 100})
 
 
 def page(path: Any) -> None:

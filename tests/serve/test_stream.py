@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from explainers import methods
+from explainers.run.base import Estimate
 from explainers.serve.parameters import Arguments
 from explainers.serve.service import Job, Service
 from explainers.serve.settings import Settings
 from explainers.serve.stream import Events
-from explainers.work.run import Estimate
 
 from .live import Live, live
 from .nets import QUARTERS, Gate, explainers, images

@@ -176,9 +176,9 @@ def test_operations_alone_are_the_framework_s() -> None:
 def test_long_compiling_is_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     model, x = Classifier("rnn_tanh", 3, batch_first=True).eval(), data(3, dtype=torch.float32)
     for method, told in (("gradient", False), ("deeplift", True)):
-        monkeypatch.setattr("explainers.plan.LONG", 0)
+        monkeypatch.setattr("explainers.explainer.plan.LONG", 0)
         Explainer.compile(model, method, inputs=x)
-        found = [record.getMessage() for record in caplog.records if record.name == "explainers.plan"]
+        found = [record.getMessage() for record in caplog.records if record.name == "explainers.explainer.plan"]
         assert [f"Compiling '{method}' may take about" in text for text in found] == [True] * told
 
 

@@ -29,12 +29,12 @@ from typing import Any, BinaryIO
 import numpy as np
 import safetensors.numpy
 
+from ..errors import ArtifactError, ExplainersError
+from ..graph.coverage import Coverage
+from ..program import Placeholder
+from ..spec import Numpy, Signature
 from . import writing
-from .coverage import Coverage
 from .encoding import decode
-from .errors import ArtifactError, ExplainersError
-from .program import Placeholder
-from .spec import Numpy, Signature
 
 FORMAT = 1
 MANIFEST, GRAPH, ARRAYS = "manifest.json", "graph.json", "arrays.safetensors"

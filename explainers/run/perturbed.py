@@ -12,9 +12,9 @@ import numpy as np
 from ..errors import InputError, PerturbationError
 from ..methods.perturbation import Perturbation, as_sample
 from ..spec import Numpy, row_name
+from .base import Steps
 from .call import Call, Chunk, Piece, Rows, Staged
 from .forward import ForwardRun
-from .run import Steps
 from .workers import END, produce
 
 if TYPE_CHECKING:

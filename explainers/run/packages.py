@@ -18,22 +18,21 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .. import regions
 from ..backend import Backend, Kernel, Loaded, Size, Traced
-from ..contrast import Contrast
 from ..graph import Graph, Value
 from ..methods.base import Method
 from ..methods.perturbation import Perturbation
-from ..program import Forward, Placeholder, Program
-from ..reorder import relu_behind_pools
+from ..program import Placeholder
+from ..program.against_reference import Contrast
+from ..program.prepare import prepare
 from ..spec import Array, Numpy, Target, check_finite
+from .base import Run, Steps
 from .call import Call, Chunk, Piece, Results, Rows, Staged, Stats
 from .contrasted import ContrastRun
 from .forward import ForwardRun
 from .joining import divided, joined
 from .perturbed import PerturbedRun
 from .references import ReferenceActivations
-from .run import Run, Steps
 from .summed import SingleRun, SummedRun
 
 Found = TypeVar("Found")
@@ -51,27 +50,11 @@ class Packages:
         self.ahead = loaded is not None and loaded.ahead
         self.static = backend.engines[engine] and not self.ahead
         self.loaded = loaded  # kernels from a file, in place of those that the backend compiles
-        self.predictor = Forward(graph)
-        self.prefix: Forward | None = None
-        rules = method.rule_set
-        moves = not method.single or (rules is not None and rules.contrast)
-        if moves and not set(wrt) <= set(graph.inputs):  # rows start behind a layer: compute it once
-            self.prefix = Forward(graph.restrict((str(i), value) for i, value in enumerate(wrt)))
-            self._prefix_places = [graph.inputs.index(value) for value in self.prefix.inputs]
-            graph = graph.cut(wrt)
-            wrt = graph.inputs[: len(wrt)]
-        if rules is None or rules.reorders:
-            graph = relu_behind_pools(graph, wrt)
-        if rules is not None and rules.contrast:
-            graph = regions.pass_stopped_maxima(graph)
-        if rules is not None and rules.elementary:
-            graph = regions.mark_behind(regions.join(graph, wrt))
-        if rules is not None:
-            graph = rules.prepare(graph, wrt)
-        self.program = _program(graph, method, wrt)
-        self.program.check_rules()
+        prepared = prepare(graph, method, wrt)
+        self.program, self.predictor = prepared.program, prepared.predictor
+        self.prefix, self._prefix_places = prepared.prefix, prepared.prefix_places
         self.method = method
-        self.shapes = [self.program.sample_shape(value) for value in wrt]
+        self.shapes = [self.program.sample_shape(value) for value in self.program.wrt]
         self.count = self.rows_per_sample(1)
         self.output_shape = self.program.sample_shape(self.program.output)
         self.mask_dtype = self.program.dtype(self.program.output)
@@ -439,15 +422,6 @@ class Packages:
             filler = array[:1] if holder.name != "sample" else np.array([bucket - 1])
             array = np.concatenate([array, np.repeat(filler, bucket - len(array), axis=0)])
         return self._to_device(np.ascontiguousarray(array, _host(holder.dtype)), holder.dtype)
-
-
-def _program(graph: Graph, method: Method, wrt: tuple[Value, ...]) -> Program:
-    """The program for a method: one that compares with a reference where the rule set does."""
-    rules = method.rule_set
-    if rules is None or not rules.contrast:
-        return Program(graph, method, wrt)
-    program = Contrast(graph, method, wrt)
-    return Contrast(graph, method, wrt, grid=True) if method.baseline == "references" and program.shared else program
 
 
 def _host(dtype: str) -> str:

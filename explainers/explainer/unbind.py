@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from . import completeness, tables
-from .backend import Backend, on_host, owner
-from .errors import NonFiniteError
+from .. import tables
+from ..backend import Backend, on_host, owner
+from ..errors import NonFiniteError
+from ..methods import Method
+from ..run.call import Call, Chunk
+from ..spec import Array, Numpy, check_finite
+from . import completeness
 from .explanation import Explanation
-from .methods import Method
 from .plan import Plan
-from .spec import Array, Numpy, check_finite
-from .work.call import Call, Chunk
 
 
 @dataclass(frozen=True)

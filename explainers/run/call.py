@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ..counter import UInt64
+from ..random_numbers import UInt64
 from ..spec import Array, Baseline, Numpy, Target
 
 Progress = Callable[[int], None]

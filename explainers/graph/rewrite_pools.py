@@ -6,7 +6,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 
-from .graph import Graph, Node, Role, Value
+from . import Graph, Node, Role, Value
 
 
 def relu_behind_pools(graph: Graph, keep: Sequence[Value]) -> Graph:

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from . import tables
-from .backend import Backend, on_host, owner
-from .errors import BaselineError, InputError
-from .methods import Method, Perturbation
+from .. import tables
+from ..backend import Backend, on_host, owner
+from ..errors import BaselineError, InputError
+from ..methods import Method, Perturbation
+from ..spec import STRING, Array, Baseline, Numpy, Signature, TensorSpec, is_mask, resolve_baseline
 from .plan import Plan
-from .spec import STRING, Array, Baseline, Numpy, Signature, TensorSpec, is_mask, resolve_baseline
 
 
 def split(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..backend import on_host
-from ..contrast import Contrast
+from ..program.against_reference import Contrast
 from ..spec import Array, Numpy, largest
+from .base import Run, Steps
 from .call import Call, Chunk, Ends, Piece, Results, Staged
 from .references import ReferenceActivations
-from .run import Run, Steps
 
 if TYPE_CHECKING:
     from .packages import Packages

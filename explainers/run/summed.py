@@ -10,8 +10,8 @@ import numpy as np
 from ..errors import NotConverged
 from ..methods.base import Method
 from ..spec import Array, Numpy, largest, row_name
+from .base import Estimate, Run, Steps
 from .call import Chunk, Ends, Piece, Rows
-from .run import Estimate, Run, Steps
 
 if TYPE_CHECKING:
     from .packages import Packages

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from .errors import BackendMissing
+from ..errors import BackendMissing
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

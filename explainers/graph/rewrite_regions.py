@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .graph import Graph, Node, Output, Role, Value
-from .ops import Ops
+from ..ops import Ops
+from . import Graph, Node, Output, Role, Value
 
 Array = Any
 Pullback = Callable[[Sequence[Array | None]], Sequence[Array | None]]

@@ -18,8 +18,8 @@ import numpy as np
 from ..errors import NotConverged, TargetError
 from ..methods.removal import Design, Removal, Sums, Units
 from ..spec import Numpy, Target, check_finite, largest, row_name
+from .base import Estimate, Run, Steps
 from .call import Call, Chunk, Staged
-from .run import Estimate, Run, Steps
 
 if TYPE_CHECKING:
     from .packages import Packages

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from .backend import owner
-from .coverage import Operation
-from .errors import ArtifactError
-from .graph import Graph, Node, Output, Role, Value
-from .methods import METHODS
-from .methods.lrp import AlphaBeta, Composite, Epsilon, Flat, Gamma, Pass, WSquare, ZBox, ZPlus
-from .program import Placeholder
-from .spec import Numpy, References, Signature, TensorSpec
-from .structure import Fixed
+from ..backend import owner
+from ..errors import ArtifactError
+from ..graph import Graph, Node, Output, Role, Value
+from ..graph.coverage import Operation
+from ..methods import METHODS
+from ..methods.lrp import AlphaBeta, Composite, Epsilon, Flat, Gamma, Pass, WSquare, ZBox, ZPlus
+from ..program import Placeholder
+from ..spec import Numpy, References, Signature, TensorSpec
+from ..structure import Fixed
 
 KINDS: dict[str, type[Any]] = {
     kind.__name__: kind

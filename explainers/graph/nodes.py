@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from .errors import TraceError, UnknownNameError
+from ..errors import TraceError, UnknownNameError
+from ..spec import COMPLEX, FLOATING
 
 
 class Role(enum.Enum):
@@ -72,10 +73,6 @@ class Output:
 
     def __str__(self) -> str:
         return f"{self.dtype}[{', '.join('batch' if d is None else str(d) for d in self.shape)}]"
-
-
-FLOATING = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
-COMPLEX = {"complex32": 4, "complex64": 8, "complex128": 16}
 
 
 @dataclass(frozen=True)

@@ -11,20 +11,22 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from . import arguments, artifact, completeness, counter, methods, plan, saving, tables
-from .arguments import checked_size, dtype_name
-from .backend import Backend, device_name, find, owner
-from .coverage import Audit, Coverage
-from .errors import ArtifactError, BaselineError, InputError, UnknownNameError, UnsupportedOperation
+from .. import methods, random_numbers, tables
+from ..backend import Backend, device_name, find, owner
+from ..errors import ArtifactError, BaselineError, InputError, UnknownNameError, UnsupportedOperation
+from ..file import container
+from ..graph import Graph
+from ..graph.coverage import Audit, Coverage
+from ..methods import Method
+from ..run import Packages
+from ..run.call import Call, Chunk, Stats, reporter
+from ..run.contrasted import audit
+from ..spec import Numpy, Signature, TensorSpec, resolve_target
+from . import bind, completeness, plan, saving
+from .bind import checked_size, dtype_name
 from .explanation import Explanation
-from .graph import Graph
-from .methods import Method
 from .plan import Options, Plan
-from .results import Results
-from .spec import Numpy, Signature, TensorSpec, resolve_target
-from .work import Packages
-from .work.call import Call, Chunk, Stats, reporter
-from .work.contrasted import audit
+from .unbind import Results
 
 Progress = bool | Callable[[int, int], None]
 WARM_RUNS = 3  # TorchScript specializes in its first runs
@@ -167,7 +169,7 @@ class Explainer:
         UnknownNameError, InputError, TraceError, UnsupportedOperation, BackendMissing
         """
         value = methods.resolve(method)
-        args, kwargs = arguments.split(inputs)
+        args, kwargs = bind.split(inputs)
         found = find(model, backend)
         if value.rule_set and found.forward_only and backend is None:  # a function of tensors, perhaps
             found = next(filter(None, map(owner, [*args, *kwargs.values()])), found)
@@ -220,7 +222,7 @@ class Explainer:
     def _bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Plan, list[Any]]:
         """The plan and the inputs in the signature's order; traces at the first call."""
         if len(args) == 1 and not kwargs and isinstance(args[0], (dict, tuple)):
-            args, kwargs = arguments.split(args[0])
+            args, kwargs = bind.split(args[0])
         found = self._plan
         if found is None:
             if not args and not kwargs:
@@ -250,7 +252,7 @@ class Explainer:
         signature = replace(known, inputs=specs)
         with self._lock:
             if dtypes not in self._of_other_dtypes:
-                examples = arguments.arrays(self._backend, signature, bound)[0]
+                examples = bind.arrays(self._backend, signature, bound)[0]
                 self._of_other_dtypes[dtypes] = plan.trace(
                     self._model, self._backend, self.method, self._options, signature, examples, self.stats
                 )
@@ -302,7 +304,7 @@ class Explainer:
         """
         found, bound, call = self._call(inputs, named, target, baseline, seed, batch_size, progress, allow_nonfinite)
         if attribution is not None:
-            call.attribution = arguments.attribution(found, self.method, attribution, len(call))
+            call.attribution = bind.attribution(found, self.method, attribution, len(call))
         results = self._results(found, bound, inputs, named)
         chunks = found.packages.run(call)
         if chunks and chunks[0].ends is not None:
@@ -350,7 +352,7 @@ class Explainer:
             inputs, named, target, baseline, seed, batch_size, progress, allow_nonfinite, details=True
         )
         if attribution is not None:
-            call.attribution = arguments.attribution(found, self.method, attribution, len(call))
+            call.attribution = bind.attribution(found, self.method, attribution, len(call))
         return Request(self, found, call, self._results(found, bound, inputs, named))
 
     @neutrally
@@ -361,7 +363,7 @@ class Explainer:
         model's last softmax or sigmoid.
         """
         found, bound = self._bound(inputs, named)
-        arrays, count = arguments.arrays(self._backend, found.traced.signature, bound)
+        arrays, count = bind.arrays(self._backend, found.traced.signature, bound)
         checked_size(batch_size)
         parts = found.packages.predict(arrays, count, int(batch_size or found.packages.batch_size), not allow_nonfinite)
         return self._results(found, bound, inputs, named).outputs(parts, not allow_nonfinite)
@@ -377,20 +379,18 @@ class Explainer:
         batch_size: int | None, progress: Progress, allow_nonfinite: bool, details: bool = False,
     ) -> tuple[Plan, list[Any], Call]:  # fmt: skip
         found, bound = self._bound(inputs, named)
-        arrays, count = arguments.arrays(self._backend, found.traced.signature, bound)
+        arrays, count = bind.arrays(self._backend, found.traced.signature, bound)
         checked_size(batch_size)
         if batch_size is not None and self._options.interacting:
             raise InputError("interacting=True runs each call as one package; leave out batch_size")
         method = self.method
-        resolved = resolve_target(arguments.plain(target), found.packages.output_shape, count, method.rule_set is None)
+        resolved = resolve_target(bind.plain(target), found.packages.output_shape, count, method.rule_set is None)
         chosen = None
         if method.baseline != "none":
-            chosen = arguments.baseline(
-                found, method, self._options.baseline, baseline, count, bound, not allow_nonfinite
-            )
+            chosen = bind.baseline(found, method, self._options.baseline, baseline, count, bound, not allow_nonfinite)
         elif baseline is not None:
             raise BaselineError(f"method {method.name!r} has no baseline; got one of type {type(baseline).__name__}")
-        seeds = counter.sample_seeds(seed, count) if method.sampled else None
+        seeds = random_numbers.sample_seeds(seed, count) if method.sampled else None
         references = len(chosen) if chosen is not None and chosen.distribution else 1
         rows = found.packages.rows_per_sample(references) if progress else 0
         report = reporter(progress, count * rows) if progress and count else None
@@ -416,7 +416,7 @@ class Explainer:
         such as a function for a baseline; or no C++ compiler for ``aot``.
         """
         plan = self._ready("save")
-        artifact.write(file, *saving.contents(plan, self.method, self._backend, self._options, aot))
+        container.write(file, *saving.contents(plan, self.method, self._backend, self._options, aot))
 
     @classmethod
     def load(cls, file: Any, device: Any = None) -> Explainer:

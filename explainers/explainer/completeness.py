@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from .backend import on_host
-from .errors import IncompleteError, IncompleteWarning
-from .methods import Method
-from .ops import RowSums
-from .spec import Array, Numpy, check_finite, largest, row_name
-from .work import Packages
-from .work.call import Call, Chunk
+from ..backend import on_host
+from ..errors import IncompleteError, IncompleteWarning
+from ..methods import Method
+from ..ops import RowSums
+from ..run import Packages
+from ..run.call import Call, Chunk
+from ..spec import Array, Numpy, check_finite, largest, row_name
 
 TOLERANCE = 1e-3  # of the output's change
 FEW = 32  # samples that are compared faster one by one

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import tables
-from .backend import owner
-from .coverage import Operation
-from .spec import Numpy
+from .. import tables
+from ..backend import owner
+from ..graph.coverage import Operation
+from ..spec import Numpy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -96,7 +96,7 @@ class Explanation:
         ------
         InputError: for what the kind cannot show. UnknownNameError. NonFiniteError. BackendMissing: no matplotlib.
         """
-        from . import plots
+        from .. import plots
 
         return plots.plot(self, kind, **view)
 
@@ -105,12 +105,12 @@ class Explanation:
 
         Arguments and errors as for :meth:`plot`. Returns the page; ``path``: where it is written, too.
         """
-        from . import plots
+        from .. import plots
 
         return plots.page(self, path, kind=kind, **view)
 
     def _repr_html_(self) -> str:
-        from . import plots
+        from .. import plots
 
         return plots.notebook(self)
 

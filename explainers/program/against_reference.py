@@ -18,14 +18,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from . import regions
-from .errors import UnsupportedOperation
-from .graph import Node, Role, Value
-from .ops import Ops
-from .program import ACCUMULATE, Forward, Placeholder, Program, Results, active_places, evaluate
-from .rules import RuleSet, Site
-from .rules.base import Pullback, unsupported
-from .rules.deeplift import Split, signs
+from ..errors import UnsupportedOperation
+from ..graph import Node, Role, Value, rewrite_regions
+from ..ops import Ops
+from ..rules import RuleSet, Site
+from ..rules.base import Pullback, unsupported
+from ..rules.deeplift import Split, signs
+from .walk import ACCUMULATE, Forward, Placeholder, Program, Results, active_places, evaluate
 
 Array = Any
 FLAT_ROLES = (Role.MAX_POOL, Role.REDUCE_MAX)  # rules that look at windows and axes see flat rows
@@ -282,7 +281,7 @@ class _Run:
         if self.axis(value) is not None:
             return self.flat(seen(value), value)
         node = self.graph.by_name[value.node]
-        return regions.evaluate(self.ops, node, [rows(operand) for operand in node.inputs])[value.place]
+        return rewrite_regions.evaluate(self.ops, node, [rows(operand) for operand in node.inputs])[value.place]
 
     def blank(self, value: Value) -> Array:
         """An array of the shape that ``value`` has at flat rows; what it holds does not matter."""
@@ -351,7 +350,7 @@ class _Run:
                 arrays.append(self.blank(value))
             else:
                 arrays.append(self.x_rows(value))
-        results, pullback = regions.vjp(self.ops, node, arrays, places)
+        results, pullback = rewrite_regions.vjp(self.ops, node, arrays, places)
 
         def back(messages: Sequence[Array | None]) -> Sequence[Array | None]:
             pairs = zip(messages, node.values, strict=True)

@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from . import artifact, tables
-from .artifact import decoding
-from .backend import Backend, Loaded, Traced, backends, device_name, named
-from .encoding import Arrays, decode, decode_graph, encode, encode_graph
-from .errors import ArtifactError, ExplainersError, InputError
-from .graph import Value
-from .methods import Method
+from .. import tables
+from ..backend import Backend, Loaded, Traced, backends, device_name, named
+from ..errors import ArtifactError, ExplainersError, InputError
+from ..file import container
+from ..file.container import decoding
+from ..file.encoding import Arrays, decode, decode_graph, encode, encode_graph
+from ..graph import Value
+from ..methods import Method
+from ..run import Packages
+from ..run.call import Stats
 from .plan import Options, Plan
-from .work import Packages
-from .work.call import Stats
 
 Contents = tuple[dict[str, Any], dict[str, bytes]]
 
@@ -65,9 +66,9 @@ def contents(plan: Plan, method: Method, backend: Backend, options: Options, aot
         files = backend.save(packages.parts(), plan.traced, engine=options.engine)
     if aot:
         files = backend.compile_ahead(files, device=data["device"])
-    own = {artifact.GRAPH: artifact.to_json(encode_graph(plan.graph))}
+    own = {container.GRAPH: container.to_json(encode_graph(plan.graph))}
     if arrays:
-        own[artifact.ARRAYS] = artifact.from_arrays(arrays)
+        own[container.ARRAYS] = container.from_arrays(arrays)
     return data, {**own, **files}
 
 
@@ -87,11 +88,11 @@ def _versions(backend: Backend) -> dict[str, str]:
 class Saved:
     """A file's contents, checked: what an explainer is made of."""
 
-    def __init__(self, source: artifact.Source) -> None:
+    def __init__(self, source: container.Source) -> None:
         self.source = source
-        self.data, self.files = artifact.read(source)
-        with artifact.reasons(source):
-            arrays = artifact.arrays(self.files.pop(artifact.ARRAYS, None))
+        self.data, self.files = container.read(source)
+        with container.reasons(source):
+            arrays = container.arrays(self.files.pop(container.ARRAYS, None))
             with decoding("the manifest"):
                 self._read(arrays)
         self.backend = named(self.data["backend"])
@@ -113,14 +114,14 @@ class Saved:
             given[name] = bool(data["options"].get(name, False))  # not in files of 0.1.0
         self.options = Options(engine=engine, device=data["device"], **given)
         self.signature = decode(data["signature"], {})
-        self.graph = decode_graph(artifact.parsed(self.files.pop(artifact.GRAPH), artifact.GRAPH))
+        self.graph = decode_graph(container.parsed(self.files.pop(container.GRAPH), container.GRAPH))
         self.wrt = tuple(Value(*value) for value in data["wrt"])
         self.specs = tuple(decode(spec, {}) for spec in data["specs"])
         self.parts = {part: [decode(p, {}) for p in some] for part, some in data["parts"].items()}
 
     def plan(self, device: Any, stats: Stats) -> Plan:
         """With the backend's compiled programs, on the device that they were made for."""
-        with artifact.reasons(self.source):
+        with container.reasons(self.source):
             return self._plan(device, stats)
 
     def _plan(self, device: Any, stats: Stats) -> Plan:

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from .backend import Backend, Traced
-from .errors import InputError
-from .graph import Graph, Node, Output, Value
-from .program import evaluate
-from .spec import STRING
+from ..backend import Backend, Traced
+from ..errors import InputError
+from ..graph import Graph, Node, Output, Value
+from ..program import evaluate
+from ..spec import STRING
 
 ROWS = 3  # the second one changes; the others must not
 LOUDER = 1e3  # so much larger is the other cotangent of the second sample

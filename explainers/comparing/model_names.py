@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError, UnknownNameError
+from ..errors import InputError, UnknownNameError
 
 
 def model(spec: str) -> Any:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..backend import Backend, Kernel, Traced
-from ..contrast import Contrast
 from ..graph import Value
+from ..program.against_reference import Contrast
 from ..spec import Array, Baseline, TensorSpec
 
 MOST_ROWS = 16  # different rows of other inputs whose reference activations are kept

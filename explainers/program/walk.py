@@ -17,15 +17,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from . import regions
-from .coverage import Coverage, Operation
-from .errors import UnsupportedOperation
-from .graph import Graph, Node, Role, Value
-from .methods.base import Method
-from .methods.removal import Design, Removal
-from .ops import Ops
-from .rules import RuleSet, Site
-from .rules.base import unsupported
+from ..errors import UnsupportedOperation
+from ..graph import Graph, Node, Role, Value, rewrite_regions
+from ..graph.coverage import Coverage, Operation
+from ..methods.base import Method
+from ..methods.removal import Design, Removal
+from ..ops import Ops
+from ..rules import RuleSet, Site
+from ..rules.base import unsupported
 
 Array = Any
 Results = tuple[Array, ...]
@@ -217,7 +216,7 @@ class Program:
 
             def apply(given: Mapping[int, Array]) -> Any:
                 arrays = [given.get(place, operand) for place, operand in enumerate(operands)]
-                return regions.vjp(ops, node, arrays, places)
+                return rewrite_regions.vjp(ops, node, arrays, places)
 
             return Site(
                 node, tuple(operands[place] for place in places), tuple(values[value] for value in node.values),
@@ -347,9 +346,9 @@ def evaluate(
             continue
         arrays = [values[value] for value in node.inputs]
         if node.name in walked:
-            results, pullbacks[node.name] = regions.vjp(ops, node, arrays, active_places(node, active))
+            results, pullbacks[node.name] = rewrite_regions.vjp(ops, node, arrays, active_places(node, active))
         else:
-            results = regions.evaluate(ops, node, arrays)
+            results = rewrite_regions.evaluate(ops, node, arrays)
         values.update(zip(node.values, results, strict=True))
     return values, pullbacks
 

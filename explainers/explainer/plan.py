@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ..backend import Backend, Traced
+from ..errors import InputError, TargetError, UnknownNameError
+from ..graph import Graph, Role, Value
+from ..methods import Method
+from ..run import Packages
+from ..run.call import Stats
+from ..spec import Baseline, Signature, TensorSpec
 from . import mixing
-from .backend import Backend, Traced
-from .errors import InputError, TargetError, UnknownNameError
-from .graph import Graph, Role, Value
-from .methods import Method
-from .spec import Baseline, Signature, TensorSpec
-from .work import Packages
-from .work.call import Stats
 
 ALL = 1 << 40  # rows: each call is one package
 LONG = 20  # seconds of compiling that are told beforehand

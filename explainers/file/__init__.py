@@ -1,0 +1,1 @@
+"""The file of an explainer, and files written whole or not at all."""

@@ -1,0 +1,5 @@
+"""Graph and method as one pure function of placeholders."""
+
+from .walk import Forward, Placeholder, Program, evaluate
+
+__all__ = ["Forward", "Placeholder", "Program", "evaluate"]

@@ -1,0 +1,66 @@
+"""A traced graph as a method wants it: all rewrites, in order, and the programs that come of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..graph import Graph, Value, rewrite_pools, rewrite_regions
+from ..methods.base import Method
+from .against_reference import Contrast
+from .walk import Forward, Program
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The programs of a method. ``prefix``: from the inputs to the layer that rows start behind, if they do.
+
+    ``prefix_places``: of its inputs among the model's. ``predictor``: the model itself.
+    """
+
+    program: Program
+    predictor: Forward
+    prefix: Forward | None = None
+    prefix_places: tuple[int, ...] = ()
+
+
+def prepare(graph: Graph, method: Method, wrt: tuple[Value, ...]) -> Prepared:
+    """Cut the graph where rows start behind a layer, rewrite it for the rules, and check that they pass it.
+
+    Raises
+    ------
+    UnsupportedOperation: the rules have no entry for an operation between ``wrt`` and the output.
+    """
+    predictor, prefix = Forward(graph), None
+    places: tuple[int, ...] = ()
+    rules = method.rule_set
+    moves = not method.single or (rules is not None and rules.contrast)
+    if moves and not set(wrt) <= set(graph.inputs):  # rows start behind a layer: compute it once
+        prefix = Forward(graph.restrict((str(i), value) for i, value in enumerate(wrt)))
+        places = tuple(graph.inputs.index(value) for value in prefix.inputs)
+        graph = graph.cut(wrt)
+        wrt = graph.inputs[: len(wrt)]
+    program = _program(_rewritten(graph, method, wrt), method, wrt)
+    program.check_rules()
+    return Prepared(program, predictor, prefix, places)
+
+
+def _rewritten(graph: Graph, method: Method, wrt: tuple[Value, ...]) -> Graph:
+    rules = method.rule_set
+    if rules is None or rules.reorders:
+        graph = rewrite_pools.relu_behind_pools(graph, wrt)
+    if rules is None:
+        return graph
+    if rules.contrast:
+        graph = rewrite_regions.pass_stopped_maxima(graph)
+    if rules.elementary:
+        graph = rewrite_regions.mark_behind(rewrite_regions.join(graph, wrt))
+    return rules.prepare(graph, wrt)
+
+
+def _program(graph: Graph, method: Method, wrt: tuple[Value, ...]) -> Program:
+    """One that compares with a reference where the rule set does."""
+    rules = method.rule_set
+    if rules is None or not rules.contrast:
+        return Program(graph, method, wrt)
+    program = Contrast(graph, method, wrt)
+    return Contrast(graph, method, wrt, grid=True) if method.baseline == "references" and program.shared else program
