@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -114,8 +115,6 @@ def finite(array: Array) -> Array:
 
 
 def normal(uniform: Array) -> Array:
-    from statistics import NormalDist
-
     return np.vectorize(NormalDist().inv_cdf, otypes=[np.float64])(uniform).astype(uniform.dtype)
 
 

@@ -1,8 +1,9 @@
 """``nn.LSTM``, ``nn.GRU`` and ``nn.RNN`` as one operation each, with a backward that loops over the steps.
 
 torch.export and autograd take these layers apart, step by step, so that a graph grows with the length of its
-sequences. Here a layer stays one operation however long they are. The functions are plain TorchScript, too: they go
-into files as code that needs nothing of this library.
+sequences. Here a layer stays one operation however long they are: the framework's own where only outputs are wanted, and
+one that keeps what its backward needs where a derivative is. The functions are plain TorchScript, too: they go into files
+as code that needs nothing of this library.
 """
 
 from __future__ import annotations
@@ -13,183 +14,200 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Lists = tuple[list[Tensor], list[Tensor], list[Tensor]]
-
-
 # --- one layer in one direction, time first --------------------------------------------------
+#
+# ``…_steps`` returns the hidden states of all steps, (T, N, H), the last states, and what the backward needs.
+# ``…_back`` returns gradients at the inputs of all steps and at the first states, from those at all hidden states
+# (``messages``) and at the last ones. What does not depend on the steps behind is computed for all steps at once.
 
 
-def _inputs_part(x: Tensor, weights: list[Tensor], biases: bool) -> Tensor:
-    part = torch.matmul(x, weights[0].t())
-    return part + weights[2] if biases else part
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.nn.functional.linear(x, weight, bias)
 
 
-def _state_part(h: Tensor, weights: list[Tensor], biases: bool) -> Tensor:
-    part = torch.matmul(h, weights[1].t())
-    return part + weights[3] if biases else part
-
-
-def _lstm_steps(x: Tensor, h: Tensor, c: Tensor, weights: list[Tensor], biases: bool) -> Lists:
-    """Hidden states, cells and gates (i, f, g, o) after each step; first of all the initial states."""
+def _lstm_steps(
+    x: Tensor, h: Tensor, c: Tensor, weights: list[Tensor], biases: bool
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Kept: the gates before their functions, (T, N, 4H), and the cells, (T + 1, N, H), the first one first."""
     projected = len(weights) % 2 == 1
-    part = _inputs_part(x, weights, biases)
-    hidden, cells, gates = [h], [c], [c]
-    for t in range(x.shape[0]):
-        i, f, g, o = (part[t] + _state_part(hidden[-1], weights, biases)).chunk(4, 1)
-        i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
-        c = f * cells[-1] + i * g
-        h = o * c.tanh()
-        hidden.append(torch.matmul(h, weights[-1].t()) if projected else h)
+    part = _linear(x, weights[0], weights[2] + weights[3] if biases else None)
+    turned = weights[1].t()
+    size = c.shape[1]
+    hidden: list[Tensor] = []
+    gates: list[Tensor] = []
+    cells = [c]
+    for at_input in part.unbind(0):
+        gate = torch.addmm(at_input, h, turned)
+        i_f, g, o = gate.split([2 * size, size, size], 1)
+        i, f = i_f.sigmoid().chunk(2, 1)
+        c = torch.addcmul(f * c, i, g.tanh())
+        h = o.sigmoid() * c.tanh()
+        if projected:
+            h = torch.mm(h, weights[-1].t())
+        hidden.append(h)
+        gates.append(gate)
         cells.append(c)
-        gates.append(torch.cat([i, f, g, o], 1))
-    return hidden, cells, gates
+    return torch.stack(hidden), [h, c], [torch.stack(gates), torch.stack(cells)]
 
 
 def _lstm_back(
-    messages: Tensor, at_h: Tensor, at_c: Tensor, weights: list[Tensor], saved: Lists
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients at the inputs, at h₀ and at c₀, from those at all hidden states and at the last ones."""
+    messages: Tensor, at_h: Tensor, at_c: Tensor, weights: list[Tensor], kept: list[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
     projected = len(weights) % 2 == 1
-    _, cells, gates = saved
+    i, f, g, o = kept[0].chunk(4, 2)
+    i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
+    bent = kept[1][1:].tanh()
+    slopes = torch.cat([g * i * (1 - i), kept[1][:-1] * f * (1 - f), i * (1 - g * g), bent * o * (1 - o)], 2).unbind(0)
+    through, forgotten, arriving = (o * (1 - bent * bent)).unbind(0), f.unbind(0), messages.unbind(0)
     parts: list[Tensor] = []
-    for k in range(messages.shape[0]):
-        t = messages.shape[0] - 1 - k
-        i, f, g, o = gates[t + 1].chunk(4, 1)
-        bent = cells[t + 1].tanh()
-        at_h = at_h + messages[t]
-        at_y = torch.matmul(at_h, weights[-1]) if projected else at_h
-        at_c = at_c + at_y * o * (1 - bent * bent)
-        part = torch.cat(
-            [
-                at_c * g * i * (1 - i),
-                at_c * cells[t] * f * (1 - f),
-                at_c * i * (1 - g * g),
-                at_y * bent * o * (1 - o),
-            ],
-            1,
-        )
-        at_h = torch.matmul(part, weights[1])
-        at_c = at_c * f
+    for k in range(len(slopes)):
+        t = len(slopes) - 1 - k
+        at_h = at_h + arriving[t]
+        at_y = torch.mm(at_h, weights[-1]) if projected else at_h
+        at_c = torch.addcmul(at_c, at_y, through[t])
+        part = torch.cat([at_c, at_c, at_c, at_y], 1) * slopes[t]
+        at_h = torch.mm(part, weights[1])
+        at_c = at_c * forgotten[t]
         parts.append(part)
     parts.reverse()
-    return torch.matmul(torch.stack(parts), weights[0]), at_h, at_c
+    return torch.matmul(torch.stack(parts), weights[0]), [at_h, at_c]
 
 
-def _gru_steps(x: Tensor, h: Tensor, weights: list[Tensor], biases: bool) -> Lists:
-    """Hidden states, the states' part of n, and gates (r, z, n)."""
-    part = _inputs_part(x, weights, biases)
-    hidden, states, gates = [h], [h], [h]
-    for t in range(x.shape[0]):
-        r, z, n = part[t].chunk(3, 1)
-        r_h, z_h, n_h = _state_part(hidden[-1], weights, biases).chunk(3, 1)
-        r, z = (r + r_h).sigmoid(), (z + z_h).sigmoid()
-        n = (n + r * n_h).tanh()
-        hidden.append(n + z * (hidden[-1] - n))
-        states.append(n_h)
-        gates.append(torch.cat([r, z, n], 1))
-    return hidden, states, gates
+def _gru_steps(x: Tensor, h: Tensor, weights: list[Tensor], biases: bool) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Kept: r and z, (T, N, 2H); n; the states' part of n; the states before each step."""
+    part = _linear(x, weights[0], weights[2] if biases else None)
+    size = h.shape[1]
+    before: list[Tensor] = []
+    r_z: list[Tensor] = []
+    news: list[Tensor] = []
+    states: list[Tensor] = []
+    hidden: list[Tensor] = []
+    for at_input in part.unbind(0):
+        x_rz, x_n = at_input.split([2 * size, size], 1)
+        h_rz, h_n = _linear(h, weights[1], weights[3] if biases else None).split([2 * size, size], 1)
+        both = (x_rz + h_rz).sigmoid()
+        r, z = both.chunk(2, 1)
+        n = torch.addcmul(x_n, r, h_n).tanh()
+        before.append(h)
+        h = torch.addcmul(n, z, h - n)
+        r_z.append(both)
+        news.append(n)
+        states.append(h_n)
+        hidden.append(h)
+    kept = [torch.stack(r_z), torch.stack(news), torch.stack(states), torch.stack(before)]
+    return torch.stack(hidden), [h], kept
 
 
-def _gru_back(messages: Tensor, at_h: Tensor, weights: list[Tensor], saved: Lists) -> tuple[Tensor, Tensor]:
-    hidden, states, gates = saved
+def _gru_back(messages: Tensor, at_h: Tensor, weights: list[Tensor], kept: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    r, z = kept[0].chunk(2, 2)
+    n, states, before = kept[1], kept[2], kept[3]
+    at_n = (1 - z) * (1 - n * n)
+    at_rz = torch.cat([at_n * states * r * (1 - r), (before - n) * z * (1 - z)], 2)
+    slopes, passed, arriving = torch.cat([at_rz, at_n * r], 2).unbind(0), z.unbind(0), messages.unbind(0)
+    arrived: list[Tensor] = []
+    for k in range(len(slopes)):
+        t = len(slopes) - 1 - k
+        at_h = at_h + arriving[t]
+        arrived.append(at_h)
+        at_h = torch.addmm(at_h * passed[t], torch.cat([at_h, at_h, at_h], 1) * slopes[t], weights[1])
+    arrived.reverse()
+    all_h = torch.stack(arrived)
+    return torch.matmul(torch.cat([all_h, all_h, all_h], 2) * torch.cat([at_rz, at_n], 2), weights[0]), [at_h]
+
+
+def _rnn_steps(
+    x: Tensor, h: Tensor, weights: list[Tensor], biases: bool, relu: bool
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Kept: the slopes of the steps' function. Not the hidden states: outputs of an operation must not share memory."""
+    part = _linear(x, weights[0], weights[2] + weights[3] if biases else None)
+    turned = weights[1].t()
+    hidden: list[Tensor] = []
+    for at_input in part.unbind(0):
+        total = torch.addmm(at_input, h, turned)
+        h = total.relu() if relu else total.tanh()
+        hidden.append(h)
+    y = torch.stack(hidden)
+    return y, [h], [(y > 0).to(y.dtype) if relu else 1 - y * y]
+
+
+def _rnn_back(messages: Tensor, at_h: Tensor, weights: list[Tensor], kept: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    slopes, arriving = kept[0].unbind(0), messages.unbind(0)
     parts: list[Tensor] = []
-    for k in range(messages.shape[0]):
-        t = messages.shape[0] - 1 - k
-        r, z, n = gates[t + 1].chunk(3, 1)
-        at_h = at_h + messages[t]
-        at_z = at_h * (hidden[t] - n) * z * (1 - z)
-        at_n = at_h * (1 - z) * (1 - n * n)
-        at_r = at_n * states[t + 1] * r * (1 - r)
-        at_h = at_h * z + torch.matmul(torch.cat([at_r, at_z, at_n * r], 1), weights[1])
-        parts.append(torch.cat([at_r, at_z, at_n], 1))
-    parts.reverse()
-    return torch.matmul(torch.stack(parts), weights[0]), at_h
-
-
-def _rnn_steps(x: Tensor, h: Tensor, weights: list[Tensor], biases: bool, relu: bool) -> Lists:
-    part = _inputs_part(x, weights, biases)
-    hidden = [h]
-    for t in range(x.shape[0]):
-        total = part[t] + _state_part(hidden[-1], weights, biases)
-        hidden.append(total.relu() if relu else total.tanh())
-    return hidden, hidden, hidden
-
-
-def _rnn_back(messages: Tensor, at_h: Tensor, weights: list[Tensor], saved: Lists, relu: bool) -> tuple[Tensor, Tensor]:
-    hidden = saved[0]
-    parts: list[Tensor] = []
-    for k in range(messages.shape[0]):
-        t = messages.shape[0] - 1 - k
-        y = hidden[t + 1]
-        at_h = at_h + messages[t]
-        part = torch.where(y > 0, at_h, torch.zeros_like(at_h)) if relu else at_h * (1 - y * y)
-        at_h = torch.matmul(part, weights[1])
+    for k in range(len(slopes)):
+        t = len(slopes) - 1 - k
+        part = (at_h + arriving[t]) * slopes[t]
+        at_h = torch.mm(part, weights[1])
         parts.append(part)
     parts.reverse()
-    return torch.matmul(torch.stack(parts), weights[0]), at_h
+    return torch.matmul(torch.stack(parts), weights[0]), [at_h]
 
 
 # --- all layers in all directions ------------------------------------------------------------
 
 
-def _steps(kind: str, x: Tensor, states: list[Tensor], cell: int, weights: list[Tensor], biases: bool) -> Lists:
-    if kind == "lstm":
-        return _lstm_steps(x, states[0][cell], states[1][cell], weights, biases)
-    if kind == "gru":
-        return _gru_steps(x, states[0][cell], weights, biases)
-    return _rnn_steps(x, states[0][cell], weights, biases, kind == "rnn_relu")
-
-
-def _back(
-    kind: str, messages: Tensor, at_states: list[Tensor], cell: int, weights: list[Tensor], saved: Lists
-) -> list[Tensor]:
-    if kind == "lstm":
-        at_x, at_h, at_c = _lstm_back(messages, at_states[0][cell], at_states[1][cell], weights, saved)
-        return [at_x, at_h, at_c]
-    if kind == "gru":
-        at_x, at_h = _gru_back(messages, at_states[0][cell], weights, saved)
-        return [at_x, at_h]
-    at_x, at_h = _rnn_back(messages, at_states[0][cell], weights, saved, kind == "rnn_relu")
-    return [at_x, at_h]
-
-
-def backward(
-    messages: list[Tensor], x: Tensor, states: list[Tensor], weights: list[Tensor], kind: str, biases: bool,
-    layers: int, bidirectional: bool, batch_first: bool,
+def kept(
+    x: Tensor, states: list[Tensor], weights: list[Tensor], kind: str, biases: bool, layers: int, bidirectional: bool,
+    batch_first: bool,
 ) -> list[Tensor]:  # fmt: skip
-    """Gradients at ``x`` and at the initial states, from ``messages`` at the outputs and at the last states."""
+    """The outputs, the last states, and what ``backward`` needs of each layer in each direction."""
     directions = 2 if bidirectional else 1
     each = len(weights) // (layers * directions)
     x = x.transpose(0, 1) if batch_first else x
-    saved: list[Lists] = []
+    last: list[list[Tensor]] = []
+    needed: list[Tensor] = []
     for layer in range(layers):
         outs: list[Tensor] = []
         for direction in range(directions):
             cell = layer * directions + direction
+            own = weights[cell * each : (cell + 1) * each]
             at = x.flip(0) if direction == 1 else x
-            saved.append(_steps(kind, at, states, cell, weights[cell * each : (cell + 1) * each], biases))
-            out = torch.stack(saved[-1][0][1:])
-            outs.append(out.flip(0) if direction == 1 else out)
-        x = torch.cat(outs, 2)
+            if kind == "lstm":
+                y, ends, some = _lstm_steps(at, states[0][cell], states[1][cell], own, biases)
+            elif kind == "gru":
+                y, ends, some = _gru_steps(at, states[0][cell], own, biases)
+            else:
+                y, ends, some = _rnn_steps(at, states[0][cell], own, biases, kind == "rnn_relu")
+            outs.append(y.flip(0) if direction == 1 else y)
+            last.append(ends)
+            needed.extend(some)
+        x = torch.cat(outs, 2) if bidirectional else outs[0]
+    results = [x.transpose(0, 1) if batch_first else x]
+    for place in range(len(states)):
+        results.append(torch.stack([ends[place] for ends in last]))
+    results.extend(needed)
+    return results
+
+
+def backward(
+    messages: list[Tensor], needed: list[Tensor], weights: list[Tensor], kind: str, layers: int, bidirectional: bool,
+    batch_first: bool,
+) -> list[Tensor]:  # fmt: skip
+    """Gradients at ``x`` and at the first states, from ``messages`` at the outputs and at the last states."""
+    directions = 2 if bidirectional else 1
+    each, some = len(weights) // (layers * directions), len(needed) // (layers * directions)
     at_y = messages[0].transpose(0, 1) if batch_first else messages[0]
-    initial: list[list[Tensor]] = []
+    first: list[list[Tensor]] = []
     for k in range(layers):
-        layer = layers - 1 - k
         parts = at_y.chunk(directions, 2)
         found: list[Tensor] = []
         for d in range(directions):
             direction = directions - 1 - d
-            cell = layer * directions + direction
+            cell = (layers - 1 - k) * directions + direction
             part = parts[direction].flip(0) if direction == 1 else parts[direction]
-            own = weights[cell * each : (cell + 1) * each]
-            passed = _back(kind, part, messages[1:], cell, own, saved[cell])
-            found.append(passed[0].flip(0) if direction == 1 else passed[0])
-            initial.append(passed[1:])
+            own, saved = weights[cell * each : (cell + 1) * each], needed[cell * some : (cell + 1) * some]
+            if kind == "lstm":
+                at_x, at_first = _lstm_back(part, messages[1][cell], messages[2][cell], own, saved)
+            elif kind == "gru":
+                at_x, at_first = _gru_back(part, messages[1][cell], own, saved)
+            else:
+                at_x, at_first = _rnn_back(part, messages[1][cell], own, saved)
+            found.append(at_x.flip(0) if direction == 1 else at_x)
+            first.append(at_first)
         at_y = found[0] + found[1] if bidirectional else found[0]
-    initial.reverse()
+    first.reverse()
     results = [at_y.transpose(0, 1) if batch_first else at_y]
-    for place in range(len(states)):
-        results.append(torch.stack([at_cell[place] for at_cell in initial]))
+    for place in range(len(messages) - 1):
+        results.append(torch.stack([at_first[place] for at_first in first]))
     return results
 
 
@@ -228,7 +246,7 @@ def rnn_relu(
 # --- as operations ---------------------------------------------------------------------------
 
 _LIBRARY = torch.library.Library("explainers_recurrent", "DEF")
-_HOW = "bool biases, int layers, bool bidirectional, bool batch_first"
+_HOW = "int layers, bool bidirectional, bool batch_first"
 _FORWARD: dict[str, Callable[..., list[Tensor]]] = {f.__name__: f for f in (lstm, gru, rnn_tanh, rnn_relu)}
 
 
@@ -240,44 +258,64 @@ def _shapes(
     return [x.new_empty((*x.shape[:2], size)), *(torch.empty_like(state) for state in states)]
 
 
+def _kept_shapes(
+    x: Tensor, states: list[Tensor], weights: list[Tensor], kind: str, biases: bool, *how: Any
+) -> list[Tensor]:
+    steps, rows = (x.shape[1], x.shape[0]) if how[2] else x.shape[:2]
+    size = weights[1].shape[0] // {"lstm": 4, "gru": 3}.get(kind, 1)
+    kinds = {"lstm": [(0, 4), (1, 1)], "gru": [(0, 2), (0, 1), (0, 1), (0, 1)]}.get(kind, [(0, 1)])
+    needed = [(steps + more, rows, times * size) for _ in range(int(states[0].shape[0])) for more, times in kinds]
+    return [*_shapes(x, states, weights, biases, *how), *map(x.new_empty, needed)]
+
+
+def _backward_shapes(messages: list[Tensor], needed: list[Tensor], weights: list[Tensor], *how: Any) -> list[Tensor]:
+    y, *last = messages
+    return [y.new_empty((*y.shape[:2], weights[0].shape[1])), *map(torch.empty_like, last)]
+
+
 def _keep(ctx: Any, inputs: Any, output: Any) -> None:
-    x, states, weights, *ctx.how = inputs
-    ctx.count = len(states)
-    ctx.save_for_backward(x, *states, *weights)
+    _, states, weights, ctx.kind, _, *ctx.how = inputs
+    ctx.ends, ctx.weights = 1 + len(states), len(weights)
+    ctx.save_for_backward(*output[ctx.ends :], *weights)
 
 
-def _derivative(kind: str) -> Callable[..., Any]:
-    def derivative(ctx: Any, messages: list[Tensor]) -> Any:
-        x, *rest = ctx.saved_tensors
-        states, weights = rest[: ctx.count], rest[ctx.count :]
-        at_x, *at_states = BACKWARD(list(messages), x, states, weights, kind, *ctx.how)
-        return at_x, at_states, [None] * len(weights), None, None, None, None
-
-    return derivative
+def _derivative(ctx: Any, messages: list[Tensor]) -> Any:
+    saved = ctx.saved_tensors
+    needed, weights = saved[: -ctx.weights], saved[-ctx.weights :]
+    at_x, *at_states = BACKWARD(messages[: ctx.ends], needed, weights, ctx.kind, *ctx.how)
+    return at_x, at_states, [None] * len(weights), None, None, None, None, None
 
 
-_LIBRARY.define(
-    f"backward(Tensor[] messages, Tensor x, Tensor[] states, Tensor[] weights, str kind, {_HOW}) -> Tensor[]"
-)
-_LIBRARY.impl("backward", backward, "CompositeExplicitAutograd")
-BACKWARD = torch.ops.explainers_recurrent.backward.default
+def _differentiable(kind: str) -> Callable[..., list[Tensor]]:
+    """The layer where derivatives are on: it keeps what its backward needs if one may be asked for."""
+
+    def layer(x: Tensor, states: list[Tensor], weights: list[Tensor], *how: Any) -> list[Tensor]:
+        if torch.is_grad_enabled() and any(array.requires_grad for array in (x, *states)):
+            return list(KEPT(x, states, weights, kind, *how)[: 1 + len(states)])
+        with torch._C._AutoDispatchBelowAutograd():
+            return list(_OPS[kind](x, states, weights, *how))
+
+    return layer
 
 
-@torch.library.register_fake("explainers_recurrent::backward", lib=_LIBRARY)
-def _backward_shapes(messages: list[Tensor], x: Tensor, states: list[Tensor], *how: Any) -> list[Tensor]:
-    return [torch.empty_like(x), *(torch.empty_like(state) for state in states)]
+def _define(name: str, arguments: str, function: Callable[..., Any], shapes: Callable[..., Any]) -> None:
+    _LIBRARY.define(f"{name}({arguments}, {_HOW}) -> Tensor[]")
+    _LIBRARY.impl(name, function, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"explainers_recurrent::{name}", shapes, lib=_LIBRARY)
 
 
+_define("kept", "Tensor x, Tensor[] states, Tensor[] weights, str kind, bool biases", kept, _kept_shapes)
+_define("backward", "Tensor[] messages, Tensor[] needed, Tensor[] weights, str kind", backward, _backward_shapes)
+torch.library.register_autograd("explainers_recurrent::kept", _derivative, setup_context=_keep, lib=_LIBRARY)
 for _name, _function in _FORWARD.items():
-    _LIBRARY.define(f"{_name}(Tensor x, Tensor[] states, Tensor[] weights, {_HOW}) -> Tensor[]")
-    _LIBRARY.impl(_name, _function, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"explainers_recurrent::{_name}", _shapes, lib=_LIBRARY)
-    torch.library.register_autograd(
-        f"explainers_recurrent::{_name}", _derivative(_name), setup_context=_keep, lib=_LIBRARY
-    )
+    _define(_name, "Tensor x, Tensor[] states, Tensor[] weights, bool biases", _function, _shapes)
+    _LIBRARY.impl(_name, _differentiable(_name), "Autograd")
 
+KEPT, BACKWARD = torch.ops.explainers_recurrent.kept.default, torch.ops.explainers_recurrent.backward.default
 _OPS = {name: getattr(torch.ops.explainers_recurrent, name).default for name in _FORWARD}
-FUNCTIONS: dict[Any, Callable[..., Any]] = {**{_OPS[name]: f for name, f in _FORWARD.items()}, BACKWARD: backward}
+FUNCTIONS: dict[Any, Callable[..., Any]] = {
+    **{_OPS[name]: function for name, function in _FORWARD.items()}, KEPT: kept, BACKWARD: backward,
+}  # fmt: skip
 
 
 def weights_move(program: torch.export.ExportedProgram) -> bool:

@@ -146,8 +146,8 @@ def trace(model: Any, sig: Signature, device: Any, dtype: str | None, elementary
     with _TRACING, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         module = _inference_copy(model, dtype, place if place != home else None)
-        program = _export(module, sig, place, elementary, recurrent.LAYERS)
-        if not elementary and recurrent.weights_move(program):
+        program = _export(module, sig, place, elementary, {} if elementary else recurrent.LAYERS)
+        if recurrent.weights_move(program):
             module = _inference_copy(model, dtype, place if place != home else None)
             program = _export(module, sig, place, elementary, {})
     graph, memory = _read(program, sig)
@@ -223,7 +223,7 @@ class _KerasScopes(TorchFunctionMode):
 def _export(
     module: torch.nn.Module, sig: Signature, device: torch.device, elementary: bool, layers: Mapping[Any, Any]
 ) -> ExportedProgram:
-    """``layers``: what stands in the place of functions of recurrent layers, unless all is taken apart."""
+    """``layers``: what stands in the place of torch's functions of recurrent layers."""
     examples = [
         torch.zeros((_EXAMPLE_ROWS, *s.sample_shape), dtype=getattr(torch, s.dtype), device=device) for s in sig.inputs
     ]
@@ -232,7 +232,7 @@ def _export(
     _spell_out(module, kwargs)
     arguments = inspect.signature(module.forward).bind(*args, **kwargs).arguments
     shapes = pytree.tree_map(lambda leaf: batch if isinstance(leaf, torch.Tensor) else None, dict(arguments))
-    watch = Watch({} if elementary else layers)
+    watch = Watch(layers)
     try:
         with own.recorded(), hooks_restored(module), watch:
             program = torch.export.export(module, tuple(args), kwargs, dynamic_shapes=shapes, strict=False)

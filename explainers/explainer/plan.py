@@ -121,8 +121,7 @@ def _tell_if_long(packages: Packages, seconds: float) -> None:
         op, times = Counter(node.op for node in walked).most_common(1)[0]
         _log.warning(
             "Compiling %r may take about %.0f s: its rules pass %s operations one by one (%s: %d times), and recurrent "
-            "layers step by step. Save the explainer to do this once; methods of gradients, such as "
-            "'integrated_gradients', keep such layers whole and compile in seconds.",
+            "layers step by step. Save the explainer to do this once.",
             packages.method.name, expected, f"{len(walked):,}", op, times,
         )  # fmt: skip
 

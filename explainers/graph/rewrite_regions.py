@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..ops import Ops
+from ..ops import Ops, Pullback
 from . import Graph, Node, Output, Role, Value
 
 Array = Any
-Pullback = Callable[[Sequence[Array | None]], Sequence[Array | None]]
 
 
 @dataclass(frozen=True)

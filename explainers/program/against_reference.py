@@ -20,9 +20,9 @@ from typing import Any
 
 from ..errors import UnsupportedOperation
 from ..graph import Node, Role, Value, rewrite_regions
-from ..ops import Ops
+from ..ops import Ops, Pullback
 from ..rules import RuleSet, Site
-from ..rules.base import Pullback, unsupported
+from ..rules.base import unsupported
 from ..rules.deeplift import Split, signs
 from .walk import ACCUMULATE, Forward, Placeholder, Program, Results, active_places, evaluate
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from ..errors import UnsupportedOperation
 from ..graph import Graph, Node, Role, Value
+from ..ops import Pullback
 
 Array = Any
 Message = Any
-Pullback = Callable[[Sequence[Array | None]], Sequence[Array | None]]
 Rule = Callable[[Any, Any], Sequence[Message | None]]  # (ops, Site)
 
 

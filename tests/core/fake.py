@@ -15,6 +15,7 @@ import numpy as np
 from explainers.backend import Traced
 from explainers.graph import Graph, Node, Output, Role, Value
 from explainers.spec import Signature, TensorSpec
+from explainers_numpy import ops as numpy_ops
 
 WEIGHTS = np.array([[1.0, 2.0, -1.0, 0.5], [0.3, -1.0, 1.0, 2.0]])
 
@@ -28,14 +29,7 @@ def slope(x: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 class Ops:
-    """The array namespace, as far as a program of one node needs it."""
-
-    no_derivative = RuntimeError
-    where = select = staticmethod(np.where)
-    zeros_like = staticmethod(np.zeros_like)
-    bits_and = staticmethod(np.bitwise_and)
-    bits_xor = staticmethod(np.bitwise_xor)
-    shift_right = staticmethod(np.right_shift)
+    """numpy's array namespace, with the model as its only operation."""
 
     @staticmethod
     def evaluate(node: Node, arrays: Sequence[Any]) -> tuple[Any, ...]:
@@ -45,75 +39,10 @@ class Ops:
     def vjp(node: Node, arrays: Sequence[Any], places: Sequence[int]) -> tuple[Any, Any]:
         return Ops.evaluate(node, arrays), lambda messages: [slope(arrays[0], messages[0])]
 
-    @staticmethod
-    def take(array: Any, index: Any) -> Any:
-        return array[index]
 
-    @staticmethod
-    def cast(array: Any, dtype: str) -> Any:
-        return array.astype(dtype)
-
-    @staticmethod
-    def cast_like(array: Any, like: Any) -> Any:
-        return array.astype(like.dtype)
-
-    @staticmethod
-    def scale_rows(array: Any, factor: Any) -> Any:
-        return array * factor.reshape(-1, *([1] * (array.ndim - 1)))
-
-    @staticmethod
-    def segment_sum(array: Any, index: Any, like: Any) -> Any:
-        total = np.zeros((len(like), *array.shape[1:]), array.dtype)
-        np.add.at(total, index, array)
-        return total
-
-    @staticmethod
-    def rows_equal(row: Any, array: Any) -> Any:
-        return row.reshape(-1, *([1] * array.ndim)) == array
-
-    @staticmethod
-    def one_hot_max(array: Any) -> Any:
-        return np.eye(array.shape[1])[array.argmax(1)]
-
-    @staticmethod
-    def row_sum(array: Any) -> Any:
-        return array.reshape(len(array), -1).sum(1)
-
-    @staticmethod
-    def unpack_bits(array: Any, count: int) -> Any:
-        return np.unpackbits(array, axis=1, count=count).astype(bool)
-
-    @staticmethod
-    def take_columns(array: Any, index: Any) -> Any:
-        return array[:, index]
-
-    @staticmethod
-    def row_max(array: Any) -> Any:
-        return array.max(1)
-
-    @staticmethod
-    def row_min(array: Any) -> Any:
-        return array.min(1)
-
-    @staticmethod
-    def sample_shape(array: Any) -> tuple[int, ...]:
-        return array.shape[1:]
-
-    @staticmethod
-    def reshape_rows(array: Any, shape: tuple[int, ...]) -> Any:
-        return array.reshape(len(array), *shape)
-
-    @staticmethod
-    def wide(array: Any) -> str:
-        return "float64"
-
-    @staticmethod
-    def normal(uniform: Any) -> Any:
-        return uniform - 0.5
-
-    @staticmethod
-    def arange(size: int, like: Any) -> Any:
-        return np.arange(size)
+for _name in dir(numpy_ops):
+    if not _name.startswith("_") and not hasattr(Ops, _name):
+        setattr(Ops, _name, staticmethod(getattr(numpy_ops, _name)))
 
 
 class OutOfMemory(Exception):
