@@ -1,9 +1,9 @@
 """``nn.LSTM``, ``nn.GRU`` and ``nn.RNN`` as one operation each, with a backward that loops over the steps.
 
 torch.export and autograd take these layers apart, step by step, so that a graph grows with the length of its
-sequences. Here a layer stays one operation however long they are: the framework's own where only outputs are wanted, and
-one that keeps what its backward needs where a derivative is. The functions are plain TorchScript, too: they go into files
-as code that needs nothing of this library.
+sequences. Here a layer stays one operation however long they are: the framework's own where only outputs are wanted,
+and one that keeps what its backward needs where a derivative is. The functions are plain TorchScript, too: they go into
+files as code that needs nothing of this library.
 """
 
 from __future__ import annotations
