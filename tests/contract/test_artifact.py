@@ -292,8 +292,8 @@ def test_the_manifest_tells_what_a_file_holds_without_a_framework(tmp_path: Path
     explain.save(tmp_path / "x.explainer")
     script = """
         import json, sys
-        from explainers import artifact
-        found = artifact.read_manifest("x.explainer")
+        from explainers.file import read_manifest
+        found = read_manifest("x.explainer")
         print(json.dumps([
             found.backend, found.engine, found.device, found.method, str(found.signature), found.output,
             list(found.attributed), found.batch_size, sorted(found.placeholders),
