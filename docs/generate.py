@@ -13,23 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from explainers.errors import UnsupportedOperation
-from explainers.graph import Node, Role
+from explainers.graph import Function, Node, Role
 from explainers.methods import METHODS, DeepLift
 from explainers.rules import RuleSet
 
 HERE = Path(__file__).parent
-WEIGHTED = ("dense", "conv")
 Group = tuple[Role, str]  # and the function, "taken apart", or ""
 
 # --- operations ------------------------------------------------------------------------------
 
 COLUMNS: dict[str, RuleSet | None] = {
-    "gradient": METHODS["gradient"].rule_set,
-    "guided_backprop": METHODS["guided_backprop"].rule_set,
-    "deconvnet": METHODS["deconvnet"].rule_set,
-    "zero": METHODS["zero"].rule_set,
-    "elrp": METHODS["elrp"].rule_set,
-    "deeplift": METHODS["deeplift"].rule_set,
+    **{
+        name: METHODS[name].rule_set
+        for name in ("gradient", "guided_backprop", "deconvnet", "zero", "elrp", "deeplift")
+    },
     "revealcancel": DeepLift(rule="revealcancel").rule_set,
     "lrp": METHODS["lrp"].rule_set,
 }
@@ -75,7 +72,7 @@ def groups(module: Any, function: Callable[..., str], pairs: set[str], apart: se
     def put(name: str, places: list[int], label: str) -> None:
         role = module.role(name, places, len(places))
         group = role, function(name, role, places)
-        if role is Role.COMPOSITE and not group[1] and name in apart:
+        if role is Role.COMPOSITE and group[1] is Function.NONE and name in apart:
             group = role, APART
         found.setdefault(group, []).append(label)
 
@@ -116,17 +113,17 @@ def rule_name(rules: RuleSet | None, group: Group) -> str:
     """How a rule set passes operations of a group, "" where it does not."""
     role, function = group
     assert rules is not None
-    if function == "stop_gradient":
+    if function == Function.STOP_GRADIENT:
         return "stops"
     if function == APART:
         if rules.elementary:
             return APART
-        function = ""
+        function = Function.NONE
     try:
         rule: Any = rules.rule(Node("node", "op", role, function=function))
     except UnsupportedOperation:
         return ""
-    if rules.name == "lrp" and function in WEIGHTED:
+    if rules.name == "lrp" and Function(function).weighted:
         return "composite's"
     name = getattr(rule, "__name__", type(rule).__name__)
     return f"`{name.strip('_')}`"

@@ -20,7 +20,6 @@ from typing import Any
 from .errors import InputError, QueueFull
 from .explainer.api import Explainer, Request
 from .explainer.explanation import Explanation
-from .methods import Perturbation
 from .run import Packages
 from .run.base import Run, Steps
 from .run.call import Chunk, Piece, Results
@@ -179,7 +178,7 @@ class Scheduler:
         self, request: Request, *, timeout: float | None = None, watch: Callable[[Run], None] | None = None
     ) -> Future[Explanation]:
         """The same for a request that :meth:`.Explainer.request` has made."""
-        if isinstance(request.explainer.method, Perturbation):
+        if request.explainer.method.generates:
             raise InputError("Perturbation makes its samples on the host, by itself; call the explainer instead")
         if request.explainer.interacting:
             raise InputError("interacting=True runs each call as one batch, unmixed; call the explainer instead")

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from . import structure
 from .errors import BaselineError, InputError, NonFiniteError, TargetError
+from .stored import Stored
 
 # bytes of one number, by dtype
 FLOATING = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
@@ -23,7 +24,7 @@ STRING = "string"
 
 
 @dataclass(frozen=True)
-class TensorSpec:
+class TensorSpec(Stored):
     """Shape and dtype of one input, ``"string"`` for words. The first axis is the batch and is written ``None``.
 
     ``columns``: names of the last axis, where samples are rows of a table.
@@ -36,6 +37,8 @@ class TensorSpec:
     dtype: str = "float32"
     name: str = ""
     columns: tuple[str, ...] = field(default=(), repr=False)
+
+    later: ClassVar[frozenset[str]] = frozenset({"columns"})
 
     def __post_init__(self) -> None:
         shape = tuple(self.shape)
@@ -85,7 +88,7 @@ def _dtype_name(dtype: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Signature:
+class Signature(Stored):
     """The model's inputs in order. Those from ``positional`` on are passed by keyword.
 
     ``arguments``: name and form (:mod:`explainers.structure`) of each argument, which ``positional`` counts then;
@@ -95,6 +98,8 @@ class Signature:
     inputs: tuple[TensorSpec, ...]
     positional: int
     arguments: tuple[tuple[str, Any], ...] = ()
+
+    later: ClassVar[frozenset[str]] = frozenset({"arguments"})
 
     def __post_init__(self) -> None:
         names = [spec.name for spec in self.inputs]
@@ -174,7 +179,7 @@ class Signature:
 
 
 @dataclass(frozen=True, eq=False)
-class References:
+class References(Stored):
     """A set of B baselines: for methods that average over a distribution.
 
     ``array``: shape (B, \\*sample shape), the same set for all samples. ``per_sample``: shape (N, B, \\*sample shape),
@@ -184,6 +189,8 @@ class References:
 
     array: Any
     per_sample: bool = False
+
+    later: ClassVar[frozenset[str]] = frozenset({"per_sample"})
 
 
 def row_name(position: int, count: int) -> str:
@@ -398,6 +405,7 @@ class Baseline:
 
     tables: tuple[Array, ...]
     per_sample: bool = False
+
     distribution: bool = False
     fixed: bool = False
     own: bool = False

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import InputError
+from .stored import Stored
 
 _FIXED = (bool, int, float, str, type(None))
 
 
 @dataclass(frozen=True)
-class Fixed:
+class Fixed(Stored):
     """An argument that is no array, such as a flag or None: the same at every call."""
 
     value: Any

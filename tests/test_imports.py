@@ -16,6 +16,7 @@ SEEN_BY_BACKENDS = {"backend", "errors", "file", "graph", "ops", "spec", "struct
 WRONG = [
     ("explainers/errors.py", "from .spec import TensorSpec"),
     ("explainers/structure.py", "from .spec import TensorSpec"),
+    ("explainers/stored.py", "from .structure import Fixed"),
     ("explainers/ops.py", "from .spec import TensorSpec"),
     ("explainers/spec.py", "from .graph import Graph"),
     ("explainers/graph/nodes.py", "from ..methods import Method"),

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import tensorflow as tf
 
-from explainers.graph import Graph, Node, Role, Value
+from explainers.graph import Attributes, Function, Graph, Node, Role, Value
 from explainers.graph.rewrite_regions import Region
 
 ADDS = ("Add", "AddV2")
@@ -39,13 +39,13 @@ def _log_sum(graph: Graph, outer: Node) -> Iterator[Node]:
             continue
         rank = len(graph.output(x).shape)
         given = tf.make_ndarray(axes.payload.attributes["value"].tensor).reshape(-1).tolist()
-        attributes = {
-            "axis": tuple(axis if axis < 0 else axis - rank for axis in given),
-            "keepdims": total.payload.attributes["keep_dims"].b,
-        }
+        attributes = Attributes(
+            axis=tuple(axis if axis < 0 else axis - rank for axis in given),
+            keepdims=total.payload.attributes["keep_dims"].b,
+        )
         payload = Region(members, (x,), outer.values[0])
         yield replace(
-            outer, op="log_sum_exp", role=Role.COMPOSITE, inputs=(x,), function="log_sum_exp", elementwise=False,
+            outer, op="log_sum_exp", role=Role.COMPOSITE, inputs=(x,), function=Function.LOG_SUM_EXP, elementwise=False,
             attributes=attributes, payload=payload,
         )  # fmt: skip
         return

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from explainers.graph import Graph, Node, Role, Value
+from explainers.graph import Function, Graph, Node, Role, Value
 
 from . import roles
 
@@ -73,7 +73,7 @@ def _squares_apart(graph: Graph) -> Graph:
 def _unstopped(graph: Graph, value: Value) -> Value:
     """The mean that ``tf.nn.moments`` stops, since its derivative cancels: its difference must pass all the same."""
     node = graph.by_name[value.node]
-    return node.inputs[0] if node.function == "stop_gradient" else value
+    return node.inputs[0] if node.function is Function.STOP_GRADIENT else value
 
 
 def _factored(graph: Graph) -> Graph:

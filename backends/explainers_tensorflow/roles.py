@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from explainers.graph import Role
+from explainers.graph import Attributes, Function, Registered, Role
 
 LINEAR = """
     Identity StopGradient Snapshot EnsureShape MatMul BatchMatMul BatchMatMulV2 BatchMatMulV3 Einsum Conv
@@ -78,11 +77,26 @@ TABLE: dict[str, Role] = {
     for name in names.split()
 }  # fmt: skip
 
+REGISTERED = Registered(TABLE)
+
 NAMES = {
-    "Relu": "relu", "Sigmoid": "sigmoid", "StopGradient": "stop_gradient", "Softmax": "softmax",
-    "LogSoftmax": "log_softmax", "Min": "minimum", "Minimum": "minimum",
+    "Relu": Function.RELU, "Sigmoid": Function.SIGMOID, "StopGradient": Function.STOP_GRADIENT,
+    "Softmax": Function.SOFTMAX, "LogSoftmax": Function.LOG_SOFTMAX, "Min": Function.MINIMUM,
+    "Minimum": Function.MINIMUM,
 }  # fmt: skip
 NORMS = {"FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"}
+
+
+def listed(name: str) -> Role:
+    """Its role as the table or a user has it, before its operands are looked at."""
+    own = REGISTERED.get(name)
+    return TABLE.get(name, Role.OPAQUE) if own is None else own[0]
+
+
+def elementwise(name: str) -> bool:
+    """Whether each output entry depends on the entries at its own place only."""
+    own = REGISTERED.get(name)
+    return name in ELEMENTWISE if own is None else own[2]
 
 
 def role(name: str, places: Sequence[int], distinct: int) -> Role:
@@ -90,7 +104,7 @@ def role(name: str, places: Sequence[int], distinct: int) -> Role:
 
     ``distinct``: how many different values those are. x·x is a square, c/x a reciprocal.
     """
-    found = TABLE.get(name, Role.OPAQUE)
+    found = listed(name)
     if distinct == 1 and name in OF_ONE:
         return Role.UNIVARIATE
     if distinct == 1 and found is Role.PRODUCT:
@@ -105,27 +119,32 @@ def role(name: str, places: Sequence[int], distinct: int) -> Role:
     return found
 
 
-def function(name: str, found: Role) -> str:
+def function(name: str, found: Role) -> Function:
     """The framework-independent name of what the operation ``name`` computes, where rules care."""
+    own = REGISTERED.get(name)
+    if own is not None:
+        return own[1] if found is own[0] else Function.NONE
     if name in SHAPE_ONLY:
-        return "shape"
+        return Function.SHAPE
     if name in PAIRED and found in (Role.OPAQUE, Role.COMPOSITE):
-        return "bivariate"
+        return Function.BIVARIATE
     if found is Role.PRODUCT and name in QUOTIENTS:
-        return "quotient"
+        return Function.QUOTIENT
     if found is Role.LINEAR and name in MATRIX_PRODUCTS:
-        return "conv" if name in CONVOLUTIONS else "dense"
+        return Function.CONV if name in CONVOLUTIONS else Function.DENSE
     if name in NAMES and found is not Role.CONSTANT and (name != "Minimum" or found is Role.REDUCE_MAX):
         return NAMES[name]
     if found is Role.UNIVARIATE and name in ARITHMETIC:
-        return "arithmetic"
-    if found is Role.LINEAR:
-        return "copy" if name in COPIES else "scale" if name in SCALES else "add" if name in ADDS else ""
-    return ""
+        return Function.ARITHMETIC
+    if found is Role.LINEAR and name in COPIES:
+        return Function.COPY
+    if found is Role.LINEAR and name in SCALES:
+        return Function.SCALE
+    return Function.ADD if found is Role.LINEAR and name in ADDS else Function.NONE
 
 
-def attributes(called: str, constants: Sequence[int]) -> dict[str, Any]:
-    """What rules for the function ``called`` need to know. ``constants``: places of the floating constants."""
-    if called in ("softmax", "log_softmax"):
-        return {"axis": -1}
-    return {"weight": constants[0]} if called in ("dense", "conv") else {}
+def attributes(found: Function, constants: Sequence[int]) -> Attributes:
+    """What rules for the function need to know. ``constants``: places of the floating constants."""
+    if found in (Function.SOFTMAX, Function.LOG_SOFTMAX):
+        return Attributes(axis=-1)
+    return Attributes(weight=constants[0]) if found.weighted else Attributes()

@@ -20,7 +20,7 @@ from tensorflow.python.trackable.base import Trackable
 
 from explainers.backend import Traced
 from explainers.errors import ExplainersError, InputError, TraceError
-from explainers.graph import Graph, Node, Output, Role, Value
+from explainers.graph import Attributes, Function, Graph, Node, Output, Role, Value
 from explainers.spec import Signature
 
 from . import log_sums, models, roles, scopes
@@ -350,7 +350,7 @@ class _Reader:
             self.sized.update(value for value, out in zip(values, outputs, strict=True) if not out.floating)
         return Node(
             op.name, kind, role, operands, outputs, scope=modules[-1] if modules else "", modules=modules,
-            function=function, elementwise=op.type in roles.ELEMENTWISE and steps is None, attributes=attributes,
+            function=function, elementwise=roles.elementwise(op.type) and steps is None, attributes=attributes,
             source=user_line_of(origin), payload=Recipe(op) if steps is None else OwnRecipe(op, steps),
         )  # fmt: skip
 
@@ -358,25 +358,26 @@ class _Reader:
         """Whether the batch size shapes an operand."""
         return any(None in self.shapes.of(tensor).shape for tensor in op.inputs)
 
-    def _meaning(self, op: tf.Operation, operands: Sequence[Value]) -> tuple[Role, str, dict[str, Any]]:
+    def _meaning(self, op: tf.Operation, operands: Sequence[Value]) -> tuple[Role, Function, Attributes]:
         """The operation's role, function and attributes."""
         floats = [place for place, tensor in enumerate(op.inputs) if tensor.dtype.is_floating]
         moving = [place for place in floats if operands[place] in self.dependent]
         floating = any(out.dtype.is_floating for out in op.outputs)
         if not floating or not moving or op.type in roles.SHAPE_ONLY:
-            picks = floating and roles.TABLE.get(op.type) is Role.GATHER and self.dependent.intersection(operands)
+            picks = floating and roles.listed(op.type) is Role.GATHER and self.dependent.intersection(operands)
             role = Role.GATHER if picks else Role.CONSTANT
         elif op.name in self.flat.own:
             lost = self.flat.own[op.name][1].lost
-            return Role.OPAQUE, "own_derivative", {"lost": lost} if lost else {}
+            return Role.OPAQUE, Function.OWN_DERIVATIVE, Attributes(lost=lost)
         elif op.type in roles.NORMS:
             role = Role.COMPOSITE if op.get_attr("is_training") or moving != [0] else Role.LINEAR
         else:
             role = roles.role(op.type, moving, len({operands[place] for place in moving}))
         constants = [place for place in floats if place not in moving]
         if op.type == "Maximum" and len(moving) == 1 and _is_zero(op.inputs[1 - moving[0]]):
-            return role, "relu", {}
-        function = roles.function(op.type, role) if constants or op.type not in roles.MATRIX_PRODUCTS else ""
+            return role, Function.RELU, Attributes()
+        known = constants or op.type not in roles.MATRIX_PRODUCTS
+        function = roles.function(op.type, role) if known else Function.NONE
         return role, function, roles.attributes(function, constants)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from explainers.graph import Role
+from explainers.graph import Function, Registered, Role
 
 LINEAR = """
     linear addmm matmul mm mv bmm baddbmm addbmm tensordot einsum convolution conv1d conv2d conv3d conv_transpose1d
@@ -90,10 +90,29 @@ TABLE: dict[str, Role] = {
     for name in names.split()
 }  # fmt: skip
 
+REGISTERED = Registered(TABLE)
+
 RANDOM = {
     "rand", "randn", "randint", "rand_like", "randn_like", "randint_like", "bernoulli", "multinomial", "normal",
     "native_dropout", "uniform", "rrelu_with_noise", "poisson", "randperm", "exponential",
 }  # fmt: skip
+NAMES = {
+    "relu": Function.RELU, "sigmoid": Function.SIGMOID, "detach": Function.STOP_GRADIENT,
+    "log_softmax": Function.LOG_SOFTMAX, "_log_softmax": Function.LOG_SOFTMAX, "logsumexp": Function.LOG_SUM_EXP,
+    **dict.fromkeys(("softmax", "_softmax", "_safe_softmax", "special_softmax"), Function.SOFTMAX),
+}  # fmt: skip
+
+
+def listed(name: str) -> Role:
+    """Its role as the table or a user has it, before its operands are looked at."""
+    own = REGISTERED.get(name)
+    return TABLE.get(name, Role.OPAQUE) if own is None else own[0]
+
+
+def elementwise(name: str) -> bool:
+    """Whether each output entry depends on the entries at its own place only."""
+    own = REGISTERED.get(name)
+    return name in ELEMENTWISE if own is None else own[2]
 
 
 def role(name: str, places: Sequence[int], distinct: int) -> Role:
@@ -101,7 +120,7 @@ def role(name: str, places: Sequence[int], distinct: int) -> Role:
 
     ``distinct``: how many different values those are. x·x is a square, c/x a reciprocal.
     """
-    found = TABLE.get(name, Role.OPAQUE)
+    found = listed(name)
     if found is Role.PRODUCT and distinct == 1:
         bends = len(places) > 1 or (name in QUOTIENTS and places[0] == 1)
         return Role.UNIVARIATE if bends else Role.LINEAR
@@ -116,30 +135,27 @@ def role(name: str, places: Sequence[int], distinct: int) -> Role:
     return found
 
 
-def function(name: str, found: Role, places: Sequence[int]) -> str:
+def function(name: str, found: Role, places: Sequence[int]) -> Function:
     """The framework-independent name of what the operation computes, where rules care."""
+    own = REGISTERED.get(name)
+    if own is not None:
+        return own[1] if found is own[0] else Function.NONE
     if name in OF_TWO and len(places) == 2 and found is Role.OPAQUE:
-        return "bivariate"
-    if name in ("relu", "sigmoid"):
-        return name
-    if name == "detach":
-        return "stop_gradient"
+        return Function.BIVARIATE
+    if name in NAMES:
+        return NAMES[name]
     if name in SHAPE_ONLY:
-        return "shape"
+        return Function.SHAPE
     if found is Role.PRODUCT and name in QUOTIENTS:
-        return "quotient"
+        return Function.QUOTIENT
     if found is Role.REDUCE_MAX and name in ("min", "amin", "minimum", "fmin"):
-        return "minimum"
-    if name in ("log_softmax", "_log_softmax"):
-        return "log_softmax"
-    if name in ("softmax", "_softmax", "_safe_softmax", "special_softmax"):
-        return "softmax"
-    if name == "logsumexp":
-        return "log_sum_exp"
+        return Function.MINIMUM
     if found is Role.LINEAR and name in MATRIX_PRODUCTS and places != [ADDITIVE.get(name)]:
-        return "conv" if name in CONVOLUTIONS else "dense"
+        return Function.CONV if name in CONVOLUTIONS else Function.DENSE
     if found is Role.UNIVARIATE and name in ARITHMETIC:
-        return "arithmetic"
-    if found is Role.LINEAR:
-        return "copy" if name in COPIES else "scale" if name in SCALES else "add" if name == "add" else ""
-    return ""
+        return Function.ARITHMETIC
+    if found is Role.LINEAR and name in COPIES:
+        return Function.COPY
+    if found is Role.LINEAR and name in SCALES:
+        return Function.SCALE
+    return Function.ADD if found is Role.LINEAR and name == "add" else Function.NONE

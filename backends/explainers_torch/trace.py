@@ -26,7 +26,7 @@ from torch.utils import _pytree as pytree
 
 from explainers.backend import Traced
 from explainers.errors import ExplainersError, InputError, TraceError
-from explainers.graph import Graph, Node, Output, Role, Value
+from explainers.graph import Attributes, Function, Graph, Node, Output, Role, Value
 from explainers.spec import Signature, TensorSpec
 
 from . import decompose, own, recurrent, roles
@@ -37,6 +37,7 @@ from .watch import Watch
 
 _TRACING = threading.RLock()  # torch.export keeps state of its own while it runs
 _EXAMPLE_ROWS = 3
+OWN_LIBRARIES = ("aten", "prims", "explainers_own", "explainers_recurrent")
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -419,10 +420,10 @@ def _node(fx: torch.fx.Node, values: Mapping[torch.fx.Node, Value], dependent: s
     else:
         role = Role.GATHER if _moves(name, operands, dependent, outputs) else Role.CONSTANT
     function = roles.function(name, role, moving) or _relu(name, fx)
-    if function == "add" and "alpha" in fx.kwargs:
-        function = ""
+    if function is Function.ADD and "alpha" in fx.kwargs:
+        function = Function.NONE
     if target is not fx.target and role is Role.OPAQUE:
-        function = "own_derivative"
+        function = Function.OWN_DERIVATIVE
     modules = _modules(fx)
     op = str(target) if target is fx.target else f"{name}.apply"
     return Node(
@@ -435,34 +436,33 @@ def _node(fx: torch.fx.Node, values: Mapping[torch.fx.Node, Value], dependent: s
 
 def _elementwise(name: str, fx: torch.fx.Node) -> bool:
     binary = name in ("max", "min") and len(fx.args) > 1 and isinstance(fx.args[1], torch.fx.Node)
-    return name in roles.ELEMENTWISE or binary
+    return roles.elementwise(name) or binary
 
 
 def _attributes(
-    name: str, function: str, fx: torch.fx.Node, moving: Sequence[int], outputs: Sequence[Output]
-) -> dict[str, Any]:
-    """``axis`` of a softmax, axes of a log-sum-exp; places of the ``weight`` and the ``bias`` of a linear map."""
-    if function in ("softmax", "log_softmax"):
+    name: str, function: Function, fx: torch.fx.Node, moving: Sequence[int], outputs: Sequence[Output]
+) -> Attributes:
+    if function in (Function.SOFTMAX, Function.LOG_SOFTMAX):
         axis = fx.kwargs["dim"] if "dim" in fx.kwargs else fx.args[1]
-        return {"axis": axis if axis < 0 else axis - len(outputs[0].shape)}
-    if function == "log_sum_exp":
+        return Attributes(axis=axis if axis < 0 else axis - len(outputs[0].shape))
+    if function is Function.LOG_SUM_EXP:
         given = dict(zip(("", "dim", "keepdim"), fx.args, strict=False)) | dict(fx.kwargs)
         rank = fx.args[0].meta["val"].ndim
         axes = [given["dim"]] if isinstance(given["dim"], int) else list(given["dim"]) or list(range(rank))
         keep = bool(given.get("keepdim", False))
-        return {"axis": tuple(axis if axis < 0 else axis - rank for axis in axes), "keepdims": keep}
-    if function not in ("dense", "conv"):
-        return {}
+        return Attributes(axis=tuple(axis if axis < 0 else axis - rank for axis in axes), keepdims=keep)
+    if not function.weighted:
+        return Attributes()
     bias = roles.ADDITIVE.get(name)
     tensors = [arg for arg in pytree.tree_leaves(fx.args) if isinstance(arg, torch.fx.Node)]
     floating = [i for i, arg in enumerate(tensors) if isinstance(arg.meta.get("val"), torch.Tensor)]
     (weight,) = (place for place in floating if place not in moving and place != bias)
-    return {"weight": weight} | ({"bias": bias} if bias in floating else {})
+    return Attributes(weight=weight, bias=bias if bias in floating else None)
 
 
 def _moves(name: str, operands: Sequence[Value], dependent: set[Value], outputs: Sequence[Output]) -> bool:
     """Whether integers that depend on an input pick floating entries here (an embedding)."""
-    return roles.TABLE.get(name) is Role.GATHER and outputs[0].floating and any(v in dependent for v in operands)
+    return roles.listed(name) is Role.GATHER and outputs[0].floating and any(v in dependent for v in operands)
 
 
 def _floating(fx: torch.fx.Node, values: Mapping[torch.fx.Node, Value], value: Value) -> bool:
@@ -478,17 +478,21 @@ def _is_scalar(fx: torch.fx.Node) -> bool:
 
 
 def _op_name(target: Any) -> str:
+    """Its name as the tables of roles have it: with its library in front where that is not torch's own."""
     name = str(getattr(target, "__name__", target)).partition(".")[0]
+    library = getattr(target, "namespace", "aten")
+    if library not in OWN_LIBRARIES:
+        return f"{library}::{name}"
     name = name.removesuffix("_") if not name.startswith("_") else name
     return roles.ALIASES.get(name, name)
 
 
-def _relu(name: str, fx: torch.fx.Node) -> str:
+def _relu(name: str, fx: torch.fx.Node) -> Function:
     """``relu`` for the other ways to write it."""
     bounds = (*fx.args[1:], *fx.kwargs.values())
     if name in ("clamp", "clamp_min") and bounds and bounds[0] == 0 and all(b is None for b in bounds[1:]):
-        return "relu"
-    return "relu" if name == "threshold" and bounds == (0, 0) else ""
+        return Function.RELU
+    return Function.RELU if name == "threshold" and bounds == (0, 0) else Function.NONE
 
 
 def _outputs(fx: torch.fx.Node) -> tuple[Output, ...]:

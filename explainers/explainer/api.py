@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import io
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from ..run.call import Call, Chunk, Stats, reporter
 from ..run.contrasted import audit
 from ..spec import Numpy, Signature, TensorSpec, resolve_target
 from . import bind, completeness, plan, saving
-from .bind import checked_size, dtype_name
+from .bind import Asked, checked_size, dtype_name
 from .explanation import Explanation
 from .plan import Options, Plan
 from .unbind import Results
@@ -96,6 +97,23 @@ def neutrally(method: Function) -> Function:
             return method(self, *args, **kwargs)
 
     return cast(Function, run)
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def with_the_arguments_of(
+    known: Callable[P, Any],
+) -> Callable[[Callable[..., R]], Callable[P, R]]:
+    """The signature of ``known``, which spells out the keywords that ``method`` passes on."""
+
+    def signed(method: Callable[..., R]) -> Callable[P, R]:
+        result = inspect.signature(method).return_annotation
+        method.__signature__ = inspect.signature(known).replace(return_annotation=result)  # type: ignore[attr-defined]
+        return method
+
+    return signed
 
 
 class Explainer:
@@ -302,58 +320,29 @@ class Explainer:
         IncompleteWarning: once for a call, where attributions of a method that is complete by its rules do not add
         up: |Σ a − (s(x) − s(r))| > 1e-3·|s(x) − s(r)| + rounding of the outputs. ``stats.incomplete`` counts them.
         """
-        found, bound, call = self._call(inputs, named, target, baseline, seed, batch_size, progress, allow_nonfinite)
-        if attribution is not None:
-            call.attribution = bind.attribution(found, self.method, attribution, len(call))
-        results = self._results(found, bound, inputs, named)
-        chunks = found.packages.run(call)
+        asked = Asked(target, baseline, seed, batch_size, progress, allow_nonfinite, attribution)
+        request = self._request(inputs, named, asked)
+        chunks = request.packages.run(request.call)
         if chunks and chunks[0].ends is not None:
-            Request(self, found, call, results).check(chunks)
-        return results.attributions(call, chunks)
+            request.check(chunks)
+        return request.results.attributions(request.call, chunks)
 
     @neutrally
-    def explanation(
-        self,
-        *inputs: Any,
-        target: Any = None,
-        baseline: Any = None,
-        seed: Any = None,
-        batch_size: int | None = None,
-        progress: Progress = False,
-        allow_nonfinite: bool = False,
-        attribution: Any = None,
-        **named: Any,
-    ) -> Explanation:
+    @with_the_arguments_of(__call__)
+    def explanation(self, *inputs: Any, **arguments: Any) -> Explanation:
         """The attributions with the outputs, baseline outputs, completeness gap and standard error.
 
         Parameters and errors as for calling; see :class:`Explanation` for what it holds.
         """
-        request = self.request(
-            *inputs, target=target, baseline=baseline, seed=seed, batch_size=batch_size, progress=progress,
-            allow_nonfinite=allow_nonfinite, attribution=attribution, **named,
-        )  # fmt: skip
+        request = self.request(*inputs, **arguments)
         return request.explanation(request.packages.run(request.call))
 
     @neutrally
-    def request(
-        self,
-        *inputs: Any,
-        target: Any = None,
-        baseline: Any = None,
-        seed: Any = None,
-        batch_size: int | None = None,
-        progress: Progress = False,
-        allow_nonfinite: bool = False,
-        attribution: Any = None,
-        **named: Any,
-    ) -> Request:
+    @with_the_arguments_of(__call__)
+    def request(self, *inputs: Any, **arguments: Any) -> Request:
         """A call as :meth:`explanation` takes it, bound and checked but not run: for schedulers."""
-        found, bound, call = self._call(
-            inputs, named, target, baseline, seed, batch_size, progress, allow_nonfinite, details=True
-        )
-        if attribution is not None:
-            call.attribution = bind.attribution(found, self.method, attribution, len(call))
-        return Request(self, found, call, self._results(found, bound, inputs, named))
+        asked, named = Asked.of(arguments)
+        return self._request(inputs, named, asked, details=True)
 
     @neutrally
     def predict(self, *inputs: Any, batch_size: int | None = None, allow_nonfinite: bool = False, **named: Any) -> Any:
@@ -374,30 +363,37 @@ class Explainer:
             by_name = by_name or not named.keys() <= found.traced.signature.fixed
         return Results(self._backend, found, self._options.per_token, bound, by_name)
 
-    def _call(
-        self, inputs: Sequence[Any], named: Mapping[str, Any], target: Any, baseline: Any, seed: Any,
-        batch_size: int | None, progress: Progress, allow_nonfinite: bool, details: bool = False,
-    ) -> tuple[Plan, list[Any], Call]:  # fmt: skip
+    def _request(
+        self, inputs: Sequence[Any], named: Mapping[str, Any], asked: Asked, *, details: bool = False
+    ) -> Request:
         found, bound = self._bound(inputs, named)
         arrays, count = bind.arrays(self._backend, found.traced.signature, bound)
-        checked_size(batch_size)
-        if batch_size is not None and self._options.interacting:
+        call = self._call(found, bound, arrays, count, asked)
+        call.details = details
+        return Request(self, found, call, self._results(found, bound, inputs, named))
+
+    def _call(self, found: Plan, bound: list[Any], arrays: list[Any], count: int, asked: Asked) -> Call:
+        checked_size(asked.batch_size)
+        if asked.batch_size is not None and self._options.interacting:
             raise InputError("interacting=True runs each call as one package; leave out batch_size")
-        method = self.method
-        resolved = resolve_target(bind.plain(target), found.packages.output_shape, count, method.rule_set is None)
-        chosen = None
+        method, packages, check = self.method, found.packages, not asked.allow_nonfinite
+        target = resolve_target(bind.plain(asked.target), packages.output_shape, count, method.rule_set is None)
+        baseline = None
         if method.baseline != "none":
-            chosen = bind.baseline(found, method, self._options.baseline, baseline, count, bound, not allow_nonfinite)
-        elif baseline is not None:
-            raise BaselineError(f"method {method.name!r} has no baseline; got one of type {type(baseline).__name__}")
-        seeds = random_numbers.sample_seeds(seed, count) if method.sampled else None
-        references = len(chosen) if chosen is not None and chosen.distribution else 1
-        rows = found.packages.rows_per_sample(references) if progress else 0
-        report = reporter(progress, count * rows) if progress and count else None
+            baseline = bind.baseline(found, method, self._options.baseline, asked.baseline, count, bound, check)
+        elif asked.baseline is not None:
+            given = type(asked.baseline).__name__
+            raise BaselineError(f"method {method.name!r} has no baseline; got one of type {given}")
+        seeds = random_numbers.sample_seeds(asked.seed, count) if method.sampled else None
+        references = len(baseline) if baseline is not None and baseline.distribution else 1
+        rows = packages.rows_per_sample(references) if asked.progress else 0
+        report = reporter(asked.progress, count * rows) if asked.progress and count else None
         self.stats.called()
-        size = int(batch_size or found.packages.batch_size)
-        call = Call(count, arrays, resolved, chosen, seeds, size, not allow_nonfinite, details, report)
-        return found, bound, call
+        call = Call(count, arrays, target, baseline, seeds, int(asked.batch_size or packages.batch_size), check)
+        call.progress = report
+        if asked.attribution is not None:
+            call.attribution = bind.attribution(found, method, asked.attribution, count)
+        return call
 
     # --- files -------------------------------------------------------------------------------
 
@@ -471,8 +467,8 @@ class Explainer:
             if plan.packages.program.design is None:
                 self(zeros, target=target, allow_nonfinite=True)
             else:  # zeros need not be samples that the method takes
-                call = self._call((zeros,), {}, target, None, None, None, False, True)[2]
-                plan.packages.run_endpoints(call)
+                request = self._request((zeros,), {}, Asked(target, allow_nonfinite=True))
+                plan.packages.run_endpoints(request.call)
 
     def _ready(self, what: str) -> Plan:
         if self._plan is None:
@@ -557,12 +553,13 @@ class Explainer:
         UnsupportedOperation: for methods that are not complete at every node.
         """
         self._traced("audit")
-        found, _, call = self._call(inputs, named, target, baseline, None, None, False, allow_nonfinite)
-        if found.packages.references is None:
+        asked = Asked(target, baseline, allow_nonfinite=allow_nonfinite)
+        request = self._request(inputs, named, asked)
+        if request.packages.references is None:
             raise UnsupportedOperation(
                 f"audit needs a method that is complete at every operation, such as 'deeplift'; this is {self.method}"
             )
-        return Audit.of(audit(found.packages, call) if len(call) else [])
+        return Audit.of(audit(request.packages, request.call) if len(request.call) else [])
 
     @property
     def native(self) -> Any:

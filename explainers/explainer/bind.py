@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from .. import tables
 from ..backend import Backend, on_host, owner
 from ..errors import BaselineError, InputError
-from ..methods import Method, Perturbation
+from ..methods import Method
 from ..spec import STRING, Array, Baseline, Numpy, Signature, TensorSpec, is_mask, resolve_baseline
 from .plan import Plan
 
@@ -38,6 +38,25 @@ def checked_size(batch_size: Any, otherwise: str = "") -> None:
         raise InputError(f"batch_size must be a whole number ≥ 1{otherwise}; got {batch_size!r}")
 
 
+@dataclass(slots=True)
+class Asked:
+    """What a call asks for besides its inputs; see :meth:`.Explainer.__call__`."""
+
+    target: Any = None
+    baseline: Any = None
+    seed: Any = None
+    batch_size: int | None = None
+    progress: bool | Callable[[int, int], None] = False
+    allow_nonfinite: bool = False
+    attribution: Any = None
+
+    @classmethod
+    def of(cls, arguments: dict[str, Any]) -> tuple[Asked, dict[str, Any]]:
+        """From keywords; with the others of them, which name inputs."""
+        own = {name: arguments.pop(name) for name in cls.__dataclass_fields__ if name in arguments}
+        return cls(**own), arguments
+
+
 def arrays(backend: Backend, signature: Signature, bound: Sequence[Any]) -> tuple[list[Array], int]:
     """The inputs as numpy or as the backend's own arrays, and how many samples they hold."""
     found = [_array(backend, value, spec) for value, spec in zip(bound, signature.inputs, strict=True)]
@@ -50,7 +69,7 @@ def arrays(backend: Backend, signature: Signature, bound: Sequence[Any]) -> tupl
 
 def attribution(plan: Plan, method: Method, given: Any, count: int) -> list[Numpy]:
     """What a Perturbation's generator is given, checked."""
-    if not isinstance(method, Perturbation):
+    if not method.generates:
         raise InputError(f"attribution= is for the method Perturbation; this is {method.name!r}")
     given = tables.aligned(given if isinstance(given, tuple) else (given,), plan.specs, "attribution")
     parts = [to_numpy(part, "attribution") for part in given]

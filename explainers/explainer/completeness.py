@@ -90,7 +90,7 @@ def _within(total: float, change: float) -> bool:
 def _weighted(packages: Packages, call: Call, chunk: Chunk, ops: RowSums, y: Array, change: Array) -> Array:
     """Σ w·change, (n,)."""
     target, method = call.target, packages.method
-    index = target.data if target.kind == "index" and not getattr(method, "mean_normalized", False) else None
+    index = target.data if target.kind == "index" and method.weighs_target_only else None
     if index is not None and len(index) == 1:
         return change[(slice(None), *index[0].tolist())]
     if target.kind == "max" and ops is not ON_HOST:

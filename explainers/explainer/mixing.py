@@ -9,7 +9,7 @@ import numpy as np
 
 from ..backend import Backend, Traced
 from ..errors import InputError
-from ..graph import Graph, Node, Output, Value
+from ..graph import Function, Graph, Node, Output, Value
 from ..program import evaluate
 from ..spec import STRING
 
@@ -79,7 +79,9 @@ def _moved(graph: Graph, traced: Traced, backend: Backend, targets: Sequence[Val
 
 def _check_derivatives(graph: Graph, traced: Traced, backend: Backend) -> None:
     """Derivatives of the model's own, such as a clipped norm, are anything: each by itself, with two cotangents."""
-    own = [node for node in graph if node.function == "own_derivative" and node.outputs[0].batch_axis is not None]
+    own = [
+        node for node in graph if node.function is Function.OWN_DERIVATIVE and node.outputs[0].batch_axis is not None
+    ]
     if not own:
         return
     try:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..backend import Backend, Traced
 from ..errors import InputError, TargetError, UnknownNameError
-from ..graph import Graph, Role, Value
+from ..graph import Function, Graph, Role, Value
 from ..methods import Method
 from ..run import Packages
 from ..run.call import Stats
@@ -70,7 +70,7 @@ def trace(
     )  # fmt: skip
     traced.signature = _with_columns(traced.signature, signature)
     key, result = _pick_output(traced.graph, options.output)
-    if getattr(method, "logits", False):
+    if method.explains_logits:
         result = traced.graph.logits(result)
     graph = traced.graph.restrict([(key, result)])
     kind = graph.output(result)
@@ -152,11 +152,11 @@ def _check_reached(graph: Graph, wrt: tuple[Value, ...], result: Value) -> None:
     reached, stops = set(wrt), []
     for node in graph:
         if any(value in reached for value in node.inputs):
-            if node.role is Role.CONSTANT or node.function == "stop_gradient":
+            if node.role is Role.CONSTANT or node.function is Function.STOP_GRADIENT:
                 stops.append(node)
             else:
                 reached.update(v for v, out in zip(node.values, node.outputs, strict=True) if out.differentiable)
-    stops = [node for node in stops if node.name in graph.needed([result]) and node.function != "shape"]
+    stops = [node for node in stops if node.name in graph.needed([result]) and node.function is not Function.SHAPE]
     if result in reached or not stops:
         return
     last = stops[-1]

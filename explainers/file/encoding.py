@@ -11,26 +11,10 @@ import numpy as np
 
 from ..backend import owner
 from ..errors import ArtifactError
-from ..graph import Graph, Node, Output, Role, Value
-from ..graph.coverage import Operation
-from ..methods import METHODS
-from ..methods.lrp import AlphaBeta, Composite, Epsilon, Flat, Gamma, Pass, WSquare, ZBox, ZPlus
-from ..program import Placeholder
-from ..spec import Numpy, References, Signature, TensorSpec
-from ..structure import Fixed
+from ..graph import Attributes, Function, Graph, Node, Output, Role, Value
+from ..spec import Numpy
+from ..stored import Stored, kinds
 
-KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind
-    for kind in (
-        *map(type, METHODS.values()), Composite, AlphaBeta, Epsilon, Flat, Gamma, Pass, WSquare, ZBox, ZPlus,
-        References, TensorSpec, Signature, Fixed, Operation, Placeholder,
-    )
-}  # fmt: skip
-LATER = {
-    "TensorSpec": {"columns"},
-    "Signature": {"arguments"},
-    "References": {"per_sample"},
-}  # fields that older files lack; written where they are not empty
 Arrays = dict[str, Numpy]
 
 
@@ -58,12 +42,10 @@ def encode(value: Any, arrays: Arrays, what: str) -> Any:
         return {"slice": [encode(part, arrays, what) for part in (value.start, value.stop, value.step)]}
     if kind is Role:
         return {"role": value.value}
-    if KINDS.get(kind.__name__) is kind:
-        later = LATER.get(kind.__name__, set())
+    if isinstance(value, Stored) and kinds().get(kind.__name__) is kind:
         given = {f.name: getattr(value, f.name) for f in fields(value)}
-        parts = {
-            name: encode(entry, arrays, f"{what}.{name}") for name, entry in given.items() if name not in later or entry
-        }
+        given = {name: entry for name, entry in given.items() if name not in kind.later or entry}
+        parts = {name: encode(entry, arrays, f"{what}.{name}") for name, entry in given.items()}
         return {"class": kind.__name__, "fields": parts}
     home = owner(value)
     array = home.numpy(value) if home is not None else value
@@ -76,7 +58,7 @@ def encode(value: Any, arrays: Arrays, what: str) -> Any:
 
 def _refusal(value: Any, what: str) -> str:
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
-    if callable(value) or type(value).__name__ == "Perturbation":
+    if callable(value) or (isinstance(value, Stored) and not value.is_data):
         return (
             f"{what} is code ({getattr(value, '__qualname__', kind)}), which a file of an explainer does not hold. "
             "Compile with values (numbers, arrays, References, the library's own methods and rules), or give it at "
@@ -92,11 +74,11 @@ def decode(data: Any, arrays: Mapping[str, Numpy]) -> Any:
     if isinstance(data, list):
         return [decode(entry, arrays) for entry in data]
     if set(data) == {"class", "fields"}:
-        if data["class"] not in KINDS:
+        kind = kinds().get(data["class"])
+        if kind is None:
             raise ArtifactError(f"it holds a value of the unknown class {data['class']!r}: made by a newer version?")
-        kind, given = KINDS[data["class"]], data["fields"]
-        known = {f.name for f in fields(kind)}
-        if set(given) | LATER.get(data["class"], set()) != known:
+        given, known = data["fields"], {f.name for f in fields(kind)}
+        if set(given) | kind.later != known:
             raise ArtifactError(f"{data['class']} has the fields {sorted(given)}; this version knows {sorted(known)}")
         return kind(**{name: decode(entry, arrays) for name, entry in given.items()})
     if len(data) != 1:
@@ -135,10 +117,12 @@ def encode_graph(graph: Graph) -> Any:
 
 def _node(node: Node) -> list[Any]:
     outputs = [[list(out.shape), out.dtype, out.plain] for out in node.outputs]
-    attributes = encode(dict(node.attributes), {}, f"attributes of {node.name}")
+    known = {f.name: getattr(node.attributes, f.name) for f in fields(node.attributes)}
+    given = {name: value for name, value in known.items() if value != getattr(Attributes, name)}
+    attributes = encode(given, {}, f"attributes of {node.name}")
     return [
         node.name, node.op, node.role.value, [list(value) for value in node.inputs], outputs, node.scope,
-        list(node.modules), node.function, node.elementwise, attributes, node.source,
+        list(node.modules), node.function.value, node.elementwise, attributes, node.source,
     ]  # fmt: skip
 
 
@@ -147,8 +131,8 @@ def decode_graph(data: Any) -> Graph:
     for name, op, role, inputs, outputs, scope, modules, function, elementwise, attributes, source in data["nodes"]:
         made = tuple(Output(tuple(shape), dtype, plain) for shape, dtype, plain in outputs)
         operands = tuple(Value(*value) for value in inputs)
-        kind = {"scope": scope, "modules": tuple(modules), "function": function, "elementwise": elementwise}
-        known = {**kind, "attributes": decode(attributes, {}), "source": source}
+        kind = {"scope": scope, "modules": tuple(modules), "function": Function(function), "elementwise": elementwise}
+        known = {**kind, "attributes": Attributes(**decode(attributes, {})), "source": source}
         nodes.append(Node(name, op, Role(role), operands, made, **known))
     outputs = tuple((key, Value(*value)) for key, value in data["outputs"])
     return Graph(tuple(nodes), tuple(Value(*value) for value in data["inputs"]), outputs)

@@ -1,5 +1,6 @@
 """The model as a flat list of nodes, and what rewrites it for a method."""
 
-from .nodes import Graph, Node, Output, Role, Value
+from .nodes import Graph, Node, Output, Value
+from .roles import Attributes, Function, Registered, Role
 
-__all__ = ["Graph", "Node", "Output", "Role", "Value"]
+__all__ = ["Attributes", "Function", "Graph", "Node", "Output", "Registered", "Role", "Value"]

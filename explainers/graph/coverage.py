@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import BackendMissing
+from ..stored import Stored
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 
 @dataclass(frozen=True)
-class Operation:
+class Operation(Stored):
     """One kind of operation of a graph.
 
     ``exactness``: ``exact`` (the rule set has a rule), ``conserving`` (by LRP: nor does a constant or a

@@ -2,38 +2,21 @@
 
 A :class:`Node` is one operation of the framework; a :class:`Value` names one of its outputs.
 The graph knows no method and no framework: what an operation *is* to an attribution rule is
-its :class:`Role`, and how to run it stays with the backend, behind ``Node.payload``.
+its :class:`~explainers.graph.Role`, and how to run it stays with the backend, behind ``Node.payload``.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import enum
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from ..errors import TraceError, UnknownNameError
 from ..spec import COMPLEX, FLOATING
-
-
-class Role(enum.Enum):
-    """What an operation is to an attribution rule, whatever framework wrote it."""
-
-    INPUT = "input"  # a placeholder of the model
-    WEIGHT = "weight"  # a parameter or a buffer, shared with the model
-    CONSTANT = "constant"  # no floating input reaches its output with a derivative
-    LINEAR = "linear"  # conv, matmul by a constant, add, mean, reshape, pad, batch norm …
-    UNIVARIATE = "univariate"  # elementwise in one active input: relu, gelu, exp …
-    PRODUCT = "product"  # mul or div of two active tensors
-    BILINEAR = "bilinear"  # matmul or convolution of two active tensors
-    MAX_POOL = "max_pool"  # a maximum over windows
-    REDUCE_MAX = "reduce_max"  # a maximum or minimum over axes or between tensors
-    GATHER = "gather"  # picks entries by integers: embedding, index, take
-    COMPOSITE = "composite"  # several of these in one fused op: norms, softmax, attention, LSTM
-    OPAQUE = "opaque"  # nothing is known of it but, perhaps, its derivative
+from .roles import Attributes, Function, Role
 
 
 class Value(NamedTuple):
@@ -79,19 +62,10 @@ class Output:
 class Node:
     """One operation.
 
-    ``function`` is the framework-independent name of what it computes where rules care, else empty:
-    ``relu``, ``sigmoid``, ``stop_gradient``, ``shape`` (looks at its inputs' shapes only), ``quotient``
-    (of two active tensors), ``softmax`` and ``log_softmax`` (with ``attributes["axis"]``, counted from
-    the end), ``log_sum_exp`` (``["axis"]``: a tuple; ``["keepdims"]``), ``minimum`` (role reduce_max, the
-    other way round), ``dense`` and ``conv`` (linear, with ``attributes["weight"]`` and, if any, ``["bias"]``:
-    places among ``inputs``), ``copy`` (linear, each output entry is an entry of an input or a constant),
-    ``scale`` (linear, one tensor times constants), ``add`` (the sum of its operands), ``identity`` (passes a
-    difference, though it stops a derivative), ``arithmetic`` (a univariate power, root, exponential or
-    logarithm: no activation), ``own_derivative`` (opaque, its derivative being the model's own; with
-    ``attributes["lost"]``, why that is not at hand). ``elementwise``: each output entry
-    depends on the entries at its own place only. ``scope`` is the path of the module that it came from,
-    ``source`` the user's own line,
-    ``payload`` the backend's handle.
+    ``function``: what it computes, where rules care; ``attributes``: what else they need to know.
+    ``elementwise``: each output entry depends on the entries at its own place only. ``scope``: the path of
+    the module that it came from, the last of ``modules``. ``source``: the user's own line. ``payload``: the
+    backend's handle.
     """
 
     name: str
@@ -101,11 +75,14 @@ class Node:
     outputs: tuple[Output, ...] = ()
     scope: str = ""
     modules: tuple[str, ...] = ()
-    function: str = ""
+    function: Function = Function.NONE
     elementwise: bool = False
-    attributes: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    attributes: Attributes = field(default=Attributes(), compare=False)
     source: str = ""
     payload: Any = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "function", Function(self.function))
 
     @property
     def values(self) -> tuple[Value, ...]:
@@ -163,7 +140,7 @@ class Graph:
         """The floating and complex values through which ``wrt`` can move an output: none behind a stop-gradient."""
         active = set(wrt)
         for node in self.nodes:
-            stops = node.role is Role.CONSTANT or node.function == "stop_gradient"
+            stops = node.role is Role.CONSTANT or node.function is Function.STOP_GRADIENT
             if not stops and any(value in active for value in node.inputs):
                 active.update(v for v, out in zip(node.values, node.outputs, strict=True) if out.differentiable)
         return active
@@ -172,7 +149,7 @@ class Graph:
         """All values, of any dtype, that depend on what ``wrt`` hold, or also on their shapes."""
         moved = set(wrt)
         for node in self.nodes:
-            if (by_shape or node.function != "shape") and any(value in moved for value in node.inputs):
+            if (by_shape or node.function is not Function.SHAPE) and any(value in moved for value in node.inputs):
                 moved.update(node.values)
         return moved
 
@@ -226,7 +203,8 @@ class Graph:
         node = self.by_name[value.node]
         while node.elementwise and node.role is Role.LINEAR and len(node.inputs) == 1:  # casts, copies
             node = self.by_name[node.inputs[0].node]
-        return node.inputs[0] if node.function in ("softmax", "log_softmax", "sigmoid") else value
+        squashes = node.function in (Function.SOFTMAX, Function.LOG_SOFTMAX, Function.SIGMOID)
+        return node.inputs[0] if squashes else value
 
     def scopes(self) -> list[str]:
         """All modules that computed something, in order of first use."""

@@ -6,7 +6,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 
-from . import Graph, Node, Role, Value
+from . import Function, Graph, Node, Role, Value
 
 
 def relu_behind_pools(graph: Graph, keep: Sequence[Value]) -> Graph:
@@ -31,7 +31,7 @@ def relu_behind_pools(graph: Graph, keep: Sequence[Value]) -> Graph:
 
 
 def _may_swap(graph: Graph, pool: Node, relu: Node, users: Counter[Value]) -> bool:
-    if relu.function != "relu" or users[relu.values[0]] != 1:
+    if relu.function is not Function.RELU or users[relu.values[0]] != 1:
         return False
     if any(users[value] for value in pool.values[1:]):  # someone asks where the maximum was
         return False

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..ops import Ops, Pullback
-from . import Graph, Node, Output, Role, Value
+from . import Attributes, Function, Graph, Node, Output, Role, Value
 
 Array = Any
 
@@ -82,10 +82,10 @@ def pass_stopped_maxima(graph: Graph) -> Graph:
     users = _users(graph)
     nodes = []
     for node in graph:
-        if node.function == "stop_gradient":
+        if node.function is Function.STOP_GRADIENT:
             around = [graph.by_name[node.inputs[0].node]], users.get(node.values[0], [None])
             if any(all(other and other.role is Role.REDUCE_MAX for other in others) for others in around):
-                node = dataclasses.replace(node, function="identity")
+                node = dataclasses.replace(node, function=Function.IDENTITY)
         nodes.append(node)
     return Graph(tuple(nodes), graph.inputs, graph.outputs)
 
@@ -118,7 +118,7 @@ def _roots(graph: Graph, moved: set[Value]) -> dict[Value, Value]:
     """For each value that is an elementwise function of one moved tensor of its own shape: that tensor."""
     roots: dict[Value, Value] = {}
     for node in graph:
-        if not node.elementwise or len(node.outputs) != 1 or node.function == "stop_gradient":
+        if not node.elementwise or len(node.outputs) != 1 or node.function is Function.STOP_GRADIENT:
             continue
         found = {roots.get(value, value) for value in node.inputs if value in moved}
         if len(found) == 1:
@@ -170,9 +170,9 @@ def _region(graph: Graph, last: Node, roots: Mapping[Value, Value]) -> Node | No
         op="+".join(names),
         role=Role.UNIVARIATE,
         inputs=(root, *outer),
-        function="arithmetic" if bent == {"arithmetic"} else "",
+        function=Function.ARITHMETIC if bent == {Function.ARITHMETIC} else Function.NONE,
         elementwise=True,
-        attributes={},
+        attributes=Attributes(),
         payload=Region(tuple(members), (root, *outer), last.values[0]),
     )
 
@@ -189,21 +189,21 @@ def _between(graph: Graph, last: Node, root: Value, roots: Mapping[Value, Value]
 
 
 def mark_behind(graph: Graph) -> Graph:
-    """The graph with ``attributes["behind"]``, ``dense`` or ``conv``, on univariate nodes: the map that feeds them.
+    """The graph with ``attributes.behind``, dense or conv, on univariate nodes: the map that feeds them.
 
     Between the two there may be linear operations of one tensor that have no weights of their own
     (a bias, a norm in inference, a reshape).
     """
-    behind: dict[Value, str] = {}
+    behind: dict[Value, Function] = {}
     nodes = []
     for node in graph:
         sources = {behind[value] for value in node.inputs if value in behind}
-        if node.function in ("dense", "conv"):
+        if node.function.weighted:
             behind.update(dict.fromkeys(node.values, node.function))
         elif node.role is Role.LINEAR and len(sources) == 1:
             behind.update(dict.fromkeys(node.values, sources.pop()))
         elif node.role is Role.UNIVARIATE and len(sources) == 1:
-            node = dataclasses.replace(node, attributes={**node.attributes, "behind": sources.pop()})
+            node = dataclasses.replace(node, attributes=dataclasses.replace(node.attributes, behind=sources.pop()))
         nodes.append(node)
     return Graph(tuple(nodes), graph.inputs, graph.outputs)
 
@@ -218,7 +218,7 @@ def join_bias(graph: Graph, wrt: Sequence[Value]) -> Graph:
     joined: dict[str, Node] = {}
     for node in graph:
         for value, other in zip(node.inputs, reversed(node.inputs), strict=True):
-            if node.function == "add" and len(node.inputs) == 2 and value in active and other not in active:
+            if node.function is Function.ADD and len(node.inputs) == 2 and value in active and other not in active:
                 members = _rearranged(graph, value, node, active, users)
                 joined |= _with_bias(members, node, other) if members else {}
     return Graph(tuple(joined.get(n.name, n) for n in graph), graph.inputs, graph.outputs).restrict(graph.outputs)
@@ -232,10 +232,10 @@ def _rearranged(
     while users[value] == [user]:
         user = graph.by_name[value.node]
         members.insert(0, user)
-        if user.function in ("dense", "conv"):
+        if user.function.weighted:
             return members
         operands = [operand for operand in user.inputs if operand in active]
-        if user.function != "copy" or len(operands) != 1 or (user.elementwise and len(user.inputs) > 1):
+        if user.function is not Function.COPY or len(operands) != 1 or (user.elementwise and len(user.inputs) > 1):
             break
         value = operands[0]
         if not _same_entries(graph.output(value), user.outputs[0]):
@@ -252,7 +252,7 @@ def _same_entries(before: Output, behind: Output) -> bool:
 def _with_bias(members: Sequence[Node], add: Node, bias: Value) -> dict[str, Node]:
     """All as one node, by the name of the last; none where the first has a bias, or the result another shape."""
     linear = members[0]
-    if "bias" in linear.attributes or members[-1].outputs[0].shape != add.outputs[0].shape:
+    if linear.attributes.bias is not None or members[-1].outputs[0].shape != add.outputs[0].shape:
         return {}
     inner = {value for member in members for value in member.values}
     others = [v for member in members[1:] for v in member.inputs if v not in inner]  # sizes of a reshape
@@ -263,14 +263,14 @@ def _with_bias(members: Sequence[Node], add: Node, bias: Value) -> dict[str, Nod
         op="+".join(member.op for member in (linear, add)),
         inputs=inputs,
         outputs=add.outputs,
-        attributes={**linear.attributes, "bias": len(linear.inputs)},
+        attributes=dataclasses.replace(linear.attributes, bias=len(linear.inputs)),
         payload=Region((*members, add), inputs, add.values[0]),
     )
     return {add.name: made}
 
 
 def mark_rescaling(graph: Graph, wrt: Sequence[Value]) -> Graph:
-    """The graph with ``attributes["rescaling"]`` on products: places of the factors that rescale the other one.
+    """The graph with ``attributes.rescaling`` on products: places of the factors that rescale the other one.
 
     Such a factor is a bent function, entry by entry, of a tensor that was broadcast to the product's shape:
     the reciprocal root of a variance, a gate for each channel.
@@ -280,7 +280,7 @@ def mark_rescaling(graph: Graph, wrt: Sequence[Value]) -> Graph:
     for node in graph:
         if node.role is Role.PRODUCT:
             places = [p for p, v in enumerate(node.inputs) if v in active and _rescales(graph, v, node, active)]
-            node = dataclasses.replace(node, attributes={**node.attributes, "rescaling": tuple(places)})
+            node = dataclasses.replace(node, attributes=dataclasses.replace(node.attributes, rescaling=tuple(places)))
         nodes.append(node)
     return Graph(tuple(nodes), graph.inputs, graph.outputs)
 
@@ -291,7 +291,7 @@ def _rescales(graph: Graph, value: Value, product: Node, active: set[Value]) -> 
         small = small or _smaller(graph.output(value).shape, product.outputs[0].shape)
         node = graph.by_name[value.node]
         operands = {operand for operand in node.inputs if operand in active}
-        if len(operands) != 1 or not (node.elementwise or (small and node.function == "copy")):
+        if len(operands) != 1 or not (node.elementwise or (small and node.function is Function.COPY)):
             return bent and small
         bent = bent or node.role is Role.UNIVARIATE
         value = operands.pop()

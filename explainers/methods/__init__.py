@@ -7,6 +7,10 @@ IntegratedGradients(steps=50, quadrature='gauss_legendre', tolerance=None, max_s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from .. import stored
 from ..errors import UnknownNameError
 from .base import Method
 from .deeplift import DeepLift, DeepLiftShap
@@ -28,19 +32,10 @@ from .rise import Rise
 from .shapley import ExactShapley, ShapleySampling
 from .surrogate import KernelShap, Lime
 
-METHODS: dict[str, Method] = {
-    kind.name: kind()
-    for kind in (
-        Gradient, Saliency, InputXGradient, IntegratedGradients, SmoothGrad, GradientShap,
-        GuidedBackprop, Deconvnet, Zero, DeepLift, DeepLiftShap, LRP, ELRP,
-        FeatureAblation, Occlusion, ISM, ShapleySampling, ExactShapley, KernelShap, Lime, Rise,
-    )
-}  # fmt: skip
-
-DEEPEXPLAIN: dict[str, Method] = {
-    "grad*input": InputXGradient(),
-    "intgrad": IntegratedGradients(steps=100, quadrature="right"),
-}
+METHODS: Mapping[str, Method] = MappingProxyType({kind.name: kind() for kind in stored.kinds(Method).values()})
+DEEPEXPLAIN: Mapping[str, Method] = MappingProxyType(
+    {"grad*input": InputXGradient(), "intgrad": IntegratedGradients(steps=100, quadrature="right")}
+)
 
 
 def resolve(method: str | Method) -> Method:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,11 @@ import numpy.typing as npt
 from ..errors import InputError
 from ..ops import Ops, RowSums
 from ..random_numbers import UInt64
-from ..rules import RULE_SETS, RuleSet
+from ..rules import GRADIENT, RuleSet
+from ..stored import Stored
+
+if TYPE_CHECKING:
+    from .removal import Design
 
 Array = Any
 Numpy = npt.NDArray[Any]
@@ -20,7 +24,7 @@ Shapes = Sequence[tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(Stored, data=False):
     """The defaults: one row a sample, the derivative's walk, no baseline.
 
     Class attributes
@@ -28,26 +32,43 @@ class Method:
     name: as registered. rules: the rule set of the reverse walk, or ``None`` (forward only).
     baseline: ``"none"``, ``"point"`` (one for a sample), ``"references"`` (a distribution), or ``"either"``.
     single: exactly one unperturbed row a sample. complete: Σ attribution = f(x) − f(baseline).
-    sampled: an estimate from random draws, with a standard error. accumulators: sums kept per
+    sampled: an estimate from random draws, with a standard error. generates: users' code makes its rows on the
+    host, so that its calls run by themselves and take ``attribution=``. accumulators: sums kept per
     attributed value. effort: the parameters that say how much is evaluated; kernels do not depend on them.
 
     In ``expand`` and ``contribute`` the arrays have the rows leading, ``args`` are the kernel's
     placeholders by name.
     """
 
-    name: ClassVar[str] = "forward"
-    rules: ClassVar[str | RuleSet | None] = "gradient"
+    name: ClassVar[str]
+    rules: ClassVar[RuleSet | None] = GRADIENT
     baseline: ClassVar[str] = "none"
     single: ClassVar[bool] = True
     complete: ClassVar[bool] = False
     sampled: ClassVar[bool] = False
+    generates: ClassVar[bool] = False
     accumulators: ClassVar[int] = 1
     effort: ClassVar[tuple[str, ...]] = ()
 
     @property
     def rule_set(self) -> RuleSet | None:
-        """The table of the reverse walk; None for forward-only methods."""
-        return RULE_SETS[self.rules] if isinstance(self.rules, str) else self.rules
+        """``rules``, or those that the parameters choose."""
+        return self.rules
+
+    @property
+    def explains_logits(self) -> bool:
+        """Whether what goes into the model's last softmax or sigmoid is explained."""
+        return False
+
+    @property
+    def weighs_target_only(self) -> bool:
+        """Whether :meth:`weights` is 0 where the target mask is."""
+        return True
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether features were put into groups, which share their effect."""
+        return False
 
     @property
     def takes_sets(self) -> bool:
@@ -57,6 +78,20 @@ class Method:
     @property
     def refines_to(self) -> float | None:
         """The relative completeness gap that each sample is refined to; None for a fixed number of rows."""
+        return None
+
+    @property
+    def error_to(self) -> float | None:
+        """The standard error that each sample's attributions are brought to; None for a fixed number of rows."""
+        return None
+
+    @property
+    def most_evaluations(self) -> int | None:
+        """The rows that a sample may take on the way there; None for any number."""
+        return None
+
+    def design(self, shapes: Shapes) -> Design | None:
+        """The rows of samples of these shapes, for a forward-only method."""
         return None
 
     def refined(self) -> Method | None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 from ..ops import Ops, RowSums
-from ..rules import RULE_SETS, RuleSet
+from ..rules import GENOMICS, RESCALE, REVEALCANCEL, RuleSet
 from ..rules.gradient import vjp
 from .base import Array, Method, one_of
 
-RULES = ("rescale", "revealcancel", "genomics")
+RULES: Mapping[str, RuleSet] = MappingProxyType(
+    {"rescale": RESCALE, "revealcancel": REVEALCANCEL, "genomics": GENOMICS}
+)
 
 
 @dataclass(frozen=True)
@@ -40,18 +43,26 @@ class DeepLift(Method):
     unsupported: str = "error"
 
     name: ClassVar[str] = "deeplift"
-    rules: ClassVar[str | None] = "deeplift"
+    rules: ClassVar[RuleSet | None] = RESCALE
     baseline: ClassVar[str] = "point"
     complete: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        one_of("rule", self.rule, RULES)
+        one_of("rule", self.rule, tuple(RULES))
         one_of("unsupported", self.unsupported, ("error", "gradient"))
 
     @property
     def rule_set(self) -> RuleSet:
-        found = RULE_SETS[f"deeplift_{self.rule}"]
+        found = RULES[self.rule]
         return found if self.unsupported == "error" else dataclasses.replace(found, fallback=vjp)
+
+    @property
+    def explains_logits(self) -> bool:
+        return self.logits
+
+    @property
+    def weighs_target_only(self) -> bool:
+        return not self.mean_normalized
 
     def weights(self, ops: RowSums, mask: Array) -> Array:
         return mask - ops.row_mean(mask) if self.mean_normalized else mask

@@ -14,6 +14,7 @@ from .. import random_numbers
 from ..errors import InputError
 from ..ops import Ops
 from ..random_numbers import UInt64
+from ..rules import DECONVNET, GUIDED_BACKPROP, ZERO, RuleSet
 from .base import Array, Method, Numpy, Shapes, at_least, mean_and_error, one_of
 
 
@@ -53,7 +54,7 @@ class GuidedBackprop(Method):
     """The derivative with ReLU passing m·[x>0]·[m>0] (Springenberg et al. 2015, section 3)."""
 
     name: ClassVar[str] = "guided_backprop"
-    rules: ClassVar[str | None] = "guided_backprop"
+    rules: ClassVar[RuleSet | None] = GUIDED_BACKPROP
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Deconvnet(Method):
     """The derivative with ReLU passing m·[m>0] (Zeiler and Fergus 2014, section 2.1)."""
 
     name: ClassVar[str] = "deconvnet"
-    rules: ClassVar[str | None] = "deconvnet"
+    rules: ClassVar[RuleSet | None] = DECONVNET
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Zero(Method):
     """The derivative with every activation's set to 0: a control that shows that rules take effect."""
 
     name: ClassVar[str] = "zero"
-    rules: ClassVar[str | None] = "zero"
+    rules: ClassVar[RuleSet | None] = ZERO
 
 
 QUADRATURES = ("gauss_legendre", "midpoint", "trapezoid", "right", "left")

@@ -14,8 +14,12 @@ from ..errors import InputError
 from ..ops import Ops
 from ..rules import RuleSet
 from ..rules.composites import COMPOSITES, Composite, composite, relevance
-from ..rules.lrp import AlphaBeta, Epsilon, Flat, Gamma, Pass, WSquare, ZBox, ZPlus, frozen, ratios
+from ..rules.lrp import *  # noqa: F403 - what a composite is made of
+from ..rules.lrp import Epsilon, frozen, ratios
+from ..rules.lrp import __all__ as LAYER_RULES
 from .base import Array, Method
+
+DEFAULT = relevance(composite("epsilon_plus"))
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class LRP(Method):
     high: Any = None
 
     name: ClassVar[str] = "lrp"
-    rules: ClassVar[str | None] = "lrp"
+    rules: ClassVar[RuleSet | None] = DEFAULT
 
     def __post_init__(self) -> None:
         for name in ("low", "high"):
@@ -68,6 +72,10 @@ class LRP(Method):
             return relevance(self.composite)
         return relevance(composite(self.composite, self.low, self.high))
 
+    @property
+    def explains_logits(self) -> bool:
+        return self.logits
+
     def start(self, ops: Ops, mask: Array, y: Array) -> Array:
         return mask * y
 
@@ -82,7 +90,7 @@ class ELRP(Method):
     epsilon: float = 1e-4
 
     name: ClassVar[str] = "elrp"
-    rules: ClassVar[str | None] = "elrp"
+    rules: ClassVar[RuleSet | None] = ratios(1e-4)
 
     def __post_init__(self) -> None:
         Epsilon(self.epsilon)
@@ -97,7 +105,4 @@ class ELRP(Method):
         return [value * m for value, m in zip(x, message, strict=True)]
 
 
-__all__ = [
-    "COMPOSITES", "ELRP", "LRP", "AlphaBeta", "Composite", "Epsilon", "Flat", "Gamma", "Pass", "WSquare", "ZBox",
-    "ZPlus",
-]  # fmt: skip
+__all__ = ["COMPOSITES", "ELRP", "LRP", "Composite", *LAYER_RULES]

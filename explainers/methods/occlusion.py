@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import InputError
 from ..ops import Ops
 from .base import Array, Numpy, Shapes, one_of
-from .removal import Design, Placeholders, Removal, Sums, Units, feature_maps, spread
+from .removal import Design, Grouped, Placeholders, Removal, Sums, Units, feature_maps, spread
 
 
 class Effects(Design):
@@ -29,7 +29,7 @@ class Effects(Design):
 
 
 @dataclass(frozen=True)
-class FeatureAblation(Removal):
+class FeatureAblation(Grouped):
     """s(x) − s(x with one feature at its baseline), at each element of the feature, undivided.
 
     With ``References``: s of the ablated sample is the mean over the references.

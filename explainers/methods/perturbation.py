@@ -18,7 +18,7 @@ Reduce = Callable[[Numpy, Any], Any]
 
 
 @dataclass(frozen=True)
-class Perturbation(Removal):
+class Perturbation(Removal, data=False):
     """Attributions from perturbed samples that workers on the host make while the model runs.
 
     Parameters
@@ -40,6 +40,7 @@ class Perturbation(Removal):
     timeout: float = 60.0
 
     name: ClassVar[str] = "perturbation"
+    generates: ClassVar[bool] = True
     baseline: ClassVar[str] = "none"
 
     def __post_init__(self) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from ..errors import InputError
 from ..ops import Ops
 from ..random_numbers import UInt64
+from ..rules import RuleSet
 from .base import Array, Method, Numpy, Shapes
 
 Placeholders = dict[str, tuple[str, tuple[int, ...], str]]
@@ -126,24 +127,25 @@ class Design:
 
 
 @dataclass(frozen=True)
-class Removal(Method):
+class Removal(Method, data=False):
     """A forward-only method."""
 
-    rules: ClassVar[str | None] = None
+    rules: ClassVar[RuleSet | None] = None
     baseline: ClassVar[str] = "either"
     single: ClassVar[bool] = False
 
     def design(self, shapes: Shapes) -> Design:
         raise NotImplementedError
 
-    @property
-    def error_to(self) -> float | None:
-        """The standard error that every sample's attributions are brought to; None for a fixed number of rows."""
-        return None
+
+class Grouped(Removal, data=False):
+    """A forward-only method with a field ``groups``: one map of feature ids for each input, or None."""
+
+    groups: Any
 
     @property
-    def most_evaluations(self) -> int | None:
-        return None
+    def has_groups(self) -> bool:
+        return self.groups is not None
 
 
 # --- features --------------------------------------------------------------------------------

@@ -18,13 +18,13 @@ from .. import random_numbers
 from ..errors import InputError
 from ..random_numbers import UInt64
 from .base import Numpy, Shapes, at_least
-from .removal import Coalitions, Design, Removal, Sums, Units, spread
+from .removal import Coalitions, Design, Grouped, Sums, Units, spread
 
 MOST_FEATURES = 20  # of exact Shapley values
 
 
 @dataclass(frozen=True)
-class ShapleySampling(Removal):
+class ShapleySampling(Grouped):
     """Mean over random orders of what each feature adds when it joins, from the baseline to the sample.
 
     Σ attribution = s(x) − s(b), for any number of permutations. Castro, Gómez and Tejada 2009, section 3.
@@ -137,7 +137,7 @@ def _column(numbers: Numpy, like: Numpy) -> Numpy:
 
 
 @dataclass(frozen=True)
-class ExactShapley(Removal):
+class ExactShapley(Grouped):
     """φ_i = Σ_{S∌i} |S|!(G−|S|−1)!/G! · (s(S∪i) − s(S)), over all coalitions S (Shapley 1953, eq. 13).
 
     2^G evaluations for G features, at most 20. ``groups``: as of FeatureAblation.

@@ -15,7 +15,7 @@ from .. import random_numbers
 from ..errors import InputError
 from ..random_numbers import UInt64
 from .base import Numpy, Shapes, at_least
-from .removal import Coalitions, Design, Removal, Sums, Units, packed, spread
+from .removal import Coalitions, Design, Grouped, Sums, Units, packed, spread
 
 MOST_CONDITION = 1e10  # of a matrix that is inverted as it is
 
@@ -106,7 +106,7 @@ def _inverse(gram: Numpy) -> Numpy:
 
 
 @dataclass(frozen=True)
-class KernelShap(Removal):
+class KernelShap(Grouped):
     """Shapley values by weighted least squares over coalitions, with Σ attribution = s(x) − s(b) kept.
 
     min_φ Σ_S π(S)·(s(S) − s(b) − Σ_{i∈S} φ_i)², π(S) = (G−1)/(C(G,|S|)·|S|·(G−|S|)) (Lundberg and Lee 2017,
@@ -212,7 +212,7 @@ class _Kernel(_Regression):
 
 
 @dataclass(frozen=True)
-class Lime(Removal):
+class Lime(Grouped):
     """Coefficients of a weighted ridge regression of s on which features are kept (Ribeiro et al. 2016, eq. 2).
 
     Each feature is kept with probability ½. A coalition z weighs π(z) = exp(−D(z)²/σ²), where D is the cosine

@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import Any
 
 from ..errors import UnsupportedOperation
-from ..graph import Node, Role, Value, rewrite_regions
+from ..graph import Attributes, Function, Node, Role, Value, rewrite_regions
 from ..ops import Ops, Pullback
 from ..rules import RuleSet, Site
 from ..rules.base import unsupported
@@ -298,8 +298,8 @@ class _Run:
 
     def sees_flat(self, node: Node) -> bool:
         """Whether the rule for ``node`` gets flat rows in a grid."""
-        inner = bool(node.attributes) and self.axis(node.values[0]) != 0  # an axis before the samples'
-        windows = node.role in FLAT_ROLES or node.function == "bivariate"
+        inner = node.attributes != Attributes() and self.axis(node.values[0]) != 0  # an axis before the samples'
+        windows = node.role in FLAT_ROLES or node.function is Function.BIVARIATE
         return bool(self.program.rules.splits) or (self.grid and (windows or inner))
 
     def site(self, node: Node, arrived: tuple[Any, ...]) -> Site:

@@ -18,13 +18,14 @@ from functools import cached_property
 from typing import Any
 
 from ..errors import UnsupportedOperation
-from ..graph import Graph, Node, Role, Value, rewrite_regions
+from ..graph import Function, Graph, Node, Role, Value, rewrite_regions
 from ..graph.coverage import Coverage, Operation
 from ..methods.base import Method
-from ..methods.removal import Design, Removal
+from ..methods.removal import Design
 from ..ops import Ops
 from ..rules import RuleSet, Site
 from ..rules.base import unsupported
+from ..stored import Stored
 
 Array = Any
 Results = tuple[Array, ...]
@@ -33,7 +34,7 @@ ACCUMULATE = {"bfloat16": "float32", "float16": "float32", "float32": "float32",
 
 
 @dataclass(frozen=True)
-class Placeholder:
+class Placeholder(Stored):
     """One argument of a kernel: its leading axis (``samples``, ``baselines``, ``rows`` or "") and the rest."""
 
     name: str
@@ -71,9 +72,7 @@ class Program:
     @cached_property
     def design(self) -> Design | None:
         """The rows of a forward-only method."""
-        return (
-            self.method.design([self.sample_shape(v) for v in self.wrt]) if isinstance(self.method, Removal) else None
-        )
+        return self.method.design([self.sample_shape(v) for v in self.wrt])
 
     @cached_property
     def path(self) -> frozenset[str]:
@@ -105,7 +104,7 @@ class Program:
     def stabilizer(self) -> float:
         """The largest ε of the rules on the path."""
         assert self.rules is not None
-        return max((getattr(self.rules.rule(node), "epsilon", 0.0) for node in self.walked), default=0.0)
+        return max(map(self.rules.stabilizer, self.walked), default=0.0)
 
     @cached_property
     def _active(self) -> set[Value]:
@@ -266,7 +265,7 @@ class Program:
 
         A derivative of the model's own is named first: what is computed before it has no say in it.
         """
-        for node in sorted(self.walked, key=lambda node: node.function != "own_derivative"):
+        for node in sorted(self.walked, key=lambda node: node.function is not Function.OWN_DERIVATIVE):
             problem = self.problem(node)
             if problem is not None:
                 problem.coverage = self.coverage()
@@ -285,9 +284,8 @@ class Program:
             return ("forward only" if self.rules is None else "not on the path"), ""
         if self.problem(node) is not None:
             return "none", "unsupported"
-        rule = self.rules.rule(node)
         exactness = self.rules.exactness(self.graph, node, active_places(node, self._active))
-        return getattr(rule, "__name__", str(rule)), exactness
+        return self.rules.named(node), exactness
 
 
 @dataclass(frozen=True)

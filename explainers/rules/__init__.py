@@ -4,7 +4,4 @@ from .base import RuleSet, Site
 from .deeplift import GENOMICS, RESCALE, REVEALCANCEL
 from .gradient import DECONVNET, GRADIENT, GUIDED_BACKPROP, ZERO
 
-_ALL = (GRADIENT, GUIDED_BACKPROP, DECONVNET, ZERO, RESCALE, REVEALCANCEL, GENOMICS)
-RULE_SETS = {rules.name: rules for rules in _ALL}
-
-__all__ = ["RULE_SETS", "RuleSet", "Site"]
+__all__ = ["DECONVNET", "GENOMICS", "GRADIENT", "GUIDED_BACKPROP", "RESCALE", "REVEALCANCEL", "ZERO", "RuleSet", "Site"]

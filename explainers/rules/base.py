@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import UnsupportedOperation
-from ..graph import Graph, Node, Role, Value
+from ..graph import Function, Graph, Node, Role, Value
 from ..ops import Pullback
 
 Array = Any
@@ -63,26 +63,26 @@ class RuleSet:
 
     name: str
     roles: Mapping[Role, Rule]
-    functions: Mapping[str, Rule] = field(default_factory=dict)
+    functions: Mapping[Function, Rule] = field(default_factory=dict)
     contrast: bool = False
     elementary: bool = False
-    splits: Mapping[Role | str, Callable[[Any, Site], Sequence[Any]]] = field(default_factory=dict)
+    splits: Mapping[Role | Function, Callable[[Any, Site], Sequence[Any]]] = field(default_factory=dict)
     fallback: Rule | None = None
     reorders: bool = True
     complex: bool = False
-    refuses: Mapping[str, str] = field(default_factory=dict)
+    refuses: Mapping[Function, str] = field(default_factory=dict)
 
     def prepare(self, graph: Graph, wrt: Sequence[Value]) -> Graph:
-        """The graph as the rules want it, with ``attributes["rule"]`` on nodes that have a rule of their own."""
+        """The graph as the rules want it, with ``attributes.rule`` on nodes that have a rule of their own."""
         return graph
 
     def rule(self, node: Node) -> Rule:
         """The rule for ``node``. A missing entry is an error, never a silent gradient."""
-        why = node.attributes.get("lost") or self.refuses.get(node.function)
+        why = node.attributes.lost or self.refuses.get(node.function)
         if why:
             raise unsupported(node, self.name, why)
-        rule: Rule | None = node.attributes.get("rule")
-        rule = rule or self.functions.get(node.function) or self.roles.get(node.role) or self.fallback
+        rule: Rule | None = node.attributes.rule or self.functions.get(node.function) or self.roles.get(node.role)
+        rule = rule or self.fallback
         if rule is None:
             raise unsupported(node, self.name, "the rule set has no entry for this role")
         return rule
@@ -90,6 +90,15 @@ class RuleSet:
     def passes(self, node: Node) -> bool:
         """Whether the rule for ``node`` is the same at every point: it looks at no value."""
         return bool(getattr(self.rule(node), "passing", False))
+
+    def stabilizer(self, node: Node) -> float:
+        """The ε that the rule for ``node`` adds to denominators, as a share of the largest; 0 for none."""
+        return 0.0
+
+    def named(self, node: Node) -> str:
+        """What a coverage calls the rule for ``node``."""
+        rule = self.rule(node)
+        return getattr(rule, "__name__", str(rule))
 
     def exactness(self, graph: Graph, node: Node, places: Sequence[int]) -> str:
         """What a coverage says of ``node``, which has a rule. ``places``: those of its active inputs."""

@@ -7,23 +7,23 @@ Montavon et al. 2019, "Layer-Wise Relevance Propagation: An Overview", section 1
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
 from ..errors import InputError, UnknownNameError
-from ..graph import Graph, Node, Output, Role, Value, rewrite_regions
+from ..graph import Function, Graph, Node, Role, Value, rewrite_regions
+from ..stored import Stored
 from .base import Rule, RuleSet
-from .lrp import FUNCTIONS, ROLES, WEIGHTED, AlphaBeta, Epsilon, Flat, Gamma, Pass, WSquare, ZBox, ZPlus, copied
+from .lrp import FUNCTIONS, ROLES, AlphaBeta, Epsilon, Flat, Gamma, LayerRule, ZBox, ZPlus
 
-ONLY_WEIGHTED = (AlphaBeta, Gamma, Flat, WSquare, ZBox)
+WEIGHTED = (Function.DENSE, Function.CONV)
 Where = Role | str | int
 
 
 @dataclass(frozen=True)
-class Composite:
+class Composite(Stored):
     """Which rule passes which layer: the first entry that fits, ``default`` for other dense and conv layers.
 
     ``entries``: pairs of where and a rule. Where is a :class:`~explainers.graph.Role`; ``"dense"`` or
@@ -48,7 +48,7 @@ class Composite:
         object.__setattr__(self, "entries", tuple((where, rule) for where, rule in self.entries))
 
     def assign(self, graph: Graph, wrt: Sequence[Value]) -> Graph:
-        """The graph with ``attributes["rule"]`` on every node that an entry or the default passes."""
+        """The graph with ``attributes.rule`` on every node that an entry or the default passes."""
         walked = _walked(graph, wrt)
         first, last = _depths(graph, walked)
         nodes: dict[str, Node] = {node.name: node for node in graph}
@@ -57,9 +57,9 @@ class Composite:
             depths = (first.get(node.name), last.get(node.name))
             fitting = [e for e in self.entries if _fits(e[1], node, e[0]) and _is_at(node, e[0], depths)]
             found.update(where for where, _ in fitting)
-            rule = fitting[0][1] if fitting else self.default if node.function in WEIGHTED else None
+            rule = fitting[0][1] if fitting else self.default if node.function.weighted else None
             if rule is not None:
-                nodes[node.name] = dataclasses.replace(node, attributes={**node.attributes, "rule": rule})
+                nodes[node.name] = dataclasses.replace(node, attributes=dataclasses.replace(node.attributes, rule=rule))
         self._check(found, walked, len(set(first.values())))
         return Graph(tuple(nodes.values()), graph.inputs, graph.outputs)
 
@@ -81,21 +81,22 @@ def _check_entry(where: Any, rule: Any) -> None:
         raise InputError(f"an entry of a Composite starts with a Role, a text or a depth; got {where!r}")
     if not callable(rule) or isinstance(rule, type):
         raise InputError(f"the entry {where!r} needs a rule such as Epsilon(); got {rule!r}")
-    if isinstance(rule, Pass) and (where in WEIGHTED or isinstance(where, int)):
-        raise InputError("Pass() goes with operations whose input and output have one shape, not with dense or conv")
-    if isinstance(rule, ONLY_WEIGHTED) and isinstance(where, Role) and where is not Role.LINEAR:
+    if not isinstance(rule, LayerRule):
+        return
+    if not rule.passes_weighted and (where in WEIGHTED or isinstance(where, int)):
+        raise InputError(
+            f"{rule!r} goes with operations whose input and output have one shape, not with dense or conv layers; "
+            f"got {where!r}"
+        )
+    if rule.only_weighted and isinstance(where, Role) and where is not Role.LINEAR:
         raise InputError(f"{rule!r} passes dense and conv layers, which have the role linear; got {where!r}")
 
 
 def _fits(rule: Rule, node: Node, where: Where) -> bool:
     """Whether ``rule`` can pass ``node``, by an entry for ``where``."""
-    if isinstance(rule, ONLY_WEIGHTED) or isinstance(where, int):
-        return node.function in WEIGHTED
-    if isinstance(rule, Epsilon):
-        return node.role is Role.LINEAR and node.function not in ("copy", "scale")
-    if isinstance(rule, Pass):
-        return node.role in (Role.LINEAR, Role.UNIVARIATE) and node.function not in (*WEIGHTED, "copy")
-    return True
+    if isinstance(where, int) and not node.function.weighted:
+        return False
+    return rule.fits(node) if isinstance(rule, LayerRule) else True
 
 
 def _is_at(node: Node, where: Where, depths: tuple[int | None, int | None]) -> bool:
@@ -121,13 +122,13 @@ def _depths(graph: Graph, walked: Sequence[Node]) -> tuple[dict[str, int], dict[
     first, last = {}, {}
     for node in walked:
         depth = max((before.get(value, 0) for value in node.inputs), default=0)
-        if node.function in WEIGHTED:
+        if node.function.weighted:
             first[node.name] = depth
             depth += 1
         before.update(dict.fromkeys(node.values, depth))
     for node in reversed(walked):
         depth = max(behind.get(value, 0) for value in node.values)
-        if node.function in WEIGHTED:
+        if node.function.weighted:
             depth += 1
             last[node.name] = -depth
         for value in node.inputs:
@@ -145,30 +146,14 @@ class Relevance(RuleSet):
         return self.composite.assign(rewrite_regions.mark_rescaling(rewrite_regions.join_bias(graph, wrt), wrt), wrt)
 
     def exactness(self, graph: Graph, node: Node, places: Sequence[int]) -> str:
-        return "conserving" if _conserves(graph, node, self.rule(node), places) else "exact"
+        rule = self.rule(node)
+        if isinstance(rule, LayerRule):
+            return "conserving" if rule.conserves(graph, node, places) else "exact"
+        return "exact" if node.function.normalizes or node.function.weighted else "conserving"
 
-
-def _conserves(graph: Graph, node: Node, rule: Rule, places: Sequence[int]) -> bool:
-    """Whether all relevance of the outputs goes to the active inputs, but for ε; where in doubt, no.
-
-    αβ also needs that an output has contributions of each sign that counts.
-    """
-    if node.function in WEIGHTED:
-        return isinstance(rule, (Flat, WSquare, ZBox)) or "bias" not in node.attributes
-    if node.function in ("softmax", "log_softmax", "log_sum_exp"):
-        return False
-    if not isinstance(rule, Epsilon) and rule is not copied:
-        return True
-    others = [value for place, value in enumerate(node.inputs) if place not in places]
-    if any(graph.output(value).floating for value in others) or (node.elementwise and others):
-        return False  # a constant is added, or stands where a condition says so
-    if isinstance(rule, Epsilon):
-        return not node.elementwise or len(places) > 1  # else a number is added
-    return _entries(*node.outputs) <= _entries(*(graph.output(node.inputs[place]) for place in places))  # no padding
-
-
-def _entries(*outputs: Output) -> int:
-    return sum(math.prod(size for size in output.shape if size is not None) for output in outputs)
+    def stabilizer(self, node: Node) -> float:
+        rule = self.rule(node)
+        return rule.stabilizer if isinstance(rule, LayerRule) else 0.0
 
 
 def composite(name: str, low: Any = None, high: Any = None) -> Composite:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..graph import Graph, Role, Value, rewrite_regions
+from ..graph import Function, Graph, Role, Value, rewrite_regions
 from ..ops import Ops
 from .base import Array, Rule, RuleSet, Site, passing
 
@@ -86,7 +86,7 @@ def product(ops: Ops, at: Site) -> Sequence[Array | None]:
     and no share is larger than twice the smaller of the two makes it: halves are huge numbers that cancel where v
     and v_r differ by orders of magnitude.
     """
-    rescaling = at.node.attributes.get("rescaling", ())
+    rescaling = at.node.attributes.rescaling
     if len(at.places) != 2 or len(rescaling) != 1:
         return at.apply({p: (x + r) * 0.5 for p, x, r in zip(at.places, at.x, at.x_r, strict=True)})[1](at.message)
     v = at.places.index(rescaling[0])
@@ -140,7 +140,7 @@ def extreme(ops: Ops, at: Site) -> Sequence[Array | None]:
     where the reference has; one of the two is 0.
     """
     y, y_r, m = at.y[0], at.y_r[0], at.message[0]
-    from_x = y < y_r if at.node.function == "minimum" else y > y_r
+    from_x = y < y_r if at.node.function is Function.MINIMUM else y > y_r
     share = m * (y - y_r)
     routed = ops.winners(at.node, [at.operand(p) for p in at.places], at.y, at.y_r, from_x, share)
     if routed is None:
@@ -165,8 +165,8 @@ def extreme(ops: Ops, at: Site) -> Sequence[Array | None]:
 def log_sum_exp(ops: Ops, at: Site) -> Sequence[Array | None]:
     """m_j = m·w_j with w_j the share of x_j in ΔL: Σ w_j·Δx_j = ΔL (see :class:`_Shares`)."""
     m = at.message[0]
-    axes = at.node.attributes["axis"]
-    if not at.node.attributes["keepdims"]:
+    axes = at.node.attributes.axes
+    if not at.node.attributes.keepdims:
         for axis in sorted(axes, reverse=True):
             m = ops.insert_axis(m, axis)
     return [m * _Shares.of(ops, at.x[0], at.x_r[0], axes).w]
@@ -174,13 +174,13 @@ def log_sum_exp(ops: Ops, at: Site) -> Sequence[Array | None]:
 
 def log_softmax(ops: Ops, at: Site) -> Sequence[Array | None]:
     """y = x − L: m_j − w_j·Σm."""
-    axis = at.node.attributes["axis"]
+    axis = at.node.attributes.axis
     return [_Shares.of(ops, at.x[0], at.x_r[0], axis).taken(ops, at.message[0], axis)]
 
 
 def softmax(ops: Ops, at: Site) -> Sequence[Array | None]:
     """y = exp(u), u = x − L: m'_j − w_j·Σm' with m' = m·k, k_i the logarithmic mean of y_i and its reference."""
-    axis = at.node.attributes["axis"]
+    axis = at.node.attributes.axis
     shares = _Shares.of(ops, at.x[0], at.x_r[0], axis)
     k = ops.exp(ops.maximum(shares.u, shares.u_r)) * _decay(ops, shares.du)
     return [shares.taken(ops, at.message[0] * k, axis)]
@@ -246,14 +246,14 @@ _ROLES: dict[Role, Rule] = {
     Role.MAX_POOL: extreme,
     Role.REDUCE_MAX: extreme,
 }
-_FUNCTIONS: dict[str, Rule] = {
-    "relu": rescale_relu,
-    "quotient": quotient,
-    "bivariate": bivariate,
-    "softmax": softmax,
-    "log_softmax": log_softmax,
-    "log_sum_exp": log_sum_exp,
-    "identity": identity,
+_FUNCTIONS: dict[Function, Rule] = {
+    Function.RELU: rescale_relu,
+    Function.QUOTIENT: quotient,
+    Function.BIVARIATE: bivariate,
+    Function.SOFTMAX: softmax,
+    Function.LOG_SOFTMAX: log_softmax,
+    Function.LOG_SUM_EXP: log_sum_exp,
+    Function.IDENTITY: identity,
 }
 
 
@@ -307,11 +307,11 @@ def split_by_sign(ops: Ops, at: Site) -> Sequence[Split]:
 
 def _weighted(ops: Ops, at: Site, x: Array, sign: int) -> Any:
     """The linear map of ``x`` with the positive or the negative weights only, without bias."""
-    weight = at.operand(at.node.attributes["weight"])
+    weight = at.operand(at.node.attributes.weight)
     nothing = ops.zeros_like(weight)
-    given = {at.places[0]: x, at.node.attributes["weight"]: (ops.maximum if sign > 0 else ops.minimum)(weight, nothing)}
-    if "bias" in at.node.attributes:
-        given[at.node.attributes["bias"]] = ops.zeros_like(at.operand(at.node.attributes["bias"]))
+    given = {at.places[0]: x, at.node.attributes.weight: (ops.maximum if sign > 0 else ops.minimum)(weight, nothing)}
+    if at.node.attributes.bias is not None:
+        given[at.node.attributes.bias] = ops.zeros_like(at.operand(at.node.attributes.bias))
     return at.apply(given)
 
 
@@ -381,7 +381,7 @@ def _revealed(ops: Ops, at: Site) -> tuple[Split, Array]:
     up, down = (rising - y_r + y - falling) * 0.5, (falling - y_r + y - rising) * 0.5
     size, ratio = ops.absolute(y) + ops.absolute(y_r), _ratio(ops, at)[0]
     largest = ops.maximum(ops.absolute(rising), ops.absolute(falling))
-    defined = largest <= FARTHEST * size if at.node.function == "arithmetic" else largest < math.inf
+    defined = largest <= FARTHEST * size if at.node.function is Function.ARITHMETIC else largest < math.inf
     no_rise, no_fall = ops.equal(part.positive, 0), ops.equal(part.negative, 0)
     up, down = ops.where(no_fall, y - y_r, up), ops.where(no_rise, y - y_r, down)  # all, where one part is
     up = ops.zeroed(ops.where(defined, up, part.positive * ratio), no_rise)
@@ -414,12 +414,12 @@ def rescaled(ops: Ops, at: Site) -> Sequence[Split | None]:
 
 
 def split_behind_dense(ops: Ops, at: Site) -> Sequence[Split]:
-    return (split_revealed if at.node.attributes.get("behind") == "dense" else split_rescaled)(ops, at)
+    return (split_revealed if at.node.attributes.behind is Function.DENSE else split_rescaled)(ops, at)
 
 
 def behind_dense(ops: Ops, at: Site) -> Sequence[Split | None]:
     """RevealCancel behind dense layers, else Rescale."""
-    return (revealcancel if at.node.attributes.get("behind") == "dense" else rescaled)(ops, at)
+    return (revealcancel if at.node.attributes.behind is Function.DENSE else rescaled)(ops, at)
 
 
 def whole(rule: Rule) -> Rule:
@@ -436,21 +436,20 @@ def whole(rule: Rule) -> Rule:
     return passed
 
 
-_SPLITS: dict[Role | str, Callable[[Any, Site], Sequence[Split]]] = {
+_WHOLE = (
+    Function.QUOTIENT, Function.BIVARIATE, Function.SOFTMAX, Function.LOG_SOFTMAX, Function.LOG_SUM_EXP,
+)  # fmt: skip
+_SPLITS: dict[Role | Function, Callable[[Any, Site], Sequence[Split]]] = {
     **dict.fromkeys(_ROLES, split_by_sign),
-    **dict.fromkeys(("quotient", "bivariate", "softmax", "log_softmax", "log_sum_exp"), split_by_sign),
-    **dict.fromkeys((Role.LINEAR, Role.GATHER, "identity"), split_linear),
-    **dict.fromkeys(("dense", "conv"), split_weighted),
+    **dict.fromkeys(_WHOLE, split_by_sign),
+    **dict.fromkeys((Role.LINEAR, Role.GATHER, Function.IDENTITY), split_linear),
+    **dict.fromkeys((Function.DENSE, Function.CONV), split_weighted),
 }
-_REVEAL_FUNCTIONS: dict[str, Rule] = {
-    "quotient": whole(quotient),
-    "bivariate": whole(bivariate),
-    "softmax": whole(softmax),
-    "log_softmax": whole(log_softmax),
-    "log_sum_exp": whole(log_sum_exp),
-    "identity": identity,
-    "dense": reveal_weighted,
-    "conv": reveal_weighted,
+_REVEAL_FUNCTIONS: dict[Function, Rule] = {
+    **{function: whole(_FUNCTIONS[function]) for function in _WHOLE},
+    Function.IDENTITY: identity,
+    Function.DENSE: reveal_weighted,
+    Function.CONV: reveal_weighted,
 }
 _REVEAL_ROLES: dict[Role, Rule] = {
     **{role: whole(rule) for role, rule in _ROLES.items()},

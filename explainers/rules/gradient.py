@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..graph import Role
+from ..graph import Function, Role
 from ..ops import Ops
 from .base import Array, RuleSet, Site, passing
 
@@ -33,9 +33,11 @@ def deconv_relu(ops: Ops, at: Site) -> Sequence[Array | None]:
 
 
 _CHAIN = dict.fromkeys(set(Role) - {Role.INPUT, Role.WEIGHT, Role.CONSTANT}, vjp)
-_OWN = {"own_derivative": "its derivative is the model's own, which no rule for activations reaches into"}
+_OWN = {Function.OWN_DERIVATIVE: "its derivative is the model's own, which no rule for activations reaches into"}
 
 GRADIENT = RuleSet("gradient", _CHAIN, complex=True)
-GUIDED_BACKPROP = RuleSet("guided_backprop", _CHAIN, {"relu": guided_relu}, reorders=False, complex=True, refuses=_OWN)
-DECONVNET = RuleSet("deconvnet", _CHAIN, {"relu": deconv_relu}, reorders=False, complex=True, refuses=_OWN)
+GUIDED_BACKPROP = RuleSet(
+    "guided_backprop", _CHAIN, {Function.RELU: guided_relu}, reorders=False, complex=True, refuses=_OWN
+)
+DECONVNET = RuleSet("deconvnet", _CHAIN, {Function.RELU: deconv_relu}, reorders=False, complex=True, refuses=_OWN)
 ZERO = RuleSet("zero", {**_CHAIN, Role.UNIVARIATE: stop}, complex=True, refuses=_OWN)

@@ -11,23 +11,64 @@ R_j = Σ_k (share of j in k)·R_k. A bias takes its own share, which goes nowher
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ..errors import InputError
-from ..graph import Graph, Output, Role, Value, rewrite_regions
+from ..graph import Function, Graph, Node, Output, Role, Value, rewrite_regions
 from ..ops import Ops
+from ..stored import Stored
 from .base import Array, Rule, RuleSet, Site, passing, unsupported
 from .gradient import GRADIENT, vjp
 
-WEIGHTED = ("dense", "conv")
 LARGEST_BOUND = 64  # entries of a bound for z^B
 
 
 # --- rules for linear maps -------------------------------------------------------------------
+
+
+class LayerRule(Stored, data=False):
+    """A rule as a value, for the entries of a composite. It is written to files by its fields.
+
+    passes_weighted: whether it may pass dense and conv layers; only_weighted: and nothing else.
+    shares_bias: what a bias adds to an output goes to the inputs, too.
+    """
+
+    passes_weighted: ClassVar[bool] = True
+    only_weighted: ClassVar[bool] = True
+    shares_bias: ClassVar[bool] = False
+
+    def __call__(self, ops: Ops, at: Site) -> Sequence[Array | None]:
+        raise NotImplementedError
+
+    @property
+    def stabilizer(self) -> float:
+        """The share of a row's largest output that it adds to denominators."""
+        return 0.0
+
+    def fits(self, node: Node) -> bool:
+        """Whether it can pass ``node``."""
+        return node.function.weighted
+
+    def conserves(self, graph: Graph, node: Node, places: Sequence[int]) -> bool:
+        """Whether all relevance of the outputs goes to the active inputs, but for ε; where in doubt, no."""
+        return not node.function.normalizes and (
+            not node.function.weighted or self.shares_bias or node.attributes.bias is None
+        )
+
+
+class Stabilized(LayerRule, data=False):
+    """A rule with a field ``epsilon``."""
+
+    epsilon: float
+
+    @property
+    def stabilizer(self) -> float:
+        return self.epsilon
 
 
 def stabilized(ops: Ops, z: Array, output: Output, epsilon: float, size: Array | None = None) -> Array:
@@ -42,13 +83,23 @@ def stabilized(ops: Ops, z: Array, output: Output, epsilon: float, size: Array |
 
 
 @dataclass(frozen=True)
-class Epsilon:
+class Epsilon(Stabilized):
     """R_j = Σ_k c_jk/(z_k + ε·s·sign z_k)·R_k, with s the largest |z| of the row (Bach et al., eq. 58)."""
 
     epsilon: float = 1e-6
 
+    only_weighted: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
         _not_negative("epsilon", self.epsilon)
+
+    def fits(self, node: Node) -> bool:
+        return node.role is Role.LINEAR and node.function not in (Function.COPY, Function.SCALE)
+
+    def conserves(self, graph: Graph, node: Node, places: Sequence[int]) -> bool:
+        if node.function.weighted or not super().conserves(graph, node, places):
+            return super().conserves(graph, node, places)
+        return not _adds_constant(graph, node, places) and (not node.elementwise or len(places) > 1)
 
     def __call__(self, ops: Ops, at: Site) -> Sequence[Array | None]:
         passed = [
@@ -69,15 +120,22 @@ def _times(ops: Ops, x: Array, passed: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class Pass:
+class Pass(LayerRule):
     """R_j = R_k: for a linear or univariate operation between tensors of one shape, such as a batch norm."""
+
+    passes_weighted: ClassVar[bool] = False
+    only_weighted: ClassVar[bool] = False
+
+    def fits(self, node: Node) -> bool:
+        shaped = node.function.weighted or node.function is Function.COPY
+        return node.role in (Role.LINEAR, Role.UNIVARIATE) and not shaped
 
     def __call__(self, ops: Ops, at: Site) -> Sequence[Array | None]:
         return unchanged(ops, at)
 
 
 @dataclass(frozen=True)
-class AlphaBeta:
+class AlphaBeta(Stabilized):
     """R_j = Σ_k (α·c⁺_jk/z⁺_k − β·c⁻_jk/z⁻_k)·R_k with α − β = 1, z± = Σ c± + b± (Bach et al., eq. 60)."""
 
     alpha: float = 2.0
@@ -109,7 +167,7 @@ class ZPlus(AlphaBeta):
 
 
 @dataclass(frozen=True)
-class Gamma:
+class Gamma(Stabilized):
     """R_j = Σ_k (c_jk + γ·c±_jk)/(z_k + γ·z±_k)·R_k, where ± is the sign of z_k.
 
     For x ≥ 0 and z_k > 0 this is w + γ·w⁺ (Montavon et al. 2019, section 10.2.3); in general it is the
@@ -134,23 +192,27 @@ class Gamma:
 
 
 @dataclass(frozen=True)
-class Flat:
+class Flat(LayerRule):
     """R_j = Σ_k 1/n_k·R_k: each of the n_k inputs of an output alike (Lapuschkin et al. 2019, supplement)."""
+
+    shares_bias: ClassVar[bool] = True
 
     def __call__(self, ops: Ops, at: Site) -> Sequence[Array | None]:
         return _even(ops, at, ops.ones_like(_weight(at)))
 
 
 @dataclass(frozen=True)
-class WSquare:
+class WSquare(LayerRule):
     """R_j = Σ_k w²_jk/Σ_i w²_ik·R_k (Montavon et al. 2017, table 1)."""
+
+    shares_bias: ClassVar[bool] = True
 
     def __call__(self, ops: Ops, at: Site) -> Sequence[Array | None]:
         return _even(ops, at, _weight(at) * _weight(at))
 
 
 @dataclass(frozen=True)
-class ZBox:
+class ZBox(Stabilized):
     """R_j = Σ_k (x_j·w_jk − l_j·w⁺_jk − h_j·w⁻_jk)/Σ_i(…)·R_k for inputs between l and h.
 
     Montavon et al. 2017, table 1. ``low``, ``high``: numbers, or small arrays that broadcast against one
@@ -160,6 +222,8 @@ class ZBox:
     low: Any
     high: Any
     epsilon: float = 1e-6
+
+    shares_bias: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _not_negative("epsilon", self.epsilon)
@@ -212,11 +276,11 @@ Shares = Callable[[Array], list[Array | None]]
 
 
 def _weight(at: Site) -> Array:
-    return at.operand(at.node.attributes["weight"])
+    return at.operand(at.node.attributes.weight)
 
 
 def _input_place(at: Site) -> int:
-    found = [place for place in at.places if place != at.node.attributes.get("bias")]
+    found = [place for place in at.places if place != at.node.attributes.bias]
     if len(found) != 1:
         raise unsupported(at.node, "lrp", "its input does not depend on what is attributed, only its bias does")
     return found[0]
@@ -228,9 +292,9 @@ def _input(at: Site) -> Array:
 
 def _mapped(ops: Ops, at: Site, x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, Shares]:
     """The map with other operands, by default without bias: z, and S_k ↦ Σ_k c_jk·S_k for each active operand."""
-    given = {_input_place(at): x, at.node.attributes["weight"]: weight}
-    if "bias" in at.node.attributes:
-        place = at.node.attributes["bias"]
+    given = {_input_place(at): x, at.node.attributes.weight: weight}
+    if at.node.attributes.bias is not None:
+        place = at.node.attributes.bias
         given[place] = ops.zeros_like(at.operand(place)) if bias is None else bias
     (z, *_), pullback = at.apply(given)
 
@@ -247,7 +311,7 @@ def _signed(ops: Ops, at: Site, sign: int) -> tuple[Array, Shares]:
     def part(array: Array, sign: int) -> Array:
         return (ops.maximum if sign > 0 else ops.minimum)(array, ops.zeros_like(array))
 
-    x, weight, bias = _input(at), _weight(at), at.node.attributes.get("bias")
+    x, weight, bias = _input(at), _weight(at), at.node.attributes.bias
     positive, first = _mapped(
         ops, at, part(x, 1), part(weight, sign), None if bias is None else part(at.operand(bias), sign)
     )
@@ -278,10 +342,28 @@ def _not_negative(name: str, value: Any) -> None:
 # --- rules for everything else ---------------------------------------------------------------
 
 
-@passing
-def copied(ops: Ops, at: Site) -> Sequence[Array | None]:
+class Copied(LayerRule, data=False):
     """Each output entry is an input entry: what it has goes there."""
-    return at.pullback(at.message)
+
+    __name__ = "copied"
+    passing = True
+
+    def conserves(self, graph: Graph, node: Node, places: Sequence[int]) -> bool:
+        read = [graph.output(node.inputs[place]) for place in places]
+        return not _adds_constant(graph, node, places) and _entries(node.outputs) <= _entries(read)  # no padding
+
+    def __call__(self, ops: Ops, at: Site) -> Sequence[Array | None]:
+        return at.pullback(at.message)
+
+
+def _adds_constant(graph: Graph, node: Node, places: Sequence[int]) -> bool:
+    """Whether a constant is added, or stands where a condition says so."""
+    others = [value for place, value in enumerate(node.inputs) if place not in places]
+    return any(graph.output(value).floating for value in others) or (node.elementwise and bool(others))
+
+
+def _entries(outputs: Sequence[Output]) -> int:
+    return sum(math.prod(size for size in output.shape if size is not None) for output in outputs)
 
 
 def unchanged(ops: Ops, at: Site) -> Sequence[Array | None]:
@@ -297,7 +379,7 @@ def winner(ops: Ops, at: Site) -> Sequence[Array | None]:
 
 def product(ops: Ops, at: Site) -> Sequence[Array | None]:
     """Half to each factor (Achtibat et al. 2024, proposition 3.3); nothing to a factor that rescales (3.4)."""
-    keep = [place for place in at.places if place not in at.node.attributes.get("rescaling", ())] or at.places
+    keep = [place for place in at.places if place not in at.node.attributes.rescaling] or at.places
     whole = at.message[0] / len(keep)
     return [ops.sum_like(whole, x) if place in keep else None for place, x in zip(at.places, at.x, strict=True)]
 
@@ -317,25 +399,25 @@ def bilinear(ops: Ops, at: Site) -> Sequence[Array | None]:
 def softmax(ops: Ops, at: Site) -> Sequence[Array | None]:
     """R_i = x_i·(R_i − y_i·Σ_j R_j) (Achtibat et al. 2024, proposition 3.1)."""
     m = at.message[0]
-    return [_times(ops, at.x[0], m - at.y[0] * ops.reduce_sum(m, at.node.attributes["axis"]))]
+    return [_times(ops, at.x[0], m - at.y[0] * ops.reduce_sum(m, at.node.attributes.axis))]
 
 
 ROLES: dict[Role, Rule] = {
     Role.LINEAR: Epsilon(),
-    Role.GATHER: copied,
+    Role.GATHER: Copied(),
     Role.UNIVARIATE: unchanged,
     Role.PRODUCT: product,
     Role.BILINEAR: bilinear,
     Role.MAX_POOL: winner,
     Role.REDUCE_MAX: winner,
 }
-FUNCTIONS: dict[str, Rule] = {
-    "copy": copied,
-    "scale": unchanged,
-    "quotient": quotient,
-    "softmax": softmax,
-    "log_softmax": Epsilon(),
-    "log_sum_exp": Epsilon(),
+FUNCTIONS: dict[Function, Rule] = {
+    Function.COPY: Copied(),
+    Function.SCALE: unchanged,
+    Function.QUOTIENT: quotient,
+    Function.SOFTMAX: softmax,
+    Function.LOG_SOFTMAX: Epsilon(),
+    Function.LOG_SUM_EXP: Epsilon(),
 }
 
 
@@ -365,5 +447,8 @@ class Ratios(RuleSet):
 
 def ratios(epsilon: float) -> Ratios:
     """The rule set of ε-LRP as DeepExplain defines it."""
-    functions = {**GRADIENT.functions, "arithmetic": vjp}
+    functions = {**GRADIENT.functions, Function.ARITHMETIC: vjp}
     return Ratios("elrp", {**GRADIENT.roles, Role.UNIVARIATE: Ratio(epsilon)}, functions)
+
+
+__all__ = ["AlphaBeta", "Epsilon", "Flat", "Gamma", "LayerRule", "Pass", "WSquare", "ZBox", "ZPlus"]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import NotConverged, TargetError
-from ..methods.removal import Design, Removal, Sums, Units
+from ..methods.removal import Design, Sums, Units
 from ..spec import Numpy, Target, check_finite, largest, row_name
 from .base import Estimate, Run, Steps
 from .call import Call, Chunk, Staged
@@ -53,8 +53,7 @@ class ForwardRun(Run):
     def __init__(self, packages: Packages, call: Call, staged: Staged, start: int, stop: int) -> None:
         super().__init__(packages, call, staged, start, stop)
         assert packages.program.design is not None
-        assert isinstance(packages.method, Removal)
-        self.method: Removal = packages.method
+        self.method = packages.method
         self.design: Design = packages.program.design
         baseline = staged.baseline
         self.references = len(baseline) if baseline and baseline.distribution else 1

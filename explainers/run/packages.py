@@ -21,7 +21,6 @@ import numpy as np
 from ..backend import Backend, Kernel, Loaded, Size, Traced
 from ..graph import Graph, Value
 from ..methods.base import Method
-from ..methods.perturbation import Perturbation
 from ..program import Placeholder
 from ..program.against_reference import Contrast
 from ..program.prepare import prepare
@@ -257,7 +256,7 @@ class Packages:
     def _run(self, call: Call, start: int, stop: int) -> Run:
         kind: type[Run] = SummedRun
         if self.program.design is not None:
-            kind = PerturbedRun if isinstance(self.method, Perturbation) else ForwardRun
+            kind = PerturbedRun if self.method.generates else ForwardRun
         elif self.references is not None:
             kind = ContrastRun
         elif self.method.single:

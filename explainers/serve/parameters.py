@@ -147,7 +147,7 @@ class Variants:
     def _bounded(self, effort: dict[str, Any], count: int) -> dict[str, Any]:
         """With a tolerance, evaluations have a limit of their own: what the request may cost."""
         method: Method = self.explain.method
-        if effort.get("tolerance", getattr(method, "tolerance", None)) is None:
+        if effort.get("tolerance", method.refines_to or method.error_to) is None:
             return effort
         limit = "max_evaluations" if "max_evaluations" in method.effort else "max_steps"
         share = self.settings.max_effort // max(count, 1)

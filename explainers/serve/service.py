@@ -18,7 +18,6 @@ from .. import errors
 from ..errors import InputError, NonFiniteError, UnknownNameError
 from ..explainer.api import Explainer
 from ..explainer.explanation import Explanation
-from ..methods import Perturbation
 from ..run.base import Run
 from ..scheduler import Scheduler
 from ..spec import STRING, Numpy
@@ -47,7 +46,7 @@ class Model:
     """An explainer as it is served."""
 
     def __init__(self, name: str, explain: Explainer, settings: Settings) -> None:
-        if isinstance(explain.method, Perturbation):
+        if explain.method.generates:
             raise InputError(f"{name!r}: Perturbation runs by itself and cannot be served; its samples are users' code")
         if explain.interacting:
             raise InputError(f"{name!r}: its samples see one another, and a server mixes those of several requests")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from explainers import Explainer, References, methods
+from explainers.backend import backends
 
 from . import naive_removal
 from .cases import Case
@@ -52,9 +53,8 @@ CASE_NAMES = {
     "numpy": ["mlp", "two_inputs", "spatial"],
 }
 ENGINES = {
-    "torch": ("torchscript", "inductor", "eager"),
-    "tensorflow": ("graph", "xla", "eager"),
-    "numpy": ("eager",),
+    name: tuple(engine for engine in backends()[name].engines if engine != "cudagraphs")  # needs a GPU
+    for name in ("torch", "tensorflow", "numpy")
 }
 SMALLEST = {"torch": "torch-mlp", "tensorflow": "tensorflow-sequential", "numpy": "numpy-mlp"}
 QUADRATURES = ("gauss_legendre", "midpoint", "trapezoid", "right", "left")

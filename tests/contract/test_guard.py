@@ -12,8 +12,9 @@ import pytest
 
 from explainers import Explainer, References, methods
 from explainers.errors import IncompleteError, IncompleteWarning, NonFiniteError
+from explainers.graph import Function
+from explainers.methods import deeplift
 from explainers.methods.lrp import LRP, Composite, Epsilon
-from explainers.rules import RULE_SETS
 
 from . import zoo
 
@@ -42,7 +43,7 @@ def unbent(ops: Any, at: Any) -> Any:
 
 def old_softmax(ops: Any, at: Any) -> Any:
     """exp times 1/Σexp, with one shift for both points, in halves: the rule before logarithmic means."""
-    axis, (x,), (r,), (m,) = at.node.attributes["axis"], at.x, at.x_r, at.message
+    axis, (x,), (r,), (m,) = at.node.attributes.axis, at.x, at.x_r, at.message
     shift = ops.reduce_max(x, axis)
     e, e_r = ops.exp(x - shift), ops.exp(r - shift)
     total, total_r = ops.reduce_sum(e, axis), ops.reduce_sum(e_r, axis)
@@ -55,10 +56,12 @@ def old_softmax(ops: Any, at: Any) -> Any:
 
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("deeplift_rescale", "deeplift_genomics"):
-        rules = RULE_SETS[name]
-        functions = {**rules.functions, "relu": unbent}
-        monkeypatch.setitem(RULE_SETS, name, dataclasses.replace(rules, functions=functions))
+    with_unbent = {
+        name: dataclasses.replace(rules, functions={**rules.functions, Function.RELU: unbent})
+        for name, rules in deeplift.RULES.items()
+        if name != "revealcancel"
+    }
+    monkeypatch.setattr(deeplift, "RULES", {**deeplift.RULES, **with_unbent})
 
 
 def gaps(explain: Explainer, **options: Any) -> np.ndarray:
@@ -172,9 +175,9 @@ def test_commands_tell_it(broken: None, tmp_path: Path) -> None:
 
 def test_the_old_softmax_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """On the ordinary Keras classifier from zeros, where it is off by up to 10⁴ and more."""
-    rules = RULE_SETS["deeplift_rescale"]
-    old = dataclasses.replace(rules, functions={**rules.functions, "softmax": old_softmax})
-    monkeypatch.setitem(RULE_SETS, "deeplift_rescale", old)
+    rules = deeplift.RULES["rescale"]
+    old = dataclasses.replace(rules, functions={**rules.functions, Function.SOFTMAX: old_softmax})
+    monkeypatch.setattr(deeplift, "RULES", {"rescale": old})
     x = zoo.data("tensorflow-cnn").held_out
     explain = Explainer.compile(zoo.network("tensorflow-cnn"), "deeplift", inputs=x)
     with pytest.warns(IncompleteWarning, match="of 32 samples do not add up"):

@@ -17,7 +17,7 @@ from explainers import Explainer, References, TensorSpec, methods
 from explainers.errors import ArtifactError, BackendMissing
 from explainers.file import container
 from explainers.file.encoding import decode, decode_graph, encode, encode_graph
-from explainers.graph import Graph, Node, Output, Role, Value
+from explainers.graph import Attributes, Function, Graph, Node, Output, Role, Value
 from explainers.methods.lrp import LRP, Composite, Epsilon, Gamma, Pass, ZBox
 from explainers.spec import Signature
 
@@ -95,13 +95,14 @@ def test_a_graph_comes_back() -> None:
     nodes = (
         Node("x", "input", Role.INPUT, outputs=(x,)),
         Node(
-            "y", "op", Role.LINEAR, (Value("x"),), (y, x), "a.b", ("a", "a.b"), "dense", True, {"weight": 1}, "f.py:3"
+            "y", "op", Role.LINEAR, (Value("x"),), (y, x), "a.b", ("a", "a.b"), Function.DENSE, True,
+            Attributes(weight=1), "f.py:3",
         ),
-    )
+    )  # fmt: skip
     graph = Graph(nodes, (Value("x"),), (("logits", Value("y", 1)),))
     found = decode_graph(json.loads(container.to_json(encode_graph(graph))))
     assert found == graph
-    assert found.nodes[1].attributes == {"weight": 1}
+    assert found.nodes[1].attributes == Attributes(weight=1)
 
 
 # --- files -----------------------------------------------------------------------------------

@@ -122,4 +122,4 @@ def test_univariate_nodes_know_the_map_that_feeds_them() -> None:
     marked = rewrite_regions.mark_behind(
         graph(dense, node("b", "double", Role.LINEAR, "d"), node("r", "relu", Role.UNIVARIATE, "b"))
     )
-    assert marked.by_name["r"].attributes["behind"] == "dense"
+    assert marked.by_name["r"].attributes.behind == "dense"

@@ -8,9 +8,9 @@ import pytest
 from explainers.errors import UnsupportedOperation
 from explainers.graph import Graph, Node, Output, Role, Value
 from explainers.graph.coverage import Operation
-from explainers.methods import Gradient, GuidedBackprop
+from explainers.methods import METHODS, Gradient, GuidedBackprop
 from explainers.program import Program
-from explainers.rules import RULE_SETS, RuleSet
+from explainers.rules import GUIDED_BACKPROP, RuleSet
 from explainers.rules.gradient import vjp
 from explainers.rules.lrp import _times
 from explainers_numpy import ops
@@ -29,7 +29,7 @@ def program(role: Role, method: object) -> Program:
 
 
 def test_a_missing_rule_names_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(RULE_SETS, "gradient", RuleSet("gradient", {Role.LINEAR: vjp}))
+    monkeypatch.setattr(Gradient, "rules", RuleSet("gradient", {Role.LINEAR: vjp}))
     with pytest.raises(UnsupportedOperation) as caught:
         program(Role.COMPOSITE, Gradient()).check_rules()
     message = str(caught.value)
@@ -41,12 +41,12 @@ def test_a_missing_rule_names_everything(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("name", ["gradient", "guided_backprop", "deconvnet", "zero"])
 @pytest.mark.parametrize("role", [r for r in Role if r not in (Role.INPUT, Role.WEIGHT, Role.CONSTANT)])
 def test_the_gradient_family_passes_every_role(name: str, role: Role) -> None:
-    assert callable(RULE_SETS[name].rule(graph(role).by_name["odd_1"]))
+    assert callable(METHODS[name].rule_set.rule(graph(role).by_name["odd_1"]))
 
 
 @pytest.mark.parametrize("role", [Role.INPUT, Role.WEIGHT, Role.CONSTANT])
 def test_nothing_passes_what_is_no_operation(role: Role) -> None:
-    for rules in RULE_SETS.values():
+    for rules in filter(None, (method.rule_set for method in METHODS.values())):
         with pytest.raises(UnsupportedOperation):
             rules.rule(graph(role).by_name["odd_1"])
 
@@ -54,7 +54,7 @@ def test_nothing_passes_what_is_no_operation(role: Role) -> None:
 def test_a_function_goes_before_its_role() -> None:
     relu = Node("r", "clamp", Role.UNIVARIATE, (Value("x"),), ROW, function="relu")
     other = Node("s", "silu", Role.UNIVARIATE, (Value("x"),), ROW)
-    rules = RULE_SETS["guided_backprop"]
+    rules = GUIDED_BACKPROP
     assert rules.rule(relu).__name__ == "guided_relu"
     assert rules.rule(other) is vjp
 

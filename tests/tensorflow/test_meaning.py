@@ -13,7 +13,7 @@ from keras import layers
 
 from explainers import Explainer
 from explainers.errors import UnsupportedOperation
-from explainers.graph import Graph, Node, Role
+from explainers.graph import Attributes, Graph, Node, Role
 from explainers_tensorflow import BACKEND, ops
 
 from .test_trace import attention, recurrent, traced_model
@@ -35,11 +35,11 @@ def test_dense_and_softmax() -> None:
     model = keras.Sequential([keras.Input((5,)), layers.Dense(4, "sigmoid"), layers.Dense(3, "softmax")])
     graph = traced_model(model).graph
     softmax = only(graph, "Softmax")
-    assert (softmax.role, softmax.function, softmax.attributes) == (Role.COMPOSITE, "softmax", {"axis": -1})
+    assert (softmax.role, softmax.function, softmax.attributes) == (Role.COMPOSITE, "softmax", Attributes(axis=-1))
     assert only(graph, "Sigmoid").function == "sigmoid"
     assert graph.logits(graph.outputs[0][1]) == softmax.inputs[0]
     for node in [node for node in graph if node.op == "MatMul"]:
-        assert (node.role, node.function, node.attributes) == (Role.LINEAR, "dense", {"weight": 1})
+        assert (node.role, node.function, node.attributes) == (Role.LINEAR, "dense", Attributes(weight=1))
     assert all(node.elementwise for node in graph if node.op in ("BiasAdd", "AddV2", "Sigmoid"))
 
 
@@ -51,8 +51,8 @@ def test_convolutions() -> None:
     graph = traced_model(model).graph
     found = [(n.op, n.role, n.attributes) for n in graph if n.function == "conv"]
     assert found == [
-        ("Conv2D", Role.LINEAR, {"weight": 1}), ("DepthwiseConv2dNative", Role.LINEAR, {"weight": 1}),
-        ("Conv2DBackpropInput", Role.LINEAR, {"weight": 1}),
+        ("Conv2D", Role.LINEAR, Attributes(weight=1)), ("DepthwiseConv2dNative", Role.LINEAR, Attributes(weight=1)),
+        ("Conv2DBackpropInput", Role.LINEAR, Attributes(weight=1)),
     ]  # fmt: skip
     assert [n.function for n in graph if n.op == "Relu"] == ["relu", "relu"]
 
@@ -62,7 +62,7 @@ def test_attention_and_lstm() -> None:
     kinds = {(node.role, node.function) for node in graph if node.op in ("Einsum", "MatMul", "BatchMatMulV2")}
     assert kinds == {(Role.LINEAR, "dense"), (Role.BILINEAR, "")}
     graph = traced_model(recurrent(False)).graph
-    assert {node.attributes["weight"] for node in graph if node.function == "dense"} == {1}
+    assert {node.attributes.weight for node in graph if node.function == "dense"} == {1}
     assert {node.role for node in graph if node.op == "Mul"} == {Role.PRODUCT}
     assert all(node.elementwise for node in graph if node.op in ("Mul", "Tanh", "Sigmoid"))
 
@@ -98,8 +98,10 @@ def test_roles_and_functions(name: str) -> None:
 
 def test_the_constant_operand_is_the_weight() -> None:
     weight = tf.Variable(np.ones((4, 3), "float32"))
-    assert only(graph_of(lambda x: tf.transpose(weight @ tf.transpose(x)), 3), "MatMul").attributes == {"weight": 0}
-    assert only(graph_of(lambda x: tf.einsum("ij,bj->bi", weight, x), 3), "Einsum").attributes == {"weight": 0}
+    assert only(graph_of(lambda x: tf.transpose(weight @ tf.transpose(x)), 3), "MatMul").attributes == Attributes(
+        weight=0
+    )
+    assert only(graph_of(lambda x: tf.einsum("ij,bj->bi", weight, x), 3), "Einsum").attributes == Attributes(weight=0)
 
 
 def test_elementwise_where_nothing_is_differentiable() -> None:

@@ -1,0 +1,35 @@
+"""Values that the file of an explainer may hold. Deriving from :class:`Stored` is all that it takes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+
+class Stored:
+    """What a frozen dataclass of numbers, texts, arrays and such values derives from, to be written by its fields.
+
+    ``class Kind(Stored, data=False)`` is not written itself: a base class, or one whose fields are users' functions.
+    later: fields that older files lack; they are written where they are not empty.
+    """
+
+    is_data: ClassVar[bool]
+    later: ClassVar[frozenset[str]] = frozenset()
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+    def __init_subclass__(cls, *, data: bool = True, **others: Any) -> None:
+        super().__init_subclass__(**others)
+        cls.is_data = data
+
+
+def kinds(of: type[Any] = Stored) -> dict[str, type[Any]]:
+    """The library's own classes of data by name, in the order of their definition; nobody else's."""
+    return {kind.__name__: kind for kind in _subclasses(of) if kind.is_data}
+
+
+def _subclasses(kind: type[Any]) -> Iterator[type[Any]]:
+    for found in kind.__subclasses__():
+        if found.__module__.partition(".")[0] == __package__:
+            yield found
+        yield from _subclasses(found)
