@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from explainers import methods
+
 from .naive import GOLDEN, MASK64, Arrays, draw_key, mix64, unit
 
 Value = Callable[[Arrays], float]
@@ -180,3 +182,24 @@ def ism(value: Value, x: np.ndarray) -> np.ndarray:
         changed[0, :, position] = np.eye(x.shape[1])[letter]
         result[0, letter, position] = value([changed]) - value([x])
     return result
+
+
+# --- which method each is the twin of ----------------------------------------------------------
+
+# a method with these groups; and its twin, of (value, x, b, maps, seed)
+TWINS: dict[str, tuple[Callable[[np.ndarray], methods.Method], Callable[..., Arrays]]] = {
+    "exact_shapley": (methods.ExactShapley, lambda *a: exact_shapley(*a[:4])),
+    "kernel_shap": (lambda groups: methods.KernelShap(groups=groups), lambda *a: exact_shapley(*a[:4])),
+    "shapley_sampling": (
+        lambda groups: methods.ShapleySampling(5, groups=groups),
+        lambda *a: shapley_sampling(*a[:4], 5, True, a[4])[0],
+    ),
+    "shapley_sampling-plain": (
+        lambda groups: methods.ShapleySampling(5, antithetic=False, groups=groups),
+        lambda *a: shapley_sampling(*a[:4], 5, False, a[4])[0],
+    ),
+    "lime": (
+        lambda groups: methods.Lime(40, kernel_width=0.5, ridge=0.3, groups=groups),
+        lambda *a: lime(*a[:4], 40, 0.5, 0.3, a[4]),
+    ),
+}

@@ -54,26 +54,10 @@ def test_occlusion(window: int, stride: int, aggregate: str) -> None:
         np.testing.assert_allclose(got[i : i + 1], want, rtol=1e-9, atol=1e-12)
 
 
-METHODS: dict[str, tuple[Any, Callable[..., Any]]] = {
-    "exact_shapley": (methods.ExactShapley(GROUPS), lambda *a: naive.exact_shapley(*a[:4])),
-    "kernel_shap": (methods.KernelShap(groups=GROUPS), lambda *a: naive.exact_shapley(*a[:4])),
-    "shapley_sampling": (
-        methods.ShapleySampling(5, groups=GROUPS), lambda *a: naive.shapley_sampling(*a[:4], 5, True, a[4])[0],
-    ),
-    "shapley_sampling-plain": (
-        methods.ShapleySampling(5, antithetic=False, groups=GROUPS),
-        lambda *a: naive.shapley_sampling(*a[:4], 5, False, a[4])[0],
-    ),
-    "lime": (
-        methods.Lime(40, kernel_width=0.5, ridge=0.3, groups=GROUPS), lambda *a: naive.lime(*a[:4], 40, 0.5, 0.3, a[4]),
-    ),
-}  # fmt: skip
-
-
 @pytest.mark.parametrize("size", [1, 7, 64, 1000])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", naive.TWINS)
 def test_coalitions(name: str, size: int) -> None:
-    method, again = METHODS[name]
+    method, again = naive.TWINS[name][0](GROUPS), naive.TWINS[name][1]
     got = compiled(method, batch_size=size)(X, target=TARGET, baseline=one_each(B), seed=3)
     for i in range(4):
         seed = sample_seed(3, i)
@@ -170,7 +154,7 @@ def test_the_standard_error_of_shapley_sampling_is_that_of_its_draws(antithetic:
 
 @pytest.mark.parametrize("name", ["exact_shapley", "kernel_shap", "shapley_sampling", "shapley_sampling-plain"])
 def test_efficiency(name: str) -> None:
-    found = compiled(METHODS[name][0]).explanation(X, target=TARGET, baseline=one_each(B))
+    found = compiled(naive.TWINS[name][0](GROUPS)).explanation(X, target=TARGET, baseline=one_each(B))
     assert found.largest_gap < 1e-10
     np.testing.assert_allclose(found.outputs, model(X))
     np.testing.assert_allclose(found.baseline_outputs, model(B))
