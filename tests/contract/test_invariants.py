@@ -35,11 +35,15 @@ EVERY = [
     for backend in CASE_NAMES
     for method in methods_of(backend)
 ]  # fmt: skip
-LARGER = {"torch": ["torch-residual", "torch-tokens"], "tensorflow": ["tensorflow-functional", "tensorflow-tokens"]}
+LARGER = {
+    "torch-tokens": (),
+    "tensorflow-functional": (),
+    "torch-residual": (pytest.mark.slow,),
+    "tensorflow-tokens": (pytest.mark.slow,),
+}
 SEVERAL = EVERY + [
-    pytest.param(label, method, id=f"{label}-{method}")
-    for labels in LARGER.values()
-    for label in labels
+    pytest.param(label, method, id=f"{label}-{method}", marks=marks)
+    for label, marks in LARGER.items()
     for method in ONE_OF_EACH
 ]
 BATCH = {"float64": 1e-10, "float32": 1e-5}

@@ -23,11 +23,14 @@ from .subjects import (
     with_naive_twin,
 )
 
-IN_EVERY_VARIANT = {"mlp", "cnn", "two_inputs", "tokens", "sequential", "functional", "spatial", "scalar"}
+IN_EVERY_VARIANT = {"mlp", "cnn", "two_inputs", "sequential"}
+LARGE = {"bert", "vit", "mixture", "attention", "unrolled_lstm"}  # each compile takes seconds
+QUICK = {"gradient", "integrated_gradients-gauss_legendre", "smoothgrad-mean", "gradient_shap", "feature_ablation"}
+WIDELY = {name: QUICK if name in LARGE else ONE_OF_EACH for names in CASE_NAMES.values() for name in names}
 GRID = [
     pytest.param(
         f"{backend}-{name}", method, id=f"{backend}-{name}-{method}",
-        marks=[] if name in IN_EVERY_VARIANT or method in ONE_OF_EACH else [pytest.mark.slow],
+        marks=[] if name in IN_EVERY_VARIANT or method in WIDELY[name] else [pytest.mark.slow],
     )
     for backend, names in CASE_NAMES.items()
     for name in names
@@ -63,13 +66,15 @@ def test_equals_naive_in_float64(label: str, method: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("label", "method"), [p for p in GRID if p.values[0].partition("-")[2] in IN_FLOAT32 and p.values[1] in ONE_OF_EACH]
+    ("label", "method"),
+    [
+        pytest.param(*p.values, id=p.id, marks=[] if p.values[1] in QUICK or "-mlp" in p.id else [pytest.mark.slow])
+        for p in GRID
+        if p.values[0].partition("-")[2] in IN_FLOAT32 and p.values[1] in ONE_OF_EACH
+    ],
 )
 def test_equals_naive_in_float32(label: str, method: str) -> None:
     check(label, method, "float32")
-
-
-QUICK = {"gradient", "integrated_gradients-gauss_legendre", "smoothgrad-mean", "gradient_shap", "feature_ablation"}
 
 
 def engine_grid() -> list:
