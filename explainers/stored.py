@@ -11,7 +11,7 @@ class Stored:
     """What a frozen dataclass of numbers, texts, arrays and such values derives from, to be written by its fields.
 
     ``class Kind(Stored, data=False)`` is not written itself: a base class, or one whose fields are users' functions.
-    later: fields that older files lack; they are written where they are not empty.
+    later: fields that older files lack; they are written where they differ from their default.
     """
 
     is_data: ClassVar[bool]

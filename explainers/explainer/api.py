@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 import numpy as np
 
 from .. import methods, random_numbers, tables
-from ..backend import Backend, device_name, find, owner
+from ..backend import Backend, device_name, find, on_host, owner
 from ..errors import ArtifactError, BaselineError, InputError, UnknownNameError, UnsupportedOperation
 from ..file import container
 from ..graph import Graph
@@ -364,10 +364,14 @@ class Explainer:
         return Results(self._backend, found, self._options.per_token, bound, by_name)
 
     def _request(
-        self, inputs: Sequence[Any], named: Mapping[str, Any], asked: Asked, *, details: bool = False
-    ) -> Request:
+        self, inputs: Sequence[Any], named: Mapping[str, Any], asked: Asked, *, details: bool = False,
+        samples: bool = True,
+    ) -> Request:  # fmt: skip
+        """``samples``: whether these are samples that are explained, not zeros to warm up with."""
         found, bound = self._bound(inputs, named)
         arrays, count = bind.arrays(self._backend, found.traced.signature, bound)
+        if samples and self.method.checks_samples:
+            self.method.check([on_host(self._backend, arrays[place]) for place in found.packages.places])
         call = self._call(found, bound, arrays, count, asked)
         call.details = details
         return Request(self, found, call, self._results(found, bound, inputs, named))
@@ -464,10 +468,10 @@ class Explainer:
         count, shape = len(next(iter(zeros.values()))), plan.packages.output_shape
         target = np.zeros((count, *shape), np.float32) if shape else None
         for _ in range(WARM_RUNS):
+            request = self._request((zeros,), {}, Asked(target, allow_nonfinite=True), samples=False)
             if plan.packages.program.design is None:
-                self(zeros, target=target, allow_nonfinite=True)
+                plan.packages.run(request.call)
             else:  # zeros need not be samples that the method takes
-                request = self._request((zeros,), {}, Asked(target, allow_nonfinite=True))
                 plan.packages.run_endpoints(request.call)
 
     def _ready(self, what: str) -> Plan:

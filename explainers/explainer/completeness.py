@@ -55,7 +55,7 @@ def check(packages: Packages, call: Call, chunks: Sequence[Chunk]) -> Incomplete
 def _compared(packages: Packages, call: Call, chunk: Chunk) -> tuple[Numpy, Numpy, Numpy]:
     """Which samples are incomplete, Σ attribution, change of the output."""
     assert chunk.ends is not None
-    backend, (y, y_r), parts = packages.backend, chunk.ends, chunk.attributions
+    backend, (y, y_r), parts = packages.backend, chunk.ends, summed(packages, call, chunk)
     arrays = [y, *parts] if y_r is None else [y, *parts, y_r]
     near: list[Any] = [array if isinstance(array, np.ndarray) else backend.view(array) for array in arrays]
     ops: RowSums
@@ -81,6 +81,15 @@ def _compared(packages: Packages, call: Call, chunk: Chunk) -> tuple[Numpy, Nump
             check_finite(change, "the change of the output", chunk.start, len(call))
         which &= np.isfinite(change) & ~(gap <= allowed + _rounding(packages, call, chunk))
     return which, total, change
+
+
+def summed(packages: Packages, call: Call, chunk: Chunk) -> list[Array]:
+    """What of a chunk's attributions adds up: all, or, of hypothetical ones, those of the letters that are there."""
+    method, backend = packages.method, packages.backend
+    if not method.checks_samples:
+        return chunk.attributions
+    x = [on_host(backend, call.inputs[place][chunk.start : chunk.stop]) for place in packages.places]
+    return [method.summed(a, on_host(backend, b)) for a, b in zip(x, chunk.attributions, strict=True)]
 
 
 def _within(total: float, change: float) -> bool:
@@ -122,7 +131,7 @@ def _rounding(packages: Packages, call: Call, chunk: Chunk) -> Numpy:
     mask = packages.method.weights(ON_HOST, _mask(packages, call, chunk, y.reshape(chunk.ends.y.shape)))
     size = abs(y).max(1) if y_r is None else np.maximum(abs(y).max(1), abs(host(y_r)).max(1))
     scale, unit = ON_HOST.row_sum(abs(mask)) * size, packages.program.rounding
-    spread = sum(abs(host(part)).sum(1) for part in chunk.attributions)
+    spread = sum(abs(host(part)).sum(1) for part in summed(packages, call, chunk))
     return np.asarray(64 * unit * scale + np.minimum(16 * unit * spread, 1e-3 * scale))
 
 

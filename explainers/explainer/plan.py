@@ -92,6 +92,7 @@ def trace(
         else TensorSpec((None, *(d or 1 for d in graph.output(v).shape[1:])), graph.output(v).dtype, str(v))
         for v, place in zip(wrt, places, strict=True)
     )  # fmt: skip
+    method.fits([spec.sample_shape for spec in specs], inputs=None not in places)
     if options.interacting:
         _check_alone(method, backend, options)
     else:

@@ -43,10 +43,10 @@ class Results:
             baselines = _concatenated([c.baseline_outputs for c in chunks], packages.output_shape)
         mask: Numpy | str = "all" if call.target.kind == "all" else _mask(call, chunks)
         gap = None
-        if method.complete and baselines is not None and not isinstance(mask, str):
+        if method.adds_up and baselines is not None and not isinstance(mask, str):
             weights = method.weights(completeness.ON_HOST, mask.astype(np.float64))
             change = _scalar(outputs, weights) - _scalar(baselines, weights)
-            gap = np.concatenate([self._total(chunk) for chunk in chunks]) - change
+            gap = np.concatenate([self._total(call, chunk) for chunk in chunks]) - change
         errors = None
         if chunks and chunks[0].standard_errors[0] is not None:
             count = len(self.plan.wrt)
@@ -132,11 +132,11 @@ class Results:
         arrays = [np.zeros(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
         return [self._finished(i, array) for i, array in enumerate(arrays)]
 
-    def _total(self, chunk: Chunk) -> Numpy:
+    def _total(self, call: Call, chunk: Chunk) -> Numpy:
         """Σ attribution of each sample of the chunk."""
         if chunk.totals is not None:
             return chunk.totals
-        parts = [self.host(array) for array in chunk.attributions]
+        parts = [self.host(array) for array in completeness.summed(self.plan.packages, call, chunk)]
         total: Numpy = np.sum([p.reshape(len(p), -1).sum(axis=1, dtype=np.float64) for p in parts], axis=0)
         return total
 

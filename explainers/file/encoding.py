@@ -43,8 +43,8 @@ def encode(value: Any, arrays: Arrays, what: str) -> Any:
     if kind is Role:
         return {"role": value.value}
     if isinstance(value, Stored) and kinds().get(kind.__name__) is kind:
-        given = {f.name: getattr(value, f.name) for f in fields(value)}
-        given = {name: entry for name, entry in given.items() if name not in kind.later or entry}
+        pairs = [(f, getattr(value, f.name)) for f in fields(value)]
+        given = {f.name: entry for f, entry in pairs if f.name not in kind.later or entry != f.default}
         parts = {name: encode(entry, arrays, f"{what}.{name}") for name, entry in given.items()}
         return {"class": kind.__name__, "fields": parts}
     home = owner(value)

@@ -71,6 +71,27 @@ class Method(Stored, data=False):
         return False
 
     @property
+    def adds_up(self) -> bool:
+        """Whether Σ attribution = f(x) − f(baseline), of what :meth:`summed` makes of the attributions."""
+        return self.complete
+
+    def summed(self, x: Numpy, attribution: Numpy) -> Numpy:
+        """The part of an attribution that adds up: all of it."""
+        return attribution
+
+    @property
+    def checks_samples(self) -> bool:
+        """Whether :meth:`check` looks at the samples, which are brought to the host for it."""
+        return False
+
+    def check(self, inputs: Sequence[Numpy]) -> None:
+        """Raise InputError for samples that the method cannot take; ``inputs``: the attributed, (N, …) each."""
+
+    def fits(self, shapes: Shapes, inputs: bool) -> None:
+        """Raise InputError where samples of these shapes cannot be explained. ``inputs``: whether they are inputs
+        of the model, not the values of a layer."""
+
+    @property
     def takes_sets(self) -> bool:
         """Whether its baseline may be References."""
         return self.baseline in ("references", "either")

@@ -11,7 +11,8 @@ from typing import ClassVar
 from ..ops import Ops, RowSums
 from ..rules import GENOMICS, RESCALE, REVEALCANCEL, RuleSet
 from ..rules.gradient import vjp
-from .base import Array, Method, one_of
+from .base import Array, one_of
+from .multipliers import Multiplied
 
 RULES: Mapping[str, RuleSet] = MappingProxyType(
     {"rescale": RESCALE, "revealcancel": REVEALCANCEL, "genomics": GENOMICS}
@@ -19,7 +20,7 @@ RULES: Mapping[str, RuleSet] = MappingProxyType(
 
 
 @dataclass(frozen=True)
-class DeepLift(Method):
+class DeepLift(Multiplied):
     """m·(x−r), where the multiplier m = contribution/Δ is carried back by DeepLIFT's rules.
 
     Shrikumar, Greenside and Kundaje 2017, eq. 1–3 and section 3.5. Σ attribution = s(x) − s(r) on
@@ -35,13 +36,21 @@ class DeepLift(Method):
     unsupported: ``"error"`` (default), or ``"gradient"``: pass operations without a rule by their
         derivative. Attributions are then not complete; ``explain.coverage`` and
         ``Explanation.approximations`` name the operations.
+    multiply: False returns the multipliers m, contribution per unit of difference.
+    hypothetical: for one-hot sequences, what each letter would have contributed at each position:
+        Σ m·(e−r) over the letters there, for every letter e, as TF-MoDISco reads it.
+    alphabet_axis: which axis of a sample are the letters: 0 or −1; ``None``: the shorter one.
     """
 
     rule: str = "rescale"
     logits: bool = False
     mean_normalized: bool = False
     unsupported: str = "error"
+    multiply: bool = True
+    hypothetical: bool = False
+    alphabet_axis: int | None = None
 
+    later: ClassVar[frozenset[str]] = frozenset({"multiply", "hypothetical", "alphabet_axis"})
     name: ClassVar[str] = "deeplift"
     rules: ClassVar[RuleSet | None] = RESCALE
     baseline: ClassVar[str] = "point"
@@ -50,6 +59,7 @@ class DeepLift(Method):
     def __post_init__(self) -> None:
         one_of("rule", self.rule, tuple(RULES))
         one_of("unsupported", self.unsupported, ("error", "gradient"))
+        super().__post_init__()
 
     @property
     def rule_set(self) -> RuleSet:
@@ -70,7 +80,7 @@ class DeepLift(Method):
     def contribute(
         self, ops: Ops, message: list[Array], x: list[Array], b: list[Array], args: Mapping[str, Array]
     ) -> list[Array]:
-        return [m * (value - reference) for m, value, reference in zip(message, x, b, strict=True)]
+        return [self.contribution(ops, m, value, r) for m, value, r in zip(message, x, b, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from ..ops import Ops
 from ..random_numbers import UInt64
 from ..rules import DECONVNET, GUIDED_BACKPROP, ZERO, RuleSet
 from .base import Array, Method, Numpy, Shapes, at_least, mean_and_error, one_of
+from .multipliers import Multiplied
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def _gauss_legendre(steps: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np
 
 
 @dataclass(frozen=True)
-class IntegratedGradients(Method):
+class IntegratedGradients(Multiplied):
     """(x−b)·Σ_k w_k ∇s(b+α_k(x−b)) (Sundararajan, Taly and Yan 2017, eq. 1 and section 5).
 
     Parameters
@@ -115,12 +116,21 @@ class IntegratedGradients(Method):
     tolerance: repeat with twice the steps until |Σa−Δs| ≤ tolerance·max(|Δs|, rounding of s), for
         each sample by itself; ``None`` takes ``steps`` as they are.
     max_steps: where ``tolerance`` gives up, with NotConverged.
+    multiply: False returns the mean gradient on the path, without the factor x−b.
+    hypothetical: for one-hot sequences, what each letter would have contributed at each position:
+        Σ g·(e−b) over the letters there, for the mean gradient g and every letter e.
+    alphabet_axis: which axis of a sample are the letters: 0 or −1; ``None``: the shorter one.
     """
 
     steps: int = 50
     quadrature: str = "gauss_legendre"
     tolerance: float | None = None
     max_steps: int = 4096
+    multiply: bool = True
+    hypothetical: bool = False
+    alphabet_axis: int | None = None
+
+    later: ClassVar[frozenset[str]] = frozenset({"multiply", "hypothetical", "alphabet_axis"})
 
     name: ClassVar[str] = "integrated_gradients"
     effort: ClassVar[tuple[str, ...]] = ("steps", "quadrature", "tolerance", "max_steps")
@@ -134,6 +144,9 @@ class IntegratedGradients(Method):
         at_least("max_steps", self.max_steps, self.steps)
         if self.tolerance is not None and not self.tolerance > 0:
             raise InputError(f"tolerance must be above 0, or None; got {self.tolerance!r}")
+        if self.tolerance is not None and (self.hypothetical or not self.multiply):
+            raise InputError("tolerance= looks at the sum of attributions: leave it out, and give steps=")
+        super().__post_init__()
 
     @property
     def refines_to(self) -> float | None:
@@ -163,7 +176,7 @@ class IntegratedGradients(Method):
         self, ops: Ops, message: list[Array], x: list[Array], b: list[Array], args: Mapping[str, Array]
     ) -> list[Array]:
         triples = zip(message, x, b, strict=True)
-        return [ops.scale_rows(m * (value - base), args["weight"]) for m, value, base in triples]
+        return [ops.scale_rows(self.contribution(ops, m, value, base), args["weight"]) for m, value, base in triples]
 
 
 def _between(ops: Ops, x: list[Array], b: list[Array], alpha: Array) -> list[Array]:
@@ -240,14 +253,20 @@ class SmoothGrad(Method):
 
 
 @dataclass(frozen=True)
-class GradientShap(Method):
+class GradientShap(Multiplied):
     """Mean of (x−r)·∇s(r+α(x−r)) over references r and α ~ U(0,1).
 
     Expected gradients (Erion et al. 2021, eq. 3); an unbiased estimate of the path integral from
-    the references. ``samples``: draws per sample. Give ``baseline=References(array)``.
+    the references. ``samples``: draws per sample. Give ``baseline=References(array)``. ``multiply``,
+    ``hypothetical`` and ``alphabet_axis``: as for :class:`IntegratedGradients`.
     """
 
     samples: int = 50
+    multiply: bool = True
+    hypothetical: bool = False
+    alphabet_axis: int | None = None
+
+    later: ClassVar[frozenset[str]] = frozenset({"multiply", "hypothetical", "alphabet_axis"})
 
     name: ClassVar[str] = "gradient_shap"
     effort: ClassVar[tuple[str, ...]] = ("samples",)
@@ -259,6 +278,7 @@ class GradientShap(Method):
 
     def __post_init__(self) -> None:
         at_least("samples", self.samples, 1)
+        super().__post_init__()
 
     def count(self, shapes: Shapes) -> int:
         return self.samples
@@ -282,7 +302,7 @@ class GradientShap(Method):
         self, ops: Ops, message: list[Array], x: list[Array], b: list[Array], args: Mapping[str, Array]
     ) -> list[Array]:
         triples = zip(message, x, b, strict=True)
-        terms = [ops.cast(m * (value - base), "float64") for m, value, base in triples]
+        terms = [ops.cast(self.contribution(ops, m, value, base), "float64") for m, value, base in triples]
         return [part for term in terms for part in (term, term * term)]
 
     def finish(self, sums: list[Numpy], count: int) -> tuple[Numpy, Numpy | None]:

@@ -13,6 +13,7 @@ from ..errors import InputError
 from ..ops import Ops
 from .base import Array, Numpy, Shapes, one_of
 from .removal import Design, Grouped, Placeholders, Removal, Sums, Units, feature_maps, spread
+from .sequences import check_one_hot, letters_axis
 
 
 class Effects(Design):
@@ -270,17 +271,12 @@ class ISM(Removal):
 class _Substitutions(Effects):
     def __init__(self, shapes: Shapes, method: ISM) -> None:
         super().__init__(shapes)
-        if len(self.shapes) != 1 or len(self.shapes[0]) != 2:
+        if len(self.shapes) != 1:
             raise InputError(
                 f"ism takes one input of samples (letters, positions) or (positions, letters); got {shapes}"
             )
         shape = self.shapes[0]
-        axis = method.alphabet_axis
-        if axis is None:
-            if shape[0] == shape[1]:
-                raise InputError(f"which axis of {shape} are the letters? Give ISM(alphabet_axis=0 or -1)")
-            axis = int(shape[1] < shape[0])
-        self.axis = axis % 2
+        self.axis = letters_axis(shape, method.alphabet_axis, "ism")
         self.letters, self.positions = shape[self.axis], shape[1 - self.axis]
         self.units = self.positions * (self.letters - 1)
 
@@ -302,14 +298,7 @@ class _Substitutions(Effects):
         return [ops.where(ops.reshape_rows(position == 0, shape), rotated, x[0])]
 
     def check(self, inputs: Sequence[Numpy], first: int, count: int) -> None:
-        x = np.moveaxis(inputs[0], self.axis + 1, 1)
-        wrong = (((x != 0) & (x != 1)).any(axis=1)) | (x.sum(axis=1) != 1)
-        if wrong.any():
-            sample, position = map(int, np.argwhere(wrong)[0])
-            raise InputError(
-                f"ism takes one-hot sequences; sample {first + sample} of {count} has {x[sample, :, position]} at "
-                f"position {position}. The letters are along axis {self.axis} of a sample of shape {self.shapes[0]}."
-            )
+        check_one_hot(inputs[0], self.axis, "ism", first, count)
 
     def finish(self, sums: Sums, units: Numpy, inputs: Sequence[Numpy]) -> tuple[list[Numpy], list[Numpy] | None]:
         effects = -sums.sums[0]

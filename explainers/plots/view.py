@@ -189,7 +189,7 @@ def _check(scores: Numpy, values: Numpy | None, view: View, position: int) -> No
 
 def _incomplete(explanation: Explanation) -> str:
     name = explanation.method.name
-    if not explanation.method.complete or explanation.baseline_outputs is None:
+    if not explanation.method.adds_up or explanation.baseline_outputs is None:
         return f"the attributions of {name!r} do not add up from a baseline's output to the output"
     if explanation.method.has_groups:
         return "elements of one group share their effect"

@@ -51,7 +51,7 @@ class Contrast(Program):
     @cached_property
     def promises(self) -> bool:
         """Whether attributions add up: not where the caller lets operations without a rule pass."""
-        return self.method.complete and not self.coverage().approximate
+        return self.method.adds_up and not self.coverage().approximate
 
     # --- what is needed of the reference -----------------------------------------------------
 

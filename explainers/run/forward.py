@@ -88,7 +88,7 @@ class ForwardRun(Run):
         chunk = Chunk(self.start, self.stop, attributions, list(errors) if errors else [None] * len(results))
         chunk.outputs, chunk.baseline_outputs = map(self._as_outputs, (self.outputs, self.baseline_outputs))
         chunk.target, chunk.evaluations = self.target, self.evaluations
-        if self.call.details and self.method.complete:
+        if self.call.details and self.method.adds_up:
             chunk.totals = self.design.total(results)
         return chunk
 

@@ -106,6 +106,11 @@ class Packages:
     def _constants(self) -> dict[str, Numpy]:
         return self.program.design.constants() if self.program.design else self.method.constants(self.shapes)
 
+    @property
+    def places(self) -> list[int]:
+        """Of the attributed inputs among the model's; for methods that explain no layer."""
+        return [self.program.graph.inputs.index(value) for value in self.program.wrt]
+
     # --- kernels -----------------------------------------------------------------------------
 
     def _memory_batch(self) -> int:

@@ -1,0 +1,60 @@
+"""Attributions that are multipliers times a difference, m·(x − r), and the two other ways to read the multipliers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import InputError
+from ..ops import Ops
+from .base import Array, Method, Numpy, Shapes
+from .sequences import check_one_hot, letters_axis
+
+
+class Multiplied(Method, data=False):
+    """A method whose attribution of x from a reference r is m·(x − r), with multipliers m.
+
+    A subclass declares the fields ``multiply`` (False: the result is m itself), ``hypothetical`` (the contribution
+    that each letter would have had at each position of a one-hot sequence) and ``alphabet_axis``.
+    """
+
+    multiply: bool
+    hypothetical: bool
+    alphabet_axis: int | None
+
+    def __post_init__(self) -> None:
+        if self.hypothetical and not self.multiply:
+            raise InputError("hypothetical=True and multiply=False are two different results: ask for one of them")
+        if self.alphabet_axis not in (None, 0, 1, -1):
+            raise InputError(f"alphabet_axis must be 0, −1 or None; got {self.alphabet_axis!r}")
+
+    @property
+    def adds_up(self) -> bool:
+        return self.complete and self.multiply
+
+    @property
+    def checks_samples(self) -> bool:
+        return self.hypothetical
+
+    def fits(self, shapes: Shapes, inputs: bool) -> None:
+        if not self.hypothetical:
+            return
+        if not inputs:
+            raise InputError("hypothetical=True asks what other letters of an input would have done; wrt= is a layer")
+        for shape in shapes:
+            letters_axis(shape, self.alphabet_axis, "hypothetical=True")
+
+    def check(self, inputs: Sequence[Numpy]) -> None:
+        for array in inputs:
+            check_one_hot(array, letters_axis(array.shape[1:], self.alphabet_axis, self.name), "hypothetical=True")
+
+    def summed(self, x: Numpy, attribution: Numpy) -> Numpy:
+        return x * attribution if self.hypothetical else attribution
+
+    def contribution(self, ops: Ops, multiplier: Array, x: Array, r: Array) -> Array:
+        """m·(x − r), or m, or for each letter e at each position Σ m·(e − r) over the letters there."""
+        if not self.multiply:
+            return multiplier
+        if not self.hypothetical:
+            return multiplier * (x - r)
+        axis = letters_axis(ops.sample_shape(multiplier)[-2:], self.alphabet_axis, self.name) - 2
+        return multiplier - ops.reduce_sum(multiplier * r, axis)
