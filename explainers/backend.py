@@ -84,6 +84,7 @@ class Backend(Protocol):
     ahead: tuple[str, ...]  # engines whose programs can be compiled when they are saved
     forward_only: bool
     files: bool  # whether explanations of its models have a file form
+    channel_axis: int  # of a sample of a layer of images, as the framework has it by default
     largest_package: int  # rows that a package has at most, unless the caller says more
 
     def installed(self) -> bool:

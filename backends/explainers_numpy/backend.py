@@ -27,6 +27,7 @@ class NumpyBackend:
     ahead: tuple[str, ...] = ()
     forward_only = True
     files = False
+    channel_axis = 0
     largest_package = 4096  # a call of a callable costs more than a row
 
     def installed(self) -> bool:

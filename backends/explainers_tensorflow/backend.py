@@ -25,6 +25,7 @@ class TensorFlowBackend:
     ahead: tuple[str, ...] = ()
     forward_only = False
     files = True
+    channel_axis = -1
     largest_package = 1024
 
     @cached_property

@@ -33,6 +33,7 @@ class TorchBackend:
     ahead: tuple[str, ...] = ("inductor",)
     forward_only = False
     files = True
+    channel_axis = 0
     largest_package = 1024
 
     @cached_property

@@ -416,7 +416,7 @@ class Explainer:
         such as a function for a baseline; or no C++ compiler for ``aot``.
         """
         plan = self._ready("save")
-        container.write(file, *saving.contents(plan, self.method, self._backend, self._options, aot))
+        container.write(file, *saving.contents(plan, plan.packages.method, self._backend, self._options, aot))
 
     @classmethod
     def load(cls, file: Any, device: Any = None) -> Explainer:

@@ -159,13 +159,14 @@ def baseline(
         if 0 in plan.fixed:
             return plan.fixed[0]
         given = default
-    given = tables.aligned(given, plan.specs)
+    specs = [spec for spec, _ in plan.moved]
+    given = tables.aligned(given, specs)
 
     def batch() -> Any:
-        parts = [bound[place] for place in plan.places if place is not None] or bound
+        parts = [bound[place] for _, place in plan.moved if place is not None] or bound
         return parts[0] if len(parts) == 1 else tuple(parts)
 
-    resolved = resolve_baseline(given, plan.specs, count, batch, lambda a: to_numpy(a, "baseline"), check)
+    resolved = resolve_baseline(given, specs, count, batch, lambda a: to_numpy(a, "baseline"), check)
     if resolved.per_sample and method.takes_sets and not callable(given):
         raise BaselineError(
             f"method {method.name!r} takes one baseline for each sample and a set of references for all, and an array "

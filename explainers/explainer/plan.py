@@ -13,6 +13,7 @@ from ..backend import Backend, Traced
 from ..errors import InputError, TargetError, UnknownNameError
 from ..graph import Function, Graph, Role, Value
 from ..methods import Method
+from ..methods.base import ModelShapes
 from ..run import Packages
 from ..run.call import Stats
 from ..spec import Baseline, Signature, TensorSpec
@@ -56,6 +57,13 @@ class Plan:
     loaded: bool = False
     fixed: dict[int, Baseline] = field(default_factory=dict)
 
+    @property
+    def moved(self) -> tuple[tuple[TensorSpec, int | None], ...]:
+        """What has a baseline, with its place among the inputs: what is attributed, or all that rows move."""
+        if not self.packages.method.moves_inputs:
+            return tuple(zip(self.specs, self.places, strict=True))
+        return tuple((spec, place) for place, spec in enumerate(self.traced.signature.inputs) if spec.floating)
+
 
 def trace(
     model: Any, backend: Backend, method: Method, options: Options, signature: Signature, examples: Sequence[Any],
@@ -92,7 +100,10 @@ def trace(
         else TensorSpec((None, *(d or 1 for d in graph.output(v).shape[1:])), graph.output(v).dtype, str(v))
         for v, place in zip(wrt, places, strict=True)
     )  # fmt: skip
-    method.fits([spec.sample_shape for spec in specs], inputs=None not in places)
+    inputs = tuple(spec.sample_shape for spec in traced.signature.inputs if spec.floating)
+    shapes = tuple(spec.sample_shape for spec in specs)
+    method = method.fitted(ModelShapes(shapes, None in places, inputs, backend.channel_axis))
+    specs = tuple(replace(spec, shape=(None, *method.result_shape(spec.sample_shape))) for spec in specs)
     if options.interacting:
         _check_alone(method, backend, options)
     else:
@@ -183,7 +194,13 @@ def _pick_output(graph: Graph, output: int | str | None) -> tuple[str, Value]:
             return graph.outputs[output]
     elif str(output) in known:
         return str(output), known[str(output)]
-    raise UnknownNameError.among("output", output, known)
+    elif isinstance(output, str) and output.removesuffix("@0") in graph.scopes():
+        values = graph.layer(output)
+        if len(values) > 1:
+            kinds = ", ".join(str(graph.output(value)) for value in values)
+            raise UnknownNameError(f"layer {output!r} has {len(values)} outputs ({kinds}): name one inside it")
+        return output, values[0]
+    raise UnknownNameError.among("output or layer", output, [*known, *graph.scopes()])
 
 
 def _pick_wrt(graph: Graph, signature: Signature, wrt: Any) -> tuple[tuple[Value, ...], tuple[int | None, ...]]:

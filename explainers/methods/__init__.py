@@ -25,6 +25,7 @@ from .gradient import (
     SmoothGrad,
     Zero,
 )
+from .layer import GradCam, GuidedGradCam, InternalInfluence, LayerConductance
 from .lrp import ELRP, LRP
 from .occlusion import ISM, FeatureAblation, Occlusion
 from .perturbation import Perturbation
@@ -51,7 +52,32 @@ def resolve(method: str | Method) -> Method:
 
 
 __all__ = [
-    "ELRP", "ISM", "LRP", "Deconvnet", "DeepLift", "DeepLiftShap", "ExactShapley", "FeatureAblation", "Gradient",
-    "GradientShap", "GuidedBackprop", "InputXGradient", "IntegratedGradients", "KernelShap", "Lime", "Method",
-    "Occlusion", "Perturbation", "Rise", "Saliency", "ShapleySampling", "SmoothGrad", "Zero", "resolve",
+    "ELRP",
+    "ISM",
+    "LRP",
+    "Deconvnet",
+    "DeepLift",
+    "DeepLiftShap",
+    "ExactShapley",
+    "FeatureAblation",
+    "GradCam",
+    "Gradient",
+    "GradientShap",
+    "GuidedBackprop",
+    "GuidedGradCam",
+    "InputXGradient",
+    "IntegratedGradients",
+    "InternalInfluence",
+    "KernelShap",
+    "LayerConductance",
+    "Lime",
+    "Method",
+    "Occlusion",
+    "Perturbation",
+    "Rise",
+    "Saliency",
+    "ShapleySampling",
+    "SmoothGrad",
+    "Zero",
+    "resolve",
 ]  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,26 @@ if TYPE_CHECKING:
 Array = Any
 Numpy = npt.NDArray[Any]
 Shapes = Sequence[tuple[int, ...]]
+
+
+class ModelShapes(NamedTuple):
+    """Shapes without the batch axis. ``attributed``; ``of_layer``: whether these are a layer's values.
+
+    ``inputs``: of the floating-point inputs. ``channel_axis``: which axis of an image's sample holds the channels.
+    """
+
+    attributed: tuple[tuple[int, ...], ...]
+    of_layer: bool
+    inputs: tuple[tuple[int, ...], ...]
+    channel_axis: int
+
+
+class Cam(NamedTuple):
+    """A map of a layer: its path, the method that makes the map, and the axis of channels that the map lacks."""
+
+    layer: str
+    method: Method
+    channel_axis: int
 
 
 @dataclass(frozen=True)
@@ -87,9 +107,30 @@ class Method(Stored, data=False):
     def check(self, inputs: Sequence[Numpy]) -> None:
         """Raise InputError for samples that the method cannot take; ``inputs``: the attributed, (N, …) each."""
 
-    def fits(self, shapes: Shapes, inputs: bool) -> None:
-        """Raise InputError where samples of these shapes cannot be explained. ``inputs``: whether they are inputs
-        of the model, not the values of a layer."""
+    def fitted(self, model: ModelShapes) -> Method:
+        """The same method with what follows from the model's shapes; InputError for shapes that it cannot take."""
+        return self
+
+    def result_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of a sample's attribution, for an attributed value of ``shape``."""
+        return shape
+
+    @property
+    def moves_inputs(self) -> bool:
+        """Whether rows move the model's inputs and watch a layer, in place of moving what is attributed."""
+        return False
+
+    def ends(
+        self, ops: Ops, x: list[Array], b: list[Array], args: Mapping[str, Array]
+    ) -> tuple[list[Array], list[Array]] | None:
+        """Of methods that move the inputs: two further points of each row. The layer's values there are the
+        ``x`` and ``b`` of :meth:`contribute`; without them it gets those at the row's own point."""
+        return None
+
+    @property
+    def cam(self) -> Cam | None:
+        """The map that attributions are multiplied by."""
+        return None
 
     @property
     def takes_sets(self) -> bool:

@@ -170,7 +170,7 @@ class IntegratedGradients(Multiplied):
         return {"alpha": 1.0 if which == "input" else 0.0, "weight": 0.0}
 
     def expand(self, ops: Ops, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
-        return _between(ops, x, b, args["alpha"])
+        return between(ops, x, b, args["alpha"])
 
     def contribute(
         self, ops: Ops, message: list[Array], x: list[Array], b: list[Array], args: Mapping[str, Array]
@@ -179,7 +179,7 @@ class IntegratedGradients(Multiplied):
         return [ops.scale_rows(self.contribution(ops, m, value, base), args["weight"]) for m, value, base in triples]
 
 
-def _between(ops: Ops, x: list[Array], b: list[Array], alpha: Array) -> list[Array]:
+def between(ops: Ops, x: list[Array], b: list[Array], alpha: Array) -> list[Array]:
     """b + α(x−b)."""
     return [ops.cast_like(base + ops.scale_rows(v - base, alpha), v) for v, base in zip(x, b, strict=True)]
 
@@ -296,7 +296,7 @@ class GradientShap(Multiplied):
         return {"alpha": 1.0 if which == "input" else 0.0}
 
     def expand(self, ops: Ops, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
-        return _between(ops, x, b, args["alpha"])
+        return between(ops, x, b, args["alpha"])
 
     def contribute(
         self, ops: Ops, message: list[Array], x: list[Array], b: list[Array], args: Mapping[str, Array]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..errors import InputError
 from ..ops import Ops
-from .base import Array, Method, Numpy, Shapes
+from .base import Array, Method, ModelShapes, Numpy
 from .sequences import check_one_hot, letters_axis
 
 
@@ -35,13 +35,12 @@ class Multiplied(Method, data=False):
     def checks_samples(self) -> bool:
         return self.hypothetical
 
-    def fits(self, shapes: Shapes, inputs: bool) -> None:
-        if not self.hypothetical:
-            return
-        if not inputs:
+    def fitted(self, model: ModelShapes) -> Method:
+        if self.hypothetical and model.of_layer:
             raise InputError("hypothetical=True asks what other letters of an input would have done; wrt= is a layer")
-        for shape in shapes:
+        for shape in model.attributed if self.hypothetical else ():
             letters_axis(shape, self.alphabet_axis, "hypothetical=True")
+        return self
 
     def check(self, inputs: Sequence[Numpy]) -> None:
         for array in inputs:

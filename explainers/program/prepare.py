@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ..graph import Graph, Value, rewrite_pools, rewrite_regions
 from ..methods.base import Method
 from .against_reference import Contrast
+from .guided import guided
 from .walk import Forward, Program
 
 
@@ -33,7 +34,7 @@ def prepare(graph: Graph, method: Method, wrt: tuple[Value, ...]) -> Prepared:
     predictor, prefix = Forward(graph), None
     places: tuple[int, ...] = ()
     rules = method.rule_set
-    moves = not method.single or (rules is not None and rules.contrast)
+    moves = not (method.single or method.moves_inputs) or (rules is not None and rules.contrast)
     if moves and not set(wrt) <= set(graph.inputs):  # rows start behind a layer: compute it once
         prefix = Forward(graph.restrict((str(i), value) for i, value in enumerate(wrt)))
         places = tuple(graph.inputs.index(value) for value in prefix.inputs)
@@ -58,8 +59,10 @@ def _rewritten(graph: Graph, method: Method, wrt: tuple[Value, ...]) -> Graph:
 
 
 def _program(graph: Graph, method: Method, wrt: tuple[Value, ...]) -> Program:
-    """One that compares with a reference where the rule set does."""
+    """One that compares with a reference where the rule set does, or multiplies by a map where the method does."""
     rules = method.rule_set
+    if method.cam is not None:
+        return guided(graph, method, wrt, method.cam)
     if rules is None or not rules.contrast:
         return Program(graph, method, wrt)
     program = Contrast(graph, method, wrt)

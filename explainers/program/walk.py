@@ -70,6 +70,16 @@ class Program:
         return self.method.rule_set
 
     @cached_property
+    def moved(self) -> tuple[Value, ...]:
+        """The values that rows start from in place of the sample's."""
+        return tuple(v for v in self.graph.inputs if self.graph.output(v).floating) if self.watches else self.wrt
+
+    @property
+    def watches(self) -> bool:
+        """Whether rows move the inputs, and watch ``wrt``."""
+        return self.method.moves_inputs
+
+    @cached_property
     def design(self) -> Design | None:
         """The rows of a forward-only method."""
         return self.method.design([self.sample_shape(v) for v in self.wrt])
@@ -131,7 +141,7 @@ class Program:
         if self.method.baseline != "none":
             result += [
                 Placeholder(f"baseline_{i}", "baselines", self.sample_shape(v), self.dtype(v))
-                for i, v in enumerate(self.wrt)
+                for i, v in enumerate(self.moved)
             ]
         if not self.single:
             result.append(Placeholder("sample", "rows", (), "int64"))
@@ -158,15 +168,23 @@ class Program:
         x = [values[value] for value in self.wrt]
         message = self.walk(ops, values, pullbacks, self.method.start(ops, mask, y))
         contributions = self.method.contribute(ops, message, x, x, {})
+        contributions = self.weighed(ops, weights, values, args, contributions)
         results = [ops.cast(c, ACCUMULATE[self.dtype(v)]) for c, v in zip(contributions, self.wrt, strict=True)]
         return (ops.cast(y, ACCUMULATE[self.dtype(self.output)]), *results)
+
+    def weighed(
+        self, ops: Ops, weights: Mapping[Value, Array], values: Mapping[Value, Array], args: Mapping[str, Array],
+        contributions: list[Array],
+    ) -> list[Array]:  # fmt: skip
+        """The contributions of single rows as they are returned."""
+        return contributions
 
     def _rows(
         self, ops: Ops, weights: Mapping[Value, Array], inputs: list[Array], args: Mapping[str, Array]
     ) -> Results:
         sample = args["sample"]
         rows = [ops.take(array, sample) for array in inputs]
-        places = [self.graph.inputs.index(value) for value in self.wrt]
+        places = [self.graph.inputs.index(value) for value in self.moved]
         x = [rows[place] for place in places]
         b = x
         if self.method.baseline != "none":
@@ -182,11 +200,25 @@ class Program:
             parts = self.design.contribute(ops, ops.cast(scalar, "float64"), x, args)
             return (result, scalar, *(ops.segment_sum(part, sample, args["mask"]) for part in parts))
         message = self.walk(ops, values, pullbacks, mask)
+        if self.watches:
+            ends = self.method.ends(ops, x, b, args)
+            x = b = [values[value] for value in self.wrt]
+            if ends is not None:
+                x, b = (self._watched(ops, weights, rows, point) for point in ends)
         sums = []
         for contribution in self.method.contribute(ops, message, x, b, args):
             wide = "float64" if self.method.sampled else ACCUMULATE[self.dtype(self.wrt[0])]
             sums.append(ops.segment_sum(ops.cast(contribution, wide), sample, args["mask"]))
         return (result, *sums)
+
+    def _watched(
+        self, ops: Ops, weights: Mapping[Value, Array], rows: Sequence[Array], point: Sequence[Array]
+    ) -> list[Array]:
+        """The values of ``wrt`` with ``point`` in the place of what rows move."""
+        moved = dict(zip(self.moved, point, strict=True))
+        inputs = [moved.get(value, row) for value, row in zip(self.graph.inputs, rows, strict=True)]
+        values, _ = evaluate(ops, self.graph, weights, inputs, self.wrt)
+        return [values[value] for value in self.wrt]
 
     def forward(
         self, ops: Ops, weights: Mapping[Value, Array], inputs: Sequence[Array]

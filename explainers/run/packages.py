@@ -331,7 +331,7 @@ class Packages:
         choose = self._choose[call.target.kind == "max"]
         tables = []
         if call.baseline is not None:
-            for table, value in zip(call.baseline.tables, self.program.wrt, strict=True):
+            for table, value in zip(call.baseline.tables, self.program.moved, strict=True):
                 part = table[start:stop] if call.baseline.per_sample or call.baseline.own else table
                 if call.baseline.own:
                     part = part.reshape(-1, *part.shape[2:])
