@@ -17,6 +17,7 @@ import numpy as np
 from .backend import Backend
 from .errors import ColumnsWarning, InputError
 from .spec import Numpy, References, Signature, TensorSpec
+from .stored import Stored
 
 SHOWN = 8  # names in a message
 
@@ -295,6 +296,8 @@ def aligned(given: Any, specs: Sequence[TensorSpec], what: str = "the baseline")
     """Any form of baseline, with its tables, and rows of tables, as arrays in the order of the specs' columns."""
     if isinstance(given, References):
         return replace(given, array=aligned(given.array, specs, what))
+    if isinstance(given, Stored):  # a value that makes references of the inputs
+        return given
     by_name = {spec.name: spec for spec in specs}
     if isinstance(given, dict):
         return {name: _aligned(part, by_name[name], what) if name in by_name else part for name, part in given.items()}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..errors import InputError
+from ..genomics import check_one_hot, letters_axis
 from ..ops import Ops
 from .base import Array, Method, ModelShapes, Numpy
-from .sequences import check_one_hot, letters_axis
 
 
 class Multiplied(Method, data=False):

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..errors import InputError
+from ..genomics import check_one_hot, letters_axis
 from ..ops import Ops
 from .base import Array, Numpy, Shapes, one_of
 from .removal import Design, Grouped, Placeholders, Removal, Sums, Units, feature_maps, spread
-from .sequences import check_one_hot, letters_axis
 
 
 class Effects(Design):

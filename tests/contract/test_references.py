@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
 import pytest
 
-from explainers import Explainer, References, methods
-from explainers.errors import BaselineError, TargetError
+from explainers import Explainer, References, genomics, methods
+from explainers.errors import BaselineError, InputError, TargetError
 from explainers.scheduler import Scheduler
 
 N, B = 5, 3
@@ -198,3 +199,34 @@ def test_files_keep_them_and_older_files_load() -> None:
         assert again.per_sample == given.per_sample
         np.testing.assert_array_equal(again.array, given.array)
     assert set(told["fields"]) == {"array"}
+
+
+# --- dinucleotide shuffles -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["deeplift_shap", "gradient_shap", "shapley_sampling"])
+def test_shuffles_as_the_baseline(method: str) -> None:
+    """A value that makes each sample's own references of it, in calls and in files."""
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv1d(4, 3, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(30, 2))
+    letters = np.random.default_rng(0).integers(0, 4, (3, 12))
+    x = np.eye(4, dtype=np.float32)[letters].transpose(0, 2, 1)
+    shuffles = genomics.DinucleotideShuffles(5, seed=3)
+    explain = Explainer.compile(model, method, inputs=x, baseline=shuffles)
+    table = genomics.dinucleotide_shuffle(x, 5, seed=3)
+    assert table.shape == (3, 5, 4, 12)
+    expected = explain(x, target=1, baseline=References(table, per_sample=True))
+    assert (explain(x, target=1) == expected).all()
+    of_torch = explain(torch.tensor(x), target=1)
+    assert isinstance(of_torch, torch.Tensor)
+    assert (of_torch.numpy() == expected).all()
+    assert isinstance(genomics.dinucleotide_shuffle(torch.tensor(x), 2), torch.Tensor)
+    file = io.BytesIO()
+    explain.save(file)
+    assert (Explainer.load(file.getvalue())(x, target=1) == expected).all()
+
+
+def test_shuffles_of_several_inputs_are_refused() -> None:
+    with pytest.raises(InputError, match="one input; 2 are attributed"):
+        genomics.DinucleotideShuffles()((np.zeros((1, 4, 9)), np.zeros((1, 4, 9))))
