@@ -10,7 +10,7 @@ array([[1.  , 4.  ],
 
 from typing import TYPE_CHECKING, Any
 
-from . import errors, methods
+from . import errors, genomics, methods
 from .explainer.api import Explainer
 from .explainer.explanation import Explanation
 from .scheduler import Scheduler
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Candidate", "Comparison", "Explainer", "Explanation", "References", "Scheduler", "Signature", "TensorSpec",
-    "compare", "errors", "methods",
+    "compare", "errors", "genomics", "methods",
 ]  # fmt: skip
 
 

@@ -447,6 +447,29 @@ def resolve_baseline(
     return Baseline(tuple(tables), per_sample)
 
 
+def _whole_numbers(array: Numpy, spec: TensorSpec) -> Numpy:
+    """A baseline of an input of whole numbers, checked: 0.0, the default, says nothing of ids."""
+    if array.dtype.kind == "f" and spec.dtype not in ("uint8", "bool"):
+        raise BaselineError(
+            f"the baseline of {spec} must be whole numbers, such as the id of a mask or padding token: give baseline="
+        )
+    if array.dtype.kind == "f" and not (array == np.floor(array)).all():
+        raise BaselineError(f"the baseline of {spec} must be whole numbers; got {array.reshape(-1)[:3]} …")
+    check_range(array, spec.dtype, f"the baseline of input {spec.name!r}")
+    return array
+
+
+def check_range(array: Numpy, dtype: str, what: str) -> None:
+    """InputError, naming the first, for whole numbers that an integer dtype does not hold."""
+    low, high = (0, 1) if dtype == "bool" else (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
+    wrong = np.argwhere((array < low) | (array > high))
+    if len(wrong):
+        place = tuple(int(i) for i in wrong[0])
+        raise InputError(
+            f"{what} holds {array[place]} at {place}; the model takes {dtype}, which ends at {low} and {high}"
+        )
+
+
 def _per_input(given: Any, specs: Sequence[TensorSpec]) -> list[Any]:
     if isinstance(given, dict):
         names = [spec.name for spec in specs]
@@ -470,15 +493,17 @@ def _baseline_table(
     check: bool,
 ) -> Numpy:  # fmt: skip
     shape = spec.sample_shape
-    dtype = "float64" if spec.dtype == "float64" else "float32"
+    dtype = spec.dtype if spec.dtype == "float64" or not spec.floating else "float32"
     try:
         array = convert(given)
     except (TypeError, ValueError) as error:
         raise BaselineError(f"baseline for {spec} is not an array: {given!r}") from error
     if array.dtype.kind not in "fiub":
         raise BaselineError(f"baseline for {spec} has dtype {array.dtype}; numbers are needed")
+    if not spec.floating:
+        array = _whole_numbers(array, spec)
     array = array.astype(dtype, copy=False)
-    if check and not np.isfinite(array).all():
+    if check and spec.floating and not np.isfinite(array).all():
         raise BaselineError(
             f"baseline for {spec} has NaN or infinity. Clean it, or pass allow_nonfinite=True if the model takes them."
         )

@@ -665,3 +665,18 @@ def test_functions_are_told_before_anything_is_computed(wrong: Path, monkeypatch
 
 def test_the_version(folder: Path) -> None:
     assert done(folder, "--version").strip() == f"explainers {explainers.__version__}"
+
+
+def test_attributions_of_token_ids_are_not_cut_to_whole_numbers(folder: Path) -> None:
+    import torch
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Embedding(9, 3), torch.nn.Flatten(), torch.nn.Linear(15, 2))
+    x = np.random.default_rng(0).integers(0, 9, (4, 5))
+    explain = Explainer.compile(model, "feature_ablation", inputs=x, baseline=0)
+    explain.save(folder / "ids.explainer")
+    np.save(folder / "ids.npy", x)
+    done(folder, "run", "ids.explainer", "ids.npy", "--target", "1", "-o", "of_ids.npy")
+    found = np.load(folder / "of_ids.npy")
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, explain(x, target=1), atol=1e-6)

@@ -82,7 +82,7 @@ REGISTERED = Registered(TABLE)
 NAMES = {
     "Relu": Function.RELU, "Sigmoid": Function.SIGMOID, "StopGradient": Function.STOP_GRADIENT,
     "Softmax": Function.SOFTMAX, "LogSoftmax": Function.LOG_SOFTMAX, "Min": Function.MINIMUM,
-    "Minimum": Function.MINIMUM,
+    "Minimum": Function.MINIMUM, "Gather": Function.EMBEDDING, "GatherV2": Function.EMBEDDING,
 }  # fmt: skip
 NORMS = {"FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"}
 

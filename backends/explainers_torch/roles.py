@@ -98,6 +98,7 @@ RANDOM = {
 }  # fmt: skip
 NAMES = {
     "relu": Function.RELU, "sigmoid": Function.SIGMOID, "detach": Function.STOP_GRADIENT,
+    "embedding": Function.EMBEDDING,
     "log_softmax": Function.LOG_SOFTMAX, "_log_softmax": Function.LOG_SOFTMAX, "logsumexp": Function.LOG_SUM_EXP,
     **dict.fromkeys(("softmax", "_softmax", "_safe_softmax", "special_softmax"), Function.SOFTMAX),
 }  # fmt: skip

@@ -13,7 +13,7 @@ from .. import tables
 from ..backend import Backend, on_host, owner
 from ..errors import BaselineError, InputError
 from ..methods import Method
-from ..spec import STRING, Array, Baseline, Numpy, Signature, TensorSpec, is_mask, resolve_baseline
+from ..spec import STRING, Array, Baseline, Numpy, Signature, TensorSpec, check_range, is_mask, resolve_baseline
 from .plan import Plan
 
 
@@ -67,6 +67,20 @@ def arrays(backend: Backend, signature: Signature, bound: Sequence[Any]) -> tupl
     return found, count
 
 
+def check_ids(backend: Backend, plan: Plan, found: Sequence[Array]) -> None:
+    """InputError for ids that no row of the model's table belongs to: a framework may take another row in silence."""
+    for place, size in plan.table_sizes.items():
+        _check_ids(on_host(backend, found[place]), size, f"input {plan.traced.signature.inputs[place].name!r}")
+
+
+def _check_ids(ids: Numpy, size: int, what: str) -> None:
+    if ids.size and not (ids.min() >= 0 and ids.max() < size):
+        wrong = tuple(map(int, np.argwhere((ids < 0) | (ids >= size))[0]))
+        raise InputError(
+            f"{what} holds the id {ids[wrong]} at {wrong}; the model's table has {size} entries, 0 … {size - 1}"
+        )
+
+
 def attribution(plan: Plan, method: Method, given: Any, count: int) -> list[Numpy]:
     """What a Perturbation's generator is given, checked."""
     if not method.generates:
@@ -101,17 +115,6 @@ def _array(backend: Backend, value: Any, spec: TensorSpec) -> Array:
     if not (floating or words) and dtype != spec.dtype and not np.can_cast(dtype, spec.dtype):
         check_range(on_host(backend, array), spec.dtype, f"input {spec.name!r}")
     return array
-
-
-def check_range(array: Numpy, dtype: str, what: str) -> None:
-    """InputError, naming the first, for whole numbers that an integer dtype does not hold."""
-    low, high = (0, 1) if dtype == "bool" else (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
-    wrong = np.argwhere((array < low) | (array > high))
-    if len(wrong):
-        place = tuple(int(i) for i in wrong[0])
-        raise InputError(
-            f"{what} holds {array[place]} at {place}; the model takes {dtype}, which ends at {low} and {high}"
-        )
 
 
 def _words(value: Any) -> Numpy:
@@ -173,6 +176,9 @@ def baseline(
             f"of {count} rows for {count} samples may be either. Say which: References(array) for the set, or "
             "References(array[:, None], per_sample=True), or a function of the batch that returns it, for one each."
         )
+    for table, (spec, place) in zip(resolved.tables, plan.moved, strict=True):
+        if place in plan.table_sizes:
+            _check_ids(table, plan.table_sizes[place], f"the baseline of {spec.name!r}")
     if resolved.distribution and not method.takes_sets:
         raise BaselineError(
             f"method {method.name!r} takes one baseline for each sample, not References; "

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from ..backend import Backend, Traced
@@ -16,7 +17,7 @@ from ..methods import Method
 from ..methods.base import ModelShapes
 from ..run import Packages
 from ..run.call import Stats
-from ..spec import Baseline, Signature, TensorSpec
+from ..spec import STRING, Baseline, Signature, TensorSpec
 from . import mixing
 
 ALL = 1 << 40  # rows: each call is one package
@@ -44,7 +45,7 @@ class Options:
 class Plan:
     """A traced model with the program that explains it. Immutable, but for a cached baseline.
 
-    ``specs``: of the attributed values. ``places``: theirs among the inputs; None for a layer. ``loaded``: from
+    ``specs``: of the attributions. ``places``: theirs among the inputs; None for a layer. ``loaded``: from
     a file, without the model and without what operations need to be traced again.
     """
 
@@ -57,12 +58,20 @@ class Plan:
     loaded: bool = False
     fixed: dict[int, Baseline] = field(default_factory=dict)
 
+    @cached_property
+    def table_sizes(self) -> dict[int, int]:
+        """Of the inputs that are ids, by place: how many rows the table has that they pick from."""
+        sizes = {place: self.graph.table_size(value) for place, value in enumerate(self.graph.inputs)}
+        return {place: size for place, size in sizes.items() if size is not None}
+
     @property
     def moved(self) -> tuple[tuple[TensorSpec, int | None], ...]:
         """What has a baseline, with its place among the inputs: what is attributed, or all that rows move."""
-        if not self.packages.method.moves_inputs:
-            return tuple(zip(self.specs, self.places, strict=True))
-        return tuple((spec, place) for place, spec in enumerate(self.traced.signature.inputs) if spec.floating)
+        inputs = self.traced.signature.inputs
+        if self.packages.method.moves_inputs:
+            return tuple((spec, place) for place, spec in enumerate(inputs) if spec.floating)
+        pairs = zip(self.specs, self.places, strict=True)
+        return tuple((spec if place is None else inputs[place], place) for spec, place in pairs)
 
 
 def trace(
@@ -92,7 +101,7 @@ def trace(
             f"output {key!r} ({kind}) cannot be explained: it must be floating-point with the batch as its "
             f"first axis. Pick another with output=; there are {_outputs(traced.graph)}."
         )
-    wrt, places = _pick_wrt(graph, traced.signature, options.wrt)
+    wrt, places = _pick_wrt(graph, traced.signature, options.wrt, method)
     if rules is not None:
         _check_reached(graph, wrt, result)
     specs = tuple(
@@ -103,7 +112,14 @@ def trace(
     inputs = tuple(spec.sample_shape for spec in traced.signature.inputs if spec.floating)
     shapes = tuple(spec.sample_shape for spec in specs)
     method = method.fitted(ModelShapes(shapes, None in places, inputs, backend.channel_axis))
-    specs = tuple(replace(spec, shape=(None, *method.result_shape(spec.sample_shape))) for spec in specs)
+    specs = tuple(
+        replace(
+            spec,
+            shape=(None, *method.result_shape(spec.sample_shape)),
+            dtype=spec.dtype if spec.floating else kind.dtype,
+        )
+        for spec in specs
+    )
     if options.interacting:
         _check_alone(method, backend, options)
     else:
@@ -203,15 +219,20 @@ def _pick_output(graph: Graph, output: int | str | None) -> tuple[str, Value]:
     raise UnknownNameError.among("output or layer", output, [*known, *graph.scopes()])
 
 
-def _pick_wrt(graph: Graph, signature: Signature, wrt: Any) -> tuple[tuple[Value, ...], tuple[int | None, ...]]:
+def _pick_wrt(
+    graph: Graph, signature: Signature, wrt: Any, method: Method
+) -> tuple[tuple[Value, ...], tuple[int | None, ...]]:
     """The attributed values, with their places among the inputs (None for a layer's)."""
     if wrt is None:
         places = [i for i, spec in enumerate(signature.inputs) if spec.floating]
+        if not places and method.takes_integers:
+            places = [i for i, spec in enumerate(signature.inputs) if spec.dtype != STRING]
         if not places:
             layers = [path for path in graph.scopes() if "embed" in path.lower()] or graph.scopes()
             raise InputError(
                 f"no input is floating-point ({signature}), so none can be attributed. Give wrt= a layer, such as "
-                f"an embedding: {', '.join(layers[:8])}"
+                f"an embedding: {', '.join(layers[:8])}; or take a method that removes features, such as "
+                "'feature_ablation'"
             )
         return tuple(graph.inputs[i] for i in places), tuple(places)
     wanted = list(wrt) if isinstance(wrt, (list, tuple)) else [wrt]
@@ -231,8 +252,10 @@ def _pick_wrt(graph: Graph, signature: Signature, wrt: Any) -> tuple[tuple[Value
                 "input", item, signature.names, "Give names or positions of inputs, or one layer."
             )
     for place in places:
-        if not signature.inputs[place].floating:
+        spec = signature.inputs[place]
+        if not spec.floating and (spec.dtype == STRING or not method.takes_integers):
             raise InputError(
-                f"input {signature.inputs[place]} is not floating-point; attribute a layer behind it with wrt="
+                f"input {spec} is not floating-point, which {method.name!r} needs; attribute a layer behind it with "
+                "wrt=, or take a method that removes features, such as 'feature_ablation'"
             )
     return tuple(graph.inputs[i] for i in places), tuple(places)

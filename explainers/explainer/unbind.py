@@ -128,7 +128,7 @@ class Results:
         specs = self.plan.specs
         lead = self.plan.packages.output_shape if call.target.kind == "all" else ()
         shapes = [(*lead, 0, *spec.sample_shape) for spec in specs]
-        dtypes = ["float32" if spec.dtype == "bfloat16" else spec.dtype for spec in specs]
+        dtypes = [self.plan.packages.host_dtype(value) for value in self.plan.packages.program.wrt]
         arrays = [np.zeros(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
         return [self._finished(i, array) for i, array in enumerate(arrays)]
 

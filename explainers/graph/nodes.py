@@ -206,6 +206,17 @@ class Graph:
         squashes = node.function in (Function.SOFTMAX, Function.LOG_SOFTMAX, Function.SIGMOID)
         return node.inputs[0] if squashes else value
 
+    def table_size(self, ids: Value) -> int | None:
+        """How many rows the smallest table has from which ``ids`` themselves pick; None where they pick from none."""
+        sizes = []
+        for node in self.nodes:
+            if node.function is Function.EMBEDDING and ids in node.inputs[1:]:
+                shape = self.output(node.inputs[0]).shape
+                whole = (*self.output(ids).shape, *shape[1:])
+                if shape and shape[0] is not None and node.outputs[0].shape == whole:
+                    sizes.append(shape[0])
+        return min(sizes, default=None)
+
     def scopes(self) -> list[str]:
         """All modules that computed something, in order of first use."""
         return list(dict.fromkeys(module for node in self.nodes for module in node.modules))

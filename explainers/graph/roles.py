@@ -48,6 +48,7 @@ class Function(str, enum.Enum):  # noqa: UP042 - Python 3.10 has no StrEnum
     IDENTITY = "identity"  # passes a difference, though it stops a derivative
     ARITHMETIC = "arithmetic"  # a univariate power, root, exponential or logarithm: no activation
     BIVARIATE = "bivariate"  # an elementwise function of two active tensors
+    EMBEDDING = "embedding"  # gather, rows of a table by ids
     OWN_DERIVATIVE = "own_derivative"  # opaque, its derivative being the model's own
 
     __str__ = str.__str__

@@ -100,6 +100,11 @@ class Method(Stored, data=False):
         return attribution
 
     @property
+    def takes_integers(self) -> bool:
+        """Whether whole numbers and booleans may be attributed: ids, categories, pixels of one byte."""
+        return False
+
+    @property
     def checks_samples(self) -> bool:
         """Whether :meth:`check` looks at the samples, which are brought to the host for it."""
         return False

@@ -134,6 +134,10 @@ class Removal(Method, data=False):
     baseline: ClassVar[str] = "either"
     single: ClassVar[bool] = False
 
+    @property
+    def takes_integers(self) -> bool:
+        return True  # removed by selecting the baseline, never by multiplying
+
     def design(self, shapes: Shapes) -> Design:
         raise NotImplementedError
 

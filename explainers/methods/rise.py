@@ -50,6 +50,10 @@ class Rise(Removal):
         if self.axes is not None:
             object.__setattr__(self, "axes", tuple(self.axes))
 
+    @property
+    def takes_integers(self) -> bool:
+        return False  # masks are interpolated: an entry may keep a part of itself
+
     def design(self, shapes: Shapes) -> Design:
         return _Masks(shapes, self)
 

@@ -120,6 +120,12 @@ class Program:
     def _active(self) -> set[Value]:
         return self.graph.active(self.wrt)
 
+    @property
+    def row_dtype(self) -> str:
+        """Of the numbers of rows: that of what is attributed, or of the output where whole numbers are."""
+        kind = self.dtype(self.wrt[0])
+        return ACCUMULATE[kind if kind in ACCUMULATE else self.dtype(self.output)]
+
     def dtype(self, value: Value) -> str:
         return self.graph.output(value).dtype
 
@@ -150,7 +156,7 @@ class Program:
             shapes = [self.sample_shape(value) for value in self.wrt]
             own = self.design.placeholders() if self.design else self.method.placeholders(shapes)
             for name, (axis, shape, kind) in own.items():
-                dtype = ACCUMULATE[self.dtype(self.wrt[0])] if kind == "float" else kind
+                dtype = self.row_dtype if kind == "float" else kind
                 result.append(Placeholder(name, axis, shape, dtype))
         return tuple(result)
 

@@ -364,8 +364,9 @@ class Packages:
         return self._to_device(mask, self.mask_dtype)
 
     def host_dtype(self, value: Value) -> str:
-        """The numpy dtype that carries attributions of ``value``."""
-        return _host(self.program.dtype(value))
+        """The numpy dtype that carries attributions of ``value``: that of the output, where it is whole numbers."""
+        floating = self.program.graph.output(value).floating
+        return _host(self.program.dtype(value)) if floating else self.mask_host_dtype
 
     def _check_input(self, array: Array, what: str, start: int, count: int) -> None:
         if isinstance(array, np.ndarray):

@@ -9,8 +9,7 @@ import numpy as np
 import orjson
 
 from ..errors import InputError
-from ..explainer.bind import check_range
-from ..spec import Numpy, TensorSpec
+from ..spec import Numpy, TensorSpec, check_range
 
 NUMBERS = {int, float}
 DEEPEST = 32  # axes of an array

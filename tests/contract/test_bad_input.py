@@ -174,7 +174,7 @@ def test_several_outputs_need_a_choice(label: str) -> None:
     inputs = found.case.given(found.case.draw(2, "float32"))
     with pytest.raises(errors.TargetError, match=r"several outputs; pick one with output=.*'hidden'.*'logits'"):
         Explainer.compile(found.model, "gradient", inputs=inputs)
-    with pytest.raises(errors.UnknownNameError, match=r"unknown output 'logit'.*'?logits"):
+    with pytest.raises(errors.UnknownNameError, match=r"unknown output or layer 'logit'.*'?logits"):
         Explainer.compile(found.model, "gradient", inputs=inputs, output="logit")
 
 
@@ -267,7 +267,9 @@ def test_integers_cannot_be_attributed(label: str) -> None:
     inputs = found.case.given(found.case.draw(2, "float32"))
     with pytest.raises(errors.InputError, match=r"no input is floating-point.*wrt= a layer.*embeddings"):
         Explainer.compile(found.model, "gradient", inputs=inputs)
-    with pytest.raises(errors.InputError, match=r"not floating-point; attribute a layer behind it"):
+    with pytest.raises(
+        errors.InputError, match=r"which 'gradient' needs; attribute a layer behind it"
+    ):
         Explainer.compile(found.model, "gradient", inputs=inputs, wrt=0)
 
 

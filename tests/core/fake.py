@@ -75,6 +75,7 @@ class FakeBackend:
     ahead: tuple[str, ...] = ()
     forward_only = False
     files = True
+    channel_axis = 0
     largest_package = 1024
 
     def __init__(self, memory: int = 10**9) -> None:

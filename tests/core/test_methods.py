@@ -15,12 +15,13 @@ from explainers.methods.removal import feature_maps, spread
 def test_public_names() -> None:
     assert explainers.__all__ == [
         "Candidate", "Comparison", "Explainer", "Explanation", "References", "Scheduler", "Signature", "TensorSpec",
-        "compare", "errors", "methods",
+        "compare", "errors", "genomics", "methods",
     ]  # fmt: skip
     assert methods.__all__ == [
-        "ELRP", "ISM", "LRP", "Deconvnet", "DeepLift", "DeepLiftShap", "ExactShapley", "FeatureAblation", "Gradient",
-        "GradientShap", "GuidedBackprop", "InputXGradient", "IntegratedGradients", "KernelShap", "Lime", "Method",
-        "Occlusion", "Perturbation", "Rise", "Saliency", "ShapleySampling", "SmoothGrad", "Zero", "resolve",
+        "ELRP", "ISM", "LRP", "Deconvnet", "DeepLift", "DeepLiftShap", "ExactShapley", "FeatureAblation", "GradCam",
+        "Gradient", "GradientShap", "GuidedBackprop", "GuidedGradCam", "InputXGradient", "IntegratedGradients",
+        "InternalInfluence", "KernelShap", "LayerConductance", "Lime", "Method", "Occlusion", "Perturbation", "Rise",
+        "Saliency", "ShapleySampling", "SmoothGrad", "Zero", "resolve",
     ]  # fmt: skip
 
 
