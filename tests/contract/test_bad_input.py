@@ -267,9 +267,7 @@ def test_integers_cannot_be_attributed(label: str) -> None:
     inputs = found.case.given(found.case.draw(2, "float32"))
     with pytest.raises(errors.InputError, match=r"no input is floating-point.*wrt= a layer.*embeddings"):
         Explainer.compile(found.model, "gradient", inputs=inputs)
-    with pytest.raises(
-        errors.InputError, match=r"which 'gradient' needs; attribute a layer behind it"
-    ):
+    with pytest.raises(errors.InputError, match=r"which 'gradient' needs; attribute a layer behind it"):
         Explainer.compile(found.model, "gradient", inputs=inputs, wrt=0)
 
 
