@@ -120,7 +120,7 @@ def compile(
     ] = None,
     baseline: Annotated[str | None, typer.Option(help="A number, or @file.npy: one sample.")] = None,
     references: Annotated[str | None, typer.Option(help="@file.npy: a set of baselines, (B, …).")] = None,
-    wrt: Annotated[list[str] | None, typer.Option(help="What is attributed: inputs, or one layer.")] = None,
+    wrt: Annotated[list[str] | None, typer.Option(help="What is attributed: inputs, or layers.")] = None,
     model_output: Annotated[str | None, typer.Option(help="Which of several outputs is explained.")] = None,
     backend: Annotated[str | None, typer.Option(help="torch or tensorflow; by default from the model.")] = None,
     engine: Annotated[str, typer.Option(help="torchscript, inductor, eager, graph, xla …")] = "auto",

@@ -165,9 +165,10 @@ class Explainer:
         inputs: example arrays or TensorSpecs (one, a tuple, or a dict by name), to trace a model now
             that does not carry its signature; otherwise it is traced at the first call. Of tables (pandas, polars,
             Arrow) the names of columns are kept: later tables are read by name, arrays by place.
-        wrt: what is attributed: input names or positions, or the path of a layer, whose output is
+        wrt: what is attributed: input names or positions, or paths of layers, whose outputs are
             then attributed. Default: every floating-point input.
-        output: which of several outputs, by key or position.
+        output: which of several outputs, by key or position; or the path of a layer, whose units are
+            then explained.
         baseline: the default baseline: a number, one sample, one per sample, References, a callable.
         backend: ``"torch"``, ``"tensorflow"`` or ``"numpy"``; by default from the model's type.
         engine: one of the backend's engines; ``"auto"`` takes its default.

@@ -15,6 +15,7 @@ from ..errors import InputError, TargetError, UnknownNameError
 from ..graph import Function, Graph, Role, Value
 from ..methods import Method
 from ..methods.base import ModelShapes
+from ..program.walk import nested
 from ..run import Packages
 from ..run.call import Stats
 from ..spec import STRING, Baseline, Signature, TensorSpec
@@ -162,7 +163,7 @@ def _with_columns(traced: Signature, given: Signature) -> Signature:
 
 def _check_alone(method: Method, backend: Backend, options: Options) -> None:
     """Samples that see one another have a derivative of all outputs together, and nothing else that is theirs."""
-    if not method.single or (method.rule_set is not None and method.rule_set.contrast):
+    if not method.single or _compares(method):
         raise InputError(
             f"interacting=True is for methods of one evaluation a sample, such as 'gradient'; {method.name!r} would "
             "mix the samples of a batch with rows that it makes itself"
@@ -236,26 +237,45 @@ def _pick_wrt(
             )
         return tuple(graph.inputs[i] for i in places), tuple(places)
     wanted = list(wrt) if isinstance(wrt, (list, tuple)) else [wrt]
-    if len(wanted) == 1 and isinstance(wanted[0], str) and wanted[0] not in signature.names:
-        if wanted[0].removesuffix("@0") in graph.scopes():
-            values = graph.layer(wanted[0])
-            return values, tuple(None for _ in values)
-        raise UnknownNameError.among("input or layer", wanted[0], [*signature.names, *graph.scopes()])
-    places = []
+    found: list[tuple[Value, int | None]] = []
     for item in wanted:
-        if isinstance(item, str) and item in signature.names:
-            places.append(signature.names.index(item))
-        elif isinstance(item, int) and not isinstance(item, bool) and 0 <= item < len(signature.inputs):
-            places.append(item)
+        if isinstance(item, str) and item not in signature.names and item.removesuffix("@0") in graph.scopes():
+            found += [(value, None) for value in graph.layer(item)]
         else:
-            raise UnknownNameError.among(
-                "input", item, signature.names, "Give names or positions of inputs, or one layer."
-            )
-    for place in places:
-        spec = signature.inputs[place]
-        if not spec.floating and (spec.dtype == STRING or not method.takes_integers):
-            raise InputError(
-                f"input {spec} is not floating-point, which {method.name!r} needs; attribute a layer behind it with "
-                "wrt=, or take a method that removes features, such as 'feature_ablation'"
-            )
-    return tuple(graph.inputs[i] for i in places), tuple(places)
+            place = _input_place(graph, signature, item, method)
+            found.append((graph.inputs[place], place))
+    values = tuple(value for value, _ in found)
+    if len(set(values)) < len(values):
+        raise InputError(f"wrt={wrt!r} names the same values twice")
+    rules = method.rule_set
+    apart = rules is None or rules.elementary or not (method.single or method.moves_inputs)
+    if len(wanted) > 1 and apart and nested(graph, values):
+        raise InputError(
+            f"wrt={wrt!r} names layers one behind the other, which {method.name!r} cannot attribute together: it moves "
+            "them, or joins what lies between. Compile an explainer for each, or take a method of one derivative, such "
+            "as 'gradient'"
+        )
+    return values, tuple(place for _, place in found)
+
+
+def _compares(method: Method) -> bool:
+    return method.rule_set is not None and method.rule_set.contrast
+
+
+def _input_place(graph: Graph, signature: Signature, item: Any, method: Method) -> int:
+    """The place of the input that ``item`` names or numbers, which the method can attribute."""
+    if isinstance(item, str) and item in signature.names:
+        place = signature.names.index(item)
+    elif isinstance(item, int) and not isinstance(item, bool) and 0 <= item < len(signature.inputs):
+        place = item
+    else:
+        raise UnknownNameError.among(
+            "input or layer", item, [*signature.names, *graph.scopes()], "Give names or positions of inputs, or layers."
+        )
+    spec = signature.inputs[place]
+    if not spec.floating and (spec.dtype == STRING or not method.takes_integers):
+        raise InputError(
+            f"input {spec} is not floating-point, which {method.name!r} needs; attribute a layer behind it with wrt=, "
+            "or take a method that removes features, such as 'feature_ablation'"
+        )
+    return place

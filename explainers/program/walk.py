@@ -88,8 +88,13 @@ class Program:
     def path(self) -> frozenset[str]:
         """Names of the nodes that the walk visits: between ``wrt`` and the output."""
         active = self.graph.active(self.wrt)
-        needed = self.graph.needed([self.output], self.wrt)
+        needed = self.graph.needed([self.output], () if self.nested else self.wrt)
         return frozenset(n.name for n in self.graph if n.name in needed and any(v in active for v in n.values))
+
+    @cached_property
+    def nested(self) -> bool:
+        """Whether some of ``wrt`` are computed from others: layers one behind the other."""
+        return nested(self.graph, self.wrt)
 
     @cached_property
     def walked(self) -> tuple[Node, ...]:
@@ -100,7 +105,7 @@ class Program:
     def promises(self) -> bool:
         """Whether the rules make attributions add up: all operations on the path conserve relevance."""
         rules = self.rules
-        if rules is None or self.stabilizer > 1e-4:
+        if rules is None or self.nested or self.stabilizer > 1e-4:
             return False
         kinds = {rules.exactness(self.graph, node, active_places(node, self._active)) for node in self.walked}
         return kinds == {"conserving"}
@@ -234,7 +239,7 @@ class Program:
         return evaluate(ops, self.graph, weights, inputs, (self.output, *self.wrt), walked, self.wrt)
 
     def _walked(self, node: Node) -> bool:
-        return node.name in self.path and node.role is not Role.INPUT and not set(node.values) & set(self.wrt)
+        return node.name in self.path and any(value in self._active for value in node.inputs)
 
     def walk(self, ops: Ops, values: Mapping[Value, Array], pullbacks: Mapping[str, Any], mask: Array) -> list[Array]:
         """Carry ``mask``, the message at the output, back to ``wrt`` by the rules."""
@@ -387,6 +392,12 @@ def evaluate(
             results = rewrite_regions.evaluate(ops, node, arrays)
         values.update(zip(node.values, results, strict=True))
     return values, pullbacks
+
+
+def nested(graph: Graph, wrt: Sequence[Value]) -> bool:
+    """Whether some of the values ``wrt`` are computed from others."""
+    behind = [value for value in wrt if graph.moved(set(wrt) - {value}) & {value}]
+    return bool(behind)
 
 
 def active_places(node: Node, active: Container[Value]) -> tuple[int, ...]:

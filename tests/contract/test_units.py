@@ -308,3 +308,53 @@ def test_a_layer_with_several_outputs_or_calls() -> None:
         Explainer.compile(Twice(), "gradient", inputs=x, output="same")
     explain = Explainer.compile(Twice(), "gradient", inputs=x, output="same@0")
     assert explain(x, target=2).shape == x.shape
+
+
+# --- several layers at once ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["gradient", "input_x_gradient", "guided_backprop", methods.LayerConductance(3)])
+def test_several_layers_at_once(residual: Any, method: Any) -> None:
+    """Layers one behind the other, and the input, each as it is attributed alone."""
+    model, x = residual
+    places = ["body.stem", "body.branches.1", *([] if isinstance(method, methods.LayerConductance) else ["input"])]
+    names = [Explainer.compile(model, "gradient", inputs=x).signature.names[0] if p == "input" else p for p in places]
+    explain = Explainer.compile(model, method, inputs=x, wrt=names)
+    together = explain(x, target=4)
+    assert isinstance(together, tuple)
+    for name, found in zip(names, together, strict=True):
+        alone = Explainer.compile(model, method, inputs=x, wrt=name)(x, target=4)
+        np.testing.assert_allclose(found, alone, rtol=1e-9, atol=1e-12 * abs(alone).max())
+    file = io.BytesIO()
+    explain.save(file)
+    for found, again in zip(together, Explainer.load(file.getvalue())(x, target=4), strict=True):
+        np.testing.assert_allclose(again, found, atol=1e-12)
+    assert explain.stats.incomplete == 0
+
+
+def test_several_layers_that_a_method_moves(residual: Any) -> None:
+    """Beside one another they may be moved; one behind the other they hide one another."""
+    model, x = residual
+    for method in ("integrated_gradients", "deeplift", "lrp", "feature_ablation"):
+        with pytest.raises(InputError, match="one behind the other"):
+            Explainer.compile(model, method, inputs=x, wrt=["body.stem", "body.branches.1"])
+    with pytest.raises(InputError, match="same values twice"):
+        Explainer.compile(model, "gradient", inputs=x, wrt=["body.stem", "body.stem"])
+
+    class Two(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = torch.nn.Embedding(5, 4), torch.nn.Embedding(6, 3)
+
+        def forward(self, a: Any, b: Any, c: Any) -> Any:
+            x, y = torch.tanh(torch.cat([self.first(a), c], 1)), torch.tanh(self.second(b))
+            return (x[:, :3] * y + x[:, 3:]).sum(1, keepdim=True)
+
+    torch.manual_seed(0)
+    pair, c = Two(), np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
+    a, b = np.array([0, 3, 4]), np.array([5, 1, 2])
+    explain = Explainer.compile(pair, "deeplift", inputs=(a, b, c), wrt=["first", "c", "second"], strict=True)
+    first, of_c, second = explain(a, b, c, target=0)
+    assert (first.shape, of_c.shape, second.shape) == ((3, 4), (3, 2), (3, 3))
+    total = first.sum(1) + of_c.sum(1) + second.sum(1)
+    np.testing.assert_allclose(total, explain.predict(a, b, c)[:, 0], atol=1e-6)
