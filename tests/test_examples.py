@@ -66,7 +66,7 @@ def test_nothing_was_traced_again(demo: tuple[str, Path]) -> None:
 
 
 def test_complete_methods_are_complete(demo: tuple[str, Path]) -> None:
-    largest = {"integrated_gradients": 0.1, "deeplift": 1e-4, "deeplift_shap": 1e-4}
+    largest = {"integrated_gradients": 0.25, "deeplift": 1e-4, "deeplift_shap": 1e-4}
     largest |= {"shapley_sampling": 1e-4, "kernel_shap": 1e-4}
     gaps = {(found["backend"], found["method"]): found["gap"] for found in LINE.finditer(demo[0])}
     for (_, method), gap in gaps.items():

@@ -23,7 +23,7 @@ from torch.export import ExportedProgram
 from explainers.errors import ArtifactError, InputError
 from explainers.graph import Value
 
-from . import kernel
+from . import kernel, verify
 from .trace import _TRACING
 
 NEEDS, SUFFIX = "aot.json", ".aot.pt2"
@@ -89,15 +89,25 @@ def _package(name: str, program: ExportedProgram) -> bytes:
     """The package of one program, for any number of rows."""
     from torch._inductor import aoti_compile_and_package
 
-    program.example_inputs = (tuple(map(_example, _holders(program))), {})
-    try:
+    examples = tuple(map(_example, _holders(program)))
+    program.example_inputs = (examples, {})
+
+    def package(options: dict[str, Any]) -> bytes:
         with _TRACING, warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
             warnings.simplefilter("ignore")
             path = Path(folder, f"{name}.pt2")
-            aoti_compile_and_package(
-                program, package_path=str(path), inductor_configs={"aot_inductor.embed_kernel_binary": True}
-            )
-            made = path.read_bytes()
+            configs = {"aot_inductor.embed_kernel_binary": True, **options}
+            aoti_compile_and_package(program, package_path=str(path), inductor_configs=configs)
+            return path.read_bytes()
+
+    graph, arguments = program.module(check_guards=False), verify.probe(examples, 0)
+    device = examples[0].device
+    try:
+        made = package({})
+        if not verify.agrees(Package(made, device), graph, arguments, 0):
+            made = package(verify.WITHOUT_VECTORS)
+            if not verify.agrees(Package(made, device), graph, arguments, 0):
+                raise RuntimeError("what it makes of the program gives other numbers than the program")
     except Exception as error:
         raise ArtifactError(
             f"AOTInductor of torch {torch.__version__} cannot compile the program {name!r} ({type(error).__name__}: "

@@ -25,7 +25,7 @@ from explainers.backend import Program, Size, Traced
 from explainers.errors import ExplainersError, InputError, TraceError
 from explainers.graph import Value
 
-from . import ops, recurrent
+from . import ops, recurrent, verify
 from .simplify import make_functional, simplify
 from .trace import _TRACING, _trace_error
 
@@ -226,14 +226,19 @@ def _static(graph: fx.GraphModule, program: Program, traced: Traced, engine: str
         lead = _lead(holder, rows)
         kind = getattr(torch, holder.dtype)
         examples.append(torch.zeros((*lead, *holder.shape), dtype=kind, device=traced.device))
-    native = _inductor(graph, examples) if engine == "inductor" else _capture(graph, examples)
+    if engine == "inductor":
+        native = verify.compiled(
+            lambda options: _inductor(graph, examples, options), graph, examples, len(traced.weights)
+        )
+    else:
+        native = _capture(graph, examples)
     return StaticKernel(native, graph, traced.weights)
 
 
-def _inductor(graph: fx.GraphModule, examples: list[torch.Tensor]) -> Any:
+def _inductor(graph: fx.GraphModule, examples: list[torch.Tensor], options: dict[str, Any]) -> Any:
     from torch._inductor import compile as inductor
 
-    return inductor(graph, examples)
+    return inductor(graph, examples, options=options)
 
 
 def _capture(graph: fx.GraphModule, examples: list[torch.Tensor]) -> Any:

@@ -228,12 +228,14 @@ def test_other_engines_say_which_can(backend: str, engine: str, tmp_path: Path) 
     assert not os.listdir(tmp_path)
 
 
-def test_a_machine_without_a_compiler_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_a_compiler_says_so(tmp_path: Path) -> None:
     from torch._inductor import config
 
     explain = saved(MLP, "saliency", aot=False)[0]
-    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
-    with pytest.raises(ArtifactError, match=r"compiles with a C\+\+ compiler, and there is none.*Install g\+\+"):
+    with (
+        config.patch({"cpp.cxx": ("no-such-compiler",)}),
+        pytest.raises(ArtifactError, match=r"compiles with a C\+\+ compiler, and there is none.*Install g\+\+"),
+    ):
         explain.save(tmp_path / "x.explainer", aot=True)
     assert not os.listdir(tmp_path)
 
