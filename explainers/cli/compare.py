@@ -13,9 +13,9 @@ import typer
 
 from .. import tables
 from ..backend import named
-from ..comparing import Candidate
-from ..comparing import compare as compared
-from ..comparing.candidates import PEERS, Question
+from ..compare import Candidate
+from ..compare import compare as compared
+from ..compare.candidates import PEERS, Question
 from ..errors import InputError, UnknownNameError
 from ..file import writing
 from ..methods import Method

@@ -14,8 +14,8 @@ import numpy as np
 
 from .. import methods, tables
 from ..backend import find
-from ..comparing.model_names import check
-from ..comparing.model_names import model as named
+from ..compare.model_names import check
+from ..compare.model_names import model as named
 from ..errors import ArtifactError, InputError, UnknownNameError
 from ..file import container
 from ..methods import Method
@@ -24,7 +24,7 @@ from .files import read, read_array, read_value
 
 
 def model(text: str) -> Any:
-    """The model that ``text`` names: see :func:`explainers.comparing.model_names.model`."""
+    """The model that ``text`` names: see :func:`explainers.compare.model_names.model`."""
     checked(text)
     return named(text)
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from explainers import Candidate, Comparison, Explainer, References, compare, errors, methods
 from explainers.cli import compare as _  # noqa: F401 - adds its command
 from explainers.cli.commands import app
-from explainers.comparing import peers
+from explainers.compare import peers
 
 from .subjects import METHODS, case
 

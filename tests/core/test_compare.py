@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,8 +17,8 @@ import numpy as np
 import pytest
 
 from explainers import Candidate, Comparison, Explainer, References, compare, errors, methods
-from explainers.comparing import agreement, candidates, processes
-from explainers.comparing.locating import Parting, Place, Record, _by_layers, _by_nodes
+from explainers.compare import agreement, candidates, processes
+from explainers.compare.locating import Parting, Place, Record, _by_layers, _by_nodes
 
 X = np.random.default_rng(0).normal(size=(5, 4))
 W = np.random.default_rng(1).normal(size=(4, 3))
@@ -35,6 +38,33 @@ def ablation(model: Any = linear, name: str | None = None, **options: Any) -> Ca
 
 def compared(*given: Any, **options: Any) -> Comparison:
     return compare(list(given), X, target=1, **{"seconds": 0, **options})
+
+
+# --- the name of the function and of its package ---------------------------------------------
+
+CALL = "assert explainers.compare([ablation], x, target=0, seconds=0)"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("import explainers.compare.peers", CALL, "explainers.compare.peers.CAPTUM"),
+        (CALL, "import explainers.compare.peers", CALL, "explainers.compare.peers.CAPTUM"),
+        ("from explainers.compare import compare", "assert compare([ablation], x, target=0, seconds=0)", CALL),
+        (CALL, "from explainers import compare", "assert compare([ablation], x, target=0, seconds=0)"),
+    ],
+)
+def test_compare_is_callable_before_and_after_its_modules_are_imported(lines: tuple[str, ...]) -> None:
+    head = (
+        "import numpy as np", "import explainers", "from explainers.explainer.api import Explainer",
+        "x = np.ones((1, 2))", "ablation = Explainer.compile(lambda x: x, 'feature_ablation', inputs=x)",
+    )  # fmt: skip
+    subprocess.run([sys.executable, "-c", "\n".join((*head, *lines))], check=True, timeout=100)
+
+
+def test_compare_has_the_signature_and_the_docstring_of_its_function() -> None:
+    assert next(iter(inspect.signature(compare).parameters)) == "candidates"
+    assert "Raises" in (compare.__doc__ or "")
 
 
 # --- measures --------------------------------------------------------------------------------

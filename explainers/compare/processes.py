@@ -77,7 +77,7 @@ def _sent(value: Any) -> Any:
 def _run(folder: Path, candidates: Sequence[Candidate], timeout: float) -> list[dict[str, Any]]:
     paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
     environment = {**os.environ, "PYTHONPATH": paths, "KERAS_BACKEND": candidates[0].keras_backend}
-    command = [sys.executable, "-m", "explainers.comparing.child", str(folder)]
+    command = [sys.executable, "-m", "explainers.compare.child", str(folder)]
     what = f"the process of candidate {str(candidates[0])!r}"
     try:
         done = subprocess.run(

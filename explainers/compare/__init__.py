@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import sys
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 from ..errors import ExplainersError, InputError
@@ -103,3 +106,15 @@ def _named(outcomes: list[Outcome], names: Sequence[str | None]) -> list[Outcome
         used.add(name)
         found.append(dataclasses.replace(some, measured=dataclasses.replace(m, name=name)))
     return found
+
+
+class _CallablePackage(ModuleType):
+    """``explainers.compare`` is this package, which the import system sets there; a call runs :func:`compare`."""
+
+    __call__ = staticmethod(compare)
+    __signature__ = inspect.signature(compare)
+
+
+_package = sys.modules[__name__]
+_package.__class__ = _CallablePackage
+_package.__doc__ = compare.__doc__

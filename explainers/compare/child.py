@@ -1,4 +1,4 @@
-"""The other process: ``python -m explainers.comparing.child folder`` answers the question in the folder."""
+"""The other process: ``python -m explainers.compare.child folder`` answers the question in the folder."""
 
 from __future__ import annotations
 
