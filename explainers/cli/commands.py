@@ -234,12 +234,12 @@ def run(
         checksums = {name: member.sha256 for name, member in container.read_manifest(file).members.items()}
         what = {"members": checksums, "set": setting, "nonfinite": allow_nonfinite, "columns": columns}
         key = files.fingerprint(inputs, {**given, **what})
-        into = files.Output(output, key, restart, overwrite, [*inputs, file])
+        into = files.OutputFile(output, key, restart, overwrite, [*inputs, file])
         _run(explain, arrays, given, into, block, allow_nonfinite)
 
 
 def _run(
-    explain: Explainer, arrays: dict[str, Any], given: dict[str, Any], into: files.Output, block: int | None,
+    explain: Explainer, arrays: dict[str, Any], given: dict[str, Any], into: files.OutputFile, block: int | None,
     allow_nonfinite: bool,
 ) -> None:  # fmt: skip
     inputs = bound(explain, arrays)

@@ -86,7 +86,7 @@ def _told(value: Any) -> Any:
     return hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest() if isinstance(value, np.ndarray) else value
 
 
-class Output:
+class OutputFile:
     """One array for each attributed value, filled from the first sample on; takes up where it was interrupted.
 
     Until it is finished, what is known lies in the folder ``….part`` beside it. Nothing that was there is touched:

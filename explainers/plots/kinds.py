@@ -15,7 +15,7 @@ LONG = 4  # times as long as the other axis: a signal
 
 
 @dataclass(frozen=True)
-class Kind:
+class PlotKind:
     """How to draw a panel.
 
     size: (width, height) of its axes in inches. shown: the numbers that are drawn; the largest of all panels is the
@@ -33,17 +33,17 @@ class Kind:
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("image", image.size, image.shown, image.draw, (0.0, 0.1), True),
-        Kind("logo", logo.size, logo.shown, logo.draw, (0.65, 0.5), False),
-        Kind("tokens", tokens.size, tokens.shown, tokens.draw, (0.0, 0.15), True),
-        Kind("bars", bars.size, bars.shown, bars.draw, (2.3, 0.5), False),
-        Kind("waterfall", bars.size_waterfall, bars.shown_waterfall, bars.draw_waterfall, (2.55, 0.5), False),
-        Kind("curves", curves.size, curves.shown, curves.draw, (0.95, 0.5), True),
+        PlotKind("image", image.size, image.shown, image.draw, (0.0, 0.1), True),
+        PlotKind("logo", logo.size, logo.shown, logo.draw, (0.65, 0.5), False),
+        PlotKind("tokens", tokens.size, tokens.shown, tokens.draw, (0.0, 0.15), True),
+        PlotKind("bars", bars.size, bars.shown, bars.draw, (2.3, 0.5), False),
+        PlotKind("waterfall", bars.size_waterfall, bars.shown_waterfall, bars.draw_waterfall, (2.55, 0.5), False),
+        PlotKind("curves", curves.size, curves.shown, curves.draw, (0.95, 0.5), True),
     )
 }
 
 
-def resolve(name: str, panel: Panel, view: View) -> Kind:
+def resolve(name: str, panel: Panel, view: View) -> PlotKind:
     """The kind of this name; ``"auto"`` goes by the sample's shape and values (see ``Explanation.plot``)."""
     if name == "auto":
         return KINDS[_fitting(panel, view)]

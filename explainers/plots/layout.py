@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..explainer.explanation import Explanation
 from . import canvas, image
 from .canvas import MARGIN, Sheet
-from .kinds import Kind, resolve
+from .kinds import PlotKind, resolve
 from .view import Panel, View, largest, number, panels
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ HEAD = 0.36
 GAP = 0.22
 BAR = 0.14  # a colour bar's width; its numbers take LABELS more
 LABELS = 0.85
-Placed = tuple[Kind, Panel]
+Placed = tuple[PlotKind, Panel]
 
 
 def samples(lines: Sequence[Sequence[Placed]], view: View, head: str, scale: float) -> Picture:
@@ -51,7 +51,7 @@ def samples(lines: Sequence[Sequence[Placed]], view: View, head: str, scale: flo
     return sheet.figure(alt_text(lines, view))
 
 
-def _extent(kind: Kind, panel: Panel, view: View, several: bool) -> tuple[float, float]:
+def _extent(kind: PlotKind, panel: Panel, view: View, several: bool) -> tuple[float, float]:
     """Width and height of a panel with its title, ticks and labels."""
     (width, height), (left, below) = kind.size(panel, view), kind.margins
     title = canvas.wrapped(_title(panel, several), left + width)
@@ -65,7 +65,7 @@ def _title(panel: Panel, several: bool) -> str:
 
 
 def _panel(
-    sheet: Sheet, at: tuple[float, float], kind: Kind, panel: Panel, view: View, several: bool, scale: float
+    sheet: Sheet, at: tuple[float, float], kind: PlotKind, panel: Panel, view: View, several: bool, scale: float
 ) -> None:
     (width, height), (left, below) = kind.size(panel, view), kind.margins
     x, y = at
