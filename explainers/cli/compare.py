@@ -58,7 +58,7 @@ def compare(
             raise InputError("give --baseline or --references, not both")
         given = sources.baseline(references or baseline)
         given = References(given) if references else given
-        asked = Question.of(_inputs(files.read(inputs)), sources.target(target), given, seed, seconds).plain()
+        asked = Question.of(_inputs(files.read(inputs)), sources.target(target), given, seed, seconds).with_arrays()
         found = compared(
             _candidates(model, _listed(methods), _listed(backends), _listed(engines), setting or []), asked.inputs,
             target=asked.target, baseline=asked.baseline, seed=seed, tolerance=tolerance, seconds=seconds,

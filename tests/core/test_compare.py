@@ -93,7 +93,7 @@ def agreement_of(x: Any, y: Any) -> agreement.Pair:
 
     def outcome(name: str, array: Any) -> Any:
         measured = SimpleNamespace(name=name)
-        return SimpleNamespace(measured=measured, attributions=(np.asarray(array),), same_method=lambda other: True)
+        return SimpleNamespace(measurement=measured, attributions=(np.asarray(array),), same_method=lambda other: True)
 
     return agreement._pair(outcome("x", x), outcome("y", y), top=min(3, np.shape(x)[1]))
 
@@ -323,7 +323,7 @@ def test_values_pass_through_files_and_nothing_else(tmp_path: Path) -> None:
     given = Candidate("absent:model", methods.Occlusion(window=(1, 2)), "torch", name="n", baseline=X[0])
     processes.write(tmp_path, "q", processes._question("measure", [given], question), "it")
     task, (back,), again = processes.question_in(processes.read(tmp_path, "q"))
-    assert (task, back.method, back.name, back.elsewhere) == ("measure", given.method, "n", False)
+    assert (task, back.method, back.name, back.in_other_process) == ("measure", given.method, "n", False)
     np.testing.assert_array_equal(back.options["baseline"], X[0])
     np.testing.assert_array_equal(again.baseline.array, X)
     np.testing.assert_array_equal(again.inputs["a"], X)
@@ -332,7 +332,7 @@ def test_values_pass_through_files_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_some_samples_keep_what_is_each_ones() -> None:
-    question = candidates.Question.of((X, X[:, :2]), [0, 1, 2, 1, 0], (X[0], X[:, :2]), 3, 0.0).some([4, 1], (3,))
+    question = candidates.Question.of((X, X[:, :2]), [0, 1, 2, 1, 0], (X[0], X[:, :2]), 3, 0.0).subset([4, 1], (3,))
     assert question.target.tolist() == [0, 1]
     assert question.baseline[0].shape == (4,)
     np.testing.assert_array_equal(question.baseline[1], X[[4, 1], :2])
@@ -350,8 +350,8 @@ def test_a_mask_for_all_is_one_though_there_are_as_many_samples_as_outputs() -> 
 def test_integers_of_the_shape_of_two_output_axes_are_a_mask() -> None:
     weights = np.array([[1, 0, 2], [0, -1, 0]])
     question = candidates.Question.of(X[:2], weights, None, 0, 0.0)
-    assert question.some([1], (2, 3)).target is question.target
-    assert question.some([1], (4, 5, 6)).target.tolist() == [[0, -1, 0]]  # an index a sample
+    assert question.subset([1], (2, 3)).target is question.target
+    assert question.subset([1], (4, 5, 6)).target.tolist() == [[0, -1, 0]]  # an index a sample
 
 
 # --- where they part -------------------------------------------------------------------------
