@@ -66,7 +66,7 @@ def test_there_are_many_messages() -> None:
 def test_no_message_calls_python(command: str) -> None:
     known = words.options(command)
     for text in messages():
-        spoken = words.spoken(text, known)
+        spoken = words.for_command(text, known)
         assert not PYTHON.search(spoken) or any(model in text for model in ABOUT_THE_MODEL), (text, spoken)
         for option in re.findall(r"(?<![-\w])--([a-z][a-z-]*)", spoken):
             assert f"--{option}" in OPTIONS, (text, spoken)
@@ -102,4 +102,4 @@ def test_no_message_calls_python(command: str) -> None:
     ],
 )  # fmt: skip
 def test_words(text: str, command: str, expected: str) -> None:
-    assert words.spoken(text, words.options(command)) == expected
+    assert words.for_command(text, words.options(command)) == expected
