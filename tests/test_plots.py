@@ -145,7 +145,7 @@ def test_channels_are_summed() -> None:
     x = samples(2, 3, 5, 6)
     first, last = explained(x), explained(x.transpose(0, 2, 3, 1))
     view = View()
-    chosen = plots.KINDS["image"].shown
+    chosen = plots.KINDS["image"].drawn_scores
     np.testing.assert_allclose(chosen(panels(first, view)[0][0], view), first.attributions[0].sum(axis=0), rtol=1e-5)
     np.testing.assert_allclose(chosen(panels(last, view)[0][0], view), last.attributions[0].sum(axis=-1), rtol=1e-5)
     many = explained(samples(2, 7, 8, 9))
@@ -160,7 +160,7 @@ def test_a_logo_has_the_letters_of_the_sequence() -> None:
     found = explained(x)
     (panel,) = panels(found, View())[0]
     assert "".join(logo._letters(panel, View())) == "".join("ACGT"[k] for k in x[0].argmax(axis=1))
-    np.testing.assert_allclose(logo.shown(panel, View()), (found.attributions[0] * x[0]).sum(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(logo.drawn_scores(panel, View()), (found.attributions[0] * x[0]).sum(axis=1), rtol=1e-5)
     transposed = panels(explained(x.transpose(0, 2, 1)), View())[0][0]
     assert logo._letters(transposed, View()) == logo._letters(panel, View())
 
