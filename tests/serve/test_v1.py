@@ -228,7 +228,7 @@ def test_predictions_take_no_other_parameters(server: Live) -> None:
     body = {"instances": ONE, "parameters": {"target": 1}}
     answer = server.post("/v1/models/saliency:predict", json=body)
     assert answer.status_code == 400
-    assert "takes the parameter 'timeout' only" in answer.json()["error"]
+    assert "takes only the parameter 'timeout'" in answer.json()["error"]
 
 
 def test_a_body_of_mebibytes_is_explained_off_the_event_loop(server: Live) -> None:
