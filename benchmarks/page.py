@@ -1,4 +1,4 @@
-"""The results of a run as Markdown, put between the marks of a page.
+"""Write the results of a run as Markdown between the marks of a page.
 
     python -m benchmarks.run --json results.json
     python -m benchmarks.page results.json             # into docs/benchmarks.md
@@ -35,12 +35,12 @@ def section(run: Mapping[str, Any]) -> str:
 
 
 def filled(page: str, runs: Iterable[Mapping[str, Any]]) -> str:
-    """The page with the runs' results in the place of those between its marks."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    """The page with the text between its marks replaced by the runs' results."""
+    before, begin, after_begin = page.partition(BEGIN)
+    _, end, after_end = after_begin.partition(END)
     if not begin or not end:
         raise ValueError(f"the page has no {BEGIN} … {END}")
-    return "\n".join([before + BEGIN, "", *map(section, runs), END + after])
+    return "\n".join([before + BEGIN, "", *map(section, runs), END + after_end])
 
 
 def main() -> None:
@@ -48,8 +48,8 @@ def main() -> None:
     parser.add_argument("results", type=Path, help="what python -m benchmarks.run --json wrote")
     parser.add_argument("--page", type=Path, default=PAGE)
     args = parser.parse_args()
-    found = json.loads(args.results.read_text(encoding="utf-8"))
-    text = filled(args.page.read_text(encoding="utf-8"), found.get("runs", [found]))
+    results = json.loads(args.results.read_text(encoding="utf-8"))
+    text = filled(args.page.read_text(encoding="utf-8"), results.get("runs", [results]))
     args.page.write_text(text, encoding="utf-8")
 
 
