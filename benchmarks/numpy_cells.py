@@ -34,11 +34,11 @@ def cell(name: str, method: str, batch: int, seconds: float) -> Line:
     predict = RandomForestClassifier(random_state=0).fit(x, y).predict_proba
     calls: list[Any] = []
 
-    def recorded(rows: Any) -> Any:
+    def record_call(rows: Any) -> Any:
         calls.append(rows.copy())
         return predict(rows)
 
-    Explainer.compile(recorded, VALUES[method], inputs=x[:1], baseline=x.mean(0))(x[:batch], target=1)
+    Explainer.compile(record_call, VALUES[method], inputs=x[:1], baseline=x.mean(0))(x[:batch], target=1)
     parts = calls[1:]  # the first call determines the output's shape
     explain = Explainer.compile(predict, VALUES[method], inputs=x[:1], baseline=x.mean(0))
     candidates = {

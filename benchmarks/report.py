@@ -87,7 +87,7 @@ def mark(value: float, goal: float | None) -> str:
     return f" ≤ {goal} met" if value <= goal else f" **> {goal} missed**"
 
 
-def missed(lines: list[Line]) -> str:
+def missed_summary(lines: list[Line]) -> str:
     """How many goals are met, and a list of those that are missed."""
     goal_count, missed_goals = 0, []
     for line in lines:

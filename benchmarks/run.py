@@ -23,7 +23,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from .report import HEAD, REMOVAL, RULE, SMALL, Line, mark, missed, table_row
+from .report import HEAD, REMOVAL, RULE, SMALL, Line, mark, missed_summary, table_row
 from .timing import machine
 
 MODELS = ("mlp", "cnn", "dilated", "bert", "resnet50", "forest")
@@ -116,7 +116,7 @@ def run_backend(backend: str, args: argparse.Namespace) -> dict[str, Any]:
     if backend == "torch" and "shapley_sampling" in args.methods:
         share = cells.one_against_many(args.seconds)
         print(f"\nRows/s of one sample with 2,016 perturbations over 63 with 32 each: {share:.2f}")
-    print(f"\n{missed(lines)}\n", flush=True)
+    print(f"\n{missed_summary(lines)}\n", flush=True)
     return {"about": about, "lines": [line.record() for line in lines], "overhead_microseconds": dict(extra)}
 
 

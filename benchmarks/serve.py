@@ -157,7 +157,7 @@ def serve(kind: str, port: int) -> None:
 
 
 @contextmanager
-def served(kind: str) -> Iterator[tuple[int, psutil.Process]]:
+def running_server(kind: str) -> Iterator[tuple[int, psutil.Process]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
@@ -226,10 +226,10 @@ def is_correct(request: PoolRequest, body: bytes) -> bool:
     return scores.shape == expected.shape and bool(np.abs(scores - expected).max() <= 1e-4 * np.abs(expected).max())
 
 
-def loaded(kind: str, requests: list[PoolRequest], count: int, seconds: float) -> dict[str, Any]:
+def measure_load(kind: str, requests: list[PoolRequest], count: int, seconds: float) -> dict[str, Any]:
     """Throughput, latency, errors and memory of a server under the load of ``count`` clients."""
     context = multiprocessing.get_context("spawn")
-    with served(kind) as (port, process):
+    with running_server(kind) as (port, process):
         ours = kind != "captum"
         run(context, port, requests, count, min(3.0, seconds), False, lambda: None)  # warm
         memory = process.memory_info().rss
@@ -320,7 +320,7 @@ def beside(seconds: float) -> list[tuple[str, tuple[float, float]]]:
     request = PoolRequest(
         "saliency", x, [1], None, orjson.dumps({"instances": x.tolist(), "parameters": {"target": 1}})
     )
-    with served("batched") as (port, _):
+    with running_server("batched") as (port, _):
         small(port, request, 1)
         latencies = [("alone", quantiles(small(port, request, seconds)))]
         for kind, title in (("steps", "40 instances × 250 steps"), ("instances", "10,000 instances, binary")):
@@ -354,7 +354,7 @@ def main() -> None:
     print("| server | requests/s | rows/s | of offline | by CPU | errors | retraces | fill | RSS MiB | p50 / p99 ms |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for kind in arguments.kinds:
-        results = loaded(kind, requests, arguments.clients, arguments.seconds)
+        results = measure_load(kind, requests, arguments.clients, arguments.seconds)
         speed = "– | – | –"
         if results["rows"] is not None:
             speed = f"{results['rows']:,.0f} | {results['rows'] / rows:.2f} | {results['by_cpu'] / by_cpu:.2f}"

@@ -58,7 +58,7 @@ class Candidate:
             check(self.model)
         if process and not isinstance(self.model, str):
             raise InputError(
-                f"a process of its own needs a model that it can find: a .keras or .pt2 file, the folder of a "
+                f"a separate process needs a model that it can load: a .keras or .pt2 file, the folder of a "
                 f"SavedModel, 'package.module:name' or 'file.py:name'; got {type(model).__name__}"
             )
 

@@ -84,7 +84,7 @@ class Comparison:
             raise InputError("name two candidates, or none for the worst pair")
         pair = self.worst if left is None or right is None else self.pair(left, right)
         if pair is None:
-            raise InputError("there is one candidate only: nothing parts")
+            raise InputError("there is only one candidate, so there is nothing to locate")
         places = list(dict.fromkeys([pair.sample, *range(min(self.samples, 3))]))
         sides = [(name, self._candidate_by_name[name]) for name in (pair.left, pair.right)]
         limit = self.tolerance if tolerance is None else tolerance

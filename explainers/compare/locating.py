@@ -90,7 +90,7 @@ def record(candidate: AnyCandidate, question: Question) -> Record:
     """Compile the candidate if it is not an Explainer, and run it once to record activations and messages."""
     runner = compile_candidate(candidate, open_model(candidate), question)
     if not isinstance(runner, ExplainerRunner):
-        raise InputError(f"{runner.method} is a peer, which has no graph of this library to walk")
+        raise InputError(f"{runner.method} is a method of another library, which has no graph to compare")
     recording = run_and_record(runner.explain, question.inputs, **runner.arguments(question))
     return _record(runner.backend, recording)
 

@@ -73,7 +73,7 @@ def _candidates(comparison: Comparison) -> str:
         _row(row.title, list(cells))
         for row, cells in zip(comparison.candidates, comparison.candidates.numeric(), strict=True)
     ]
-    caption = "gap: largest incompleteness, relative. one, all: latency of a call with one sample and with all."
+    caption = "gap: largest relative completeness gap. one, all: latency of a call with one sample and with all."
     return "<h2>Candidates</h2>" + _table(caption, ("candidate", *comparison.candidates.numbers), rows)
 
 
@@ -81,7 +81,7 @@ def _pairs(comparison: Comparison) -> str:
     rows = []
     for pair, line in zip(comparison.pairs, comparison.pairs.cells(medians=True), strict=True):
         rows.append(_row(line[:2], list(line[2:]), pair.verdict(comparison.tolerance)))
-    caption = "Of each measure the worst sample's value, and the median over samples in brackets."
+    caption = "Each measure has the value of the worst sample, and the median over samples in brackets."
     return "<h2>Pairs</h2>" + _table(caption, ("pair", *comparison.pairs.shown[2:]), rows)
 
 

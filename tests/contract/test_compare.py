@@ -237,7 +237,7 @@ def test_captum(peer: str, options: dict[str, Any]) -> None:
     gap = comparison.candidates[0].gap
     if peer in ("DeepLift", "IntegratedGradients"):
         assert row.gap == pytest.approx(gap, abs=1e-3)
-    with pytest.raises(errors.InputError, match=r"'right'.*peer"):
+    with pytest.raises(errors.InputError, match=r"'right'.*another library"):
         comparison.locate()
 
 

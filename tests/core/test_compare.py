@@ -208,7 +208,7 @@ def test_one_candidate_is_only_measured() -> None:
     assert comparison.worst is None
     assert comparison.agrees()
     assert "1 candidate" in str(comparison)
-    with pytest.raises(errors.InputError, match="one candidate only"):
+    with pytest.raises(errors.InputError, match="only one candidate"):
         comparison.locate()
 
 
@@ -310,7 +310,7 @@ def test_it_is_drawn(comparison: Comparison, tmp_path: Path) -> None:
         (lambda: compared(ablation(), baseline=References(X)).pair("a", "b"), errors.UnknownNameError, "'a'"),
         (lambda: compared(ablation()).locate("a"), errors.InputError, "two candidates, or none"),
         (lambda: Candidate(linear, "deeplifft"), errors.UnknownNameError, "deeplift"),
-        (lambda: Candidate(linear, "deeplift", process=True), errors.InputError, "process of its own"),
+        (lambda: Candidate(linear, "deeplift", process=True), errors.InputError, "separate process"),
         (lambda: Candidate("nowhere", "deeplift"), errors.InputError, "no model 'nowhere'"),
         (lambda: compared(Candidate("absent:model", "saliency")), errors.InputError, "no module 'absent'"),
     ],
