@@ -1,4 +1,4 @@
-"""What a saved explainer costs: compile, save and load in seconds, and bytes on disk.
+"""The cost of saved explainers: seconds to compile, save and load, and bytes on disk.
 
     python -m benchmarks.artifacts --models mlp,cnn --methods saliency,deeplift
 
@@ -20,9 +20,9 @@ from .models import subject
 
 
 def timed(call: Callable[[], Any]) -> tuple[Any, float]:
-    began = time.perf_counter()
+    start = time.perf_counter()
     result = call()
-    return result, time.perf_counter() - began
+    return result, time.perf_counter() - start
 
 
 def main() -> None:
@@ -44,8 +44,8 @@ def line(name: str, method: str, path: Path) -> str:
     explain, compiling = timed(lambda: Explainer.compile(item.model, method, inputs=item.inputs(2), wrt=item.wrt))
     _, saving = timed(lambda: explain.save(path))
     _, loading = timed(lambda: Explainer.load(path))
-    own = sum(t.numel() * t.element_size() for t in (*item.model.parameters(), *item.model.buffers()))
-    sizes = f"{path.stat().st_size / 1e6:.2f} | {own / 1e6:.2f}"
+    weight_bytes = sum(t.numel() * t.element_size() for t in (*item.model.parameters(), *item.model.buffers()))
+    sizes = f"{path.stat().st_size / 1e6:.2f} | {weight_bytes / 1e6:.2f}"
     return f"| {name} | {method} | {compiling:.2f} | {saving:.2f} | {loading:.3f} | {sizes} |"
 
 

@@ -1,4 +1,4 @@
-"""The models that are timed, with random weights."""
+"""The timed models, with random weights."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ LARGE_BATCH = {"dilated": 4, "bert": 4, "resnet50": 4}  # elsewhere 32
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, and f as a function of what is attributed (for a layer: of that layer's output)."""
+    """A model, and f as a function of the attributed value (the input, or the output of a layer)."""
 
     title: str
     model: nn.Module
     inputs: Callable[[int], tuple[Tensor, ...]]
     wrt: str | None = None
-    attributed: Callable[..., Tensor] | None = None  # inputs → what is attributed
+    attributed: Callable[..., Tensor] | None = None  # inputs → attributed value
     rest: Callable[..., Tensor] | None = None  # (attributed, *inputs) → f
 
     def point(self, *inputs: Tensor) -> Tensor:
-        """What is attributed, as a tensor."""
+        """The attributed value as a tensor."""
         with torch.no_grad():
             return inputs[0] if self.attributed is None else self.attributed(*inputs)
 
@@ -121,13 +121,13 @@ def bert() -> Subject:
 
 def subject(name: str) -> Subject:
     torch.manual_seed(0)
-    found: dict[str, Callable[[], Any]] = {
+    subjects: dict[str, Callable[[], Any]] = {
         "mlp": lambda: Subject("MLP 784-1024-1024-10", mlp(), lambda n: (torch.randn(n, 784),)),
         "cnn": lambda: Subject("LeNet 28×28", LeNet(), lambda n: (torch.randn(n, 1, 28, 28),)),
         "dilated": lambda: Subject("dilated CNN 4×2114", Dilated(), lambda n: (torch.randn(n, 4, 2114),)),
         "bert": bert,
         "resnet50": lambda: Subject("ResNet-50 224²", resnet50(), lambda n: (torch.randn(n, 3, 224, 224),)),
     }
-    result: Subject = found[name]()
+    result: Subject = subjects[name]()
     result.model.eval().requires_grad_(False)
     return result

@@ -1,4 +1,4 @@
-"""What is timed on plain callables: the explainer, and bare calls of ``predict_proba`` on the same rows."""
+"""The timed candidates on plain callables: the explainer, and bare calls of ``predict_proba`` on the same rows."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def cell(name: str, method: str, batch: int, seconds: float) -> Line:
     predict = RandomForestClassifier(random_state=0).fit(x, y).predict_proba
     calls: list[Any] = []
 
-    def recorded(rows: Any) -> Any:
+    def record_call(rows: Any) -> Any:
         calls.append(rows.copy())
         return predict(rows)
 
-    Explainer.compile(recorded, VALUES[method], inputs=x[:1], baseline=x.mean(0))(x[:batch], target=1)
-    parts = calls[1:]  # the first one found out the output's shape
+    Explainer.compile(record_call, VALUES[method], inputs=x[:1], baseline=x.mean(0))(x[:batch], target=1)
+    parts = calls[1:]  # the first call determines the output's shape
     explain = Explainer.compile(predict, VALUES[method], inputs=x[:1], baseline=x.mean(0))
     candidates = {
         "forward": lambda: [predict(part) for part in parts],

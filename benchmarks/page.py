@@ -1,4 +1,4 @@
-"""The results of a run as Markdown, put between the marks of a page.
+"""Write the results of a run as Markdown between the marks of a page.
 
     python -m benchmarks.run --json results.json
     python -m benchmarks.page results.json             # into docs/benchmarks.md
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .report import HEAD, RULE, Line, mark, missed, table_row
+from .report import HEAD, RULE, Line, mark, missed_summary, table_row
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
@@ -31,16 +31,16 @@ def section(run: Mapping[str, Any]) -> str:
         text += ["Python in a warm explain(x), over explain.native on prepared tensors:", ""]
         text += [f"- {what}: {us:.0f} µs{mark(us, OVERHEAD)}" for what, us in run["overhead_microseconds"].items()]
         text.append("")
-    return "\n".join([*text, missed(lines).replace("\n", "\n\n", 1), ""])
+    return "\n".join([*text, missed_summary(lines).replace("\n", "\n\n", 1), ""])
 
 
-def filled(page: str, runs: Iterable[Mapping[str, Any]]) -> str:
-    """The page with the runs' results in the place of those between its marks."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
+def fill_page(page: str, runs: Iterable[Mapping[str, Any]]) -> str:
+    """The page with the text between its marks replaced by the runs' results."""
+    before, begin, after_begin = page.partition(BEGIN)
+    _, end, after_end = after_begin.partition(END)
     if not begin or not end:
         raise ValueError(f"the page has no {BEGIN} … {END}")
-    return "\n".join([before + BEGIN, "", *map(section, runs), END + after])
+    return "\n".join([before + BEGIN, "", *map(section, runs), END + after_end])
 
 
 def main() -> None:
@@ -48,8 +48,8 @@ def main() -> None:
     parser.add_argument("results", type=Path, help="what python -m benchmarks.run --json wrote")
     parser.add_argument("--page", type=Path, default=PAGE)
     args = parser.parse_args()
-    found = json.loads(args.results.read_text(encoding="utf-8"))
-    text = filled(args.page.read_text(encoding="utf-8"), found.get("runs", [found]))
+    results = json.loads(args.results.read_text(encoding="utf-8"))
+    text = fill_page(args.page.read_text(encoding="utf-8"), results.get("runs", [results]))
     args.page.write_text(text, encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""A measured line, the ratios it should reach, and the table."""
+"""A line of the table: its measured times, and the ratios it should reach."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ REMOVAL = ("shapley_sampling", "occlusion", "kernel_shap", "feature_ablation")
 
 @dataclass(frozen=True)
 class Line:
-    """One model, method and batch size. ``times``: seconds of each candidate in each round."""
+    """One model, method and batch size. ``times``: the seconds of each candidate in each round."""
 
     backend: str
     model: str  # its short name
@@ -35,7 +35,7 @@ class Line:
         return median(self.times[name]) / median(self.times["forward"])
 
     def goals(self) -> tuple[float | None, float | None]:
-        """The ratios to reach: explain to peer and to hand; None: no goal."""
+        """The largest acceptable ratios of explain to peer and of explain to hand; None means no goal."""
         if self.method == "deeplift":
             return None, (1.6 if self.model == "bert" else 1.25)
         if self.method == "deeplift_shap":
@@ -53,19 +53,19 @@ class Line:
         return (0.75 if self.batch == 1 else None), 1.1
 
     def ratios(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-        """Explain to peer and to hand: median, lower and upper quartile over the rounds."""
+        """The ratios of explain to peer and to hand: median, lower and upper quartile over the rounds."""
         explain = self.times["explain"]
         return ratio(explain, self.times[self.peer]), ratio(explain, self.times["hand"])
 
     def cells(self) -> list[str]:
-        shown = [
-            f"{found:.2f} ({low:.2f}–{high:.2f}){mark(found, goal)}"
-            for (found, low, high), goal in zip(self.ratios(), self.goals(), strict=True)
+        ratios = [
+            f"{value:.2f} ({low:.2f}–{high:.2f}){mark(value, goal)}"
+            for (value, low, high), goal in zip(self.ratios(), self.goals(), strict=True)
         ]
         return [
             self.title, self.method, str(self.batch), str(self.package), str(len(self.times["explain"])),
             f"{median(self.times['forward']) * 1e3:.2f}", f"{self.passes('explain'):.2f}",
-            f"{self.passes(self.peer):.2f} {self.peer}", f"{self.passes('hand'):.2f}", *shown,
+            f"{self.passes(self.peer):.2f} {self.peer}", f"{self.passes('hand'):.2f}", *ratios,
         ]  # fmt: skip
 
     def record(self) -> dict[str, Any]:
@@ -87,12 +87,14 @@ def mark(value: float, goal: float | None) -> str:
     return f" ≤ {goal} met" if value <= goal else f" **> {goal} missed**"
 
 
-def missed(lines: list[Line]) -> str:
-    """How many goals there are, and each one that was not reached."""
-    goals, lost = 0, []
+def missed_summary(lines: list[Line]) -> str:
+    """How many goals are met, and a list of those that are missed."""
+    goal_count, missed_goals = 0, []
     for line in lines:
-        for (found, _, _), goal, other in zip(line.ratios(), line.goals(), (line.peer, "hand"), strict=True):
-            goals += goal is not None
-            if goal is not None and found > goal:
-                lost.append(f"- {line.title}, {line.method}, batch {line.batch}: {found:.2f} × {other}, goal {goal}")
-    return "\n".join([f"{goals - len(lost)} of {goals} goals met{'; missed:' if lost else '.'}", *lost])
+        for (value, _, _), goal, candidate in zip(line.ratios(), line.goals(), (line.peer, "hand"), strict=True):
+            goal_count += goal is not None
+            if goal is not None and value > goal:
+                where = f"{line.title}, {line.method}, batch {line.batch}"
+                missed_goals.append(f"- {where}: {value:.2f} × {candidate}, goal {goal}")
+    summary = f"{goal_count - len(missed_goals)} of {goal_count} goals met"
+    return "\n".join([summary + ("; missed:" if missed_goals else "."), *missed_goals])

@@ -1,14 +1,14 @@
-"""What an explanation costs, in forward passes of the same model on the same rows, beside its peers.
+"""The cost of explanations in forward passes of the same model on the same rows, compared with other libraries.
 
     python -m benchmarks.run --models mlp,cnn --methods saliency,integrated_gradients --seconds 6
 
 F: the time of a bare forward pass of the rows (N for saliency, N × 16 for integrated gradients) in the same packages.
 peer: Captum at its best setting (torch), the eager GradientTape (TensorFlow).
-Forward-only methods: F and hand are bare calls of the model on as many rows; the peer on numpy is just that.
+Forward-only methods: F and hand are bare calls of the model on as many rows, and so is the peer on numpy.
 DeepLIFT has a fixed reference (deeplift_shap: 20); its F and hand are a forward pass and a gradient of the batch alone.
 hand: autograd.grad (torch) or a tf.function with tf.gradients (TensorFlow) over the same rows in the same packages.
 All candidates of a line run interleaved in one process; costs are medians, ratios are medians over the rounds with
-their quartiles. Let nothing else run on the machine: ratios of calls below a millisecond suffer first.
+their quartiles. Run nothing else on the machine: it distorts the ratios of calls below a millisecond first.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from .report import HEAD, REMOVAL, RULE, SMALL, Line, mark, missed, table_row
+from .report import HEAD, REMOVAL, RULE, SMALL, Line, mark, missed_summary, table_row
 from .timing import machine
 
 MODELS = ("mlp", "cnn", "dilated", "bert", "resnet50", "forest")
@@ -35,15 +35,15 @@ BACKENDS = ("torch", "tensorflow", "numpy")
 def main() -> None:
     args = arguments()
     if len(args.backends) == 1:
-        found = [run_backend(args.backends[0], args)]
+        results = [run_backend(args.backends[0], args)]
     else:  # one process each: the frameworks' thread pools do not mix
-        found = [in_a_process(backend, args) for backend in args.backends]
+        results = [in_a_process(backend, args) for backend in args.backends]
     if args.json:
-        Path(args.json).write_text(json.dumps(found[0] if len(found) == 1 else {"runs": found}, indent=1))
+        Path(args.json).write_text(json.dumps(results[0] if len(results) == 1 else {"runs": results}, indent=1))
 
 
 def batches(backend: str, name: str, method: str, large: int) -> tuple[int, ...]:
-    """The batch sizes to time: DeepLIFT on torch, on some models, with a fixed reference; forward-only methods."""
+    """The batch sizes to time; empty for a method that is not timed on this backend and model."""
     if backend == "numpy":
         return (1, large) if method in ("shapley_sampling", "kernel_shap", "feature_ablation") else ()
     if method in REMOVAL:
@@ -70,13 +70,13 @@ def arguments() -> argparse.Namespace:
     return args
 
 
-def among(known: tuple[str, ...]) -> Any:
+def among(names: tuple[str, ...]) -> Any:
     def parse(text: str) -> list[str]:
-        given = [part for part in text.split(",") if part]
-        for part in given:
-            if part not in known:
-                raise argparse.ArgumentTypeError(f"unknown {part!r}; known: {', '.join(known)}")
-        return given
+        parts = [part for part in text.split(",") if part]
+        for part in parts:
+            if part not in names:
+                raise argparse.ArgumentTypeError(f"unknown {part!r}; known: {', '.join(names)}")
+        return parts
 
     return parse
 
@@ -116,7 +116,7 @@ def run_backend(backend: str, args: argparse.Namespace) -> dict[str, Any]:
     if backend == "torch" and "shapley_sampling" in args.methods:
         share = cells.one_against_many(args.seconds)
         print(f"\nRows/s of one sample with 2,016 perturbations over 63 with 32 each: {share:.2f}")
-    print(f"\n{missed(lines)}\n", flush=True)
+    print(f"\n{missed_summary(lines)}\n", flush=True)
     return {"about": about, "lines": [line.record() for line in lines], "overhead_microseconds": dict(extra)}
 
 

@@ -1,7 +1,7 @@
-"""A server under load, beside the same without batching, offline batches, and a handler of Captum's.
+"""A server under load, compared with a server without batching, offline batches, and a handler that calls Captum.
 
-``python -m benchmarks.serve [--seconds 60] [--clients 32]`` prints Markdown. Server and clients are processes of
-their own on this machine's loopback; every answer is compared with what was computed beforehand.
+``python -m benchmarks.serve [--seconds 60] [--clients 32]`` prints Markdown. Server and clients are separate processes
+that communicate over loopback; every answer is compared with attributions that were computed beforehand.
 """
 
 from __future__ import annotations
@@ -43,32 +43,34 @@ def model() -> torch.nn.Module:
 def explainers() -> dict[str, Explainer]:
     example = torch.zeros(1, 1, 28, 28)
     shapley = methods.ShapleySampling(permutations=PERMUTATIONS, groups=PATCHES)
-    chosen = {"saliency": "saliency", "integrated_gradients": "integrated_gradients", "shapley": shapley}
-    found = {name: Explainer.compile(model(), method, inputs=example) for name, method in chosen.items()}
-    for explain in found.values():
+    chosen_methods = {"saliency": "saliency", "integrated_gradients": "integrated_gradients", "shapley": shapley}
+    explainer_by_name = {
+        name: Explainer.compile(model(), method, inputs=example) for name, method in chosen_methods.items()
+    }
+    for explain in explainer_by_name.values():
         explain.warmup([1, 8, 64])
-    return found
+    return explainer_by_name
 
 
 # --- requests ----------------------------------------------------------------------------------
 
 
 @dataclass
-class Asked:
-    """A request with its answer."""
+class PoolRequest:
+    """A request with its expected answer."""
 
     name: str
     x: Any
     target: list[int]
     steps: int | None
     body: bytes
-    want: Any = None
+    expected: Any = None
 
 
-def pool() -> list[Asked]:
-    """A third of each method; 1–8 instances, random targets, 16–256 steps."""
+def pool() -> list[PoolRequest]:
+    """Requests to the three methods in turn, with 1–8 instances, random targets and 16–256 steps."""
     rng = np.random.default_rng(0)
-    found = []
+    requests = []
     for number in range(POOL):
         x = rng.random((int(rng.integers(1, 9)), 1, 28, 28), dtype=np.float32).round(4)
         name = ("saliency", "integrated_gradients", "shapley")[number % 3]
@@ -76,45 +78,46 @@ def pool() -> list[Asked]:
         steps = int(rng.choice([16, 32, 64, 128, 256])) if name == "integrated_gradients" else None
         parameters = {"target": target, **({"steps": steps} if steps else {})}
         body = orjson.dumps({"instances": x.tolist(), "parameters": parameters})
-        found.append(Asked(name, x, target, steps, body))
-    return found
+        requests.append(PoolRequest(name, x, target, steps, body))
+    return requests
 
 
 def at(explain: Explainer, steps: int | None) -> Explainer:
     return explain.replace(steps=steps) if steps else explain
 
 
-def offline(requests: list[Asked]) -> tuple[float, float]:
-    """Rows by wall and by CPU second of all instances of the pool, each method and step count as one batch.
+def offline(requests: list[PoolRequest]) -> tuple[float, float]:
+    """Rows per second of wall time and of CPU time, with one batch for each method and number of steps.
 
-    Fills in the answers.
+    Also sets the expected answers of the requests.
     """
-    found = explainers()
-    for asked in requests:
-        asked.want = at(found[asked.name], asked.steps)(asked.x, target=asked.target)
-    groups: dict[Any, list[Asked]] = {}
-    for asked in requests:
-        groups.setdefault((asked.name, asked.steps), []).append(asked)
+    explainer_by_name = explainers()
+    for request in requests:
+        request.expected = at(explainer_by_name[request.name], request.steps)(request.x, target=request.target)
+    groups: dict[Any, list[PoolRequest]] = {}
+    for request in requests:
+        groups.setdefault((request.name, request.steps), []).append(request)
     batches = [
-        (at(found[name], steps), np.concatenate([a.x for a in group]), [t for a in group for t in a.target])
+        (at(explainer_by_name[name], steps), np.concatenate([a.x for a in group]), [t for a in group for t in a.target])
         for (name, steps), group in groups.items()
     ]
-    best = best_of_cpu = 0.0
+    best_rate = best_cpu_rate = 0.0
     for _ in range(3):
-        before, began, cpu = sum(e.stats.rows for e in found.values()), time.perf_counter(), time.process_time()
+        before = sum(e.stats.rows for e in explainer_by_name.values())
+        start, cpu = time.perf_counter(), time.process_time()
         for explain, x, target in batches:
             explain.explanation(x, target=target)
-        rows = sum(e.stats.rows for e in found.values()) - before
-        best = max(best, rows / (time.perf_counter() - began))
-        best_of_cpu = max(best_of_cpu, rows / (time.process_time() - cpu))
-    return best, best_of_cpu
+        rows = sum(e.stats.rows for e in explainer_by_name.values()) - before
+        best_rate = max(best_rate, rows / (time.perf_counter() - start))
+        best_cpu_rate = max(best_cpu_rate, rows / (time.process_time() - cpu))
+    return best_rate, best_cpu_rate
 
 
 # --- servers -----------------------------------------------------------------------------------
 
 
 def captum_app() -> Any:
-    """What one writes without a library: a handler a method, a request at a time."""
+    """A handler as one would write it without this library: it answers one request at a time."""
     import captum.attr
     from fastapi import FastAPI
 
@@ -134,9 +137,9 @@ def captum_app() -> Any:
     @app.post("/v1/models/{name}:explain")
     def explain(name: str, body: dict[str, Any]) -> Any:
         x = torch.tensor(body["instances"])
-        found = attributions(name, x, body["parameters"])
+        scores = attributions(name, x, body["parameters"])
         with torch.no_grad():
-            return {"predictions": net(x).tolist(), "explanations": found.tolist()}
+            return {"predictions": net(x).tolist(), "explanations": scores.tolist()}
 
     return app
 
@@ -154,7 +157,7 @@ def serve(kind: str, port: int) -> None:
 
 
 @contextmanager
-def served(kind: str) -> Iterator[tuple[int, psutil.Process]]:
+def running_server(kind: str) -> Iterator[tuple[int, psutil.Process]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
@@ -192,40 +195,41 @@ def metric(port: int, name: str) -> float:
 
 
 def clients(
-    port: int, requests: list[Asked], count: int, seconds: float, check: bool, out: Any, seed: int, start: Any
+    port: int, requests: list[PoolRequest], count: int, seconds: float, check: bool, out: Any, seed: int, start: Any
 ) -> None:
-    """A process of ``count`` clients; puts (method, seconds, right) of each request."""
+    """Run ``count`` clients in this process; put (method, seconds, whether correct) of each request into ``out``."""
     start.wait()
-    found: list[tuple[str, float, bool]] = []
+    results: list[tuple[str, float, bool]] = []
 
     def client(number: int) -> None:
         rng = np.random.default_rng(seed * 1000 + number)
         connection = http.client.HTTPConnection("127.0.0.1", port)
         end = time.perf_counter() + seconds
         while time.perf_counter() < end:
-            asked = requests[int(rng.integers(len(requests)))]
-            began = time.perf_counter()
-            status, body = ask(connection, "POST", f"/v1/models/{asked.name}:explain", asked.body)
-            took = time.perf_counter() - began
-            found.append((asked.name, took, status == 200 and (not check or right(asked, body))))
+            request = requests[int(rng.integers(len(requests)))]
+            start_time = time.perf_counter()
+            status, body = ask(connection, "POST", f"/v1/models/{request.name}:explain", request.body)
+            seconds_taken = time.perf_counter() - start_time
+            results.append((request.name, seconds_taken, status == 200 and (not check or is_correct(request, body))))
 
     threads = [threading.Thread(target=client, args=(number,)) for number in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    out.put(found)
+    out.put(results)
 
 
-def right(asked: Asked, body: bytes) -> bool:
-    got = np.array(orjson.loads(body)["explanations"], np.float32)
-    return got.shape == asked.want.shape and bool(np.abs(got - asked.want).max() <= 1e-4 * np.abs(asked.want).max())
+def is_correct(request: PoolRequest, body: bytes) -> bool:
+    scores = np.array(orjson.loads(body)["explanations"], np.float32)
+    expected = request.expected
+    return scores.shape == expected.shape and bool(np.abs(scores - expected).max() <= 1e-4 * np.abs(expected).max())
 
 
-def loaded(kind: str, requests: list[Asked], count: int, seconds: float) -> dict[str, Any]:
-    """What a server does under the load of ``count`` clients."""
+def measure_load(kind: str, requests: list[PoolRequest], count: int, seconds: float) -> dict[str, Any]:
+    """Throughput, latency, errors and memory of a server under the load of ``count`` clients."""
     context = multiprocessing.get_context("spawn")
-    with served(kind) as (port, process):
+    with running_server(kind) as (port, process):
         ours = kind != "captum"
         run(context, port, requests, count, min(3.0, seconds), False, lambda: None)  # warm
         memory = process.memory_info().rss
@@ -234,22 +238,22 @@ def loaded(kind: str, requests: list[Asked], count: int, seconds: float) -> dict
             cpu, rows, traces = sum(process.cpu_times()[:2]), "explainers_rows_total", "explainers_traces"
             return [time.perf_counter(), cpu, *(metric(port, name) if ours else 0 for name in (rows, traces))]
 
-        found, before = run(context, port, requests, count, seconds, ours, state)
-        took, cpu, rows, retraces = (now - then for now, then in zip(state(), before, strict=True))
-        names = sorted({name for name, *_ in found})
+        results, before = run(context, port, requests, count, seconds, ours, state)
+        duration, cpu, rows, retraces = (now - then for now, then in zip(state(), before, strict=True))
+        names = sorted({name for name, *_ in results})
         return {
-            "kind": kind, "requests": len(found) / took, "errors": sum(not r for *_, r in found),
-            "retraces": int(retraces), "rows": rows / took if ours else None, "by_cpu": rows / cpu,
+            "kind": kind, "requests": len(results) / duration, "errors": sum(not r for *_, r in results),
+            "retraces": int(retraces), "rows": rows / duration if ours else None, "by_cpu": rows / cpu,
             "fill": metric(port, "explainers_package_fill ") if ours else None,
             "memory": (memory / 2**20, process.memory_info().rss / 2**20),
-            "latency": {name: quantiles([s for n, s, _ in found if n == name]) for name in names},
+            "latency": {name: quantiles([s for n, s, _ in results if n == name]) for name in names},
         }  # fmt: skip
 
 
 def run(
-    context: Any, port: int, requests: list[Asked], count: int, seconds: float, check: bool, state: Any
+    context: Any, port: int, requests: list[PoolRequest], count: int, seconds: float, check: bool, state: Any
 ) -> tuple[list[Any], Any]:
-    """What the clients found, and ``state()`` when they began."""
+    """The clients' results, and ``state()`` when they started."""
     out = context.Queue()
     shares = [count // PROCESSES + (number < count % PROCESSES) for number in range(PROCESSES)]
     start = context.Barrier(sum(map(bool, shares)) + 1)
@@ -262,10 +266,10 @@ def run(
         process.start()
     start.wait()
     before = state()
-    found = [entry for _ in processes for entry in out.get()]
+    results = [entry for _ in processes for entry in out.get()]
     for process in processes:
         process.join()
-    return found, before
+    return results, before
 
 
 def quantiles(seconds: list[float]) -> tuple[float, float]:
@@ -297,37 +301,39 @@ def large(port: int, kind: str, stop: Any) -> None:
             return
 
 
-def small(port: int, asked: Asked, seconds: float) -> list[float]:
+def small(port: int, request: PoolRequest, seconds: float) -> list[float]:
     connection = http.client.HTTPConnection("127.0.0.1", port)
-    found = []
+    latencies = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
-        began = time.perf_counter()
-        status, body = ask(connection, "POST", "/v1/models/saliency:explain", asked.body)
-        found.append(time.perf_counter() - began)
+        start = time.perf_counter()
+        status, body = ask(connection, "POST", "/v1/models/saliency:explain", request.body)
+        latencies.append(time.perf_counter() - start)
         assert status == 200, body[:300]
-    return found
+    return latencies
 
 
 def beside(seconds: float) -> list[tuple[str, tuple[float, float]]]:
     """Latencies of one-row saliency requests: alone, and beside four clients of large ones."""
     context = multiprocessing.get_context("spawn")
     x = np.random.default_rng(2).random((1, 1, 28, 28), dtype=np.float32).round(4)
-    asked = Asked("saliency", x, [1], None, orjson.dumps({"instances": x.tolist(), "parameters": {"target": 1}}))
-    with served("batched") as (port, _):
-        small(port, asked, 1)
-        found = [("alone", quantiles(small(port, asked, seconds)))]
+    request = PoolRequest(
+        "saliency", x, [1], None, orjson.dumps({"instances": x.tolist(), "parameters": {"target": 1}})
+    )
+    with running_server("batched") as (port, _):
+        small(port, request, 1)
+        latencies = [("alone", quantiles(small(port, request, seconds)))]
         for kind, title in (("steps", "40 instances × 250 steps"), ("instances", "10,000 instances, binary")):
             stop = context.Event()
-            others = [context.Process(target=large, args=(port, kind, stop)) for _ in range(4)]
-            for process in others:
+            large_clients = [context.Process(target=large, args=(port, kind, stop)) for _ in range(4)]
+            for process in large_clients:
                 process.start()
             time.sleep(4)
-            found.append((f"beside 4 clients of {title}", quantiles(small(port, asked, seconds))))
+            latencies.append((f"beside 4 clients of {title}", quantiles(small(port, request, seconds))))
             stop.set()
-            for process in others:
+            for process in large_clients:
                 process.join()
-    return found
+    return latencies
 
 
 # --- the report ----------------------------------------------------------------------------------
@@ -339,29 +345,29 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--kinds", nargs="*", default=["batched", "unbatched", "captum"])
     parser.add_argument("--only", nargs="*", help="methods of the mix; by default all three")
-    given = parser.parse_args()
-    requests = [asked for asked in pool() if not given.only or asked.name in given.only]
+    arguments = parser.parse_args()
+    requests = [request for request in pool() if not arguments.only or request.name in arguments.only]
     rows, by_cpu = offline(requests)
     print(
         f"offline, one large batch of each kind: {rows:,.0f} rows/s, {by_cpu:,.0f} rows for a CPU second\n", flush=True
     )
     print("| server | requests/s | rows/s | of offline | by CPU | errors | retraces | fill | RSS MiB | p50 / p99 ms |")
     print("|---|---|---|---|---|---|---|---|---|---|")
-    for kind in given.kinds:
-        found = loaded(kind, requests, given.clients, given.seconds)
+    for kind in arguments.kinds:
+        results = measure_load(kind, requests, arguments.clients, arguments.seconds)
         speed = "– | – | –"
-        if found["rows"] is not None:
-            speed = f"{found['rows']:,.0f} | {found['rows'] / rows:.2f} | {found['by_cpu'] / by_cpu:.2f}"
-        fill = "–" if found["fill"] is None else f"{found['fill']:.2f}"
-        latency = ", ".join(f"{name} {a:.0f} / {b:.0f}" for name, (a, b) in found["latency"].items())
-        memory = f"{found['memory'][0]:.0f} → {found['memory'][1]:.0f}"
+        if results["rows"] is not None:
+            speed = f"{results['rows']:,.0f} | {results['rows'] / rows:.2f} | {results['by_cpu'] / by_cpu:.2f}"
+        fill = "–" if results["fill"] is None else f"{results['fill']:.2f}"
+        latency = ", ".join(f"{name} {a:.0f} / {b:.0f}" for name, (a, b) in results["latency"].items())
+        memory = f"{results['memory'][0]:.0f} → {results['memory'][1]:.0f}"
         print(
-            f"| {kind} | {found['requests']:.1f} | {speed} | {found['errors']} | {found['retraces']} | {fill}"
+            f"| {kind} | {results['requests']:.1f} | {speed} | {results['errors']} | {results['retraces']} | {fill}"
             f" | {memory} | {latency} |",
             flush=True,
         )
     print("\n| one-row saliency | p50 ms | p99 ms |\n|---|---|---|")
-    for title, (middle, high) in beside(min(given.seconds, 20)):
+    for title, (middle, high) in beside(min(arguments.seconds, 20)):
         print(f"| {title} | {middle:.2f} | {high:.2f} |", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""What is timed on TensorFlow: the explainer, a ``tf.function`` by hand, the eager tape, the bare forward pass."""
+"""The timed candidates on TensorFlow: the explainer, a hand-written ``tf.function``, an eager tape, a forward pass."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def cell(name: str, method: str, batch: int, seconds: float) -> Line:
     explain = Explainer.compile(net, value)
     rows = batch if method == "saliency" else batch * STEPS
     package = min(rows, explain.stats.batch_size)
-    whole = np.repeat(x, rows // batch, 0)
-    parts = [tf.constant(whole[first : first + package]) for first in range(0, rows, package)]
-    given = tf.constant(x)
+    repeated = np.repeat(x, rows // batch, 0)
+    parts = [tf.constant(repeated[start : start + package]) for start in range(0, rows, package)]
+    tensor = tf.constant(x)
 
     def over(run: Callable[[Any], Any]) -> Callable[[], list[Any]]:
         return lambda: [run(part) for part in parts]
@@ -55,13 +55,13 @@ def cell(name: str, method: str, batch: int, seconds: float) -> Line:
     spec = [tf.TensorSpec((None, *x.shape[1:]), tf.float32)]
     candidates: dict[str, Callable[[], object]] = {
         "forward": over(tf.function(lambda z: net(z, training=False), input_signature=spec)),
-        "explain": lambda: explain(given, target=1),
+        "explain": lambda: explain(tensor, target=1),
         "hand": over(tf.function(by_hand(net, absolute), input_signature=spec)),
         "eager tape": over(by_tape(net, absolute)),
     }
     if absolute:
         expected = over(by_tape(net, True))()[0].numpy()
-        np.testing.assert_allclose(explain(given, target=1).numpy(), expected, rtol=1e-3, atol=1e-3 * expected.max())
+        np.testing.assert_allclose(explain(tensor, target=1).numpy(), expected, rtol=1e-3, atol=1e-3 * expected.max())
     title = {"mlp": "Keras MLP 784-1024-1024-10", "cnn": "Keras LeNet 28×28"}[name]
     return Line("tensorflow", name, title, method, batch, package, rounds(candidates, seconds))
 
@@ -86,7 +86,7 @@ def by_tape(net: Any, absolute: bool) -> Callable[[Any], Any]:
 
 
 def overhead(seconds: float) -> list[tuple[str, float]]:
-    """Microseconds of Python in a warm call: explain(x) less the compiled function on the same, prepared tensors."""
+    """Microseconds of Python in a warm call: the time of explain(x) minus that of its compiled function."""
     net = keras.Sequential([keras.Input((784,)), layers.Dense(8, "relu"), layers.Dense(10)])
     explain = Explainer.compile(net, "saliency")
     x = tf.random.normal((1, 784))
@@ -99,10 +99,10 @@ def overhead(seconds: float) -> list[tuple[str, float]]:
             "TensorFlow": lambda: explain(x, target=1),
             "native": lambda: native(*arguments),
         },
-        seconds, least=500,
+        seconds, least_rounds=500,
     )  # fmt: skip
     bare = float(np.median(times["native"]))
     return [
-        (f"saliency of one {given} sample", (float(np.median(times[given])) - bare) * 1e6)
-        for given in ("numpy", "TensorFlow")
+        (f"saliency of one {kind} sample", (float(np.median(times[kind])) - bare) * 1e6)
+        for kind in ("numpy", "TensorFlow")
     ]

@@ -1,4 +1,4 @@
-"""Interleaved rounds: each round runs every candidate once, so drift falls on all alike."""
+"""Interleaved timing: each round runs every candidate once, so that drift affects all of them alike."""
 
 from __future__ import annotations
 
@@ -12,29 +12,31 @@ Candidates = Mapping[str, Callable[[], object]]
 Rounds = dict[str, list[float]]  # seconds of each candidate in each round
 
 
-def rounds(candidates: Candidates, seconds: float, *, least: int = 9, most: int = 3000, warm: float = 0.3) -> Rounds:
+def rounds(
+    candidates: Candidates, seconds: float, *, least_rounds: int = 9, most_rounds: int = 3000, warm: float = 0.3
+) -> Rounds:
     """Times of each candidate over rounds that fill ``seconds``.
 
-    At least ``least`` rounds; where these would take 8 times as long, at least 3. Each candidate first runs for
-    ``warm`` seconds, at least 3 times: TorchScript specializes in its first runs. Then each round starts with the
-    next candidate, so that nobody always follows the same one.
+    There are at least ``least_rounds`` rounds, or at least 3 if they would take more than 8 times ``seconds``. Before
+    them, each candidate runs for ``warm`` seconds and at least 3 times, because TorchScript specializes in its first
+    runs. Each round starts with another candidate, so that no candidate always follows the same one.
     """
     for run in candidates.values():
-        began, runs = time.perf_counter(), 0
-        while runs < 3 or time.perf_counter() - began < warm:
+        start, runs = time.perf_counter(), 0
+        while runs < 3 or time.perf_counter() - start < warm:
             run()
             runs += 1
     order = list(candidates.items())
     times: Rounds = {name: [] for name in candidates}
-    began = time.perf_counter()
-    for done in range(most):
-        spent = time.perf_counter() - began
-        if spent >= seconds and (done >= least or (done >= 3 and spent >= 8 * seconds)):
+    start = time.perf_counter()
+    for count in range(most_rounds):
+        spent = time.perf_counter() - start
+        if spent >= seconds and (count >= least_rounds or (count >= 3 and spent >= 8 * seconds)):
             break
         for name, run in order:
-            start = time.perf_counter()
+            round_start = time.perf_counter()
             run()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(time.perf_counter() - round_start)
         order.append(order.pop(0))
     return times
 

@@ -1,4 +1,4 @@
-"""What is timed on torch: the explainer, Captum, ``autograd.grad`` by hand, the bare forward pass."""
+"""The timed candidates on torch: the explainer, Captum, hand-written ``autograd.grad``, the bare forward pass."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def cell(name: str, method: str, batch: int, seconds: float) -> Line:
 
 
 def deeplift(name: str, method: str, batch: int, seconds: float) -> Line:
-    """DeepLIFT with a fixed reference, or with several; F and the gradient by hand are of the batch itself."""
+    """DeepLIFT with one fixed reference or several; F and hand are for the batch itself."""
     item = subject(name)
     inputs = item.inputs(batch)
     point = item.point(*inputs)
@@ -71,8 +71,8 @@ def deeplift(name: str, method: str, batch: int, seconds: float) -> Line:
         against = references if several else torch.zeros_like(point[:1])
         candidates["Captum"] = lambda: peer.attribute(point, against, target=1)
         if name in SAME_AS_CAPTUM:
-            found, expected = candidates["explain"](), candidates["Captum"]().detach()
-            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(abs(expected).max()))
+            scores, expected = candidates["explain"](), candidates["Captum"]().detach()
+            torch.testing.assert_close(scores, expected, rtol=1e-3, atol=1e-3 * float(abs(expected).max()))
     else:
         candidates["gradient"] = candidates["hand"]  # no peer runs on it
     package = batch * REFERENCES if several else batch
@@ -80,7 +80,7 @@ def deeplift(name: str, method: str, batch: int, seconds: float) -> Line:
 
 
 def removal(name: str, method: str, batch: int, seconds: float) -> Line:
-    """Shapley sampling of 49 squares, 10 permutations; occlusion by 4 × 4, stride 2. F: the same rows, bare."""
+    """Shapley sampling of 49 squares with 10 permutations, or occlusion of 4 × 4 with stride 2. F: the same rows."""
     item = subject(name)
     (x,) = item.inputs(batch)
     image = x.reshape(batch, 1, 28, 28)
@@ -115,18 +115,21 @@ def removal(name: str, method: str, batch: int, seconds: float) -> Line:
 
         return run
 
-    most = 169 if method == "occlusion" else 50
-    settings = [n for n in (1, 4, 16, 64, most) if n <= most and n * batch <= 4096]
+    most_at_once = 169 if method == "occlusion" else 50
+    settings = [n for n in (1, 4, 16, 64, most_at_once) if n <= most_at_once and n * batch <= 4096]
     captum = {f"Captum, {n} at once": by_captum(n) for n in settings}
-    best = min(captum, key=lambda key: median(rounds({key: captum[key]}, 0.5, least=2, warm=0)[key]))
-    candidates = {"forward": forward, "explain": lambda: explain(image, target=1), best: captum[best], "hand": forward}
+    best_setting = min(captum, key=lambda key: median(rounds({key: captum[key]}, 0.5, least_rounds=2, warm=0)[key]))
+    candidates = {
+        "forward": forward, "explain": lambda: explain(image, target=1), best_setting: captum[best_setting],
+        "hand": forward,
+    }  # fmt: skip
     if method == "occlusion":
-        torch.testing.assert_close(candidates["explain"](), captum[best](), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(candidates["explain"](), captum[best_setting](), rtol=1e-3, atol=1e-4)
     return Line("torch", name, item.title, method, batch, package, rounds(candidates, seconds))
 
 
 def check(candidates: dict[str, Callable[[], Any]], method: str) -> None:
-    """The candidates must compute the same, else their times say nothing."""
+    """Check that all candidates compute the same result, so that their times are comparable."""
     results = {key: run() for key, run in candidates.items() if key != "forward"}
     if method == "saliency":
         results["hand"] = torch.cat(results["hand"])
@@ -139,9 +142,9 @@ def check(candidates: dict[str, Callable[[], Any]], method: str) -> None:
 
 
 def packages(point: Tensor, inputs: tuple[Tensor, ...], rows: int, size: int) -> list[tuple[Tensor, ...]]:
-    """The rows (each sample's together) of the point and of the inputs, ``size`` at a time."""
-    whole = [array.repeat_interleave(rows // len(point), 0) for array in (point, *inputs)]
-    return list(zip(*(array.split(size) for array in whole), strict=True))
+    """The repeated rows of the point and of the inputs (each sample's together), in parts of ``size``."""
+    repeated = [array.repeat_interleave(rows // len(point), 0) for array in (point, *inputs)]
+    return list(zip(*(array.split(size) for array in repeated), strict=True))
 
 
 def by_forward(item: Subject, point: Tensor, inputs: tuple[Tensor, ...], rows: int, size: int) -> Callable[[], object]:
@@ -174,20 +177,20 @@ def by_hand(
 def by_captum(
     item: Subject, method: str, point: Tensor, inputs: tuple[Tensor, ...], package: int
 ) -> dict[str, Callable[[], object]]:
-    """Captum at each of its sensible settings; the best one counts."""
+    """Captum with each of its sensible settings, of which the fastest is compared."""
     from captum.attr import IntegratedGradients, Saliency
 
     f: Any = item.model if item.rest is None else item.f
-    more = None if item.rest is None else inputs
+    extra_inputs = None if item.rest is None else inputs
     if method == "saliency":
         saliency, leaf = Saliency(f), point.clone().requires_grad_()
-        return {"Captum": lambda: saliency.attribute(leaf, target=1, abs=True, additional_forward_args=more)}
+        return {"Captum": lambda: saliency.attribute(leaf, target=1, abs=True, additional_forward_args=extra_inputs)}
     gradients = IntegratedGradients(f)
 
     def attribute(size: int | None) -> Callable[[], object]:
         return lambda: gradients.attribute(
             point, target=1, n_steps=STEPS, method="gausslegendre", internal_batch_size=size,
-            additional_forward_args=more,
+            additional_forward_args=extra_inputs,
         )  # fmt: skip
 
     warnings.filterwarnings("ignore", module="captum")
@@ -195,7 +198,7 @@ def by_captum(
 
 
 def overhead(seconds: float) -> list[tuple[str, float]]:
-    """Microseconds of Python in a warm call: explain(x) less the compiled function on the same, prepared tensors."""
+    """Microseconds of Python in a warm call: the time of explain(x) minus that of its compiled function."""
     model = torch.nn.Sequential(torch.nn.Linear(784, 8), torch.nn.ReLU(), torch.nn.Linear(8, 10)).eval()
     x = torch.randn(1, 784)
     array = x.numpy()
@@ -203,18 +206,18 @@ def overhead(seconds: float) -> list[tuple[str, float]]:
     index = torch.zeros(STEPS, dtype=torch.long)
     value = methods.IntegratedGradients(STEPS)
     alpha, weight = (torch.from_numpy(a).float() for a in methods.gradient.quadrature_rule(value.quadrature, STEPS))
-    prepared: dict[str, tuple[Any, tuple[Tensor, ...]]] = {
+    prepared_calls: dict[str, tuple[Any, tuple[Tensor, ...]]] = {
         "saliency": (methods.Saliency(), (x, mask, choose)),
         "integrated_gradients": (value, (x, mask, torch.zeros(1, 784), index, index, alpha, weight)),
     }
-    found = []
-    for name, (method, arguments) in prepared.items():
+    overheads = []
+    for name, (method, arguments) in prepared_calls.items():
         explain = Explainer.compile(model, method, inputs=x)
-        times = rounds(bare(explain, array, x, explain.native, arguments), seconds, least=500)
-        for given in ("numpy", "torch"):
-            extra = (median(times[given]) - median(times["native"])) * 1e6
-            found.append((f"{name} of one {given} sample", extra))
-    return found
+        times = rounds(bare(explain, array, x, explain.native, arguments), seconds, least_rounds=500)
+        for kind in ("numpy", "torch"):
+            extra = (median(times[kind]) - median(times["native"])) * 1e6
+            overheads.append((f"{name} of one {kind} sample", extra))
+    return overheads
 
 
 def one_against_many(seconds: float) -> float:
@@ -222,12 +225,13 @@ def one_against_many(seconds: float) -> float:
     item = subject("mlp")
     x = item.inputs(63)[0]
     squares = torch.arange(784).div(16, rounding_mode="floor").numpy()  # 49 features, 48 coalitions a permutation
-    one, many = (
+    one_sample, many_samples = (
         Explainer.compile(item.model, value, inputs=x)
         for value in (methods.ShapleySampling(42, False, squares), methods.FeatureAblation(squares * 31 // 49))
     )
-    rows = {name: int(e.explanation(x[:1], target=1).evaluations[0]) for name, e in (("one", one), ("many", many))}
-    times = rounds({"one": lambda: one(x[:1], target=1), "many": lambda: many(x, target=1)}, seconds)
+    explainer_by_name = {"one": one_sample, "many": many_samples}
+    rows = {name: int(e.explanation(x[:1], target=1).evaluations[0]) for name, e in explainer_by_name.items()}
+    times = rounds({"one": lambda: one_sample(x[:1], target=1), "many": lambda: many_samples(x, target=1)}, seconds)
     return (rows["one"] / median(times["one"])) / (63 * rows["many"] / median(times["many"]))
 
 

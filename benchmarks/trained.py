@@ -1,8 +1,8 @@
-"""How far DeepLIFT is off on trained networks, as a Markdown table: ``python -m benchmarks.trained [network …]``.
+"""The error of DeepLIFT on trained networks, as a Markdown table: ``python -m benchmarks.trained [network …]``.
 
-For each member of the contract suite's zoo and each baseline: the largest gap, relative to the output's change or to
-1e-3 where that is smaller, and the largest attribution by the largest change of any output. The worse of the
-predicted and a wrong class. Changes are told by the model itself.
+For each network of the contract suite's zoo and each baseline: the largest completeness gap relative to the change of
+the output (at least 1e-3), and the largest attribution relative to the largest change of any output. Each number is
+the worse of two targets, the predicted class and a wrong one. The changes are computed with the model itself.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ def cell(label: str, rule: str, baseline: str, dtype: str) -> str:
     from tests.contract.test_trained import measure
 
     try:
-        found = [measure(label, rule, baseline, target, dtype) for target in ("predicted", "wrong")]
-    except Exception as error:  # a table says what cannot be computed
+        measurements = [measure(label, rule, baseline, target, dtype) for target in ("predicted", "wrong")]
+    except Exception as error:  # the table shows the error of a cell that cannot be computed
         return type(error).__name__
-    gap, _, ratio = (max(values, key=lambda value: (value != value, value)) for values in zip(*found, strict=True))
+    columns = zip(*measurements, strict=True)
+    gap, _, ratio = (max(values, key=lambda value: (value != value, value)) for values in columns)
     return f"{gap:.1e}, {ratio:.2g}×"
 
 

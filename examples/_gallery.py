@@ -41,8 +41,8 @@ def draw(images: Numpy, panels: Sequence[Panel], path: Path) -> Path:
     figure = Figure(figsize=(1.9 + len(backends) * (digits * size + 0.4), (len(names) + 3.0) * size + 0.9), dpi=120)
     grid = _Grid(figure, size, digits)
     for place, backend in enumerate(backends):
-        chosen = {p.method: p.scores for p in panels if p.backend == backend}
-        grid.block(place, backend, images, [(name, chosen.get(name)) for name in names])
+        scores_by_method = {p.method: p.scores for p in panels if p.backend == backend}
+        grid.block(place, backend, images, [(name, scores_by_method.get(name)) for name in names])
     grid.colour_bar(len(backends) - 1, len(names) + 2.0)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
@@ -50,7 +50,7 @@ def draw(images: Numpy, panels: Sequence[Panel], path: Path) -> Path:
 
 
 class _Grid:
-    """Places square cells, measured in cells from the top left, on a figure."""
+    """Places square cells on a figure, by their row and column from the top left."""
 
     left, top, gap = 1.75, 0.62, 0.4  # inches
 
@@ -93,7 +93,7 @@ class _Grid:
         return self.left + place * (self.digits * self.size + self.gap), self.top + row * self.size
 
     def _box(self, x: float, y: float, width: float, height: float) -> tuple[float, float, float, float]:
-        """Inches from the top left as fractions of the figure from the bottom left."""
+        """Convert inches from the top left to fractions of the figure from the bottom left."""
         return x / self.width, 1 - (y + height) / self.height, width / self.width, height / self.height
 
     def _label(self, place: int, row: float, text: str) -> None:

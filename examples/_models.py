@@ -16,7 +16,7 @@ CLASSES = 10
 
 @dataclass(frozen=True)
 class Digits:
-    """Handwritten digits in [0, 1]: images (N, 8, 8) and labels (N,), to train on and held out."""
+    """Handwritten digits in [0, 1]: images (N, 8, 8) and labels (N,), for training and held out."""
 
     train_images: Numpy
     train_labels: Numpy
@@ -86,7 +86,7 @@ def train_torch(digits: Digits, epochs: int = 14) -> tuple[Any, float]:
 
 
 def keras_network() -> Any:
-    """The same architecture in Keras: (N, 8, 8, 1) → probabilities (N, 10), as Keras classifiers end."""
+    """The same architecture in Keras, ending in a softmax as usual there: (N, 8, 8, 1) → probabilities (N, 10)."""
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     import keras
     from keras import layers
@@ -132,5 +132,5 @@ def train_forest(digits: Digits) -> tuple[Any, float]:
 
 
 def accuracy(outputs: Numpy, digits: Digits) -> float:
-    """The fraction of held-out digits whose largest output is the right one."""
+    """The fraction of held-out digits that are classified correctly."""
     return float((outputs.argmax(axis=1) == digits.test_labels).mean())

@@ -1,8 +1,9 @@
-"""Explain models that are only called: ``python examples/any_model.py``.
+"""Explain models that can only be called: ``python examples/any_model.py``.
 
-Breast cancer, 30 measurements of 569 tumours: a random forest of scikit-learn, and a small network that
-torch exports and ONNX Runtime runs. Prints what each method finds for one tumour, how far sampled
-Shapley values are from long runs, and that the exported network is explained as the network itself is.
+The data are 30 measurements of each of 569 breast tumours. The models are a random forest of scikit-learn, and a small
+network that torch exports and ONNX Runtime runs. Prints the attributions of each method for one tumour, how far sampled
+Shapley values are from those of a longer run, and how closely the explanations of the exported network and of the
+original agree.
 """
 
 from __future__ import annotations
@@ -79,31 +80,31 @@ def exported(model: Any, folder: Path) -> Callable[[Numpy], Numpy]:
 
 def report(title: str, scores: Numpy, names: list[str]) -> None:
     order = np.argsort(-abs(scores))[:SHOWN]
-    found = ", ".join(f"{names[i]} {scores[i]:+.3f}" for i in order)
-    print(f"{title:<34} {found}")
+    largest = ", ".join(f"{names[i]} {scores[i]:+.3f}" for i in order)
+    print(f"{title:<34} {largest}")
 
 
 def main() -> None:
     x, y, names = load()
-    one, background = x[:1], References(x[::20])
+    tumour, background = x[:1], References(x[::20])
     model = forest(x, y)
     kinds = np.arange(30) % 10  # mean, error and worst of ten measurements
 
-    print(f"random forest: benign with probability {model(one)[0, 1]:.2f}, on average {model(x)[:, 1].mean():.2f}")
-    chosen: list[methods.Method] = [
+    print(f"random forest: benign with probability {model(tumour)[0, 1]:.2f}, on average {model(x)[:, 1].mean():.2f}")
+    chosen_methods: list[methods.Method] = [
         methods.FeatureAblation(), methods.ShapleySampling(20), methods.KernelShap(), methods.Lime(),
         methods.ExactShapley(groups=kinds),
     ]  # fmt: skip
-    for method in chosen:
-        explain = Explainer.compile(model, method, inputs=one, baseline=background)
-        found = explain.explanation(one, target=1, seed=1)
-        report(f"{method.name}, {found.evaluations[0]} evaluations", found.attributions[0], names)
-        if found.completeness_gap is not None:
-            assert found.largest_gap < 1e-6, "Shapley values add up to the change of the output"
+    for method in chosen_methods:
+        explain = Explainer.compile(model, method, inputs=tumour, baseline=background)
+        explanation = explain.explanation(tumour, target=1, seed=1)
+        report(f"{method.name}, {explanation.evaluations[0]} evaluations", explanation.attributions[0], names)
+        if explanation.completeness_gap is not None:
+            assert explanation.largest_gap < 1e-6, "Shapley values add up to the change of the output"
 
-    long = Explainer.compile(model, methods.ShapleySampling(200), inputs=one, baseline=background)
-    short = Explainer.compile(model, methods.ShapleySampling(20), inputs=one, baseline=background)
-    far, near = long.explanation(one, target=1), short.explanation(one, target=1, seed=1)
+    long = Explainer.compile(model, methods.ShapleySampling(200), inputs=tumour, baseline=background)
+    short = Explainer.compile(model, methods.ShapleySampling(20), inputs=tumour, baseline=background)
+    far, near = long.explanation(tumour, target=1), short.explanation(tumour, target=1, seed=1)
     off = abs(near.attributions - far.attributions) / np.hypot(near.standard_error, far.standard_error)
     print(
         f"20 permutations against 200, in standard errors: {np.median(off):.1f} in the median, {off.max():.1f} at most"
@@ -113,8 +114,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = exported(net, Path(folder))
         method = methods.ShapleySampling(10)
-        there = Explainer.compile(run, method, inputs=one)(x[:8], target=1, seed=3)
-        here = Explainer.compile(net, method, inputs=one)(x[:8], target=1, seed=3)
+        there = Explainer.compile(run, method, inputs=tumour)(x[:8], target=1, seed=3)
+        here = Explainer.compile(net, method, inputs=tumour)(x[:8], target=1, seed=3)
     print(f"ONNX Runtime against torch: Shapley values differ by {abs(there - here).max():.1e}")
     report("shapley_sampling, ONNX Runtime", there[0], names)
 

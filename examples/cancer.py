@@ -1,8 +1,8 @@
 """Explain a table: ``python examples/cancer.py [--quick]``.
 
-Breast cancer, 30 measurements of 569 tumours, and a random forest. Sampled Shapley values against the average tumour
-tell which measurements led to the forest's answer for three of them. Writes ``out/cancer_bars.png`` (with standard
-errors), ``out/cancer_waterfall.png`` and ``out/cancer.html``.
+The data are 30 measurements of each of 569 breast tumours, the model is a random forest. Sampled Shapley values, with
+a set of tumours as baseline, show which measurements led to the forest's output for three tumours. Writes
+``out/cancer_bars.png`` (with standard errors), ``out/cancer_waterfall.png`` and ``out/cancer.html``.
 """
 
 from __future__ import annotations
@@ -27,20 +27,21 @@ def main() -> None:
     x, y = data.data[1::2], data.target[1::2]
     benign = forest.predict_proba(x)[:, 1]
     print(f"held-out accuracy {((benign > 0.5) == y).mean():.1%}")
-    chosen = [int(np.abs(benign - wanted).argmin()) for wanted in (0.0, 0.5, 1.0)]  # sure, in doubt, sure
+    # malignant, undecided, benign
+    chosen_rows = [int(np.abs(benign - probability).argmin()) for probability in (0.0, 0.5, 1.0)]
     explain = Explainer.compile(
         forest.predict_proba, methods.ShapleySampling(10 if quick else 100), baseline=References(data.data[::40])
     )
-    found = explain.explanation(x[chosen], target=1)
-    assert found.largest_gap < 1e-6, "Shapley values add up to the change of the output"
+    explanation = explain.explanation(x[chosen_rows], target=1)
+    assert explanation.largest_gap < 1e-6, "Shapley values add up to the change of the output"
     view: dict[str, Any] = {"names": data.feature_names, "classes": data.target_names, "top": 10}
     folder = Path("out")
     folder.mkdir(exist_ok=True)
     for kind in ("bars", "waterfall"):
         path = folder / f"cancer_{kind}.png"
-        found.plot(kind, **view).savefig(path)
+        explanation.plot(kind, **view).savefig(path)
         print(f"picture: {path}")
-    found.to_html(folder / "cancer.html", kind="waterfall", **view)
+    explanation.to_html(folder / "cancer.html", kind="waterfall", **view)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ SETTINGS = {
     "KERAS_BACKEND": "tensorflow",
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "TF_ENABLE_ONEDNN_OPTS": "0",
-    "OMP_NUM_THREADS": "1",  # images of 64 pixels: more threads wait for each other longer than they work
+    "OMP_NUM_THREADS": "1",  # with images of 64 pixels, several threads would mostly wait for each other
     "TF_NUM_INTRAOP_THREADS": "1",
 }
 for name, value in SETTINGS.items():  # before any framework is imported
@@ -41,7 +41,7 @@ LARGEST_REQUEST = 16
 
 @dataclass(frozen=True)
 class Subject:
-    """A trained model, how its images are shaped, and the methods that explain it."""
+    """A model to train, the shape of its images, and whether only forward-only methods apply."""
 
     name: str
     train: Callable[[Digits], tuple[Any, float]]
@@ -92,7 +92,7 @@ gap:     largest |sum of attributions - (f(x) - f(baseline))| relative to the ch
 
 
 def chosen_methods(subject: Subject, quick: bool) -> list[methods.Method]:
-    """What is run on ``subject``."""
+    """The methods that are run on ``subject``."""
     steps, draws = (16, 4) if quick else (50, 16)
     squares = np.arange(8)[:, None] // 2 * 4 + np.arange(8) // 2  # sixteen features of 2 × 2 pixels
     groups = subject.shaped(squares[None])[0]
@@ -114,22 +114,22 @@ def chosen_methods(subject: Subject, quick: bool) -> list[methods.Method]:
 def measure(
     subject: Subject, model: Any, method: methods.Method, images: Numpy, references: Numpy, requests: int
 ) -> tuple[Row, Explainer]:
-    """Compile, explain ``images``, answer ``requests`` single requests."""
+    """Compile an explainer, explain ``images``, and answer ``requests`` single requests."""
     baseline: Any = References(references) if method.baseline == "references" else 0.0
-    began = time.perf_counter()
+    start = time.perf_counter()
     explain = Explainer.compile(model, method, inputs=TensorSpec((None, *images.shape[1:])), baseline=baseline)
-    compiled = time.perf_counter()
+    compile_end = time.perf_counter()
     explain(images[:1], target=0)
-    first = time.perf_counter()
+    first_end = time.perf_counter()
     traces = explain.stats.traces
     rows = explain.stats.rows
-    began_all = time.perf_counter()
+    all_start = time.perf_counter()
     explanation = explain.explanation(images, target="max")
-    seconds = time.perf_counter() - began_all
+    seconds = time.perf_counter() - all_start
     rows = explain.stats.rows - rows
     median = answer(explain, images, requests)
     row = Row(
-        subject.name, method.name, compiled - began, first - compiled, median, rows / seconds,
+        subject.name, method.name, compile_end - start, first_end - compile_end, median, rows / seconds,
         (traces, explain.stats.traces), explanation.largest_gap,
     )  # fmt: skip
     return row, explain
@@ -140,12 +140,12 @@ def answer(explain: Explainer, images: Numpy, requests: int) -> float:
     random = np.random.default_rng(0)
     seconds = []
     for _ in range(requests):
-        chosen = random.integers(len(images), size=random.integers(1, LARGEST_REQUEST + 1))
-        targets = random.integers(CLASSES, size=len(chosen))
-        batch = images[chosen]
-        began = time.perf_counter()
+        positions = random.integers(len(images), size=random.integers(1, LARGEST_REQUEST + 1))
+        targets = random.integers(CLASSES, size=len(positions))
+        batch = images[positions]
+        start = time.perf_counter()
         scores = explain(batch, target=targets)
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.perf_counter() - start)
         assert scores.shape == batch.shape
     return statistics.median(seconds)
 
@@ -165,13 +165,13 @@ def run(subject: Subject, model: Any, digits: Digits, quick: bool) -> tuple[list
     """All methods on one model: the table's rows, and for the gallery one digit of each class."""
     images = subject.shaped(digits.test_images)[: 100 if quick else None]
     references = subject.shaped(digits.train_images)[:50]
-    shown = subject.shaped(digits.test_images)[one_of_each(digits)]
+    gallery_images = subject.shaped(digits.test_images)[one_of_each(digits)]
     rows, panels = [], []
     for method in chosen_methods(subject, quick):
         row, explain = measure(subject, model, method, images, references, 40 if quick else 200)
         print_line(row.cells())
         rows.append(row)
-        scores = explain(shown, target=np.arange(CLASSES))
+        scores = explain(gallery_images, target=np.arange(CLASSES))
         panels.append(Panel(subject.name, method.name, scores.reshape(-1, 8, 8)))
     return rows, panels
 
@@ -183,9 +183,9 @@ def main() -> None:
     digits = load_digits()
     trained = []
     for subject in SUBJECTS:
-        began = time.perf_counter()
+        start = time.perf_counter()
         model, accuracy = subject.train(digits)
-        print(f"{subject.name}: held-out accuracy {accuracy:.1%}, trained in {time.perf_counter() - began:.1f} s")
+        print(f"{subject.name}: held-out accuracy {accuracy:.1%}, trained in {time.perf_counter() - start:.1f} s")
         if accuracy < LEAST_ACCURACY:
             raise SystemExit(f"{subject.name}: accuracy {accuracy:.1%} is below {LEAST_ACCURACY:.0%}")
         trained.append((subject, model))

@@ -1,10 +1,9 @@
 """Find DNA motifs: ``python examples/motifs.py [--quick]``.
 
-Half of the random sequences get the motif GATAAGG planted somewhere. A dilated convolutional network
-learns to tell which. Its steep units are saturated where a motif is found, so that the gradient there is small, and
-methods that compare with a baseline find what the gradient misses. Since the truth is known, the table tells how many
-of the seven positions of the largest attribution lie inside the planted motif. Writes
-``out/motifs.png`` (logos) and ``out/motifs.html``.
+Half of the random DNA sequences contain the motif GATAAGG at a random position. A dilated convolutional network learns
+to detect it. Its steep units saturate at a motif, so the gradient there is small, and methods that compare with a
+baseline find what the gradient misses. Because the true positions are known, the table can show how many of the seven
+positions with the largest attribution lie inside the motif. Writes ``out/motifs.png`` (logos) and ``out/motifs.html``.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ Numpy = npt.NDArray[Any]
 LENGTH, LETTERS = 100, "ACGT"
 MOTIF = "GATAAGG"
 STEEP = 8.0
-LEAST = 0.9  # of the top positions of DeepLIFT and of Shapley sampling inside the motif
+LEAST = 0.9  # smallest fraction of top positions inside the motif, for DeepLIFT and Shapley sampling
 
 
 def sequences(count: int, seed: int) -> tuple[Numpy, Numpy, Numpy]:
-    """One-hot sequences (N, 4, 100), labels (N,), and where the motif starts (−1 without one)."""
+    """One-hot sequences (N, 4, 100), labels (N,), and the start of each motif (−1 without one)."""
     random = np.random.default_rng(seed)
     letters = random.integers(4, size=(count, LENGTH))
     labels = np.arange(count) % 2
@@ -39,7 +38,7 @@ def sequences(count: int, seed: int) -> tuple[Numpy, Numpy, Numpy]:
 
 
 class Dilated(torch.nn.Module):
-    """Convolutions that see 1, 2 and 4 positions apart, and the largest of what each filter found."""
+    """Convolutions with dilations 1, 2 and 4, and the maximum of each filter over all positions."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
@@ -70,7 +69,7 @@ def train(x: Numpy, y: Numpy, epochs: int) -> torch.nn.Module:
 
 
 def inside(explanation: Explanation, starts: Numpy) -> float:
-    """Of the positions of the largest attribution × input, as many as the motif is long: how many are in it."""
+    """The fraction of the top seven positions by attribution × input that lie inside the motif."""
     scores = (explanation.parts()["sequence"] * explanation.inputs["sequence"]).sum(axis=1)
     top = np.argsort(-scores, axis=1)[:, : len(MOTIF)]
     return float(((top >= starts[:, None]) & (top < starts[:, None] + len(MOTIF))).mean())
@@ -84,29 +83,29 @@ def main() -> None:
     network = train(x, y, epochs=12)
     held_out, labels, starts = sequences(400, seed=1)
     with torch.no_grad():
-        right = (network(torch.tensor(held_out))[:, 0].numpy() > 0.5) == labels
-    print(f"held-out accuracy {right.mean():.1%}")
-    chosen = np.flatnonzero((labels == 1) & right)[: 20 if quick else 100]
-    found: dict[str, Explanation] = {}
+        is_right = (network(torch.tensor(held_out))[:, 0].numpy() > 0.5) == labels
+    print(f"held-out accuracy {is_right.mean():.1%}")
+    chosen_rows = np.flatnonzero((labels == 1) & is_right)[: 20 if quick else 100]
+    explanation_by_name: dict[str, Explanation] = {}
     values: list[methods.Method] = [
         methods.Gradient(), methods.SmoothGrad(50), methods.IntegratedGradients(50), methods.DeepLift(),
         methods.ShapleySampling(20 if quick else 50, groups=np.arange(LENGTH)[None].repeat(4, 0)),
     ]  # fmt: skip
-    background = np.full((4, LENGTH), 0.25, np.float32)  # each letter as likely
+    background = np.full((4, LENGTH), 0.25, np.float32)  # all letters equally likely
     for method in values:
         explain = Explainer.compile(network, method, **({} if method.baseline == "none" else {"baseline": background}))
-        found[method.name] = explain.explanation(sequence=held_out[chosen], target=0)
+        explanation_by_name[method.name] = explain.explanation(sequence=held_out[chosen_rows], target=0)
     print(f"{'method':<24}{'top positions in the motif':>28}")
-    for name, explanation in found.items():
-        print(f"{name:<24}{inside(explanation, starts[chosen]):>27.1%}")
+    for name, explanation in explanation_by_name.items():
+        print(f"{name:<24}{inside(explanation, starts[chosen_rows]):>27.1%}")
     folder = Path("out")
     folder.mkdir(exist_ok=True)
     path = folder / "motifs.png"
-    plots.grid(found, samples=1, channels="first").savefig(path)
-    found["deeplift"].to_html(folder / "motifs.html", samples=5)
+    plots.grid(explanation_by_name, samples=1, channels="first").savefig(path)
+    explanation_by_name["deeplift"].to_html(folder / "motifs.html", samples=5)
     print(f"picture: {path}")
     for name in ("deeplift", "shapley_sampling"):
-        if inside(found[name], starts[chosen]) < LEAST:
+        if inside(explanation_by_name[name], starts[chosen_rows]) < LEAST:
             raise SystemExit(f"{name} put fewer than {LEAST:.0%} of its top positions inside the motif")
 
 

@@ -1,8 +1,8 @@
 """Explain a time series: ``python examples/series.py [--quick]``.
 
-Heart beats of two leads, made of bumps and noise. In one kind of them the T wave is turned over, in another the QRS
-complex is wide. A one-dimensional convolutional network learns to tell them apart; the curves show which part of the
-beat it looks at, and the table how much of the attribution lies where the kinds differ. Writes ``out/series.png`` and
+The data are synthetic heart beats in two leads. In one class the T wave is inverted, in another the QRS complex is
+wide. A one-dimensional convolutional network learns to tell them apart. The curves show which part of the beat it
+uses, and the table shows how much of the attribution lies where the classes differ. Writes ``out/series.png`` and
 ``out/series.html``.
 """
 
@@ -22,23 +22,23 @@ Numpy = npt.NDArray[Any]
 LENGTH = 160
 KINDS = ["normal", "T wave turned", "QRS wide"]
 WAVES = {"P": (35, 6.0, 0.2), "Q": (62, 2.0, -0.2), "R": (68, 2.5, 1.2), "S": (74, 2.0, -0.3), "T": (115, 9.0, 0.4)}
-WHERE = {1: slice(92, 138), 2: slice(55, 83)}  # what differs
+WHERE = {1: slice(92, 138), 2: slice(55, 83)}  # where a class differs from normal beats
 
 
 def beats(count: int, seed: int) -> tuple[Numpy, Numpy]:
-    """Signals (N, 2, 160) and kinds (N,)."""
+    """Signals (N, 2, 160) and their classes (N,)."""
     random = np.random.default_rng(seed)
     kinds = np.arange(count) % len(KINDS)
     time = np.arange(LENGTH)
-    found = 0.06 * random.normal(size=(count, 2, LENGTH)).cumsum(axis=2) / 3
+    signals = 0.06 * random.normal(size=(count, 2, LENGTH)).cumsum(axis=2) / 3
     for i, kind in enumerate(kinds):
         for wave, (at, width, height) in WAVES.items():
             wide = 2.0 if kind == 2 and wave in "QRS" else 1.0
             sign = -1.0 if kind == 1 and wave == "T" else 1.0
             bump = np.exp(-(((time - at - random.normal()) / (width * wide)) ** 2) / 2)
-            found[i] += np.outer([1.0, 0.6], sign * height * random.uniform(0.8, 1.2) * bump)
-    found += 0.03 * random.normal(size=found.shape)
-    return found.astype(np.float32), kinds
+            signals[i] += np.outer([1.0, 0.6], sign * height * random.uniform(0.8, 1.2) * bump)
+    signals += 0.03 * random.normal(size=signals.shape)
+    return signals.astype(np.float32), kinds
 
 
 def train(x: Numpy, y: Numpy, epochs: int) -> torch.nn.Module:
@@ -59,7 +59,7 @@ def train(x: Numpy, y: Numpy, epochs: int) -> torch.nn.Module:
 
 
 def share(explanation: Explanation, kinds: Numpy) -> float:
-    """Of Σ|attribution|, how much lies where the beat differs from a normal one."""
+    """The fraction of Σ|attribution| that lies where the beat differs from a normal one."""
     (scores,) = (np.abs(part).sum(axis=1) for part in explanation.parts().values())
     shares = [row[WHERE[int(kind)]].sum() / row.sum() for row, kind in zip(scores, kinds, strict=True)]
     return float(np.mean(shares))
@@ -73,23 +73,24 @@ def main() -> None:
     network = train(x, y, epochs=6 if quick else 12)
     held_out, kinds = beats(150, seed=1)
     with torch.no_grad():
-        right = network(torch.tensor(held_out)).numpy().argmax(axis=1) == kinds
-    print(f"held-out accuracy {right.mean():.1%}")
-    odd = np.flatnonzero(right & (kinds > 0))[:60]
+        is_right = network(torch.tensor(held_out)).numpy().argmax(axis=1) == kinds
+    print(f"held-out accuracy {is_right.mean():.1%}")
+    rows = np.flatnonzero(is_right & (kinds > 0))[:60]
     normal = x[y == 0].mean(axis=0)
-    found: dict[str, Explanation] = {}
+    explanation_by_name: dict[str, Explanation] = {}
     values: list[methods.Method] = [methods.Saliency(), methods.IntegratedGradients(50), methods.DeepLift()]
     for method in values:
         options: dict[str, Any] = {} if method.baseline == "none" else {"baseline": normal}
         explain = Explainer.compile(network, method, **options)
-        found[method.name] = explain.explanation(held_out[odd], target=kinds[odd].tolist())
-        print(f"{method.name:<22} {share(found[method.name], kinds[odd]):.0%} of it where the beat differs")
+        explanation = explain.explanation(held_out[rows], target=kinds[rows].tolist())
+        explanation_by_name[method.name] = explanation
+        print(f"{method.name:<22} {share(explanation, kinds[rows]):.0%} of it where the beat differs")
     folder = Path("out")
     folder.mkdir(exist_ok=True)
     path = folder / "series.png"
     view: dict[str, Any] = {"names": ["lead I", "lead II"], "classes": KINDS, "samples": 2}
-    plots.grid(found, **view).savefig(path)
-    found["deeplift"].to_html(folder / "series.html", **view)
+    plots.grid(explanation_by_name, **view).savefig(path)
+    explanation_by_name["deeplift"].to_html(folder / "series.html", **view)
     print(f"picture: {path}")
 
 

@@ -1,9 +1,9 @@
 """Explain words: ``python examples/text.py [--quick]``.
 
-Which topic is a function of the standard library about? The texts are docstrings that ship with Python, from modules
-on networks, files, numbers and syntax trees, so nothing is downloaded. An embedding and a small convolutional network
-learn the topic; integrated gradients to the embedding, summed for each token, say by which words. Prints a sentence in
-colour, and writes ``out/text.png`` and ``out/text.html``.
+Which topic does a docstring of the standard library belong to? The texts are docstrings that ship with Python, from
+modules on networks, files, numbers and syntax trees, so nothing is downloaded. An embedding and a small convolutional
+network learn the topic. Integrated gradients with respect to the embedding, summed for each token, show which words
+decide. Prints a marked sentence for each topic, and writes ``out/text.png`` and ``out/text.html``.
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ WORD = re.compile(r"[a-z][a-z_']+|[^\w\s]")
 
 def texts() -> tuple[list[list[str]], Numpy]:
     """The first words of each docstring, and its topic."""
-    found: dict[str, int] = {}
+    topic_of: dict[str, int] = {}
     for topic, modules in enumerate(TOPICS.values()):
         for name in modules.split():
             for text in docstrings(importlib.import_module(name)):
-                found.setdefault(" ".join(WORD.findall(text.lower())[:LENGTH]), topic)
-    kept = {text: topic for text, topic in found.items() if text.count(" ") >= 7}
-    return [text.split() for text in kept], np.array(list(kept.values()))
+                topic_of.setdefault(" ".join(WORD.findall(text.lower())[:LENGTH]), topic)
+    topic_of_long = {text: topic for text, topic in topic_of.items() if text.count(" ") >= 7}
+    return [text.split() for text in topic_of_long], np.array(list(topic_of_long.values()))
 
 
 def docstrings(module: Any) -> list[str]:
-    """Of the functions and classes that the module defines, and of their methods."""
-    found = []
+    """The docstrings of the functions and classes that the module defines, and of their methods."""
+    texts = []
     for thing in vars(module).values():
         if (getattr(thing, "__module__", None) or "").partition(".")[0].strip("_") == module.__name__.partition(".")[0]:
             members = vars(thing).values() if inspect.isclass(thing) else ()
-            found += [text for item in (thing, *members) if isinstance(text := getattr(item, "__doc__", None), str)]
-    return found
+            texts += [text for item in (thing, *members) if isinstance(text := getattr(item, "__doc__", None), str)]
+    return texts
 
 
 class Classifier(torch.nn.Module):
-    """The largest of what each filter finds in three words."""
+    """A convolution over three words, and the maximum of each filter over all positions."""
 
     def __init__(self, words: int) -> None:
         super().__init__()
@@ -97,21 +97,21 @@ def main() -> None:
     held_out = np.random.default_rng(0).random(len(ids)) < 0.2
     network = train(ids[~held_out], topics[~held_out], len(vocabulary), epochs=10 if quick else 30)
     with torch.no_grad():
-        right = network(torch.tensor(ids[held_out])).numpy().argmax(axis=1) == topics[held_out]
-    print(f"{len(documents)} docstrings, {len(vocabulary)} words; held-out accuracy {right.mean():.1%}")
+        is_right = network(torch.tensor(ids[held_out])).numpy().argmax(axis=1) == topics[held_out]
+    print(f"{len(documents)} docstrings, {len(vocabulary)} words; held-out accuracy {is_right.mean():.1%}")
 
-    places = np.flatnonzero(held_out)[right]
-    chosen = [places[topics[places] == topic][1] for topic in range(len(TOPICS))]
+    places = np.flatnonzero(held_out)[is_right]
+    chosen_rows = [places[topics[places] == topic][1] for topic in range(len(TOPICS))]
     explain = Explainer.compile(network, methods.IntegratedGradients(100), wrt="embed", per_token=True)
-    found = explain.explanation(ids[chosen], target=topics[chosen].tolist())
-    assert found.largest_gap < 0.05, "integrated gradients add up to the change of the output"
+    explanation = explain.explanation(ids[chosen_rows], target=topics[chosen_rows].tolist())
+    assert explanation.largest_gap < 0.05, "integrated gradients add up to the change of the output"
     view: dict[str, Any] = {"names": vocabulary, "classes": list(TOPICS)}
     folder = Path("out")
     folder.mkdir(exist_ok=True)
     path = folder / "text.png"
-    found.plot(**view).savefig(path)
-    found.to_html(folder / "text.html", **view)
-    for topic, sentence in zip(TOPICS, plots.tokens_text(found, colour=False, **view), strict=True):
+    explanation.plot(**view).savefig(path)
+    explanation.to_html(folder / "text.html", **view)
+    for topic, sentence in zip(TOPICS, plots.tokens_text(explanation, colour=False, **view), strict=True):
         print(f"{topic}: {sentence.strip()}")
     print(f"picture: {path}")
 

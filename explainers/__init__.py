@@ -8,6 +8,7 @@ array([[1.  , 4.  ],
        [9.  , 0.25]])
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from . import errors, genomics, methods
@@ -17,7 +18,7 @@ from .scheduler import Scheduler
 from .spec import References, Signature, TensorSpec
 
 if TYPE_CHECKING:
-    from .comparing import Candidate, Comparison, compare
+    from .compare import Candidate, Comparison, compare
 
 __version__ = "0.1.0"
 __all__ = [
@@ -27,9 +28,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """What is imported at its first use, so that importing stays quick."""
+    """Names of the comparison, imported at their first use to keep the import of this package quick."""
     if name in ("Candidate", "Comparison", "compare"):
-        from . import comparing
-
-        return getattr(comparing, name)
+        package = import_module(".compare", __name__)
+        return package if name == "compare" else getattr(package, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

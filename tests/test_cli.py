@@ -37,22 +37,22 @@ class Two(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model's source, samples, and explainers' files."""
-    found = tmp_path_factory.mktemp("cli")
-    (found / "net.py").write_text(MODEL)
+    """A folder with a model's source, samples, and saved explainers."""
+    result = tmp_path_factory.mktemp("cli")
+    (result / "net.py").write_text(MODEL)
     generator = np.random.default_rng(0)
-    np.save(found / "x.npy", generator.normal(size=(300, 4)).astype("float32"))
-    np.savez(found / "two.npz", image=generator.normal(size=(9, 2, 3)), wave=generator.normal(size=(9, 3)))
-    done(found, "compile", "net.py:model", "integrated_gradients", "-o", "ig.explainer", "--inputs", "float32[4]")
+    np.save(result / "x.npy", generator.normal(size=(300, 4)).astype("float32"))
+    np.savez(result / "two.npz", image=generator.normal(size=(9, 2, 3)), wave=generator.normal(size=(9, 3)))
+    done(result, "compile", "net.py:model", "integrated_gradients", "-o", "ig.explainer", "--inputs", "float32[4]")
     options = ("--inputs", "x.npy", "--set", "permutations=4")
-    done(found, "compile", "net.py:model", "shapley_sampling", "-o", "shapley.explainer", *options)
+    done(result, "compile", "net.py:model", "shapley_sampling", "-o", "shapley.explainer", *options)
     options = ("--inputs", "image=float64[2,3]", "--inputs", "wave=float64[3]")
-    done(found, "compile", "net.py:Two", "saliency", "-o", "two.explainer", "--dtype", "float64", *options)
-    return found
+    done(result, "compile", "net.py:Two", "saliency", "-o", "two.explainer", "--dtype", "float64", *options)
+    return result
 
 
 def run(folder: Path, *arguments: str) -> tuple[int, str]:
-    """Exit status and all output, in this process."""
+    """Run the command in this process; return its exit status and all its output."""
     before = Path.cwd()
     os.chdir(folder)
     try:
@@ -107,7 +107,7 @@ def test_info_loads_no_framework(folder: Path) -> None:
 @pytest.mark.parametrize("block", [None, "7", "300"])
 def test_run_gives_what_a_call_gives(folder: Path, block: str | None) -> None:
     x = np.load(folder / "x.npy")
-    more = ("--overwrite", "--block", block) if block else ("--overwrite",)
+    extra = ("--overwrite", "--block", block) if block else ("--overwrite",)
     done(
         folder,
         "run",
@@ -120,7 +120,7 @@ def test_run_gives_what_a_call_gives(folder: Path, block: str | None) -> None:
         "--overwrite",
         "--set",
         "steps=20",
-        *more,
+        *extra,
     )
     explain = Explainer.load(folder / "ig.explainer").replace(steps=20)
     np.testing.assert_allclose(np.load(folder / "ig.npy"), explain(x, target=1), atol=1e-6)
@@ -136,10 +136,10 @@ def test_run_gives_what_a_call_gives(folder: Path, block: str | None) -> None:
         "-o",
         "sh.npy",
         "--overwrite",
-        *more,
+        *extra,
     )
-    wanted = Explainer.load(folder / "shapley.explainer")(x, target="max", seed=3)
-    np.testing.assert_allclose(np.load(folder / "sh.npy"), wanted, atol=1e-6)
+    expected = Explainer.load(folder / "shapley.explainer")(x, target="max", seed=3)
+    np.testing.assert_allclose(np.load(folder / "sh.npy"), expected, atol=1e-6)
     assert not (folder / "sh.npy.part").exists()
 
 
@@ -154,12 +154,12 @@ def test_targets_and_baselines_from_files(folder: Path) -> None:
     for name, given in (("baselines", baselines), ("one", baselines[0])):
         options = ("--target", "@targets.npy", "--baseline", f"@{name}.npy", "--block", "32", "-o", f"{name}_out.npy")
         done(folder, "run", "ig.explainer", "x.npy", *options)
-        found = np.load(folder / f"{name}_out.npy")
-        np.testing.assert_allclose(found, explain(x, target=targets, baseline=given), atol=1e-6)
+        result = np.load(folder / f"{name}_out.npy")
+        np.testing.assert_allclose(result, explain(x, target=targets, baseline=given), atol=1e-6)
 
 
 def test_a_baseline_for_each_sample_is_said_by_its_option(folder: Path) -> None:
-    """Blocks of any size: --baseline is never a set, and as many weights as samples may be labels."""
+    """For blocks of any size, --baseline is never a set, and as many weights as samples could be labels."""
     x = np.load(folder / "x.npy")[:7]
     baselines = np.random.default_rng(2).normal(size=x.shape).astype("float32")
     np.save(folder / "seven.npy", x)
@@ -167,23 +167,25 @@ def test_a_baseline_for_each_sample_is_said_by_its_option(folder: Path) -> None:
     options = ("--target", "1", "--baseline", "@each.npy", "--block", "3", "-o", "each_out.npy")
     done(folder, "run", "shapley.explainer", "seven.npy", *options)
     explain = Explainer.load(folder / "shapley.explainer")
-    wanted = explain(x, target=1, baseline=References(baselines[:, None], per_sample=True))
-    np.testing.assert_allclose(np.load(folder / "each_out.npy"), wanted, atol=1e-6)
+    expected = explain(x, target=1, baseline=References(baselines[:, None], per_sample=True))
+    np.testing.assert_allclose(np.load(folder / "each_out.npy"), expected, atol=1e-6)
     np.save(folder / "weights.npy", np.array([0.0, 1.0, 0.0]))
     done(folder, "run", "shapley.explainer", "seven.npy", "--target", "@weights.npy", "--block", "3", "-o", "w_out.npy")
     np.testing.assert_allclose(np.load(folder / "w_out.npy"), explain(x, target=1), atol=1e-6)
     np.save(folder / "three.npy", x[:3])
-    told = refused(folder, "run", "shapley.explainer", "three.npy", "--target", "@weights.npy", "-o", "three_out.npy")
-    assert "may be weights of the output" in told
+    message = refused(
+        folder, "run", "shapley.explainer", "three.npy", "--target", "@weights.npy", "-o", "three_out.npy"
+    )
+    assert "may be weights of the output" in message
 
 
 def test_several_inputs(folder: Path) -> None:
     done(folder, "run", "two.explainer", "two.npz", "--target", "2", "-o", "scores.npz", "--block", "4")
     with np.load(folder / "two.npz") as x, np.load(folder / "scores.npz") as scores:
-        wanted = Explainer.load(folder / "two.explainer")(dict(x), target=2)
+        expected = Explainer.load(folder / "two.explainer")(dict(x), target=2)
         assert set(scores) == {"image", "wave"}
-        for name in wanted:
-            np.testing.assert_allclose(scores[name], wanted[name])
+        for name in expected:
+            np.testing.assert_allclose(scores[name], expected[name])
     assert "npz or .zarr" in refused(folder, "run", "two.explainer", "two.npz", "--target", "2", "-o", "scores.npy")
 
 
@@ -191,17 +193,17 @@ def test_tables_and_zarr(folder: Path) -> None:
     zarr = pytest.importorskip("zarr")
     pandas = pytest.importorskip("pandas")
     x = np.load(folder / "x.npy")
-    wanted = Explainer.load(folder / "ig.explainer")(x, target=0)
+    expected = Explainer.load(folder / "ig.explainer")(x, target=0)
     pandas.DataFrame(x, columns=list("abcd")).to_parquet(folder / "x.parquet")
     done(folder, "run", "ig.explainer", "x.parquet", "--target", "0", "-o", "scores.parquet", "--columns", "a,b,c,d")
-    found = pandas.read_parquet(folder / "scores.parquet")
-    assert list(found) == list("abcd")
-    np.testing.assert_allclose(found.to_numpy(), wanted, atol=1e-6)
+    result = pandas.read_parquet(folder / "scores.parquet")
+    assert list(result) == list("abcd")
+    np.testing.assert_allclose(result.to_numpy(), expected, atol=1e-6)
     store = zarr.open_array(str(folder / "x.zarr"), mode="w", shape=x.shape, dtype=x.dtype)
     store[:] = x
     for _ in range(2):  # over what is there
         done(folder, "run", "ig.explainer", "x.zarr", "--target", "0", "-o", "scores.zarr", "--overwrite")
-    np.testing.assert_allclose(zarr.open_array(str(folder / "scores.zarr"), mode="r")[:], wanted, atol=1e-6)
+    np.testing.assert_allclose(zarr.open_array(str(folder / "scores.zarr"), mode="r")[:], expected, atol=1e-6)
 
 
 def test_an_interrupted_run_is_taken_up(folder: Path) -> None:
@@ -213,10 +215,10 @@ def test_an_interrupted_run_is_taken_up(folder: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", code, *command], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, **options
     ) as process:
-        began = time.monotonic()
+        start = time.monotonic()
         while (
             not (state.exists() and json.loads(state.read_text())["done"])
-            and time.monotonic() - began < 60
+            and time.monotonic() - start < 60
             and process.poll() is None
         ):
             time.sleep(0.02)
@@ -225,12 +227,12 @@ def test_an_interrupted_run_is_taken_up(folder: Path) -> None:
     assert process.returncode == 130, text
     assert "goes on from there" in text
     assert not (folder / "many_scores.npy").exists()
-    known = json.loads(state.read_text())["done"]
-    assert 0 < known < 20000
+    finished_count = json.loads(state.read_text())["done"]
+    assert 0 < finished_count < 20000
     assert "another run" in refused(folder, *command, "--seed", "5")
     done(folder, *command)
-    wanted = Explainer.load(folder / "shapley.explainer")(np.load(folder / "many.npy"), target=1)
-    np.testing.assert_allclose(np.load(folder / "many_scores.npy"), wanted, atol=1e-6)
+    expected = Explainer.load(folder / "shapley.explainer")(np.load(folder / "many.npy"), target=1)
+    np.testing.assert_allclose(np.load(folder / "many_scores.npy"), expected, atol=1e-6)
 
 
 def test_bench_call(folder: Path) -> None:
@@ -287,10 +289,10 @@ def test_report_shows_the_samples_of_a_run(folder: Path) -> None:
     options = ("--samples", "7,3", "--names", "a,b,c,<d>", "--classes", "cat,dog,cow", "--kind", "bars")
     done(folder, "report", "ig.explainer", "x.npy", "--target", "1", "-o", "report.html", *options)
     page = (folder / "report.html").read_text(encoding="utf-8")
-    found = Explainer.load(folder / "ig.explainer").explanation(x[[7, 3]], target=1)
+    result = Explainer.load(folder / "ig.explainer").explanation(x[[7, 3]], target=1)
     assert page.count("<img") == 2
     assert "Sample 7: target dog" in page
-    assert f"{found.outputs[0, 1]:.3g}".replace("-", "−") in page
+    assert f"{result.outputs[0, 1]:.3g}".replace("-", "−") in page
     assert "2 samples" in done(
         folder, "report", "two.explainer", "two.npz", "--target", "0", "-o", "r.html", "--samples", "2"
     )
@@ -299,14 +301,14 @@ def test_report_shows_the_samples_of_a_run(folder: Path) -> None:
 def test_report_draws_as_a_run_of_all_samples_does(folder: Path) -> None:
     targets = np.arange(300) % 3
     np.save(folder / "which.npy", targets)
-    more = ("--target", "@which.npy", "--seed", "5")
-    done(folder, "report", "shapley.explainer", "x.npy", *more, "-o", "report.html", "--samples", "11,")
+    extra = ("--target", "@which.npy", "--seed", "5")
+    done(folder, "report", "shapley.explainer", "x.npy", *extra, "-o", "report.html", "--samples", "11,")
     x = np.load(folder / "x.npy")
-    found = Explainer.load(folder / "shapley.explainer").explanation(x, target=targets, seed=5)
-    top = int(np.abs(found.attributions[11]).argmax())
+    result = Explainer.load(folder / "shapley.explainer").explanation(x, target=targets, seed=5)
+    top = int(np.abs(result.attributions[11]).argmax())
     page = (folder / "report.html").read_text(encoding="utf-8")
-    told = f"largest at {top}: {found.attributions[11, top]:.3g}".replace("-", "−")
-    assert told in page
+    message = f"largest at {top}: {result.attributions[11, top]:.3g}".replace("-", "−")
+    assert message in page
 
 
 def test_report_says_what_is_wrong(folder: Path) -> None:
@@ -320,7 +322,7 @@ def test_report_says_what_is_wrong(folder: Path) -> None:
 
 
 def test_a_mask_for_all_samples_is_not_cut(folder: Path) -> None:
-    """As many samples as outputs: real numbers are a mask, whole numbers are one target each."""
+    """With as many samples as outputs, real numbers are a mask, and whole numbers are one target for each sample."""
     x = np.load(folder / "x.npy")[:3]
     explain = Explainer.load(folder / "ig.explainer")
     np.save(folder / "three.npy", x)
@@ -394,7 +396,7 @@ def test_a_run_that_fails_at_once_leaves_nothing(folder: Path) -> None:
 
 
 def test_outputs_that_are_no_plain_files(folder: Path) -> None:
-    """Links stay and permissions do; a device or a pipe is written to where that can be, and never replaced."""
+    """Links and permissions are kept; a device or a pipe is written to if the format allows it, and never replaced."""
     x = np.load(folder / "x.npy")
     (folder / "far").mkdir()
     (folder / "out.npy").symlink_to("far/real.npy")
@@ -445,7 +447,7 @@ def test_a_store_that_cannot_be_replaced_is_put_back(folder: Path, monkeypatch: 
 
 @pytest.fixture(scope="module")
 def named(folder: Path) -> Path:
-    """Tables with their columns in two orders, and explainers that know their names and that do not."""
+    """A folder with tables in two column orders, and explainers with and without column names."""
     pandas = pytest.importorskip("pandas")
     x = np.load(folder / "x.npy")[:20]
     frame = pandas.DataFrame(x, columns=list("abcd"))
@@ -468,28 +470,28 @@ def shares(path: Path) -> Any:
 
 @pytest.mark.parametrize("explainer", ["named", "told", "ig"])
 def test_columns_go_by_name(named: Path, explainer: str) -> None:
-    """The same samples in two orders have the same shares, under their names and in the order of the file."""
+    """The same samples in two column orders get the same attributions by name, in the order of their file."""
     pandas = pytest.importorskip("pandas")
     x = np.load(named / "x.npy")[:20]
     baseline = x[:1] * 0.5
     pandas.DataFrame(baseline[:, ::-1], columns=list("dcba")).to_parquet(named / "base.parquet")
     right = Explainer.load(named / "ig.explainer")(x, target=0, baseline=baseline)
-    more = ("--columns", "a,b,c,d") if explainer == "ig" else ()
-    more = (*more, "--target", "0", "--baseline", "@base.parquet", "--overwrite", "--block", "8", "-o")
+    extra = ("--columns", "a,b,c,d") if explainer == "ig" else ()
+    extra = (*extra, "--target", "0", "--baseline", "@base.parquet", "--overwrite", "--block", "8", "-o")
     for table in ("abcd", "dcba"):
-        text = done(named, "run", f"{explainer}.explainer", f"{table}.parquet", *more, "out.parquet")
+        text = done(named, "run", f"{explainer}.explainer", f"{table}.parquet", *extra, "out.parquet")
         assert "warning" not in text
-        found = shares(named / "out.parquet")
-        assert list(found) == list(table)
-        np.testing.assert_allclose(found[list("abcd")], right, atol=1e-6)
-        done(named, "run", f"{explainer}.explainer", f"{table}.parquet", *more, "out.npy")
+        result = shares(named / "out.parquet")
+        assert list(result) == list(table)
+        np.testing.assert_allclose(result[list("abcd")], right, atol=1e-6)
+        done(named, "run", f"{explainer}.explainer", f"{table}.parquet", *extra, "out.npy")
         np.testing.assert_allclose(np.load(named / "out.npy"), right[:, :: -1 if table == "dcba" else 1], atol=1e-6)
 
 
 @pytest.mark.parametrize("table", ["abcd", "dcba"])
 @pytest.mark.parametrize("command", ["run", "report"])
 def test_columns_need_names_on_both_sides(named: Path, table: str, command: str) -> None:
-    """A file that knows no names cannot tell which column is which: by place, they would be other shares."""
+    """An explainer without column names refuses a table with names: by position, the attributions would be wrong."""
     output = {"run": "none.parquet", "report": "none.html"}[command]
     text = refused(named, command, "ig.explainer", f"{table}.parquet", "--target", "0", "-o", output)
     assert "knows no names" in text
@@ -531,11 +533,11 @@ def test_columns_that_do_not_fit_are_refused(named: Path, arguments: tuple[str, 
 
 
 def test_columns_elsewhere(named: Path) -> None:
-    """Whole numbers are numbers; a page has the names; info shows them; a comparison aligns its baseline."""
+    """Integer columns work; a report and ``info`` show the column names; a comparison aligns its baseline by name."""
     done(named, "run", "named.explainer", "integers.parquet", "--target", "0", "-o", "integers.npy")
     options = ("--target", "0", "-o", "columns.html", "--samples", "1", "--kind", "bars")
-    for more in (("named.explainer",), ("ig.explainer", "--columns", "a,b,c,d")):
-        done(named, "report", more[0], "dcba.parquet", *options, *more[1:])
+    for extra in (("named.explainer",), ("ig.explainer", "--columns", "a,b,c,d")):
+        done(named, "report", extra[0], "dcba.parquet", *options, *extra[1:])
         assert "largest at" in (named / "columns.html").read_text(encoding="utf-8")
     assert "columns of input" in done(named, "info", "named.explainer")
     assert json.loads(done(named, "info", "told.explainer", "--json"))["columns"] == {"input": list("abcd")}
@@ -555,9 +557,9 @@ def test_columns_elsewhere(named: Path) -> None:
 
 def test_baselines_of_several_inputs(folder: Path) -> None:
     with np.load(folder / "two.npz") as x:
-        given = dict(x)
+        arguments = dict(x)
     for count in (1, 9):
-        base = {name: array[:count] * 0.5 for name, array in given.items()}
+        base = {name: array[:count] * 0.5 for name, array in arguments.items()}
         np.savez(folder / "bases.npz", **base)
         options = ("--inputs", "image=float64[2,3]", "--inputs", "wave=float64[3]", "--dtype", "float64")
         done(folder, "compile", "net.py:Two", "integrated_gradients", "-o", "two_ig.explainer", *options)
@@ -565,10 +567,10 @@ def test_baselines_of_several_inputs(folder: Path) -> None:
             folder, "run", "two_ig.explainer", "two.npz", "--target", "2", "-o", "based.npz", "--block", "4",
             "--baseline", "@bases.npz", "--overwrite",
         )  # fmt: skip
-        wanted = Explainer.load(folder / "two_ig.explainer")(given, target=2, baseline=base)
+        expected = Explainer.load(folder / "two_ig.explainer")(arguments, target=2, baseline=base)
         with np.load(folder / "based.npz") as found:
-            for name in wanted:
-                np.testing.assert_allclose(found[name], wanted[name])
+            for name in expected:
+                np.testing.assert_allclose(found[name], expected[name])
 
 
 # --- the command's own words -----------------------------------------------------------------
@@ -578,7 +580,7 @@ PYTHON = re.compile(r"\.astype|=True|Explainer\.|\b(target|baseline|inputs|outpu
 
 @pytest.fixture(scope="module")
 def wrong(named: Path) -> Path:
-    """Inputs that do not fit."""
+    """A folder with inputs that do not fit the explainers."""
     np.save(named / "nan.npy", np.full((70, 4), np.nan, "float32"))
     late = np.load(named / "x.npy")[:70].copy()
     late[67] = np.inf
@@ -643,7 +645,7 @@ OUTPUTS = {"run": ("-o", "w.npy"), "compile": ("-o", "w.explainer"), "report": (
 @pytest.mark.parametrize(("arguments", "expected"), WRONG, ids=[" ".join(some)[:70] for some, _ in WRONG])
 def test_errors_speak_the_command(wrong: Path, arguments: tuple[str, ...], expected: str) -> None:
     text = refused(wrong, *arguments, *OUTPUTS[arguments[0]])
-    shutil.rmtree(wrong / "w.npy.part", ignore_errors=True)  # of blocks that were right
+    shutil.rmtree(wrong / "w.npy.part", ignore_errors=True)  # left by blocks that succeeded
     assert expected in text
     assert not PYTHON.search(text), text
     assert not list(wrong.glob("w.*"))

@@ -89,13 +89,13 @@ def test_benchmarks_come_onto_the_page_with_what_was_missed() -> None:
     line = Line("torch", "mlp", "MLP", "saliency", 1, 1, slow).record()
     run = {"about": "a machine; torch 0", "lines": [line], "overhead_microseconds": {"saliency": 70.0}}
     before = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
-    text = page.filled(before, [run])
+    text = page.fill_page(before, [run])
     assert "a machine; torch 0:" in text
     assert "1.50 (1.50–1.50) **> 0.8 missed**" in text
     assert "0 of 2 goals met; missed:" in text
     assert "70 µs **> 60 missed**" in text
     assert text.partition(page.END)[2] == before.partition(page.END)[2]
-    assert page.filled(text, [run]) == text
+    assert page.fill_page(text, [run]) == text
 
 
 # --- docstrings ------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The demo runs, keeps its promises, and ends in a picture."""
+"""The examples run, reach their stated accuracy, and write their pictures."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ REMOVAL = ["feature_ablation", "occlusion", "shapley_sampling", "kernel_shap", "
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """What ``digits.py --quick`` printed, and the folder that it ran in."""
+    """The output of ``digits.py --quick``, and the folder in which it ran."""
     folder = tmp_path_factory.mktemp("demo")
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, str(ROOT / "examples" / "digits.py"), "--quick"],
         capture_output=True, text=True, encoding="utf-8", cwd=folder, timeout=550,
         env={**os.environ, "PYTHONIOENCODING": "utf-8"},
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout, folder
+    assert process.returncode == 0, process.stderr[-3000:]
+    return process.stdout, folder
 
 
 def test_the_models_have_learned(demo: tuple[str, Path]) -> None:
@@ -54,21 +54,21 @@ def test_the_models_have_learned(demo: tuple[str, Path]) -> None:
 
 
 def test_every_method_ran_on_every_backend(demo: tuple[str, Path]) -> None:
-    lines = [(found["backend"], found["method"]) for found in LINE.finditer(demo[0])]
+    lines = [(row["backend"], row["method"]) for row in LINE.finditer(demo[0])]
     expected = [(backend, method) for backend in ("torch", "tensorflow") for method in [*METHODS, *REMOVAL]]
     assert lines == [*expected, *(("numpy", method) for method in REMOVAL)]
 
 
 def test_nothing_was_traced_again(demo: tuple[str, Path]) -> None:
-    for found in LINE.finditer(demo[0]):
-        kernels = "2" if found["method"].startswith("deeplift") else "1"  # one for references
-        assert (found["before"], found["after"]) == (kernels, kernels)
+    for row in LINE.finditer(demo[0]):
+        kernels = "2" if row["method"].startswith("deeplift") else "1"  # one for references
+        assert (row["before"], row["after"]) == (kernels, kernels)
 
 
 def test_complete_methods_are_complete(demo: tuple[str, Path]) -> None:
     largest = {"integrated_gradients": 0.25, "deeplift": 1e-4, "deeplift_shap": 1e-4}
     largest |= {"shapley_sampling": 1e-4, "kernel_shap": 1e-4}
-    gaps = {(found["backend"], found["method"]): found["gap"] for found in LINE.finditer(demo[0])}
+    gaps = {(row["backend"], row["method"]): row["gap"] for row in LINE.finditer(demo[0])}
     for (_, method), gap in gaps.items():
         assert float(gap) < largest[method] if method in largest else gap == "–"
 
@@ -90,37 +90,37 @@ def test_the_gallery_is_a_picture(demo: tuple[str, Path]) -> None:
 
 
 def test_any_model() -> None:
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, str(ROOT / "examples" / "any_model.py")], capture_output=True, text=True, timeout=300
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "random forest" in done.stdout
-    assert float(re.search(r"differ by (\S+)", done.stdout)[1]) < 1e-5  # type: ignore[index]
-    assert float(re.search(r"([\d.]+) at most", done.stdout)[1]) < 5  # type: ignore[index]
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert "random forest" in process.stdout
+    assert float(re.search(r"differ by (\S+)", process.stdout)[1]) < 1e-5  # type: ignore[index]
+    assert float(re.search(r"([\d.]+) at most", process.stdout)[1]) < 5  # type: ignore[index]
 
 
 def printed_by(example: str, folder: Path) -> str:
-    """What the example's quick run printed; its pictures lie in ``folder``."""
-    done = subprocess.run(
+    """The output of an example's quick run, which writes its pictures into ``folder``."""
+    process = subprocess.run(
         [sys.executable, str(ROOT / "examples" / example), "--quick"],
         capture_output=True, text=True, encoding="utf-8", cwd=folder, timeout=300,
         env={**os.environ, "PYTHONIOENCODING": "utf-8"},
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    assert process.returncode == 0, process.stderr[-3000:]
+    return process.stdout
 
 
 def pictures(stdout: str, folder: Path) -> list[Path]:
-    """The pictures that were printed: each large enough, and with both colours."""
+    """Check that each picture whose path was printed is large enough and has both colours."""
     from matplotlib.image import imread
 
-    found = [folder / name for name in re.findall(r"^picture: (.+)$", stdout, re.MULTILINE)]
-    for path in found:
+    paths = [folder / name for name in re.findall(r"^picture: (.+)$", stdout, re.MULTILINE)]
+    for path in paths:
         assert path.parent == folder / "out"
         pixels = imread(path)
         assert min(pixels.shape[:2]) > 300
         assert len(np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)) > 50
-    return found
+    return paths
 
 
 def test_motifs_are_found(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Pictures and pages of explanations: the right kind, one scale, labels, and nothing hidden."""
+"""Plots and pages of explanations: the plot kind, a common scale, labels, and panels inside their figures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HOSTILE = "<script>alert('$x^{2$')</script>\n&\"'"
 
 
 def explained(x: Any, method: str | methods.Method = "feature_ablation", **more: Any) -> Explanation:
-    """Of two weighted sums of the features."""
+    """An explanation of a model with two outputs, each a weighted sum of the features."""
     weights = np.random.default_rng(0).normal(size=(2, *x.shape[1:]))
     axes = tuple(range(1, x.ndim))
 
@@ -44,11 +44,11 @@ def one_hot(count: int, length: int, letters: int = 4) -> Any:
 
 
 def words(count: int = 3, scores: Any = None) -> Explanation:
-    """Tokens, as ``per_token`` gives them."""
+    """An explanation of tokens, as ``per_token`` computes it."""
     ids = np.arange(count * 4).reshape(count, 4) % 3
-    found = samples(count, 4) if scores is None else scores
+    result = samples(count, 4) if scores is None else scores
     return Explanation(
-        found, samples(count, 2), None, np.tile([0.0, 1.0], (count, 1)), None, None, np.ones(count, int),
+        result, samples(count, 2), None, np.tile([0.0, 1.0], (count, 1)), None, None, np.ones(count, int),
         methods.Gradient(), given={"ids": ids}, attributed=("embed",),
     )  # fmt: skip
 
@@ -59,12 +59,12 @@ def kind(explanation: Explanation, **view: Any) -> str:
 
 
 def texts(figure: Any) -> str:
-    """All that is written in a figure."""
-    found = [text.get_text() for text in figure.texts]
+    """All texts in a figure."""
+    result = [text.get_text() for text in figure.texts]
     for axes in figure.axes:
-        found += [axes.get_xlabel(), axes.get_ylabel(), *(text.get_text() for text in axes.texts)]
-        found += [label.get_text() for label in (*axes.get_xticklabels(), *axes.get_yticklabels())]
-    return "\n".join(found)
+        result += [axes.get_xlabel(), axes.get_ylabel(), *(text.get_text() for text in axes.texts)]
+        result += [label.get_text() for label in (*axes.get_xticklabels(), *axes.get_yticklabels())]
+    return "\n".join(result)
 
 
 # --- kinds ------------------------------------------------------------------------------------
@@ -108,10 +108,10 @@ def test_tokens_are_found_by_their_ids() -> None:
 def test_one_feature_and_a_thousand(name: str, features: int) -> None:
     x = {"logo": one_hot(1, features), "image": samples(1, 1, features)}.get(name, samples(1, features))
     if name == "tokens":
-        found = replace(words(1), attributions=x, given={"ids": np.zeros((1, features), int)})
+        result = replace(words(1), attributions=x, given={"ids": np.zeros((1, features), int)})
     else:
-        found = explained(x, methods.ShapleySampling(1))
-    figure = found.plot(name, samples=1)
+        result = explained(x, methods.ShapleySampling(1))
+    figure = result.plot(name, samples=1)
     figure.canvas.draw()
     assert max(figure.get_size_inches()) < 30
 
@@ -145,22 +145,24 @@ def test_channels_are_summed() -> None:
     x = samples(2, 3, 5, 6)
     first, last = explained(x), explained(x.transpose(0, 2, 3, 1))
     view = View()
-    chosen = plots.KINDS["image"].shown
+    chosen = plots.KINDS["image"].drawn_scores
     np.testing.assert_allclose(chosen(panels(first, view)[0][0], view), first.attributions[0].sum(axis=0), rtol=1e-5)
     np.testing.assert_allclose(chosen(panels(last, view)[0][0], view), last.attributions[0].sum(axis=-1), rtol=1e-5)
     many = explained(samples(2, 7, 8, 9))
-    given = View(channels="last")
-    assert chosen(panels(many, given)[0][0], given).shape == (7, 8)
+    arguments = View(channels="last")
+    assert chosen(panels(many, arguments)[0][0], arguments).shape == (7, 8)
 
 
 def test_a_logo_has_the_letters_of_the_sequence() -> None:
     from explainers.plots import logo
 
     x = one_hot(1, 12)
-    found = explained(x)
-    (panel,) = panels(found, View())[0]
+    explanation = explained(x)
+    (panel,) = panels(explanation, View())[0]
     assert "".join(logo._letters(panel, View())) == "".join("ACGT"[k] for k in x[0].argmax(axis=1))
-    np.testing.assert_allclose(logo.shown(panel, View()), (found.attributions[0] * x[0]).sum(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(
+        logo.drawn_scores(panel, View()), (explanation.attributions[0] * x[0]).sum(axis=1), rtol=1e-5
+    )
     transposed = panels(explained(x.transpose(0, 2, 1)), View())[0][0]
     assert logo._letters(transposed, View()) == logo._letters(panel, View())
 
@@ -170,9 +172,9 @@ def test_a_logo_has_the_letters_of_the_sequence() -> None:
 
 def test_the_colours_are_centred_and_shared() -> None:
     x = samples(3, 8, 8)
-    found = explained(x)
-    largest = float(np.abs(found.attributions).max())
-    figure = found.plot()
+    explanation = explained(x)
+    largest = float(np.abs(explanation.attributions).max())
+    figure = explanation.plot()
     bars = [axes for axes in figure.axes if list(axes.get_yticks()) == [-1, 0, 1]]
     assert len(bars) == 1
     ends = [label.get_text().replace("−", "-") for label in bars[0].get_yticklabels()]
@@ -186,36 +188,36 @@ def test_the_colours_are_centred_and_shared() -> None:
 
 
 def test_bars_share_an_axis_and_have_standard_errors() -> None:
-    found = explained(samples(3, 4), methods.ShapleySampling(8))
+    explanation = explained(samples(3, 4), methods.ShapleySampling(8))
     model = Explainer.compile(lambda x: np.tanh(x).prod(axis=1), methods.ShapleySampling(8), inputs=samples(3, 4))
-    found = model.explanation(samples(3, 4))
-    figure = found.plot(names=["a", "b", "c", "d"])
+    explanation = model.explanation(samples(3, 4))
+    figure = explanation.plot(names=["a", "b", "c", "d"])
     assert len({axes.get_xlim() for axes in figure.axes}) == 1
     assert all(len(axes.containers) > 4 for axes in figure.axes)  # bars, and error bars in between
     assert "± standard error" in texts(figure)
 
 
 def test_the_waterfall_goes_from_the_baselines_output_to_the_output() -> None:
-    found = explained(samples(1, 30), methods.ShapleySampling(4))
-    figure = found.plot("waterfall", top=5)
+    explanation = explained(samples(1, 30), methods.ShapleySampling(4))
+    figure = explanation.plot("waterfall", top=5)
     text = texts(figure)
     assert "25 others" in text
     assert "completeness gap" not in text
     (ends,) = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
-    reached = [found.baseline_outputs[0, 1], found.outputs[0, 1]]  # type: ignore[index]
+    reached = [explanation.baseline_outputs[0, 1], explanation.outputs[0, 1]]  # type: ignore[index]
     np.testing.assert_allclose(ends.get_xdata(), reached, rtol=1e-5)
     steps = sum(patch.get_width() for patch in figure.axes[0].patches)
     assert steps == pytest.approx(reached[1] - reached[0], rel=1e-4)
-    off = replace(found, attributions=found.attributions * 0.5)
+    off = replace(explanation, attributions=explanation.attributions * 0.5)
     assert "completeness gap" in texts(off.plot("waterfall"))
 
 
 def test_labels_tell_method_target_and_outputs() -> None:
-    found = explained(samples(2, 5), methods.ShapleySampling(4), target=[0, 1])
-    text = texts(found.plot(classes=["cat", "dog"]))
+    explanation = explained(samples(2, 5), methods.ShapleySampling(4), target=[0, 1])
+    text = texts(explanation.plot(classes=["cat", "dog"]))
     for said in ("shapley_sampling", "target cat", "target dog", "sample 1", "baseline"):
         assert said in text
-    assert f"{found.outputs[0, 0]:.3g}".replace("-", "−") in text
+    assert f"{explanation.outputs[0, 0]:.3g}".replace("-", "−") in text
     assert "2 weighted outputs" in texts(explained(samples(2, 5), target=[0.5, 0.5]).plot())
 
 
@@ -223,25 +225,25 @@ def test_several_inputs() -> None:
     def model(image: Any, wave: Any) -> Any:
         return (image.sum(axis=(1, 2)) * wave.sum(axis=1))[:, None]
 
-    found = Explainer.compile(model, methods.ShapleySampling(2)).explanation(
+    result = Explainer.compile(model, methods.ShapleySampling(2)).explanation(
         image=samples(2, 4, 4), wave=samples(2, 200), target=0
     )
-    assert list(found.inputs) == ["image", "wave"]
-    figure = found.plot()
+    assert list(result.inputs) == ["image", "wave"]
+    figure = result.plot()
     assert len(figure.axes) == 5  # two for each of two samples, and one colour bar
     assert "image" in texts(figure)
-    assert len(found.plot(input="wave").axes) == 3
-    text = texts(found.plot("waterfall", input="image"))
+    assert len(result.plot(input="wave").axes) == 3
+    text = texts(result.plot("waterfall", input="image"))
     assert "other inputs" in text
     with pytest.raises(UnknownNameError, match="image, wave"):
-        found.plot(input="imag")
+        result.plot(input="imag")
 
 
 def test_all_outputs_need_one_to_show() -> None:
-    found = explained(samples(2, 5), target="all")
+    explanation = explained(samples(2, 5), target="all")
     with pytest.raises(InputError, match="output="):
-        found.plot()
-    assert "target 1" in texts(found.plot(output=1))
+        explanation.plot()
+    assert "target 1" in texts(explanation.plot(output=1))
     with pytest.raises(InputError, match='target="all"'):
         explained(samples(2, 5)).plot(output=1)
 
@@ -266,28 +268,28 @@ def test_a_grid_has_one_scale_a_line() -> None:
 
 @pytest.mark.parametrize("shape", [(2, 4), (2, 8, 8), (2, 200)])
 def test_nan_is_refused_or_hatched(shape: tuple[int, ...]) -> None:
-    found = explained(samples(*shape))
-    scores = np.array(found.attributions)
+    explanation = explained(samples(*shape))
+    scores = np.array(explanation.attributions)
     scores[0].flat[1] = np.nan
     scores[0].flat[2] = np.inf
-    found = replace(found, attributions=scores)
+    explanation = replace(explanation, attributions=scores)
     with pytest.raises(NonFiniteError, match="sample 0"):
-        found.plot()
-    figure = found.plot(allow_nonfinite=True)
+        explanation.plot()
+    figure = explanation.plot(allow_nonfinite=True)
     figure.canvas.draw()
     hatched = [a for axes in figure.axes for a in (*axes.patches, *axes.collections) if a.get_hatch()]
     assert hatched
-    assert found._repr_html_()
+    assert explanation._repr_html_()
 
 
 def test_nan_tokens() -> None:
     scores = np.array([[np.nan, 1.0, -1.0, 0.0]])
-    found = words(1, scores)
+    result = words(1, scores)
     with pytest.raises(NonFiniteError):
-        plots.tokens_html(found)
-    (page,) = plots.tokens_html(found, allow_nonfinite=True)
+        plots.tokens_html(result)
+    (page,) = plots.tokens_html(result, allow_nonfinite=True)
     assert "nonfinite" in page
-    found.plot(allow_nonfinite=True).canvas.draw()
+    result.plot(allow_nonfinite=True).canvas.draw()
 
 
 def test_pictures_leave_pyplot_alone(tmp_path: Path) -> None:
@@ -301,8 +303,8 @@ def test_pictures_leave_pyplot_alone(tmp_path: Path) -> None:
         "found.plot().savefig('one.png'); found._repr_html_(); found.to_html()\n"
         "assert 'matplotlib.pyplot' not in sys.modules and dict(matplotlib.rcParams) == before\n"
     )
-    known = {**os.environ, "MPLBACKEND": "Agg"}  # to find out a backend, rcParams themselves import pyplot
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, cwd=tmp_path, env=known)
+    environment = {**os.environ, "MPLBACKEND": "Agg"}  # without a set backend, reading rcParams imports pyplot
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, cwd=tmp_path, env=environment)
 
 
 def test_without_matplotlib_the_extra_is_named() -> None:
@@ -315,15 +317,15 @@ def test_without_matplotlib_the_extra_is_named() -> None:
         "except errors.BackendMissing as error: print(error)\n"
         "print(found._repr_html_())\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.count("pip install 'explainers[plots]'") == 1
-    assert "<table>" in done.stdout  # the notebook's part still has its numbers
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.count("pip install 'explainers[plots]'") == 1
+    assert "<table>" in process.stdout  # the notebook's part still has its numbers
 
 
 def test_inputs_are_kept_without_a_copy() -> None:
     x = samples(2, 5)
-    found = explained(x)
-    assert found.inputs["x" if "x" in found.inputs else next(iter(found.inputs))] is x
+    explanation = explained(x)
+    assert explanation.inputs["x" if "x" in explanation.inputs else next(iter(explanation.inputs))] is x
     plain = Explanation(x, x, None, np.ones_like(x), None, None, np.ones(2, int), methods.Gradient())
     assert plain.inputs == {}
     plain.plot("bars").canvas.draw()
@@ -358,8 +360,8 @@ class Page(HTMLParser):
 
 
 def test_a_page_needs_nothing_else(tmp_path: Path) -> None:
-    found = explained(samples(3, 6), methods.ShapleySampling(3))
-    text = found.to_html(tmp_path / "page.html", samples=2, classes=["cat", "dog"])
+    explanation = explained(samples(3, 6), methods.ShapleySampling(3))
+    text = explanation.to_html(tmp_path / "page.html", samples=2, classes=["cat", "dog"])
     assert (tmp_path / "page.html").read_text(encoding="utf-8") == text
     page = Page(text)
     assert len(page.images) == 2
@@ -374,35 +376,37 @@ def test_a_page_needs_nothing_else(tmp_path: Path) -> None:
 
 def test_hostile_names_are_escaped_and_drawn() -> None:
     names = [HOSTILE, "$\\frac{$", "a" * 500]
-    found = explained(samples(1, 3))
-    found.plot(names=names, classes=["a", HOSTILE]).canvas.draw()
-    Page(found.to_html(names=names, classes=["a", HOSTILE]))
-    plots.grid({HOSTILE: found}, classes=["a", HOSTILE]).canvas.draw()
+    explanation = explained(samples(1, 3))
+    explanation.plot(names=names, classes=["a", HOSTILE]).canvas.draw()
+    Page(explanation.to_html(names=names, classes=["a", HOSTILE]))
+    plots.grid({HOSTILE: explanation}, classes=["a", HOSTILE]).canvas.draw()
     spoken = words()
     spoken.plot(names=names).canvas.draw()
     page = Page(spoken.to_html(names=names))
     assert "alert('$x^{2$')" in page.text
-    evil = replace(found, given={HOSTILE: found.inputs[next(iter(found.inputs))]}, attributed=(HOSTILE,))
+    evil = replace(
+        explanation, given={HOSTILE: explanation.inputs[next(iter(explanation.inputs))]}, attributed=(HOSTILE,)
+    )
     Page(evil.to_html())
 
 
 def test_tokens_in_html_and_in_a_terminal() -> None:
-    found = words(1, np.array([[1.0, -0.5, 0.0, 0.25]]))
+    result = words(1, np.array([[1.0, -0.5, 0.0, 0.25]]))
     names = {0: "good\x1b[31m", 1: "bad", 2: "so"}
-    (html,) = plots.tokens_html(found, names=names)
+    (html,) = plots.tokens_html(result, names=names)
     assert html.count("<span") == 4
     assert html.count("negative") == 1
     assert f"rgba(178,24,43,{tokens.STRONGEST:.3f})" in html
-    (plain,) = plots.tokens_text(found, names=names, colour=False)
+    (plain,) = plots.tokens_text(result, names=names, colour=False)
     assert plain == "good[31m++ bad- so good[31m+"
-    (coloured,) = plots.tokens_text(found, names=names)
+    (coloured,) = plots.tokens_text(result, names=names)
     assert "\x1b[48;2;178;24;43m" in coloured
     assert "\x1b[31m" not in coloured
 
 
 def test_padding_is_left_out() -> None:
-    found = words(1, np.array([[1.0, -0.5, 0.0, 0.0]]))
-    (html,) = plots.tokens_html(found, names=[["good", "bad", "", ""]])
+    result = words(1, np.array([[1.0, -0.5, 0.0, 0.0]]))
+    (html,) = plots.tokens_html(result, names=[["good", "bad", "", ""]])
     assert html.count("<span") == 2
 
 
@@ -418,12 +422,12 @@ def test_notebooks_show_a_picture_with_words_and_a_table() -> None:
 
 
 def test_no_panel_lies_outside_its_figure() -> None:
-    found = explained(samples(5, 3))
-    for figure in (found.plot(), found.plot(samples=1), plots.grid({"a": found, "b": found})):
+    explanation = explained(samples(5, 3))
+    for figure in (explanation.plot(), explanation.plot(samples=1), plots.grid({"a": explanation, "b": explanation})):
         for axes in figure.axes:
             box = axes.get_position()
             assert box.x0 >= 0
             assert box.y0 >= 0
             assert box.x1 <= 1
             assert box.y1 <= 1
-    assert found.plot().get_size_inches()[0] - 1 <= layout.WIDTH
+    assert explanation.plot().get_size_inches()[0] - 1 <= layout.WIDTH

@@ -1,4 +1,4 @@
-"""Every error and warning of the library, as the command tells it: no call of Python's in it."""
+"""Every error and warning of the library, rewritten for the command, contains no Python calls."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OPTIONS = {
 
 
 def texts(node: ast.AST) -> Iterator[str]:
-    """The texts in an expression, ``x1`` where something is filled in."""
+    """The string constants in an expression; ``x1`` replaces a formatted value."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         yield node.value
     elif isinstance(node, ast.JoinedStr):
@@ -42,8 +42,8 @@ def texts(node: ast.AST) -> Iterator[str]:
 
 
 def messages() -> list[str]:
-    """All texts of several words in the code, but docstrings, and what is no message by its place."""
-    found = {}
+    """All texts of several words in the code, except docstrings and texts in places that hold no messages."""
+    all_texts = {}
     for path in sorted([*ROOT.glob("explainers/**/*.py"), *ROOT.glob("backends/**/*.py")]):
         if str(path.relative_to(ROOT)).startswith((*NOT_THERE, "explainers/cli/words.py")):
             continue
@@ -52,21 +52,21 @@ def messages() -> list[str]:
             if spoken:
                 for text in texts(node):
                     if text.count(" ") > 1:
-                        found[text] = path
-    return sorted(found)
+                        all_texts[text] = path
+    return sorted(all_texts)
 
 
 def test_there_are_many_messages() -> None:
-    found = messages()
-    assert len(found) > 300
-    assert sum(bool(PYTHON.search(text)) for text in found) > 30
+    all_texts = messages()
+    assert len(all_texts) > 300
+    assert sum(bool(PYTHON.search(text)) for text in all_texts) > 30
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_no_message_calls_python(command: str) -> None:
-    known = words.options(command)
+    known_names = words.options(command)
     for text in messages():
-        spoken = words.spoken(text, known)
+        spoken = words.for_command(text, known_names)
         assert not PYTHON.search(spoken) or any(model in text for model in ABOUT_THE_MODEL), (text, spoken)
         for option in re.findall(r"(?<![-\w])--([a-z][a-z-]*)", spoken):
             assert f"--{option}" in OPTIONS, (text, spoken)
@@ -102,4 +102,4 @@ def test_no_message_calls_python(command: str) -> None:
     ],
 )  # fmt: skip
 def test_words(text: str, command: str, expected: str) -> None:
-    assert words.spoken(text, words.options(command)) == expected
+    assert words.for_command(text, words.options(command)) == expected

@@ -1,4 +1,4 @@
-"""The command ``explainers``: compile, look at, run and serve explainers in files."""
+"""The command ``explainers``: compile, inspect, run, compare and serve explainers in files."""
 
 from __future__ import annotations
 

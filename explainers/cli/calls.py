@@ -1,4 +1,4 @@
-"""What commands that explain samples in files share: their options, and calls of some of the samples."""
+"""Code shared by the commands that explain samples in files: their options, and requests for some of the samples."""
 
 from __future__ import annotations
 
@@ -29,37 +29,39 @@ Columns = Annotated[
 Device = Annotated[str | None, typer.Option(help="Where to run; by default where the explainer was made.")]
 
 
-def loaded(file: Path, device: str | None, setting: list[str] | None) -> Explainer:
-    """The explainer in a file, at the effort that is set."""
+def load_explainer(file: Path, device: str | None, setting: list[str] | None) -> Explainer:
+    """The explainer in a file, with the effort parameters of ``--set``."""
     explain = Explainer.load(file, device)
     return explain.replace(**sources.parameters(setting, explain.method.effort)) if setting else explain
 
 
-def bound(explain: Explainer, arrays: dict[str, Any]) -> list[Any]:
-    """The arrays and tables in the order of the model's inputs, of equal lengths.
+def bind_inputs(explain: Explainer, arrays: dict[str, Any]) -> list[Any]:
+    """The arrays and tables in the order of the model's inputs, checked to have equal lengths.
 
     Raises
     ------
-    InputError: names that are not the inputs', columns that are not the model's or hold no numbers.
+    InputError: names of arrays or columns that differ from the model's, or columns without numbers.
     """
-    named = {name: array for name, array in arrays.items() if name and not name.isdigit()}
+    array_by_name = {name: array for name, array in arrays.items() if name and not name.isdigit()}
     inputs = explain.signature.inputs
     if len(inputs) == len(arrays) == 1:
-        found = list(arrays.values())  # whatever it is called
-    elif named and set(named) != {spec.name for spec in inputs}:
+        ordered_inputs = list(arrays.values())  # any name will do
+    elif array_by_name and set(array_by_name) != {spec.name for spec in inputs}:
         raise InputError(
-            f"the file has the arrays {tables.listed(list(named))}; the model takes ({explain.signature}). Name the "
-            "arrays of an npz or zarr file as these, or give a file for each input, in this order."
+            f"the file has the arrays {tables.listed(list(array_by_name))}; the model takes ({explain.signature}). "
+            "Name the arrays of an npz or zarr file as these, or give a file for each input, in this order."
         )
     else:
-        found = explain.signature.bind([a for name, a in arrays.items() if name not in named], named)
-    lengths = [array.shape[0] for array in found]
+        ordered_inputs = explain.signature.bind(
+            [a for name, a in arrays.items() if name not in array_by_name], array_by_name
+        )
+    lengths = [array.shape[0] for array in ordered_inputs]
     if len(set(lengths)) > 1:
         raise InputError(f"the inputs have {lengths} samples; they need as many each")
-    for table, spec in zip(found, inputs, strict=True):
+    for table, spec in zip(ordered_inputs, inputs, strict=True):
         if tables.is_table(table):
             _check_table(table, spec)
-    return found
+    return ordered_inputs
 
 
 def _check_table(table: Any, spec: TensorSpec) -> None:
@@ -76,37 +78,39 @@ def _check_table(table: Any, spec: TensorSpec) -> None:
         )
 
 
-def with_columns(explain: Explainer, given: list[str] | None) -> Explainer:
-    """The explainer with the names of columns that are ``given`` as ``[input=]a,b,c``, in the model's order."""
-    for text in given or ():
-        name, sign, listed = text.rpartition("=")
+def with_columns(explain: Explainer, column_options: list[str] | None) -> Explainer:
+    """The explainer with column names; each option is ``[input=]a,b,c``, in the model's order."""
+    for text in column_options or ():
+        name, sign, names_text = text.rpartition("=")
         if not sign and len(explain.signature.inputs) > 1:
             raise InputError(f"--columns {text!r}: the model has several inputs; give --columns input=a,b,c")
-        explain = explain.with_columns(sources.names(listed), name or None)
+        explain = explain.with_columns(sources.names(names_text), name or None)
     return explain
 
 
-def some(explain: Explainer, inputs: list[Any], given: dict[str, Any], index: Any, allow_nonfinite: bool) -> Request:
-    """A call of the samples ``index`` (a slice or positions) of all, with the draws that they get in a call of all.
+def request_for(
+    explain: Explainer, inputs: list[Any], arguments: dict[str, Any], index: Any, allow_nonfinite: bool
+) -> Request:
+    """A request for the samples ``index`` (a slice or positions), with the random draws of a call of all samples.
 
-    ``given``: target, baseline and seed for all.
+    ``arguments``: target, baseline and seed for all samples.
     """
     total = inputs[0].shape[0]
-    rows = [_read(array, index) for array in inputs]
+    rows = [_read_rows(array, index) for array in inputs]
     request = explain.request(
         *rows,
-        target=_target(explain, given["target"], index, total, rows[0].shape[0]),
-        baseline=_baseline(explain, given["baseline"], index, total),
+        target=_target(explain, arguments["target"], index, total, rows[0].shape[0]),
+        baseline=_baseline(explain, arguments["baseline"], index, total),
         allow_nonfinite=allow_nonfinite,
     )
-    request = dataclasses.replace(request, warns=False)  # noted at the end
+    request = dataclasses.replace(request, warns=False)  # the command warns once, at the end
     if explain.method.sampled:
-        request.call.seeds = random_numbers.sample_seeds(given["seed"], total)[index]
+        request.call.seeds = random_numbers.sample_seeds(arguments["seed"], total)[index]
     return request
 
 
-def incomplete(explain: Explainer) -> str | None:
-    """What to tell of samples whose attributions do not add up."""
+def incomplete_warning(explain: Explainer) -> str | None:
+    """A warning about samples whose attributions do not add up; None if all do."""
     count = explain.stats.incomplete
     if not count:
         return None
@@ -116,41 +120,41 @@ def incomplete(explain: Explainer) -> str | None:
     )
 
 
-def _baseline(explain: Explainer, given: Any, index: Any, total: int) -> Any:
-    """That of the samples ``index``. ``--baseline`` of as many rows as samples is one for each, whatever the method."""
+def _baseline(explain: Explainer, baseline: Any, index: Any, total: int) -> Any:
+    """The baseline of the samples ``index``. A ``--baseline`` with as many rows as samples is one for each sample."""
     axes = {spec.name: len(spec.sample_shape) for spec in explain.attributed}
-    first = next(iter(axes.values()))
-    if not isinstance(given, dict):
-        return _one_each(explain, samples_of(given, index, total, first), first)
-    found = {name: samples_of(part, index, total, axes.get(name)) for name, part in given.items()}
-    sets = {name: _one_each(explain, part, axes.get(name, first)) for name, part in found.items()}
+    first_axes = next(iter(axes.values()))
+    if not isinstance(baseline, dict):
+        return _one_each(explain, samples_of(baseline, index, total, first_axes), first_axes)
+    baseline_by_name = {name: samples_of(part, index, total, axes.get(name)) for name, part in baseline.items()}
+    sets = {name: _one_each(explain, part, axes.get(name, first_axes)) for name, part in baseline_by_name.items()}
     if all(isinstance(part, References) for part in sets.values()):
         return References({name: part.array for name, part in sets.items()}, per_sample=True)
-    return found
+    return baseline_by_name
 
 
-def _one_each(explain: Explainer, given: Any, axes: int) -> Any:
-    if explain.method.takes_sets and isinstance(given, np.ndarray) and given.ndim == axes + 1:
-        return References(given[:, None], per_sample=True)
-    return given
+def _one_each(explain: Explainer, baseline: Any, axes: int) -> Any:
+    if explain.method.takes_sets and isinstance(baseline, np.ndarray) and baseline.ndim == axes + 1:
+        return References(baseline[:, None], per_sample=True)
+    return baseline
 
 
-def _target(explain: Explainer, given: Any, index: Any, total: int, count: int) -> Any:
-    """That of the samples ``index``, ``count`` of them; a mask for all of them as one for each.
+def _target(explain: Explainer, target: Any, index: Any, total: int, count: int) -> Any:
+    """The target of the ``count`` samples ``index``; a single mask is repeated for each sample.
 
     Raises
     ------
-    TargetError: as many samples as outputs, so that it may be an index for each.
+    TargetError: there are as many samples as outputs, so the mask could also be one index per sample.
     """
     shape = explain.output.sample_shape
-    if is_mask(given, shape):
-        resolve_target(given, shape, total)
-        return np.broadcast_to(np.asarray(given), (count, *shape))
-    return targets_of(given, index, total, shape)
+    if is_mask(target, shape):
+        resolve_target(target, shape, total)
+        return np.broadcast_to(np.asarray(target), (count, *shape))
+    return targets_of(target, index, total, shape)
 
 
-def _read(array: Any, index: Any) -> Any:
-    """Files are read where they are sliced."""
+def _read_rows(array: Any, index: Any) -> Any:
+    """The rows ``index`` of an array or a table; only these are read from the file."""
     if tables.is_table(array):
         return tables.rows(array, index.start, index.stop) if isinstance(index, slice) else tables.take(array, index)
     if isinstance(index, slice):

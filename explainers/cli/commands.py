@@ -1,4 +1,4 @@
-"""The commands. Each is thin: what it does is the library's."""
+"""The commands. Each is a thin wrapper around the library."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ from .calls import (
     Seed,
     Setting,
     Target,
-    bound,
-    incomplete,
-    loaded,
-    some,
+    bind_inputs,
+    incomplete_warning,
+    load_explainer,
+    request_for,
     with_columns,
 )
 
@@ -48,35 +48,35 @@ app = typer.Typer(name="explainers", no_args_is_help=True, add_completion=False,
 console = Console()
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         typer.echo(f"explainers {__version__}")
         raise typer.Exit
 
 
 @app.callback()
 def common(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Tell it.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
 ) -> None:
     """Compile an explanation of a trained network once, keep it in a file, run it and serve it."""
 
 
 messages = Console(stderr=True)
 INTERRUPTED = 130
-SHOWN = 0.1  # seconds between two states that survive an interruption
+SAVE_INTERVAL = 0.1  # seconds between two saved states, from which an interrupted run continues
 
 
 @contextmanager
-def told(command: str, status: int = 1) -> Iterator[None]:
-    """Errors that a user can mend, and warnings, in a line or two and in the command's words; then this exit status."""
-    known = words.options(command)
+def command_errors(command: str, status: int = 1) -> Iterator[None]:
+    """Print the library's errors and warnings in the command's terms; exit with ``status`` after an error."""
+    option_names = words.options(command)
     with warnings.catch_warnings():
-        warnings.showwarning = partial(_show_warning, known, warnings.showwarning)
+        warnings.showwarning = partial(_show_warning, option_names, warnings.showwarning)
         try:
             yield
         except (ExplainersError, OSError) as error:
             where = "".join(f" {note}" for note in getattr(error, "__notes__", ()))
-            text = words.spoken(str(error), known)
+            text = words.for_command(str(error), option_names)
             messages.print(f"error{where}: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
             raise typer.Exit(status) from error
         except KeyboardInterrupt as error:
@@ -84,23 +84,25 @@ def told(command: str, status: int = 1) -> Iterator[None]:
             raise typer.Exit(INTERRUPTED) from error
 
 
-def _show_warning(known: Mapping[str, str], others: Any, message: Any, category: Any, *where: Any, **more: Any) -> None:
-    """The library's own as the command's; those of frameworks as ever."""
-    text = words.spoken(str(message), known)
+def _show_warning(
+    option_names: Mapping[str, str], show_other: Any, message: Any, category: Any, *location: Any, **options: Any
+) -> None:
+    """Print a warning of the library in the command's terms; pass those of frameworks on."""
+    text = words.for_command(str(message), option_names)
     if category.__module__.startswith("explainers") or text != str(message):
         warn(f"warning: {text}")
     else:
-        others(message, category, *where, **more)
+        show_other(message, category, *location, **options)
 
 
 def destination(path: Path) -> None:
-    """Whether a file can be written there, before anything is computed for it."""
+    """Check that a file can be written to ``path``, before anything is computed."""
     if not writing.is_stream(path):
         writing.check(path)
 
 
 def say(text: str, output: Path) -> None:
-    """What was done; beside the standard output where that is what was written to."""
+    """Print a result message; to standard error if ``output`` is a stream such as standard output."""
     where = messages if writing.is_stream(output) else console
     where.print(text, markup=False, highlight=False, soft_wrap=True)
 
@@ -139,17 +141,19 @@ def compile(
     """Compile an explanation of a model into a file, which loads without the model's source."""
     from ..spec import References
 
-    with told("compile"):
+    with command_errors("compile"):
         destination(output)
         value = sources.method(method, setting or [])
         if baseline is not None and references is not None:
             raise InputError("give --baseline or --references, not both")
-        given = sources.baseline(references or baseline)
-        options: dict[str, Any] = {} if given is None else {"baseline": References(given) if references else given}
+        baseline_value = sources.baseline(references or baseline)
+        options: dict[str, Any] = {}
+        if baseline_value is not None:
+            options["baseline"] = References(baseline_value) if references else baseline_value
         explain = Explainer.compile(
-            sources.filed(model, backend), value, inputs=sources.specs(inputs or []), wrt=wrt, output=model_output,
-            backend=backend, engine=engine, device=device, dtype=dtype, batch_size=batch_size, per_token=per_token,
-            strict=strict, interacting=interacting, **options,
+            sources.savable_model(model, backend), value, inputs=sources.specs(inputs or []), wrt=wrt,
+            output=model_output, backend=backend, engine=engine, device=device, dtype=dtype, batch_size=batch_size,
+            per_token=per_token, strict=strict, interacting=interacting, **options,
         )  # fmt: skip
         explain = with_columns(explain, columns)
         explain.save(output, aot=aot)
@@ -162,17 +166,17 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
     coverage: Annotated[bool, typer.Option("--coverage", help="Every kind of operation, and its rule.")] = False,
 ) -> None:
-    """What a file explains, how, and what it is made of. Loads no framework."""
-    with told("info"):
+    """Show what a file explains, how, and what it contains. Loads no framework."""
+    with command_errors("info"):
         manifest = container.read_manifest(file)
         if as_json:
-            plain = ("format", "backend", "engine", "device", "method", "output")
+            fields = ("format", "backend", "engine", "device", "method", "output")
             data = {
-                **{key: getattr(manifest, key) for key in plain},
+                **{key: getattr(manifest, key) for key in fields},
                 "inputs": [str(spec) for spec in manifest.signature.inputs],
                 "columns": {spec.name: list(spec.columns) for spec in manifest.signature.inputs if spec.columns},
                 "attributed": list(manifest.attributed), "batch_size": manifest.batch_size, "size": manifest.size,
-                "placeholders": {part: [p.name for p in some] for part, some in manifest.placeholders.items()},
+                "placeholders": {part: [p.name for p in group] for part, group in manifest.placeholders.items()},
                 "coverage": [asdict(row) for row in manifest.coverage], "versions": dict(manifest.versions),
                 "members": {name: member.size for name, member in manifest.members.items()},
             }  # fmt: skip
@@ -217,105 +221,106 @@ def run(
     columns: Columns = None,
     device: Device = None,
     setting: Setting = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Forget what an interrupted run has done.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Discard the results of an interrupted run.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
     allow_nonfinite: Annotated[bool, typer.Option("--allow-nonfinite", help="Let NaN and infinity through.")] = False,
 ) -> None:
-    """Explain all samples of a file. The same command takes up where it was interrupted."""
+    """Explain all samples of a file. If a run is interrupted, the same command continues it."""
     signal.signal(signal.SIGTERM, _interrupt)
-    with told("run"):
+    with command_errors("run"):
         if block is not None and block < 1:
             raise InputError(f"--block must be ≥ 1; got {block}")
-        explain = loaded(file, device, setting)
+        explain = load_explainer(file, device, setting)
         arrays = files.read(inputs)
         explain = with_columns(explain, columns)
-        base = tables.aligned(sources.baseline(baseline), explain.attributed)
-        given = {"target": sources.target(target), "baseline": base, "seed": seed}
+        baseline_value = tables.aligned(sources.baseline(baseline), explain.attributed)
+        arguments = {"target": sources.target(target), "baseline": baseline_value, "seed": seed}
         checksums = {name: member.sha256 for name, member in container.read_manifest(file).members.items()}
-        what = {"members": checksums, "set": setting, "nonfinite": allow_nonfinite, "columns": columns}
-        key = files.fingerprint(inputs, {**given, **what})
-        into = files.Output(output, key, restart, overwrite, [*inputs, file])
-        _run(explain, arrays, given, into, block, allow_nonfinite)
+        settings = {"members": checksums, "set": setting, "nonfinite": allow_nonfinite, "columns": columns}
+        key = files.fingerprint(inputs, {**arguments, **settings})
+        output_file = files.OutputFile(output, key, restart, overwrite, [*inputs, file])
+        _run(explain, arrays, arguments, output_file, block, allow_nonfinite)
 
 
 def _run(
-    explain: Explainer, arrays: dict[str, Any], given: dict[str, Any], into: files.Output, block: int | None,
-    allow_nonfinite: bool,
+    explain: Explainer, arrays: dict[str, Any], arguments: dict[str, Any], output_file: files.OutputFile,
+    block: int | None, allow_nonfinite: bool,
 ) -> None:  # fmt: skip
-    inputs = bound(explain, arrays)
+    inputs = bind_inputs(explain, arrays)
     total = inputs[0].shape[0]
     if not total:
         raise InputError("there are no samples")
     names = [spec.name for spec in explain.attributed] if len(explain.attributed) > 1 else [""]
-    into.allocate(dict(zip(names, _shapes(explain, inputs, total), strict=True)))
-    shown = time.monotonic()
+    output_file.allocate(dict(zip(names, _shapes(explain, inputs, total), strict=True)))
+    last_saved = time.monotonic()
     bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*bar, console=messages, disable=not messages.is_terminal) as progress:
-        task = progress.add_task("samples", total=total, completed=into.done)
+        task = progress.add_task("samples", total=total, completed=output_file.done)
         try:
-            for start, parts in _blocks(explain, inputs, given, into.done, block, allow_nonfinite):
-                into.write(start, dict(zip(names, parts, strict=True)))
-                progress.update(task, completed=into.done)
-                if time.monotonic() - shown > SHOWN:
-                    into.keep()
-                    shown = time.monotonic()
+            for start, parts in _blocks(explain, inputs, arguments, output_file.done, block, allow_nonfinite):
+                output_file.write(start, dict(zip(names, parts, strict=True)))
+                progress.update(task, completed=output_file.done)
+                if time.monotonic() - last_saved > SAVE_INTERVAL:
+                    output_file.keep()
+                    last_saved = time.monotonic()
         except ExplainersError:
-            if not into.done:
-                into.forget()
+            if not output_file.done:
+                output_file.forget()
             raise
         except KeyboardInterrupt:
-            if into.arrays:
-                into.keep()
-                messages.print(f"{into.done} of {total} samples are done; the same command goes on from there")
+            if output_file.arrays:
+                output_file.keep()
+                messages.print(f"{output_file.done} of {total} samples are done; the same command goes on from there")
             raise
-    into.finish(_columns(explain, inputs))
-    warn(incomplete(explain))
-    console.print(f"{into.name}: {total} samples", markup=False, highlight=False, soft_wrap=True)
+    output_file.finish(_columns(explain, inputs))
+    warn(incomplete_warning(explain))
+    console.print(f"{output_file.name}: {total} samples", markup=False, highlight=False, soft_wrap=True)
 
 
 def _columns(explain: Explainer, inputs: list[Any]) -> tuple[str, ...]:
-    """Names of the columns of what is attributed, as they stand in its file."""
-    found = dict(zip(explain.signature.names, inputs, strict=True)).get(explain.attributed[0].name)
-    return tables.names(found) if tables.is_table(found) else ()
+    """The column names of the attributed input's table, in the order of its file."""
+    table = dict(zip(explain.signature.names, inputs, strict=True)).get(explain.attributed[0].name)
+    return tables.names(table) if tables.is_table(table) else ()
 
 
 def _shapes(explain: Explainer, inputs: list[Any], total: int) -> Iterator[tuple[tuple[int, ...], Any]]:
-    """Shape and dtype of the attributions of all samples: the dtype of the input that they belong to."""
+    """Shape and dtype of each attribution array for all samples; the dtype is that of its input."""
     dtypes = [tables.dtype(tables.rows(a, 0, 0)) if tables.is_table(a) else a.dtype for a in inputs]
-    known = dict(zip(explain.signature.names, map(np.dtype, dtypes), strict=True))
+    input_dtypes = dict(zip(explain.signature.names, map(np.dtype, dtypes), strict=True))
     for spec in explain.attributed:
-        own = np.dtype("float32" if spec.dtype == "bfloat16" else spec.dtype)
-        given = known.get(spec.name, known[explain.signature.names[0]])
+        spec_dtype = np.dtype("float32" if spec.dtype == "bfloat16" else spec.dtype)
+        dtype = input_dtypes.get(spec.name, input_dtypes[explain.signature.names[0]])
         shape = spec.sample_shape[:-1] if explain.per_token else spec.sample_shape
-        yield (total, *shape), given if given.kind == "f" else own
+        yield (total, *shape), dtype if dtype.kind == "f" else spec_dtype
 
 
 def _blocks(
-    explain: Explainer, inputs: list[Any], given: dict[str, Any], first: int, block: int | None, allow_nonfinite: bool
-) -> Iterator[tuple[int, list[Any]]]:
-    """(first sample, attributions) of one block after the other; draws as in one call of all samples."""
+    explain: Explainer, inputs: list[Any], arguments: dict[str, Any], first_sample: int, block: int | None,
+    allow_nonfinite: bool,
+) -> Iterator[tuple[int, list[Any]]]:  # fmt: skip
+    """Yield (first sample, attributions) block by block, with the same random draws as in one call of all samples."""
     total = inputs[0].shape[0]
     size = block or explain.stats.batch_size
-    for start in range(first, total, size):
+    for start in range(first_sample, total, size):
         stop = min(start + size, total)
         try:
-            request = some(explain, inputs, given, slice(start, stop), allow_nonfinite)
-            found = request.attributions(request.packages.run(request.call))
+            request = request_for(explain, inputs, arguments, slice(start, stop), allow_nonfinite)
+            attributions = request.attributions(request.packages.run(request.call))
         except ExplainersError as error:
             raise _of_block(error, start, stop, total) from error
-        yield start, list(map(on_host, found if isinstance(found, tuple) else (found,)))
+        yield start, list(map(on_host, attributions if isinstance(attributions, tuple) else (attributions,)))
 
 
 def _of_block(error: ExplainersError, start: int, stop: int, total: int) -> ExplainersError:
-    """The same error, counting the samples of the whole file, and saying which block they are in."""
+    """The same error with sample numbers of the whole file and a note that names the block."""
     if stop - start == total:
         return error
     count = stop - start
     text = re.sub(rf"sample (\d+) of {count}\b", lambda m: f"sample {start + int(m[1])} of {total}", str(error))
     text = re.sub(r"at position (\d+)\b", lambda m: f"at position {start + int(m[1])}", text)
-    found = type(error)(text)
-    found.add_note(f"in the samples {start} to {stop - 1} of {total}")
-    return found
+    block_error = type(error)(text)
+    block_error.add_note(f"in the samples {start} to {stop - 1} of {total}")
+    return block_error
 
 
 @app.command(name="bench-call", epilog="Example: explainers bench-call digits.explainer --batch-size 1 --batch-size 32")
@@ -326,22 +331,22 @@ def bench_call(
     device: Device = None,
     setting: Setting = None,
 ) -> None:
-    """How long calls of an explainer take, on random samples."""
-    with told("bench-call"):
-        explain = loaded(file, device, setting)
+    """Measure how long calls of an explainer take, on random samples."""
+    with command_errors("bench-call"):
+        explain = load_explainer(file, device, setting)
         table = Table("samples", "calls", "median ms", "99 % ms", "samples/s", "rows/s")
         for size in batch_size or [1, 32]:
             times, rows = _times(explain, size, seconds)
-            median, late = np.percentile(times, [50, 99])
+            median, percentile_99 = np.percentile(times, [50, 99])
             table.add_row(
-                str(size), str(len(times)), f"{1e3 * median:.3g}", f"{1e3 * late:.3g}", f"{size / median:,.0f}",
-                f"{rows / sum(times):,.0f}",
+                str(size), str(len(times)), f"{1e3 * median:.3g}", f"{1e3 * percentile_99:.3g}",
+                f"{size / median:,.0f}", f"{rows / sum(times):,.0f}",
             )  # fmt: skip
         console.print(table)
 
 
 def _times(explain: Explainer, size: int, seconds: float) -> tuple[list[float], int]:
-    """Seconds of each call, and the rows of the model that all of them took."""
+    """Seconds of each call, and the number of rows that the model evaluated in all calls."""
     generator = np.random.default_rng(0)
     inputs = [
         generator.normal(size=(size, *spec.sample_shape)).astype(spec.host_dtype) if spec.floating else spec.blank(size)
@@ -352,9 +357,9 @@ def _times(explain: Explainer, size: int, seconds: float) -> tuple[list[float], 
     times: list[float] = []
     before = explain.stats.rows
     while sum(times) < seconds or len(times) < 3:
-        began = time.perf_counter()
+        start = time.perf_counter()
         explain(*inputs, target="max")
-        times.append(time.perf_counter() - began)
+        times.append(time.perf_counter() - start)
     return times, explain.stats.rows - before
 
 
@@ -369,7 +374,7 @@ def serve(
     setting: Annotated[list[str] | None, typer.Option("--set", help="A limit of the server: name=value.")] = None,
 ) -> None:
     """Answer requests for explanations over HTTP: KServe V1, Open Inference Protocol V2, server-sent events."""
-    with told("serve"):
+    with command_errors("serve"):
         try:
             from .. import serve as serving
         except ImportError as error:

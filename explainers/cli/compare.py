@@ -1,4 +1,4 @@
-"""``explainers compare``: the same weights, several backends, engines and methods, for people and for CI."""
+"""The command ``compare``: one model on several backends, engines and methods; its exit status can serve CI."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import typer
 
 from .. import tables
 from ..backend import named
-from ..comparing import Candidate
-from ..comparing import compare as compared
-from ..comparing.candidates import PEERS, Question
+from ..compare import Candidate
+from ..compare import compare as compare_candidates
+from ..compare.candidates import PEERS, Question
 from ..errors import InputError, UnknownNameError
 from ..file import writing
 from ..methods import Method
 from ..spec import References
 from . import files, sources
 from .calls import Baseline, Setting, Target
-from .commands import app, console, told
+from .commands import app, command_errors, console
 
 DIFFERS, USAGE = 1, 2
 
@@ -53,46 +53,48 @@ def compare(
 
     Exit status: 1 where two candidates of the same method differ by more than --tolerance, 2 for errors.
     """
-    with told("compare", USAGE):
+    with command_errors("compare", USAGE):
         if baseline is not None and references is not None:
             raise InputError("give --baseline or --references, not both")
-        given = sources.baseline(references or baseline)
-        given = References(given) if references else given
-        asked = Question.of(_inputs(files.read(inputs)), sources.target(target), given, seed, seconds).plain()
-        found = compared(
-            _candidates(model, _listed(methods), _listed(backends), _listed(engines), setting or []), asked.inputs,
-            target=asked.target, baseline=asked.baseline, seed=seed, tolerance=tolerance, seconds=seconds,
+        baseline_value = sources.baseline(references or baseline)
+        baseline_value = References(baseline_value) if references else baseline_value
+        arrays = _inputs(files.read(inputs))
+        question = Question.of(arrays, sources.target(target), baseline_value, seed, seconds).with_arrays()
+        method_names, backend_names, engine_names = map(_split_names, (methods, backends, engines))
+        comparison = compare_candidates(
+            _candidates(model, method_names, backend_names, engine_names, setting or []), question.inputs,
+            target=question.target, baseline=question.baseline, seed=seed, tolerance=tolerance, seconds=seconds,
             timeout=timeout,
         )  # fmt: skip
-        console.print(found)
-        if locate and not found.agrees():
-            console.print(str(found.locate()), markup=False, highlight=False, soft_wrap=True)
-        for path, text in ((html, found.to_html), (json, found.to_json)):
+        console.print(comparison)
+        if locate and not comparison.agrees():
+            console.print(str(comparison.locate()), markup=False, highlight=False, soft_wrap=True)
+        for path, text in ((html, comparison.to_html), (json, comparison.to_json)):
             if path is not None:
                 writing.text(path, text())
-        if not found.agrees():
+        if not comparison.agrees():
             raise typer.Exit(DIFFERS)
 
 
-def _listed(text: str | None) -> list[str]:
+def _split_names(text: str | None) -> list[str]:
     return [part.strip() for part in (text or "").split(",") if part.strip()]
 
 
 def _inputs(arrays: dict[str, Any]) -> Any:
-    """One array, several in order, or by name."""
-    found = {name: array if tables.is_table(array) else np.asarray(array) for name, array in arrays.items()}
-    if all(name and not name.isdigit() for name in found):
-        return found
-    return next(iter(found.values())) if len(found) == 1 else tuple(found.values())
+    """The inputs as one array, a tuple in order, or a dict by name."""
+    array_by_name = {name: array if tables.is_table(array) else np.asarray(array) for name, array in arrays.items()}
+    if all(name and not name.isdigit() for name in array_by_name):
+        return array_by_name
+    return next(iter(array_by_name.values())) if len(array_by_name) == 1 else tuple(array_by_name.values())
 
 
 def _candidates(
     model: str, methods: list[str], backends: list[str], engines: list[str], settings: list[str]
 ) -> list[Candidate]:
-    """Every method on every backend by every engine that the backend has."""
+    """One candidate for each combination of method, backend and engine that the backend has."""
     if not methods:
         raise InputError("--methods names no method")
-    sources.checked(model)
+    sources.check_model_name(model)
     values: dict[str, str | Method] = {name: name if _peer(name) else sources.method(name, []) for name in methods}
     for setting in settings:
         takers = [name for name, value in values.items() if _takes(name, value, setting)]
@@ -100,15 +102,15 @@ def _candidates(
             raise UnknownNameError.among("parameter", setting.partition("=")[0], sorted(_parameters(values)))
         for name in takers:
             values[name] = _set(values[name], setting)
-    found: dict[tuple[str, str | None, str], Candidate] = {}
+    candidate_by_key: dict[tuple[str, str | None, str], Candidate] = {}
     for name, backend, engine in product(methods, list[str | None](backends) or [None], engines or ["auto"]):
         if _peer(name):
-            found[name, "torch", "auto"] = Candidate(model, name, "torch")
+            candidate_by_key[name, "torch", "auto"] = Candidate(model, name, "torch")
         elif engine == "auto" or backend is None or engine in named(backend).engines:
-            found[name, backend, engine] = Candidate(model, values[name], backend, engine)
-    if not found:
+            candidate_by_key[name, backend, engine] = Candidate(model, values[name], backend, engine)
+    if not candidate_by_key:
         raise InputError(f"none of the backends {backends} has one of the engines {engines}")
-    return list(found.values())
+    return list(candidate_by_key.values())
 
 
 def _peer(method: str) -> bool:
@@ -120,13 +122,15 @@ def _parameters(values: Mapping[str, str | Method]) -> set[str]:
 
 
 def _takes(name: str, value: str | Method, setting: str) -> bool:
-    """``name=value`` goes to every method that has it, ``method.name=value`` to that method."""
+    """Whether the method takes the setting ``name=value`` or, for this method only, ``method.name=value``."""
     method, _, parameter = setting.partition("=")[0].rpartition(".")
     return method in ("", name) and parameter in _parameters({name: value})
 
 
 def _set(value: str | Method, setting: str) -> str | Method:
     assert not isinstance(value, str)
-    _, dot, own = setting.partition("=")[0].rpartition(".")
-    plain = f"{own}={setting.partition('=')[2]}" if dot else setting
-    return dataclasses.replace(value, **sources.parameters([plain], [f.name for f in dataclasses.fields(value)]))
+    _, dot, parameter = setting.partition("=")[0].rpartition(".")
+    plain_setting = f"{parameter}={setting.partition('=')[2]}" if dot else setting
+    return dataclasses.replace(
+        value, **sources.parameters([plain_setting], [f.name for f in dataclasses.fields(value)])
+    )

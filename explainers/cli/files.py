@@ -1,4 +1,4 @@
-"""Arrays in files: npy and npz, zarr, parquet. Read in parts, written in parts, all or nothing."""
+"""Arrays in npy, npz, zarr and parquet files, read and written in parts; an output file appears only when complete."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..errors import BackendMissing, InputError
 from ..file import writing
 from ..spec import Numpy
 
-ZARR = ("zarr.json", ".zarray", ".zgroup")  # what makes a folder a store
+ZARR = ("zarr.json", ".zarray", ".zgroup")  # a folder with one of these files is a zarr store
 KINDS = (".npy", ".npz", ".zarr", ".parquet")
 
 
@@ -29,20 +29,21 @@ def kind(path: Path) -> str:
 
 
 def read(paths: Sequence[Path]) -> dict[str, Any]:
-    """Arrays and tables by name, read where they are sliced.
+    """Arrays and tables by name; npy, zarr and parquet files are read only when they are sliced.
 
-    One file: its arrays; an npy file's and a table are named "". Several: one input each, in order.
+    A single file gives its arrays; an npy file's array and a table have the name "". Of several files, each is one
+    input, in order.
     """
-    found: dict[str, Any] = {}
+    array_by_name: dict[str, Any] = {}
     for place, path in enumerate(paths):
         if not path.exists():
             raise InputError(f"no file {str(path)!r}")
-        for name, array in _read(path).items():
-            found[name or ("" if len(paths) == 1 else str(place))] = array
-    return found
+        for name, array in _open(path).items():
+            array_by_name[name or ("" if len(paths) == 1 else str(place))] = array
+    return array_by_name
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _open(path: Path) -> dict[str, Any]:
     suffix = kind(path)
     try:
         if suffix == ".npy":
@@ -51,17 +52,17 @@ def _read(path: Path) -> dict[str, Any]:
             with np.load(path, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
         if suffix == ".zarr":
-            found = _zarr().open(str(path), mode="r")
-            return {"": found} if hasattr(found, "shape") else dict(found.arrays())
+            store = _zarr().open(str(path), mode="r")
+            return {"": store} if hasattr(store, "shape") else dict(store.arrays())
         return {"": _parquet().read_table(path, memory_map=True)}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{str(path)!r} cannot be read: {error}") from error
 
 
 def read_array(path: Path) -> Numpy:
-    """The only array of a file; of a table its numbers."""
-    found = read_value(path)
-    return tables.numbers(found, repr(str(path)), floating=False) if tables.is_table(found) else np.asarray(found)
+    """The only array of a file; a table as an array of its numbers."""
+    value = read_value(path)
+    return tables.numbers(value, repr(str(path)), floating=False) if tables.is_table(value) else np.asarray(value)
 
 
 def read_value(path: Path) -> Any:
@@ -69,28 +70,28 @@ def read_value(path: Path) -> Any:
     arrays = read([path])
     if len(arrays) != 1:
         raise InputError(f"{str(path)!r} has {len(arrays)} arrays, {', '.join(arrays)}; one is needed")
-    (found,) = arrays.values()
-    return found
+    (value,) = arrays.values()
+    return value
 
 
 def fingerprint(paths: Sequence[Path], what: Mapping[str, Any]) -> str:
-    """Differs when a file or ``what`` does."""
+    """A hash that changes when one of the files or ``what`` changes."""
     states = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-    text = json.dumps([states, {name: _told(value) for name, value in what.items()}], sort_keys=True)
+    text = json.dumps([states, {name: _digest(value) for name, value in what.items()}], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _told(value: Any) -> Any:
+def _digest(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _told(part) for name, part in value.items()}
+        return {name: _digest(part) for name, part in value.items()}
     return hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest() if isinstance(value, np.ndarray) else value
 
 
-class Output:
-    """One array for each attributed value, filled from the first sample on; takes up where it was interrupted.
+class OutputFile:
+    """The output of ``run``: one array for each attributed value, written block by block; continues an interrupted run.
 
-    Until it is finished, what is known lies in the folder ``….part`` beside it. Nothing that was there is touched:
-    not a file, but with ``overwrite``; never one of ``inputs``, nor a folder that is no zarr store.
+    Until the file is finished, its results lie in the folder ``….part`` beside it. An existing file or zarr store is
+    replaced only with ``overwrite``; one of ``inputs`` and any other folder never.
     """
 
     def __init__(self, path: Path, key: str, restart: bool, overwrite: bool, inputs: Sequence[Path]) -> None:
@@ -112,24 +113,24 @@ class Output:
         if restart and self.folder.exists():
             shutil.rmtree(self.folder)
         if state.is_file():
-            known = json.loads(state.read_text())
-            if known["key"] != key:
+            saved_state = json.loads(state.read_text())
+            if saved_state["key"] != key:
                 raise InputError(
                     f"{str(self.folder)!r} holds part of another run (of other inputs or parameters): finish that, or "
                     "begin anew with --restart"
                 )
-            self.done = int(known["done"])
+            self.done = int(saved_state["done"])
             self.arrays = {
-                name: np.load(self.folder / f"{i}.npy", mmap_mode="r+") for i, name in enumerate(known["names"])
+                name: np.load(self.folder / f"{i}.npy", mmap_mode="r+") for i, name in enumerate(saved_state["names"])
             }
 
     def _check(self, overwrite: bool, inputs: Sequence[Path]) -> None:
-        path, own = self.name, self.path
-        for given in inputs:
-            other = given.resolve()
-            same = own == other or own in other.parents or other in own.parents
-            if same or (path.exists() and os.path.samefile(path, given)):
-                raise InputError(f"--output {str(path)!r} would replace the input {str(given)!r}")
+        path, target = self.name, self.path
+        for input_path in inputs:
+            input_target = input_path.resolve()
+            same = target == input_target or target in input_target.parents or input_target in target.parents
+            if same or (path.exists() and os.path.samefile(path, input_path)):
+                raise InputError(f"--output {str(path)!r} would replace the input {str(input_path)!r}")
         if not path.is_dir():
             writing.check(path)
         if not path.exists():
@@ -140,7 +141,7 @@ class Output:
             raise InputError(f"--output {str(path)!r} exists: choose another name, or replace it by --overwrite")
 
     def allocate(self, shapes: Mapping[str, tuple[tuple[int, ...], Any]]) -> None:
-        """Room on the disk for all samples, before the first: (shape, dtype) by name."""
+        """Reserve disk space for all samples. ``shapes``: (shape, dtype) by name."""
         self._check_form([len(shape) for shape, _ in shapes.values()])
         if self.arrays:
             return
@@ -158,65 +159,65 @@ class Output:
             raise InputError(f"no space for {size / 1e3:,.0f} kB in {str(self.path.parent)!r}: {error}") from error
 
     def _check_form(self, ranks: Sequence[int]) -> None:
-        """Whether a file of this kind takes arrays of these ranks."""
+        """Check that a file of this kind can hold arrays of these ranks."""
         if self.name.suffix == ".npy" and len(ranks) != 1:
             raise InputError(f"there are attributions of {len(ranks)} inputs: write them to an .npz or .zarr file")
         if self.name.suffix == ".parquet" and list(ranks) != [2]:
             raise InputError("a parquet file takes one table, (samples, columns); others go to .npy, .npz or .zarr")
 
     def forget(self) -> None:
-        """Nothing is known that would be worth keeping."""
+        """Delete all results written so far."""
         self.arrays.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def write(self, start: int, parts: Mapping[str, Numpy]) -> None:
-        """The samples from ``start`` on."""
+        """Write the attributions of the samples from ``start`` on."""
         for name, part in parts.items():
             self.arrays[name][start : start + len(part)] = part
             self.done = start + len(part)
 
     def keep(self) -> None:
-        """What has been written survives an interruption from here on."""
+        """Flush the results to disk, so that an interrupted run can continue from here."""
         for array in self.arrays.values():
             array.flush()
         state = self.folder / "state.json"
         writing.text(state, json.dumps({"key": self.key, "done": self.done, "names": list(self.arrays)}))
 
     def finish(self, columns: Sequence[str]) -> None:
-        """The file itself, from its parts."""
+        """Turn the results into the output file and delete the ``….part`` folder."""
         self.keep()
         suffix = self.name.suffix
-        made = self.folder / f"made{suffix}"
+        result = self.folder / f"made{suffix}"
         if suffix == ".npy":
             self.arrays.clear()
-            made = self.folder / "0.npy"
+            result = self.folder / "0.npy"
         elif suffix == ".npz":
-            np.savez(made, **{name or "attributions": array for name, array in self.arrays.items()})
+            np.savez(result, **{name or "attributions": array for name, array in self.arrays.items()})
         elif suffix == ".zarr":
-            _save_zarr(made, self.arrays)
+            _save_zarr(result, self.arrays)
         else:
-            _save_table(made, self.arrays, columns)
-        self._move(made)
+            _save_table(result, self.arrays, columns)
+        self._move(result)
         shutil.rmtree(self.folder)
 
-    def _move(self, made: Path) -> None:
+    def _move(self, result: Path) -> None:
         if not self.path.is_dir():
-            writing.move(made, self.path)
+            writing.move(result, self.path)
             return
-        old = self.folder / "replaced"  # a store, which --overwrite replaces
+        old = self.folder / "replaced"  # the zarr store that --overwrite replaces
         os.replace(self.path, old)
         try:
-            os.replace(made, self.path)
+            os.replace(result, self.path)
         except BaseException:
             os.replace(old, self.path)
             raise
 
 
 def _reserve(handle: int, size: int) -> None:
-    """Take the bytes of a file from the disk now: a full one is an error here, and a crash where it is mapped."""
+    """Allocate a file's bytes now: a full disk is an error here, but a crash when writing to a memory map."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(handle, 0, size)
-    else:  # pragma: no cover - other systems tell of a full disk at the first write
+    else:  # pragma: no cover - other systems report a full disk at the first write
         os.truncate(handle, size)
 
 

@@ -1,4 +1,4 @@
-"""The command ``report``: explain a few samples of a file and write a page about them."""
+"""The command ``report``: explain some samples of a file and write an HTML page about them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from .calls import (
     Seed,
     Setting,
     Target,
-    bound,
-    incomplete,
-    loaded,
-    some,
+    bind_inputs,
+    incomplete_warning,
+    load_explainer,
+    request_for,
     with_columns,
 )
-from .commands import app, destination, say, told, warn
+from .commands import app, command_errors, destination, say, warn
 
 
 @app.command(epilog="Example: explainers report digits.explainer inputs.npy --target max -o report.html")
@@ -46,26 +46,30 @@ def report(
     setting: Setting = None,
     allow_nonfinite: Annotated[bool, typer.Option("--allow-nonfinite", help="Show NaN and infinity in grey.")] = False,
 ) -> None:
-    """Write a page that shows the explanations of some samples and needs nothing else."""
-    with told("report"):
+    """Write a self-contained page with the explanations of some samples."""
+    with command_errors("report"):
         destination(output)
-        explain = loaded(file, device, setting)
+        explain = load_explainer(file, device, setting)
         explain = with_columns(explain, columns)
-        found = bound(explain, files.read(inputs))
-        chosen = _chosen(samples, found[0].shape[0])
-        base = tables.aligned(sources.baseline(baseline), explain.attributed)
-        given = {"target": sources.target(target), "baseline": base, "seed": seed}
-        request = some(explain, found, given, chosen, allow_nonfinite)
+        bound_inputs = bind_inputs(explain, files.read(inputs))
+        positions = _positions(samples, bound_inputs[0].shape[0])
+        baseline_value = tables.aligned(sources.baseline(baseline), explain.attributed)
+        arguments = {"target": sources.target(target), "baseline": baseline_value, "seed": seed}
+        request = request_for(explain, bound_inputs, arguments, positions, allow_nonfinite)
         explanation = request.explanation(request.packages.run(request.call))
-        view: dict[str, Any] = {"channels": channels, "classes": _listed(classes), "allow_nonfinite": allow_nonfinite}
-        shown = {"samples": len(chosen), "names": _listed(names) or None, "numbers": chosen}
-        plots.page(explanation, output, kind=kind, **shown, **view)
-        warn(incomplete(explain))
-        say(f"{output}: {len(chosen)} samples", output)
+        view: dict[str, Any] = {
+            "channels": channels,
+            "classes": _name_list(classes),
+            "allow_nonfinite": allow_nonfinite,
+        }
+        selection = {"samples": len(positions), "names": _name_list(names) or None, "numbers": positions}
+        plots.page(explanation, output, kind=kind, **selection, **view)
+        warn(incomplete_warning(explain))
+        say(f"{output}: {len(positions)} samples", output)
 
 
-def _chosen(text: str, total: int) -> list[int]:
-    """``"20"``: the first 20; ``"0,5,7"`` or ``"5,"``: these."""
+def _positions(text: str, total: int) -> list[int]:
+    """Sample positions: ``"20"`` means the first 20; ``"0,5,7"`` and ``"5,"`` list them."""
     try:
         parts = [int(part) for part in text.split(",") if part.strip()]
     except ValueError as error:
@@ -75,8 +79,8 @@ def _chosen(text: str, total: int) -> list[int]:
     return plots.View(samples=parts if "," in text else parts[0] if parts else 0).positions(total)
 
 
-def _listed(text: str | None) -> list[str] | None:
-    """Names in a line, or in the lines of a file."""
+def _name_list(text: str | None) -> list[str] | None:
+    """Names from ``a,b,c``, from the lines of ``@file``, or single letters from ``abc``."""
     if text is None:
         return None
     letters = len(text) > 1 and "," not in text and not text.startswith("@")

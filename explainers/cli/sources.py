@@ -1,4 +1,4 @@
-"""What is named on the command line: models, inputs, targets and parameters."""
+"""Parsers for values on the command line: models, inputs, targets, baselines and parameters."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import numpy as np
 
 from .. import methods, tables
 from ..backend import find
-from ..comparing.model_names import check
-from ..comparing.model_names import model as named
+from ..compare.model_names import check
+from ..compare.model_names import model as named
 from ..errors import ArtifactError, InputError, UnknownNameError
 from ..file import container
 from ..methods import Method
@@ -24,13 +24,18 @@ from .files import read, read_array, read_value
 
 
 def model(text: str) -> Any:
-    """The model that ``text`` names: see :func:`explainers.comparing.model_names.model`."""
-    checked(text)
+    """The model that ``text`` names: see :func:`explainers.compare.model_names.model`."""
+    check_model_name(text)
     return named(text)
 
 
-def checked(text: str) -> None:
-    """InputError for what is no name of a model: an explainer's file, above all."""
+def check_model_name(text: str) -> None:
+    """Check that ``text`` can name a model.
+
+    Raises
+    ------
+    InputError: it cannot; the message is specific where it is the file of an explainer.
+    """
     path = Path(text)
     if path.is_file() and zipfile.is_zipfile(path):
         with contextlib.suppress(ArtifactError):
@@ -42,12 +47,12 @@ def checked(text: str) -> None:
     check(text)
 
 
-def filed(text: str, backend: str | None) -> Any:
-    """The model of this name, if an explanation of it has a file form; known before anything is computed."""
-    found = model(text)
-    functions = [name for name in ("predict_proba", "predict", "decision_function") if hasattr(found, name)]
+def savable_model(text: str, backend: str | None) -> Any:
+    """The model of this name, checked before any computation to be one whose explainer can be saved to a file."""
+    named_model = model(text)
+    functions = [name for name in ("predict_proba", "predict", "decision_function") if hasattr(named_model, name)]
     try:
-        files = find(found, backend).files
+        files = find(named_model, backend).files
     except InputError:
         if not functions:
             raise
@@ -55,31 +60,31 @@ def filed(text: str, backend: str | None) -> Any:
     if not files:
         example = f"{text}.{functions[0]}" if functions else text
         raise InputError(
-            f"{text!r} is a {type(found).__name__}, which only its own Python source can run: an explanation of it has "
-            f"no file. Compare methods on it with explainers compare {example}, explain it from Python, or name a "
-            "torch or TensorFlow model."
+            f"{text!r} is a {type(named_model).__name__}, which only its own Python source can run: an explanation of "
+            f"it has no file. Compare methods on it with explainers compare {example}, explain it from Python, or name "
+            "a torch or TensorFlow model."
         )
-    return found
+    return named_model
 
 
 def method(name: str, settings: Sequence[str]) -> Method:
     """The method of this name with its parameters set, each as ``name=value``."""
     value = methods.resolve(name)
-    known = [field.name for field in dataclasses.fields(value)]
-    return dataclasses.replace(value, **parameters(settings, known))
+    field_names = [field.name for field in dataclasses.fields(value)]
+    return dataclasses.replace(value, **parameters(settings, field_names))
 
 
-def parameters(settings: Sequence[str], known: Sequence[str]) -> dict[str, Any]:
-    """``name=value`` pairs; values as JSON, or text."""
-    found = {}
+def parameters(settings: Sequence[str], parameter_names: Sequence[str]) -> dict[str, Any]:
+    """The parameters in ``name=value`` texts; values are parsed as JSON, else kept as text."""
+    values = {}
     for setting in settings:
         name, sign, text = setting.partition("=")
         if not sign:
             raise InputError(f"give parameters as name=value; got {setting!r}")
-        if name not in known:
-            raise UnknownNameError.among("parameter", name, known)
-        found[name] = _value(text)
-    return found
+        if name not in parameter_names:
+            raise UnknownNameError.among("parameter", name, parameter_names)
+        values[name] = _value(text)
+    return values
 
 
 def _value(text: str) -> Any:
@@ -93,26 +98,26 @@ def _value(text: str) -> Any:
 
 
 def specs(texts: Sequence[str]) -> Any:
-    """Inputs of a model that does not carry its signature: ``[name=]dtype[sizes]``, or a file of examples.
+    """The inputs of a model without a signature, each as ``[name=]dtype[sizes]`` or a file of examples.
 
     >>> specs(["float32[1,28,28]"])
     (TensorSpec(shape=(None, 1, 28, 28), dtype='float32', name=''),)
     """
     if not texts:
         return None
-    found = [_spec(text) for text in texts]
-    if any(name for name, _ in found):
-        return {name or f"input_{i}": value for i, (name, value) in enumerate(found)}
-    return tuple(value for _, value in found)
+    named_specs = [_spec(text) for text in texts]
+    if any(name for name, _ in named_specs):
+        return {name or f"input_{i}": value for i, (name, value) in enumerate(named_specs)}
+    return tuple(value for _, value in named_specs)
 
 
 def _spec(text: str) -> tuple[str, Any]:
-    name, sign, rest = text.partition("=")
-    name, rest = (name, rest) if sign else ("", text)
-    if Path(rest).is_file():
-        example = read_value(Path(rest))
+    name, sign, text_of_spec = text.partition("=")
+    name, text_of_spec = (name, text_of_spec) if sign else ("", text)
+    if Path(text_of_spec).is_file():
+        example = read_value(Path(text_of_spec))
         return name, tables.rows(example, 0, 1) if tables.is_table(example) else np.asarray(example[:1])
-    dtype, bracket, sizes = rest.partition("[")
+    dtype, bracket, sizes = text_of_spec.partition("[")
     try:
         if not bracket or not sizes.endswith("]"):
             raise ValueError("no sizes in brackets")
@@ -125,26 +130,26 @@ def _spec(text: str) -> tuple[str, Any]:
 
 
 def target(text: str | None) -> Any:
-    """``3``, ``1,2`` (an index into several axes), ``max``, or ``@file.npy``: one for each sample, or a mask."""
+    """The target: ``3``, ``1,2`` (an index into two axes), ``max``, or ``@file.npy`` (one per sample, or a mask)."""
     if text is None:
         return None
     if text.startswith("@"):
         return read_array(Path(text[1:]))
     try:
-        found = tuple(int(part) for part in text.split(","))
+        indices = tuple(int(part) for part in text.split(","))
     except ValueError:
         return text
-    return found[0] if len(found) == 1 else found
+    return indices[0] if len(indices) == 1 else indices
 
 
 def baseline(text: str | None) -> Any:
-    """A number, or ``@file.npy``: one sample, or one for each sample; of several inputs the arrays of an npz file."""
+    """The baseline: a number, or ``@file.npy`` with one or one per sample; ``@file.npz`` for several inputs."""
     if text is None:
         return None
     if text.startswith("@"):
         path = Path(text[1:])
-        found = read([path])
-        return found if len(found) > 1 else read_value(path)
+        array_by_name = read([path])
+        return array_by_name if len(array_by_name) > 1 else read_value(path)
     try:
         return float(text)
     except ValueError as error:
@@ -152,7 +157,7 @@ def baseline(text: str | None) -> Any:
 
 
 def names(text: str) -> list[str]:
-    """``a,b,c``, or the lines of ``@file``."""
+    """The names in ``a,b,c``, or in the lines of ``@file``."""
     if not text.startswith("@"):
         return [part.strip() for part in text.split(",")]
     path = Path(text[1:])

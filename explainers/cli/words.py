@@ -1,7 +1,7 @@
-"""The library's errors in the words of the command: options in place of Python's arguments, files in place of arrays.
+"""Rewrite the library's messages for the command: options instead of Python arguments, files instead of arrays.
 
-The library speaks to Python: ``pass allow_nonfinite=True``. All that the command tells goes through :func:`spoken`,
-which knows the options of the command at hand: ``pass --allow-nonfinite``.
+The library's messages address Python users: ``pass allow_nonfinite=True``. :func:`for_command` turns them into
+messages about the options of a command: ``pass --allow-nonfinite``.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 from ..methods import METHODS
 from ..methods.lrp import Composite
 
-OTHERS = ("compile", "run", "report")  # where an option is looked for that the command at hand does not have
+OTHERS = ("compile", "run", "report")  # commands that are searched for an option that the current command lacks
 RENAMED = {"model_output": "output", "output": ""}  # the command's own --output is a file
 FLAGS = "allow_nonfinite|aot|per_token|strict|interacting"
 ARGUMENT = re.compile(r"(?<!--set )(?<![-\w.])([a-z_]+)=(?:(['\"])(.*?)\2|([\w.:{}…-]*[\w{}…])?)")
 
 Replacement = str | Callable[[re.Match[str]], str]
-# what is more than an argument's name: whole phrases of the library, and what they are at the command
+# (pattern, replacement) for phrases of the library that need more than the name of an option
 PHRASES: tuple[tuple[str, Replacement], ...] = (
     (r"convert it with \.astype\(['\"]?(\w+)['\"]?\)", r"store the numbers of its file as \1"),
     (r" A batch axis is missing: x\[None\]\.", " A file's first axis is that of the samples, also of one: (1, …)."),
@@ -59,46 +59,46 @@ PHRASES: tuple[tuple[str, Replacement], ...] = (
 
 @lru_cache(maxsize=32)
 def options(command: str) -> dict[str, str]:
-    """The options of a command by the names of the library's arguments that they stand for."""
+    """The options of a command, by the names of the library's arguments that they set."""
     from typer.main import get_command
 
     from .commands import app
 
     group: Any = get_command(app)
-    found = {}
+    option_by_argument = {}
     for parameter in group.commands[command].params if command in group.commands else ():
         name = RENAMED.get(parameter.name, parameter.name)
         if parameter.param_type_name == "option" and name:
-            found[name] = max(parameter.opts, key=len)
-    return found
+            option_by_argument[name] = max(parameter.opts, key=len)
+    return option_by_argument
 
 
-def spoken(text: str, known: Mapping[str, str]) -> str:
-    """``text`` of the library, for a command with the options ``known``."""
-    if "allow_nonfinite" not in known:
+def for_command(text: str, option_names: Mapping[str, str]) -> str:
+    """A message of the library, rewritten for a command with the options ``option_names``."""
+    if "allow_nonfinite" not in option_names:
         text = re.sub(r"(?:,? or|;) (?:pass|give) allow_nonfinite=True[^.;]*", "", text)
     for pattern, words in PHRASES:
         text = re.sub(pattern, words, text)
     text = re.sub(r"\b([A-Z]\w+)\(([^()]*)\)", _method, text)
     text = re.sub(r"(?<![\w:.])([A-Z]\w+[a-z][A-Z]\w+)\b", lambda m: _names().get(m[1], m[1]), text)
-    text = re.sub(r"\bReferences(?:\(array\))?(?=\W|$)", lambda m: _option("references", known) or m[0], text)
-    text = re.sub(rf"\b({FLAGS})=True\b", lambda m: _option(m[1], known) or m[1], text)
-    text = ARGUMENT.sub(lambda m: _argument(m, known), text)
-    return re.sub(r"(?<![-\w])([a-z]+(?:_[a-z]+)+)(?!\w|\()", lambda m: known.get(m[1], m[1]), text)
+    text = re.sub(r"\bReferences(?:\(array\))?(?=\W|$)", lambda m: _option("references", option_names) or m[0], text)
+    text = re.sub(rf"\b({FLAGS})=True\b", lambda m: _option(m[1], option_names) or m[1], text)
+    text = ARGUMENT.sub(lambda m: _argument(m, option_names), text)
+    return re.sub(r"(?<![-\w])([a-z]+(?:_[a-z]+)+)(?!\w|\()", lambda m: option_names.get(m[1], m[1]), text)
 
 
-def _option(name: str, known: Mapping[str, str]) -> str:
-    """The option that stands for an argument, here or at another command; "" where there is none."""
-    if name in known:
-        return known[name]
+def _option(name: str, option_names: Mapping[str, str]) -> str:
+    """The option that sets an argument, of this command or of another one; "" if there is none."""
+    if name in option_names:
+        return option_names[name]
     command = next((command for command in OTHERS if name in options(command)), None)
     return f"{options(command)[name]} (of explainers {command})" if command else ""
 
 
-def _argument(match: re.Match[str], known: Mapping[str, str]) -> str:
-    """``name=value``."""
+def _argument(match: re.Match[str], option_names: Mapping[str, str]) -> str:
+    """The replacement of a match of ``name=value``."""
     name, value = match[1], match[3] or match[4] or ""
-    option = _option(name, known)
+    option = _option(name, option_names)
     if option:
         return f"{option} {value}".rstrip()
     if name in _parameters():
@@ -107,7 +107,7 @@ def _argument(match: re.Match[str], known: Mapping[str, str]) -> str:
 
 
 def _method(match: re.Match[str]) -> str:
-    """``KernelShap(samples=9)``; a method with all its parameters is only told."""
+    """The replacement of ``KernelShap(samples=9)``; several parameters are listed without ``--set``."""
     if match[1] not in _names():
         return match[0]
     if match[2].count("=") > 1:
@@ -117,12 +117,12 @@ def _method(match: re.Match[str]) -> str:
 
 @lru_cache(maxsize=1)
 def _names() -> dict[str, str]:
-    """The methods' names by those of their classes."""
+    """The methods' names, by class name."""
     return {type(method).__name__: method.name for method in METHODS.values()}
 
 
 @lru_cache(maxsize=1)
 def _parameters() -> frozenset[str]:
-    """Of all methods: what ``--set`` takes."""
+    """The parameters of all methods, which ``--set`` accepts."""
     kinds: list[Any] = [*map(type, METHODS.values()), Composite]
     return frozenset(field.name for kind in kinds for field in dataclasses.fields(kind))

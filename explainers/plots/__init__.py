@@ -1,6 +1,6 @@
-"""Pictures and pages of explanations. matplotlib is imported with the first picture, and pyplot never.
+"""Plots and HTML pages of explanations. matplotlib is imported with the first plot; pyplot is never imported.
 
-``Explanation.plot`` and ``.to_html`` lead here; :func:`grid` puts several methods side by side, and
+``Explanation.plot`` and ``.to_html`` call this package; :func:`grid` compares several methods, and
 :func:`tokens_text` colours words in a terminal.
 """
 
@@ -27,18 +27,18 @@ def plot(explanation: Explanation, kind: str = "auto", **view: Any) -> Picture:
 
 
 def draw(explanation: Explanation, kind: str, view: View) -> Picture:
-    """The samples of a view. Images stand below the image that they explain."""
+    """Draw the samples of a view; attributions of images are drawn below the images."""
     lines = [[(resolve(kind, panel, view), panel) for panel in line] for line in panels(explanation, view)]
-    scale = largest([one.shown(panel, view) for line in lines for one, panel in line])
+    scale = largest([plot_kind.drawn_scores(panel, view) for line in lines for plot_kind, panel in line])
     if all(len(line) == 1 and line[0][0].name == "image" for line in lines):
         return layout.images([line[0] for line in lines], view, scale)
     return layout.samples(lines, view, explanation.method.name, scale)
 
 
 def grid(explanations: Mapping[str, Explanation], kind: str = "auto", **view: Any) -> Picture:
-    """Explanations by name down, samples across: each line has one scale, and its colour bar or axis says which.
+    """A grid with one row for each explanation and one column for each sample; each row has its own scale.
 
-    Arguments and errors as for :meth:`Explanation.plot`. The explanations are of the same samples.
+    ``explanations``: by name, of the same samples. Other arguments and errors are those of :meth:`Explanation.plot`.
     """
     return layout.grid(explanations, kind, View.of(view))
 
@@ -51,19 +51,19 @@ def page(
 
 
 def tokens_html(explanation: Explanation, **view: Any) -> list[str]:
-    """For each sample its words as HTML spans on the colour of their attribution; all on one scale."""
-    chosen = View.of(view)
-    lines = [line[0] for line in panels(explanation, chosen)]
-    scale = largest([tokens.shown(panel, chosen) for panel in lines])
-    return [tokens.html(panel, chosen, scale) for panel in lines]
+    """The words of each sample as HTML spans, coloured by their attribution on one scale."""
+    options = View.of(view)
+    lines = [line[0] for line in panels(explanation, options)]
+    scale = largest([tokens.drawn_scores(panel, options) for panel in lines])
+    return [tokens.html(panel, options, scale) for panel in lines]
 
 
 def tokens_text(explanation: Explanation, *, colour: bool = True, **view: Any) -> list[str]:
-    """As :func:`tokens_html`, for a terminal: with 24-bit colours, or with ``+`` and ``-`` behind the words."""
-    chosen = View.of(view)
-    lines = [line[0] for line in panels(explanation, chosen)]
-    scale = largest([tokens.shown(panel, chosen) for panel in lines])
-    return [tokens.text(panel, chosen, scale, colour) for panel in lines]
+    """Like :func:`tokens_html`, for a terminal: with 24-bit colours, or with ``+`` and ``-`` after the words."""
+    options = View.of(view)
+    lines = [line[0] for line in panels(explanation, options)]
+    scale = largest([tokens.drawn_scores(panel, options) for panel in lines])
+    return [tokens.text(panel, options, scale, colour) for panel in lines]
 
 
 __all__ = ["KINDS", "View", "grid", "notebook", "page", "plot", "tokens_html", "tokens_text"]

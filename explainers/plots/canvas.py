@@ -1,4 +1,4 @@
-"""Figures, measured in inches from the top left; matplotlib comes in at the first use, and pyplot never."""
+"""Figures laid out in inches from the top left. matplotlib is imported at the first use; pyplot is never imported."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..spec import Numpy
 if TYPE_CHECKING:
     from .picture import Picture
 
-COLOURS = "RdBu_r"  # told apart with any kind of colour vision
+COLOURS = "RdBu_r"  # distinguishable with any kind of colour vision
 POSITIVE, NEGATIVE, GREY, INK = "#b2182b", "#2166ac", "#c8c8c8", "#222222"
 HATCH: dict[str, Any] = {"facecolor": GREY, "edgecolor": "#777777", "hatch": "////", "linewidth": 0}
 DPI = 120
@@ -24,7 +24,7 @@ MARGIN = 0.15
 
 
 class Sheet:
-    """Boxes and texts at places in inches; :meth:`figure` makes a figure that holds them all."""
+    """Boxes and texts at positions in inches; :meth:`figure` draws them all into a figure."""
 
     def __init__(self) -> None:
         self.boxes: list[tuple[tuple[float, float, float, float], Callable[[Any], None]]] = []
@@ -39,7 +39,7 @@ class Sheet:
         self.texts.append((x, y, text, style))
 
     def reserve(self, x: float, y: float) -> None:
-        """Make the figure reach to here."""
+        """Make the figure extend at least to (x, y)."""
         self.width, self.height = max(self.width, x), max(self.height, y)
 
     def figure(self, alt: str) -> Picture:
@@ -48,14 +48,14 @@ class Sheet:
         except ImportError as error:
             raise BackendMissing("pictures need matplotlib: pip install 'explainers[plots]'") from error
         width, height = self.width + MARGIN, self.height + MARGIN
-        made = Picture(figsize=(width, height), dpi=DPI, facecolor="white")
-        made.alt = alt
+        figure = Picture(figsize=(width, height), dpi=DPI, facecolor="white")
+        figure.alt = alt
         for (x, y, w, h), draw in self.boxes:
-            axes = made.add_axes((x / width, 1 - (y + h) / height, w / width, h / height))
+            axes = figure.add_axes((x / width, 1 - (y + h) / height, w / width, h / height))
             draw(axes)
         for x, y, text, style in self.texts:
-            made.text(x / width, 1 - y / height, text, **{"color": INK, "va": "top", "fontsize": 9, **style})
-        return made
+            figure.text(x / width, 1 - y / height, text, **{"color": INK, "va": "top", "fontsize": 9, **style})
+        return figure
 
 
 def png(figure: Any) -> bytes:
@@ -65,24 +65,24 @@ def png(figure: Any) -> bytes:
 
 
 def inline(figure: Any) -> str:
-    """A picture as the address of an image in a page."""
+    """A figure as a PNG data URL."""
     return "data:image/png;base64," + base64.b64encode(png(figure)).decode()
 
 
-def plain(text: Any, longest: int = 60) -> str:
-    """A name as one short line that matplotlib takes for text, not for a formula."""
+def short_label(text: Any, longest: int = 60) -> str:
+    """A name as one short line, escaped so that matplotlib does not read it as a formula."""
     line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
     return (line if len(line) <= longest else line[: longest - 1] + "…").replace("$", r"\$")
 
 
-def wrapped(text: str, inches: float, size: float = 9) -> str:
-    """``text`` in lines that are about ``inches`` long."""
+def wrap_text(text: str, inches: float, size: float = 9) -> str:
+    """``text`` wrapped into lines of about ``inches``."""
     columns = max(8, int(inches / (size * 0.0078)))
     return "\n".join(textwrap.fill(line, columns) for line in text.split("\n"))
 
 
-def bare(axes: Any, *, ticks: bool = False) -> None:
-    """Thin grey frames; without ``ticks``, no ticks."""
+def style_axes(axes: Any, *, ticks: bool = False) -> None:
+    """Style the axes with thin grey frames; remove the ticks unless ``ticks``."""
     if not ticks:
         axes.set_xticks([])
         axes.set_yticks([])
@@ -92,7 +92,7 @@ def bare(axes: Any, *, ticks: bool = False) -> None:
 
 
 def colour_bar(axes: Any, scale: float, label: str = "attribution") -> None:
-    """−scale … scale, in a tall and narrow box."""
+    """Draw a vertical colour bar from −scale to scale."""
     from .view import number
 
     axes.imshow(np.linspace(1, -1, 256)[:, None], cmap=COLOURS, vmin=-1, vmax=1, aspect="auto", extent=(0, 1, -1, 1))
@@ -101,12 +101,12 @@ def colour_bar(axes: Any, scale: float, label: str = "attribution") -> None:
     axes.yaxis.set_label_position("right")
     axes.set_yticks([-1, 0, 1], labels=[number(-scale), "0", number(scale)])
     axes.set_ylabel(label, fontsize=8, color=INK)
-    bare(axes, ticks=True)
+    style_axes(axes, ticks=True)
 
 
 def colours(scores: Numpy, scale: float) -> Numpy:
-    """RGBA (…, 4) of scores, white at 0 and at what is not finite."""
+    """The colours of scores as RGBA (…, 4); white for 0 and for non-finite scores."""
     from matplotlib import colormaps
 
-    clean = np.where(np.isfinite(scores), scores, 0.0)
-    return np.asarray(colormaps[COLOURS](0.5 + 0.5 * clean / scale))
+    finite_scores = np.where(np.isfinite(scores), scores, 0.0)
+    return np.asarray(colormaps[COLOURS](0.5 + 0.5 * finite_scores / scale))

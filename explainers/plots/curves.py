@@ -1,4 +1,4 @@
-"""Signals over time: a curve for each channel on the colours of its attribution."""
+"""Signals over time: a curve for each channel, on a background coloured by its attribution."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BAND = 0.8  # inches
 
 
 def oriented(array: Numpy, view: View) -> Numpy:
-    """(channels, time): the longer axis is time, unless ``channels`` says otherwise."""
+    """The array as (channels, time); the longer axis is taken as time unless ``view.channels`` is set."""
     if array.ndim == 1:
         return array[None]
     if array.ndim != 2:
@@ -27,8 +27,8 @@ def oriented(array: Numpy, view: View) -> Numpy:
     return array.T if last else array
 
 
-def _chosen(panel: Panel, view: View) -> Numpy:
-    """The channels that are drawn: those of the largest Σ|attribution|, in their order."""
+def _drawn_channels(panel: Panel, view: View) -> Numpy:
+    """The drawn channels: those with the largest Σ|attribution|, in their original order."""
     scores = oriented(panel.scores, view)
     if len(scores) <= CHANNELS:
         return np.arange(len(scores))
@@ -36,21 +36,21 @@ def _chosen(panel: Panel, view: View) -> Numpy:
     return np.sort(np.argsort(-weight, kind="stable")[:CHANNELS])
 
 
-def shown(panel: Panel, view: View) -> Numpy:
-    return oriented(panel.scores, view)[_chosen(panel, view)]
+def drawn_scores(panel: Panel, view: View) -> Numpy:
+    return oriented(panel.scores, view)[_drawn_channels(panel, view)]
 
 
 def size(panel: Panel, view: View) -> tuple[float, float]:
-    channels, time = shown(panel, view).shape
+    channels, time = drawn_scores(panel, view).shape
     return float(np.clip(time / 40, 3.2, 9.0)), BAND * (1.25 if channels == 1 else channels)
 
 
 def draw(axes: Any, panel: Panel, view: View, scale: float) -> None:
-    """Each channel in a band of its own, its signal from its smallest value to its largest."""
+    """Draw each channel in its own band, its signal scaled from its smallest value to its largest."""
     from matplotlib.patches import Rectangle
 
-    scores, chosen = shown(panel, view), _chosen(panel, view)
-    signals = scores if panel.values is None else oriented(panel.values, view)[chosen]
+    scores, channel_indices = drawn_scores(panel, view), _drawn_channels(panel, view)
+    signals = scores if panel.values is None else oriented(panel.values, view)[channel_indices]
     channels, time = scores.shape
     for band in range(channels):
         top = float(band)
@@ -67,11 +67,11 @@ def draw(axes: Any, panel: Panel, view: View, scale: float) -> None:
         axes.set_xticks(range(time))
     axes.set_ylim(channels, 0)
     names = _names(oriented(panel.scores, view).shape[0], view)
-    axes.set_yticks(np.arange(channels) + 0.5, labels=[canvas.plain(names[k], 14) for k in chosen])
+    axes.set_yticks(np.arange(channels) + 0.5, labels=[canvas.short_label(names[k], 14) for k in channel_indices])
     axes.set_xlabel("step" if panel.values is not None else "step (the curve is the attribution)", fontsize=8)
     if len(names) > channels:
         axes.set_ylabel(f"{channels} of {len(names)} channels", fontsize=8)
-    canvas.bare(axes, ticks=True)
+    canvas.style_axes(axes, ticks=True)
     if len(names) == 1 and view.names is None:
         axes.set_yticks([])
         axes.set_ylabel("signal" if panel.values is not None else "attribution", fontsize=8)

@@ -1,4 +1,4 @@
-"""Images: attributions, summed over channels, over the image in grey."""
+"""Images: attributions summed over channels, drawn over the image in grey."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ SIDE = 1.7  # inches of the longer side
 
 
 def axis_of_channels(shape: tuple[int, ...], view: View) -> int | None:
-    """0, 2, or None for (height, width)."""
+    """The axis of channels: 0, 2, or None for a sample (height, width)."""
     if len(shape) == 2:
         return None
     if len(shape) != 3:
         raise InputError(f"an image has the shape (height, width) or these and channels; a sample has {shape}")
     if view.channels is not None:
         return 0 if view.channels == "first" else 2
-    first, last = shape[0] in USUAL, shape[2] in USUAL
-    if first != last:
-        return 0 if first else 2
-    if first:
+    may_be_first, may_be_last = shape[0] in USUAL, shape[2] in USUAL
+    if may_be_first != may_be_last:
+        return 0 if may_be_first else 2
+    if may_be_first:
         raise InputError(
             f"a sample of shape {shape} may have its channels first or last: say channels='first' or 'last'"
         )
@@ -36,33 +36,33 @@ def axis_of_channels(shape: tuple[int, ...], view: View) -> int | None:
     )
 
 
-def shown(panel: Panel, view: View) -> Numpy:
-    """Scores (height, width)."""
+def drawn_scores(panel: Panel, view: View) -> Numpy:
+    """The drawn scores, (height, width)."""
     axis = axis_of_channels(panel.scores.shape, view)
     return panel.scores if axis is None else panel.scores.sum(axis=axis)
 
 
 def size(panel: Panel, view: View) -> tuple[float, float]:
-    height, width = shown(panel, view).shape
+    height, width = drawn_scores(panel, view).shape
     longer = max(height, width)
     return max(0.25, SIDE * width / longer), max(0.25, SIDE * height / longer)
 
 
 def draw(axes: Any, panel: Panel, view: View, scale: float) -> None:
-    """The colours of the scores, the fainter the smaller they are, over the image in light grey."""
-    scores = shown(panel, view)
+    """Draw the scores in colour over the image in light grey; smaller scores are fainter."""
+    scores = drawn_scores(panel, view)
     if panel.values is not None:
         axes.imshow(_grey(panel.values, view), cmap="gray", vmin=-6.0, vmax=1.0, aspect="auto")
     overlay = canvas.colours(scores, scale)
     strength = np.abs(np.where(np.isfinite(scores), scores, 0.0)) / scale
     overlay[..., 3] = np.clip(1.6 * np.sqrt(strength), 0, 0.92) if panel.values is not None else 1.0
     axes.imshow(overlay, aspect="auto", interpolation="nearest")
-    hatched(axes, ~np.isfinite(scores))
-    canvas.bare(axes)
+    draw_hatching(axes, ~np.isfinite(scores))
+    canvas.style_axes(axes)
 
 
-def hatched(axes: Any, mask: Numpy) -> None:
-    """Cells of ``mask`` in hatched grey."""
+def draw_hatching(axes: Any, mask: Numpy) -> None:
+    """Draw the cells of ``mask`` hatched in grey."""
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
 
@@ -71,8 +71,8 @@ def hatched(axes: Any, mask: Numpy) -> None:
         axes.add_collection(PatchCollection(cells, **canvas.HATCH))
 
 
-def original(axes: Any, panel: Panel, view: View) -> None:
-    """The image itself: in colour where it has three channels or four."""
+def draw_image(axes: Any, panel: Panel, view: View) -> None:
+    """Draw the image itself, in colour if it has three or four channels."""
     assert panel.values is not None
     axis = axis_of_channels(panel.values.shape, view)
     values = _unit(panel.values)
@@ -80,7 +80,7 @@ def original(axes: Any, panel: Panel, view: View) -> None:
         axes.imshow(np.moveaxis(values, axis, -1)[..., :3], aspect="auto", interpolation="nearest")
     else:
         axes.imshow(values if axis is None else values.mean(axis=axis), cmap="gray", vmin=0, vmax=1, aspect="auto")
-    canvas.bare(axes)
+    canvas.style_axes(axes)
 
 
 def _grey(values: Numpy, view: View) -> Numpy:
@@ -89,9 +89,9 @@ def _grey(values: Numpy, view: View) -> Numpy:
 
 
 def _unit(values: Numpy) -> Numpy:
-    """In [0, 1]; what is not finite at 0."""
-    clean = np.where(np.isfinite(values), values, np.nan)
-    low, high = (np.nanmin(clean), np.nanmax(clean)) if np.isfinite(clean).any() else (0.0, 0.0)
+    """The values scaled to [0, 1]; non-finite values become 0."""
+    finite_values = np.where(np.isfinite(values), values, np.nan)
+    low, high = (np.nanmin(finite_values), np.nanmax(finite_values)) if np.isfinite(finite_values).any() else (0.0, 0.0)
     if low >= 0 and high <= 1 and high > 0.5:
-        low, high = 0.0, 1.0  # pixels as they are
-    return np.nan_to_num((clean - low) / ((high - low) or 1.0), nan=0.0)
+        low, high = 0.0, 1.0  # pixels that are already in [0, 1]
+    return np.nan_to_num((finite_values - low) / ((high - low) or 1.0), nan=0.0)

@@ -1,4 +1,4 @@
-"""The kinds of pictures in one table, and which of them fits what."""
+"""The table of plot kinds, and the choice of the kind that fits a sample."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from ..spec import Numpy
 from . import bars, curves, image, logo, tokens
 from .view import Draw, Panel, View
 
-FEATURES = 128  # from here on an axis without names is a signal
-LONG = 4  # times as long as the other axis: a signal
+FEATURES = 128  # a single unnamed axis of at least this length is drawn as a signal
+LONG = 4  # a sample with one axis at least this many times as long as the other is drawn as a signal
 
 
 @dataclass(frozen=True)
-class Kind:
+class PlotKind:
     """How to draw a panel.
 
-    size: (width, height) of its axes in inches. shown: the numbers that are drawn; the largest of all panels is the
-    scale. margins: inches left of and below the axes. coloured: whether it needs a colour bar.
+    size: gives (width, height) of its axes in inches. drawn_scores: gives the numbers that are drawn; their largest
+    absolute value over all panels is the scale. margins: inches left of and below the axes. coloured: whether it needs
+    a colour bar.
     """
 
     name: str
     size: Callable[[Panel, View], tuple[float, float]]
-    shown: Callable[[Panel, View], Numpy]
+    drawn_scores: Callable[[Panel, View], Numpy]
     draw: Draw
     margins: tuple[float, float]
     coloured: bool
@@ -33,18 +34,18 @@ class Kind:
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("image", image.size, image.shown, image.draw, (0.0, 0.1), True),
-        Kind("logo", logo.size, logo.shown, logo.draw, (0.65, 0.5), False),
-        Kind("tokens", tokens.size, tokens.shown, tokens.draw, (0.0, 0.15), True),
-        Kind("bars", bars.size, bars.shown, bars.draw, (2.3, 0.5), False),
-        Kind("waterfall", bars.size_waterfall, bars.shown_waterfall, bars.draw_waterfall, (2.55, 0.5), False),
-        Kind("curves", curves.size, curves.shown, curves.draw, (0.95, 0.5), True),
+        PlotKind("image", image.size, image.drawn_scores, image.draw, (0.0, 0.1), True),
+        PlotKind("logo", logo.size, logo.drawn_scores, logo.draw, (0.65, 0.5), False),
+        PlotKind("tokens", tokens.size, tokens.drawn_scores, tokens.draw, (0.0, 0.15), True),
+        PlotKind("bars", bars.size, bars.drawn_scores, bars.draw, (2.3, 0.5), False),
+        PlotKind("waterfall", bars.size_waterfall, bars.drawn_steps, bars.draw_waterfall, (2.55, 0.5), False),
+        PlotKind("curves", curves.size, curves.drawn_scores, curves.draw, (0.95, 0.5), True),
     )
 }
 
 
-def resolve(name: str, panel: Panel, view: View) -> Kind:
-    """The kind of this name; ``"auto"`` goes by the sample's shape and values (see ``Explanation.plot``)."""
+def resolve(name: str, panel: Panel, view: View) -> PlotKind:
+    """The kind of this name; ``"auto"`` is decided by the sample's shape and values (see ``Explanation.plot``)."""
     if name == "auto":
         return KINDS[_fitting(panel, view)]
     if name not in KINDS:

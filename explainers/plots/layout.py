@@ -1,4 +1,4 @@
-"""Panels on a sheet: samples one after the other, or explanations down and samples across."""
+"""Layout of panels on a sheet: samples one after the other, or a grid of explanations by samples."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from ..errors import InputError
 from ..explainer.explanation import Explanation
 from . import canvas, image
 from .canvas import MARGIN, Sheet
-from .kinds import Kind, resolve
+from .kinds import PlotKind, resolve
 from .view import Panel, View, largest, number, panels
 
 if TYPE_CHECKING:
     from .picture import Picture
 
-WIDTH = 11.0  # inches, unless one panel alone is wider
+WIDTH = 11.0  # inches, unless a single panel is wider
 TITLE = 0.52
 HEAD = 0.36
 GAP = 0.22
-BAR = 0.14  # a colour bar's width; its numbers take LABELS more
+BAR = 0.14  # width of a colour bar; with its numbers it takes LABELS
 LABELS = 0.85
-Placed = tuple[Kind, Panel]
+KindAndPanel = tuple[PlotKind, Panel]
 
 
-def samples(lines: Sequence[Sequence[Placed]], view: View, head: str, scale: float) -> Picture:
-    """All attributed values of one sample side by side, samples in as many lines as they need, on one scale."""
+def samples(lines: Sequence[Sequence[KindAndPanel]], view: View, head: str, scale: float) -> Picture:
+    """Draw the attributed values of each sample side by side, and samples in as many rows as needed, on one scale."""
     sheet = Sheet()
     top = MARGIN + (HEAD if head else 0.0)
     sheet.text(MARGIN, MARGIN, head, weight="bold", fontsize=11)
@@ -51,25 +51,25 @@ def samples(lines: Sequence[Sequence[Placed]], view: View, head: str, scale: flo
     return sheet.figure(alt_text(lines, view))
 
 
-def _extent(kind: Kind, panel: Panel, view: View, several: bool) -> tuple[float, float]:
+def _extent(kind: PlotKind, panel: Panel, view: View, several: bool) -> tuple[float, float]:
     """Width and height of a panel with its title, ticks and labels."""
     (width, height), (left, below) = kind.size(panel, view), kind.margins
-    title = canvas.wrapped(_title(panel, several), left + width)
+    title = canvas.wrap_text(_title(panel, several), left + width)
     return left + max(width, 1.3), height + below + 0.16 * (title.count("\n") + 1) + 0.08
 
 
 def _title(panel: Panel, several: bool) -> str:
-    return canvas.plain(panel.facts.title.partition("\n")[0]) + (
-        f"\n{canvas.plain(panel.name)}" if several else ""
+    return canvas.short_label(panel.facts.title.partition("\n")[0]) + (
+        f"\n{canvas.short_label(panel.name)}" if several else ""
     ) + "\n" + panel.facts.title.partition("\n")[2]  # fmt: skip
 
 
 def _panel(
-    sheet: Sheet, at: tuple[float, float], kind: Kind, panel: Panel, view: View, several: bool, scale: float
+    sheet: Sheet, at: tuple[float, float], kind: PlotKind, panel: Panel, view: View, several: bool, scale: float
 ) -> None:
     (width, height), (left, below) = kind.size(panel, view), kind.margins
     x, y = at
-    title = canvas.wrapped(_title(panel, several), left + max(width, 1.3))
+    title = canvas.wrap_text(_title(panel, several), left + max(width, 1.3))
     sheet.text(x, y, title, linespacing=1.15)
     y += 0.16 * (title.count("\n") + 1) + 0.08
     sheet.box(x + left, y, width, height, partial(kind.draw, panel=panel, view=view, scale=scale))
@@ -77,16 +77,16 @@ def _panel(
 
 
 def grid(explanations: Mapping[str, Explanation], kind: str, view: View) -> Picture:
-    """One line for each explanation, with a scale of its own; one column for each sample; images come first."""
+    """Draw one row for each explanation, with its own scale, and one column for each sample; images come first."""
     if not explanations:
         raise InputError("a grid needs at least one explanation; got none")
-    table: dict[str, list[Placed]] = {}
+    table: dict[str, list[KindAndPanel]] = {}
     for name, explanation in explanations.items():
-        found = panels(explanation, view)
-        if len(found[0]) > 1:
-            names = ", ".join(repr(panel.name) for panel in found[0])
+        sample_panels = panels(explanation, view)
+        if len(sample_panels[0]) > 1:
+            names = ", ".join(repr(panel.name) for panel in sample_panels[0])
             raise InputError(f"explanation {name!r} attributes {names}; say which to show with input=")
-        table[name] = [(resolve(kind, line[0], view), line[0]) for line in found]
+        table[name] = [(resolve(kind, line[0], view), line[0]) for line in sample_panels]
     if len({len(line) for line in table.values()}) > 1:
         raise InputError(
             f"the explanations have {[len(line) for line in table.values()]} samples; they need as many each"
@@ -94,33 +94,35 @@ def grid(explanations: Mapping[str, Explanation], kind: str, view: View) -> Pict
     return _Grid(table, view).figure()
 
 
-def images(line: Sequence[Placed], view: View, scale: float) -> Picture:
-    """The images, and below each its attributions."""
+def images(line: Sequence[KindAndPanel], view: View, scale: float) -> Picture:
+    """Draw the images, and the attributions below each of them."""
     return _Grid({line[0][1].facts.method: line}, view, scale).figure()
 
 
 class _Grid:
-    """Columns as wide as their widest panel, lines as high as their highest."""
+    """A grid with columns as wide as their widest panel and rows as high as their highest panel."""
 
     left = 1.65
 
-    def __init__(self, table: Mapping[str, Sequence[Placed]], view: View, scale: float | None = None) -> None:
+    def __init__(self, table: Mapping[str, Sequence[KindAndPanel]], view: View, scale: float | None = None) -> None:
         self.table, self.view, self.scale, self.sheet = table, view, scale, Sheet()
         lines = list(table.values())
         self.widths = [max(_extent(*line[i], view, False)[0] for line in lines) for i in range(len(lines[0]))]
 
     def figure(self) -> Picture:
         lines = list(self.table.values())
-        first = lines[0]
-        y = self._titles(first)
-        if first[0][0].name == "image" and first[0][1].values is not None:
-            self._label("input", y, first[0][0].size(first[0][1], self.view)[1])
-            for x, (kind, panel) in zip(self._columns(), first, strict=True):
-                self.sheet.box(x, y, *kind.size(panel, self.view), partial(image.original, panel=panel, view=self.view))
+        first_line = lines[0]
+        y = self._titles(first_line)
+        if first_line[0][0].name == "image" and first_line[0][1].values is not None:
+            self._label("input", y, first_line[0][0].size(first_line[0][1], self.view)[1])
+            for x, (kind, panel) in zip(self._columns(), first_line, strict=True):
+                self.sheet.box(
+                    x, y, *kind.size(panel, self.view), partial(image.draw_image, panel=panel, view=self.view)
+                )
             y = self.sheet.height + 0.12
         for name, line in self.table.items():
             y = self._line(name, line, y)
-        return self.sheet.figure(alt_text([[placed] for line in lines for placed in line], self.view))
+        return self.sheet.figure(alt_text([[entry] for line in lines for entry in line], self.view))
 
     def _columns(self) -> list[float]:
         starts = [MARGIN + self.left]
@@ -128,28 +130,28 @@ class _Grid:
             starts.append(starts[-1] + width + 0.12)
         return starts
 
-    def _titles(self, line: Sequence[Placed]) -> float:
-        """What each column shows; the baseline's output where all lines have the same."""
+    def _titles(self, line: Sequence[KindAndPanel]) -> float:
+        """Write the column titles, with the baseline's output if it is the same in all rows; return where they end."""
         texts = []
         for i, (width, (_, panel)) in enumerate(zip(self.widths, line, strict=True)):
             facts = panel.facts
-            said = f"sample {facts.position}\n{canvas.plain(facts.target)}\noutput {number(facts.output)}"
-            baselines = {placed[i][1].facts.baseline_output for placed in self.table.values()}
+            title = f"sample {facts.position}\n{canvas.short_label(facts.target)}\noutput {number(facts.output)}"
+            baselines = {entry[i][1].facts.baseline_output for entry in self.table.values()}
             if len(baselines) == 1 and facts.baseline_output is not None:
-                said += f"\nbaseline {number(facts.baseline_output)}"
-            texts.append(canvas.wrapped(said, width))
+                title += f"\nbaseline {number(facts.baseline_output)}"
+            texts.append(canvas.wrap_text(title, width))
         height = 0.16 * (max(text.count("\n") for text in texts) + 1) + 0.08
         for x, text in zip(self._columns(), texts, strict=True):
             self.sheet.text(x, MARGIN, text, linespacing=1.15)
         return MARGIN + height
 
     def _label(self, name: str, y: float, height: float) -> None:
-        text = canvas.wrapped(canvas.plain(name), self.left - 0.15)
+        text = canvas.wrap_text(canvas.short_label(name), self.left - 0.15)
         self.sheet.text(MARGIN + self.left - 0.12, y + height / 2, text, ha="right", va="center", weight="bold")
 
-    def _line(self, name: str, line: Sequence[Placed], y: float) -> float:
+    def _line(self, name: str, line: Sequence[KindAndPanel], y: float) -> float:
         view = self.view
-        scale = self.scale or largest([kind.shown(panel, view) for kind, panel in line])
+        scale = self.scale or largest([kind.drawn_scores(panel, view) for kind, panel in line])
         sizes = [kind.size(panel, view) for kind, panel in line]
         self._label(name, y, max(height for _, height in sizes))
         for x, (kind, panel), (width, height) in zip(self._columns(), line, sizes, strict=True):
@@ -166,18 +168,18 @@ class _Grid:
         return self.sheet.height + 0.08
 
 
-def alt_text(lines: Sequence[Sequence[Placed]], view: View) -> str:
-    """What the picture shows, in words: of each panel the output and the three largest attributions."""
-    said = []
+def alt_text(lines: Sequence[Sequence[KindAndPanel]], view: View) -> str:
+    """A description of the figure in words: the output and the three largest attributions of each panel."""
+    descriptions = []
     for line in lines:
         for kind, panel in line:
             facts = panel.facts
-            said.append(
+            descriptions.append(
                 f"{kind.name} of {facts.method} for {panel.name}, sample {facts.position}, {facts.target}: output "
                 f"{number(facts.output)}; {_largest(panel)}"
             )
-    more = f"; and {len(said) - 8} more panels" if len(said) > 8 else ""
-    return "Attributions. " + "; ".join(said[:8]) + more + "."
+    ending = f"; and {len(descriptions) - 8} more panels" if len(descriptions) > 8 else ""
+    return "Attributions. " + "; ".join(descriptions[:8]) + ending + "."
 
 
 def _largest(panel: Panel) -> str:

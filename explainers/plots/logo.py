@@ -1,4 +1,4 @@
-"""Sequence logos: letters as high as attribution × input at their position."""
+"""Sequence logos: the height of each letter is attribution × input at its position."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .view import Panel, View
 ALPHABETS = {4: "ACGT", 20: "ACDEFGHIKLMNPQRSTVWY"}
 LINE = 100  # positions
 STEP = 2.3  # scales between two lines
-# Okabe and Ito's colours; amino acids by what they are like: acid, basic, polar, hydrophobic, special
+# Okabe and Ito's colours; amino acids are coloured by class: acidic, basic, polar, hydrophobic, special
 DNA = {"A": "#009E73", "C": "#0072B2", "G": "#C58A00", "T": "#D55E00", "U": "#D55E00"}
 PROTEIN = dict(
     [(a, "#D55E00") for a in "DE"] + [(a, "#0072B2") for a in "KRH"] + [(a, "#009E73") for a in "STNQ"]
@@ -24,29 +24,29 @@ PROTEIN = dict(
 
 
 def letters_axis(values: Numpy | None, view: View) -> int | None:
-    """0 or 1, where a sample (length, letters) or (letters, length) is one-hot and its letters are known."""
+    """The axis of letters, 0 or 1, of a one-hot sample (letters, length) or (length, letters); None for others."""
     if values is None or values.ndim != 2 or not np.isin(values, (0.0, 1.0)).all():
         return None
     axes = (1, 0) if view.channels is None else ((1,) if view.channels == "last" else (0,))
     for axis in axes:
         sums = values.sum(axis=axis)
-        known = values.shape[axis] in ALPHABETS or _given(view, values.shape[axis])
-        if known and (sums <= 1).all() and sums.mean() > 0.5:
+        has_alphabet = values.shape[axis] in ALPHABETS or _names_letters(view, values.shape[axis])
+        if has_alphabet and (sums <= 1).all() and sums.mean() > 0.5:
             return axis
     return None
 
 
-def _given(view: View, count: int) -> bool:
+def _names_letters(view: View, count: int) -> bool:
     names = view.names
     return isinstance(names, (str, list, tuple)) and len(names) == count and all(len(str(n)) == 1 for n in names)
 
 
-def shown(panel: Panel, view: View) -> Numpy:
-    """The score of each position's own letter, (length,); NaN only where that letter's is."""
+def drawn_scores(panel: Panel, view: View) -> Numpy:
+    """The score of the letter at each position, (length,); NaN only where that letter's score is NaN."""
     axis = _axis(panel, view)
     assert panel.values is not None
-    found: Numpy = np.where(panel.values > 0, panel.scores, 0.0).sum(axis=axis)
-    return found
+    letter_scores: Numpy = np.where(panel.values > 0, panel.scores, 0.0).sum(axis=axis)
+    return letter_scores
 
 
 def _axis(panel: Panel, view: View) -> int:
@@ -60,17 +60,17 @@ def _axis(panel: Panel, view: View) -> int:
 
 
 def _letters(panel: Panel, view: View) -> list[str]:
-    """The letter of each position; "" where there is none."""
+    """The letter at each position; "" if there is none."""
     axis = _axis(panel, view)
     assert panel.values is not None
     count = panel.values.shape[axis]
-    alphabet = view.names if _given(view, count) else ALPHABETS[count]
-    present = panel.values.sum(axis=axis) > 0
-    return [str(alphabet[k]) if p else "" for k, p in zip(panel.values.argmax(axis=axis), present, strict=True)]
+    alphabet = view.names if _names_letters(view, count) else ALPHABETS[count]
+    has_letter = panel.values.sum(axis=axis) > 0
+    return [str(alphabet[k]) if p else "" for k, p in zip(panel.values.argmax(axis=axis), has_letter, strict=True)]
 
 
 def size(panel: Panel, view: View) -> tuple[float, float]:
-    length = len(shown(panel, view))
+    length = len(drawn_scores(panel, view))
     return float(np.clip(0.13 * min(length, LINE), 2.5, 10.0)), 1.25 * -(-length // LINE)
 
 
@@ -79,7 +79,7 @@ def draw(axes: Any, panel: Panel, view: View, scale: float) -> None:
     from matplotlib.patches import Rectangle
     from matplotlib.transforms import Affine2D
 
-    scores = shown(panel, view)
+    scores = drawn_scores(panel, view)
     palette = DNA if panel.values is not None and min(panel.values.shape) <= 5 else PROTEIN
     paths, inks = [], []
     for i, (letter, score) in enumerate(zip(_letters(panel, view), scores, strict=True)):
@@ -102,9 +102,9 @@ def draw(axes: Any, panel: Panel, view: View, scale: float) -> None:
 def _ticks(axes: Any, length: int, lines: int, scale: float) -> None:
     from .view import number
 
-    shown = min(length, LINE)
-    every = next(step for step in (1, 2, 5, 10, 20) if shown <= 12 * step)
-    places = np.arange(0, shown, every)
+    line_length = min(length, LINE)
+    step = next(step for step in (1, 2, 5, 10, 20) if line_length <= 12 * step)
+    places = np.arange(0, line_length, step)
     axes.set_xticks(places + 0.5, labels=[str(p) for p in places])
     if lines == 1:
         axes.set_yticks([-scale, 0, scale], labels=[number(-scale), "0", number(scale)])
@@ -113,14 +113,14 @@ def _ticks(axes: Any, length: int, lines: int, scale: float) -> None:
         axes.set_yticks([-k * STEP * scale for k in range(lines)], labels=[f"+{k * LINE}" for k in range(lines)])
         axes.set_ylabel(f"letters to ±{number(scale)}", fontsize=8, color=canvas.INK)
     axes.set_xlabel("position", fontsize=8, color=canvas.INK)
-    canvas.bare(axes, ticks=True)
+    canvas.style_axes(axes, ticks=True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
 
 
 @lru_cache(maxsize=128)
 def _path(letter: str) -> Any:
-    """The letter's outline, stretched to the unit square."""
+    """The outline of a letter, stretched to the unit square."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextPath
     from matplotlib.transforms import Affine2D

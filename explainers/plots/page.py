@@ -1,4 +1,4 @@
-"""Explanations as HTML: a page that needs nothing else, and a fragment for notebooks."""
+"""Explanations as HTML: a self-contained page, and a fragment for notebooks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..explainer.explanation import Explanation
 from ..file import writing
 from . import canvas, layout, tokens
 from .kinds import resolve
-from .layout import Placed
+from .layout import KindAndPanel
 from .view import Facts, View, facts_of, largest, number, panels
 
 STYLE = """
@@ -33,24 +33,24 @@ img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; displ
 
 
 def page(explanation: Explanation, path: str | os.PathLike[str] | None, kind: str, view: View) -> str:
-    """The whole page; also written to ``path``."""
+    """The page as text, which is also written to ``path`` unless that is None."""
     lines = [[(resolve(kind, p, view), p) for p in line] for line in panels(explanation, view)]
-    scale = largest([k.shown(p, view) for line in lines for k, p in line])
+    scale = largest([k.drawn_scores(p, view) for line in lines for k, p in line])
     method = explanation.method
     count = len(explanation.outputs)
-    told = f"{len(lines)} of {count} samples" if len(lines) < count else f"{count} sample{'s' * (count > 1)}"
+    sample_count = f"{len(lines)} of {count} samples" if len(lines) < count else f"{count} sample{'s' * (count > 1)}"
     sections = "\n".join(_section(line, view, scale) for line in lines)
     text = f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(method.name)}: attributions of {told}</title>
+<title>{escape(method.name)}: attributions of {sample_count}</title>
 <style>{STYLE}</style>
 </head>
 <body>
 <main>
-<h1>{escape(method.name)}: attributions of {told}</h1>
+<h1>{escape(method.name)}: attributions of {sample_count}</h1>
 <p><code>{escape(str(method))}</code></p>
 <p class="key">{_key(lines, scale)}</p>
 {_overview([line[0][1].facts for line in lines])}
@@ -64,8 +64,8 @@ def page(explanation: Explanation, path: str | os.PathLike[str] | None, kind: st
     return text
 
 
-def _key(lines: Sequence[Sequence[Placed]], scale: float) -> str:
-    """How the pictures are read."""
+def _key(lines: Sequence[Sequence[KindAndPanel]], scale: float) -> str:
+    """A sentence on how to read the plots."""
     kinds = {kind.name for line in lines for kind, _ in line}
     signs = "Red adds to the target's output, blue takes away"
     if "logo" in kinds:
@@ -77,14 +77,15 @@ def _key(lines: Sequence[Sequence[Placed]], scale: float) -> str:
 
 
 def _overview(facts: Sequence[Facts]) -> str:
-    """A table: one line for each sample."""
+    """A table with one row for each sample."""
     heads = ["sample", "target", "output", "baseline's output", "completeness gap", "evaluations"]
     body = []
-    for one in facts:
+    for sample in facts:
         cells = [
-            str(one.position), one.target.removeprefix("target ").removeprefix("target: "), number(one.output),
-            "–" if one.baseline_output is None else number(one.baseline_output),
-            "–" if one.gap is None else number(one.gap), f"{one.evaluations:,}",
+            str(sample.position), sample.target.removeprefix("target ").removeprefix("target: "),
+            number(sample.output),
+            "–" if sample.baseline_output is None else number(sample.baseline_output),
+            "–" if sample.gap is None else number(sample.gap), f"{sample.evaluations:,}",
         ]  # fmt: skip
         body.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
@@ -95,28 +96,28 @@ def _overview(facts: Sequence[Facts]) -> str:
     )
 
 
-def _section(line: Sequence[Placed], view: View, scale: float) -> str:
+def _section(line: Sequence[KindAndPanel], view: View, scale: float) -> str:
     facts = line[0][1].facts
     parts = [f"<section><h2>Sample {facts.position}: {escape(facts.target)}</h2>"]
-    drawn = [placed for placed in line if placed[0].name != "tokens"]
+    pictures = [entry for entry in line if entry[0].name != "tokens"]
     parts += [tokens.html(panel, view, scale) for kind, panel in line if kind.name == "tokens"]
-    if drawn:
+    if pictures:
         figure = (
-            layout.images([drawn[0]], view, scale)
-            if len(drawn) == 1 and drawn[0][0].name == "image"
-            else layout.samples([drawn], view, "", scale)
+            layout.images([pictures[0]], view, scale)
+            if len(pictures) == 1 and pictures[0][0].name == "image"
+            else layout.samples([pictures], view, "", scale)
         )
         parts.append(f'<img src="{canvas.inline(figure)}" alt="{escape(figure.alt)}">')
     return "\n".join([*parts, "</section>"])
 
 
 def notebook(explanation: Explanation) -> str:
-    """The picture and a small table, for a notebook's output; never raises for what cannot be drawn."""
+    """The plot and a small table, for a notebook's output; an explanation that cannot be drawn shows the error."""
     view = View(allow_nonfinite=True, output=_first_output(explanation))
     count = len(explanation.outputs)
-    told = f"<p><b>{escape(explanation.method.name)}</b>, {count} sample{'s' * (count != 1)}</p>"
+    heading = f"<p><b>{escape(explanation.method.name)}</b>, {count} sample{'s' * (count != 1)}</p>"
     if not count:
-        return told
+        return heading
     table = _overview([facts_of(explanation, view, i) for i in view.positions(count)])
     try:
         from . import draw
@@ -125,7 +126,7 @@ def notebook(explanation: Explanation) -> str:
         picture = f'<img src="{canvas.inline(figure)}" alt="{escape(figure.alt)}" style="max-width:100%">'
     except ExplainersError as error:
         picture = f"<p>{escape(str(error))}</p>"
-    return told + picture + table
+    return heading + picture + table
 
 
 def _first_output(explanation: Explanation) -> tuple[int, ...] | None:

@@ -1,4 +1,4 @@
-"""A figure that says in words what it shows. Imported where a picture is made, since it needs matplotlib."""
+"""A figure with a description in words. Imported only when a plot is drawn, because it needs matplotlib."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from . import canvas
 
 
 class Picture(Figure):
-    """A matplotlib figure with an alternative text, ``alt``; notebooks show it without pyplot."""
+    """A matplotlib figure with an alternative text, ``alt``, that notebooks show without pyplot."""
 
     alt = ""
 

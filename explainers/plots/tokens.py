@@ -1,4 +1,4 @@
-"""Tokens: words on the colour of their attribution, as a picture, as HTML and as text for a terminal."""
+"""Tokens: words coloured by their attribution, as a plot, as HTML and as text for a terminal."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from . import canvas
 from .view import Panel, View, number
 
 COLUMNS = 96
-LETTER = 0.083  # inches of a letter at 9.5 pt
+LETTER = 0.083  # width of a letter at 9.5 pt, in inches
 LINE = 0.27
 RED, BLUE = (178, 24, 43), (33, 102, 172)
-STRONGEST = 0.7  # opacity that text stays legible on, in dark pages and light ones
+STRONGEST = 0.7  # largest opacity at which text stays legible, on dark and on light pages
 
 
 def words_of(panel: Panel) -> tuple[str, ...]:
@@ -28,27 +28,27 @@ def words_of(panel: Panel) -> tuple[str, ...]:
     return panel.words
 
 
-def shown(panel: Panel, view: View) -> Numpy:
+def drawn_scores(panel: Panel, view: View) -> Numpy:
     words_of(panel)
     return panel.scores
 
 
-def _placed(panel: Panel) -> list[tuple[int, int, str]]:
-    """(line, column, word) of each token."""
-    found, line, column = [], 0, 0
+def _word_positions(panel: Panel) -> list[tuple[int, int, str]]:
+    """The position of each token, as (line, column, word)."""
+    positions, line, column = [], 0, 0
     for word in words_of(panel):
-        text = canvas.plain(word, 30).replace(r"\$", "$")
+        text = canvas.short_label(word, 30).replace(r"\$", "$")
         if column and column + len(text) > COLUMNS:
             line, column = line + 1, 0
-        found.append((line, column, text))
+        positions.append((line, column, text))
         column += len(text) + 1
-    return found
+    return positions
 
 
 def size(panel: Panel, view: View) -> tuple[float, float]:
-    placed = _placed(panel)
-    widest = max((column + len(text) for _, column, text in placed), default=1)
-    return max(2.6, (widest + 1) * LETTER), LINE * (1 + max((line for line, _, _ in placed), default=0))
+    positions = _word_positions(panel)
+    widest = max((column + len(text) for _, column, text in positions), default=1)
+    return max(2.6, (widest + 1) * LETTER), LINE * (1 + max((line for line, _, _ in positions), default=0))
 
 
 def draw(axes: Any, panel: Panel, view: View, scale: float) -> None:
@@ -58,7 +58,7 @@ def draw(axes: Any, panel: Panel, view: View, scale: float) -> None:
     axes.set_xlim(0, width / LETTER)
     axes.set_ylim(height / LINE, 0)
     inks = canvas.colours(panel.scores, scale)
-    for (line, column, text), score, ink in zip(_placed(panel), panel.scores, inks, strict=True):
+    for (line, column, text), score, ink in zip(_word_positions(panel), panel.scores, inks, strict=True):
         style = canvas.HATCH if not np.isfinite(score) else {"facecolor": ink, "linewidth": 0}
         axes.add_patch(Rectangle((column + 0.1, line + 0.08), max(len(text), 0.6) + 0.8, 0.84, **style))
         dark = np.isfinite(score) and ink[:3] @ (0.299, 0.587, 0.114) < 0.5
@@ -70,7 +70,7 @@ def draw(axes: Any, panel: Panel, view: View, scale: float) -> None:
 
 
 def html(panel: Panel, view: View, scale: float) -> str:
-    """Spans whose colour and title tell the score; negative ones are dotted below, too."""
+    """The words as spans whose colour and title show the score; negative ones also have a dotted underline."""
     spans = []
     for word, score in zip(words_of(panel), panel.scores, strict=True):
         text = escaping.escape(word) or "&nbsp;"
@@ -88,17 +88,17 @@ def html(panel: Panel, view: View, scale: float) -> str:
 
 
 def text(panel: Panel, view: View, scale: float, colour: bool = True) -> str:
-    """For a terminal: on 24-bit colours, or with marks, ``++`` to ``--``, where colours are not wanted."""
-    found = []
+    """The words for a terminal, on 24-bit colours or, without ``colour``, with marks from ``++`` to ``--``."""
+    words = []
     for word, score in zip(words_of(panel), panel.scores, strict=True):
         safe = "".join(c for c in word if c.isprintable())
         if not np.isfinite(score):
-            found.append(f"{safe}(?)")
+            words.append(f"{safe}(?)")
         elif colour:
             share = abs(score) / scale
             ground = [round(255 + share * (c - 255)) for c in (RED if score > 0 else BLUE)]
             ink = 0 if share < 0.6 else 255
-            found.append("\x1b[48;2;{};{};{}m\x1b[38;2;{};{};{}m{}\x1b[0m".format(*ground, ink, ink, ink, safe))
+            words.append("\x1b[48;2;{};{};{}m\x1b[38;2;{};{};{}m{}\x1b[0m".format(*ground, ink, ink, ink, safe))
         else:
-            found.append(safe + ("+" if score > 0 else "-") * round(2.49 * abs(score) / scale))
-    return " ".join(found)
+            words.append(safe + ("+" if score > 0 else "-") * round(2.49 * abs(score) / scale))
+    return " ".join(words)

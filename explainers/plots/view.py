@@ -1,4 +1,4 @@
-"""What of an explanation is shown: its samples as panels of numpy, with what is written beside them."""
+"""Which part of an explanation is shown: panels of numpy arrays for its samples, and the facts for their titles."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from ..errors import InputError, NonFiniteError, UnknownNameError
 from ..explainer.explanation import Explanation
 from ..spec import Numpy
 
-SHOWN = 6  # samples, unless told
+SHOWN = 6  # samples by default
 
 
 @dataclass(frozen=True)
 class View:
-    """What of an explanation is shown, and under which names.
+    """Which part of an explanation is shown, and with which names.
 
-    samples: the first so many, or a sequence of their positions. input: one of several attributed values, by
-    name. output: with ``target="all"``, which output (an int or an index tuple). names: of the features (bars,
-    waterfall; for several inputs in a dict by input), the letters of a logo, the channels (curves), or the words
-    (tokens): by id in a list or dict, a function of an id, or a list of words for each of all samples. classes:
-    names of the outputs. channels: the axis of an image's, signal's or sequence's channels or letters, ``"first"``
-    or ``"last"``. top: bars at most; the others share one more. allow_nonfinite: show NaN and infinity hatched in
-    grey, in place of an error. numbers: what the samples are called, where they are some of a larger set.
+    samples: how many of the first samples, or a sequence of positions. input: the name of one of several attributed
+    values. output: with ``target="all"``, which output (an int or an index tuple). names: names of the features
+    (bars, waterfall; for several inputs a dict by input), the letters of a logo, the channels (curves), or the words
+    (tokens): a list or dict by id, a function of an id, or one list of words for every sample. classes: names of the
+    outputs. channels: where the axis of channels or letters of an image, signal or sequence is, ``"first"`` or
+    ``"last"``. top: largest number of bars; the other features share one more. allow_nonfinite: show NaN and
+    infinity hatched in grey instead of raising an error. numbers: sample numbers for the titles, if the samples are
+    a selection from a larger set.
     """
 
     samples: int | Sequence[int] = SHOWN
@@ -40,12 +41,12 @@ class View:
     numbers: Sequence[int] | None = None
 
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> View:
-        known = [field.name for field in fields(cls)]
-        for name in given:
-            if name not in known:
-                raise UnknownNameError.among("part of a view", name, known)
-        view = cls(**given)
+    def of(cls, options: Mapping[str, Any]) -> View:
+        names = [field.name for field in fields(cls)]
+        for name in options:
+            if name not in names:
+                raise UnknownNameError.among("part of a view", name, names)
+        view = cls(**options)
         if view.channels not in (None, "first", "last"):
             raise InputError(f"channels must be 'first' or 'last'; got {view.channels!r}")
         if view.top < 1:
@@ -53,16 +54,16 @@ class View:
         return view
 
     def positions(self, count: int) -> list[int]:
-        """Of the samples that are shown, of ``count``."""
+        """The positions of the samples that are shown, out of ``count``."""
         if isinstance(self.samples, (int, np.integer)):
             if self.samples < 1:
                 raise InputError(f"samples must be ≥ 1, or a sequence of positions; got {self.samples}")
             return list(range(min(int(self.samples), count)))
-        found = [int(position) for position in self.samples]
-        wrong = [position for position in found if not 0 <= position < count]
-        if wrong or not found:
-            raise InputError(f"there are {count} samples, 0 to {count - 1}; got the positions {found}")
-        return found
+        positions = [int(position) for position in self.samples]
+        wrong_positions = [position for position in positions if not 0 <= position < count]
+        if wrong_positions or not positions:
+            raise InputError(f"there are {count} samples, 0 to {count - 1}; got the positions {positions}")
+        return positions
 
     def class_name(self, index: tuple[int, ...]) -> str:
         if self.classes is not None and len(index) == 1:
@@ -74,7 +75,7 @@ class View:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of one sample: s = Σ mask·f, at x and at the baseline, where that is one number."""
+    """Facts about one sample; output and baseline_output are s = Σ mask·f at x and at the baseline."""
 
     position: int
     method: str
@@ -86,7 +87,7 @@ class Facts:
 
     @property
     def title(self) -> str:
-        """Two short lines."""
+        """The title, in two short lines."""
         baseline = "" if self.baseline_output is None else f", baseline {number(self.baseline_output)}"
         return f"sample {self.position}, {self.target}\noutput {number(self.output)}{baseline}"
 
@@ -95,8 +96,9 @@ class Facts:
 class Panel:
     """One attributed value of one sample: scores, values (None for a layer) and errors, all of the sample's shape.
 
-    ``words``: of tokens. ``columns``: names of the features, where the sample is a row of a table. ``elsewhere``:
-    Σ attribution of the sample's other attributed values. ``incomplete``: why a waterfall has no sense, or "".
+    ``words``: the words of tokens. ``columns``: names of the features, if the sample is a row of a table.
+    ``elsewhere``: Σ attribution of the sample's other attributed values. ``incomplete``: why the attributions do not
+    add up to a waterfall, or "".
     """
 
     facts: Facts
@@ -111,11 +113,12 @@ class Panel:
 
 
 def panels(explanation: Explanation, view: View) -> list[list[Panel]]:
-    """For each sample that is shown, its attributed values.
+    """For each shown sample, one panel for each attributed value.
 
     Raises
     ------
-    InputError: no samples, or a part that is not there. NonFiniteError: unless ``allow_nonfinite``.
+    InputError: there are no samples, or no such sample or output. UnknownNameError: no such input. NonFiniteError:
+    a shown number is not finite, unless ``allow_nonfinite``.
     """
     count = len(explanation.outputs)
     if not count:
@@ -128,37 +131,38 @@ def panels(explanation: Explanation, view: View) -> list[list[Panel]]:
     totals = {name: array.reshape(count, -1).sum(axis=1) for name, array in scores.items()}
     if view.input is not None and view.input not in scores:
         raise UnknownNameError.among("attributed input", view.input, scores)
-    chosen = [view.input] if view.input is not None else list(scores)
+    names = [view.input] if view.input is not None else list(scores)
     incomplete = _incomplete(explanation)
     inputs = explanation.inputs
-    found = []
+    lines = []
     for i in positions:
         facts = facts_of(explanation, view, i)
         line = []
-        for name in chosen:
+        for name in names:
             values = inputs[name][i].astype(np.float64) if name in inputs else None
             part = np.asarray(scores[name][i], np.float64)
             _check(part, values, view, i)
             error = np.asarray(errors[name][i], np.float64) if errors else None
-            others = float(sum(total[i] for other, total in totals.items() if other != name))
+            other_sum = float(sum(total[i] for other, total in totals.items() if other != name))
             words = None if values is not None else _words(inputs, part.shape, view, i)
             if words is not None:
-                kept = _without_padding(words, part)
-                words, part, error = words[:kept], part[:kept], None if error is None else error[:kept]
+                token_count = _without_padding(words, part)
+                words, part = words[:token_count], part[:token_count]
+                error = None if error is None else error[:token_count]
             columns = _columns(explanation, name, part.size)
-            line.append(Panel(facts, name, part, values, error, words, others, incomplete, columns))
-        found.append(line)
-    return found
+            line.append(Panel(facts, name, part, values, error, words, other_sum, incomplete, columns))
+        lines.append(line)
+    return lines
 
 
 def _columns(explanation: Explanation, name: str, size: int) -> tuple[str, ...]:
-    given = explanation.given.get(name)
-    found = tables.names(given) if tables.is_table(given) else ()
-    return found if len(found) == size else ()
+    given_input = explanation.given.get(name)
+    names = tables.names(given_input) if tables.is_table(given_input) else ()
+    return names if len(names) == size else ()
 
 
 def _one_output(array: Numpy, explanation: Explanation, view: View) -> Numpy:
-    """With ``target="all"`` the output axes lead: those of the chosen output, (N, …)."""
+    """The attributions of one output, (N, …): with ``target="all"`` those of the chosen output."""
     if not isinstance(explanation.target, str):
         if view.output is not None:
             raise InputError('output= is for explanations of target="all"; this one has a target')
@@ -197,7 +201,7 @@ def _incomplete(explanation: Explanation) -> str:
 
 
 def facts_of(explanation: Explanation, view: View, i: int) -> Facts:
-    """Of sample ``i``."""
+    """The facts about sample ``i``."""
     outputs, baselines, gaps = explanation.outputs, explanation.baseline_outputs, explanation.completeness_gap
     if isinstance(explanation.target, str):
         mask = np.zeros(outputs.shape[1:])
@@ -211,16 +215,16 @@ def facts_of(explanation: Explanation, view: View, i: int) -> Facts:
         target = f"target {view.class_name(tuple(int(k) for k in places[0]))}"
     else:
         target = f"target: {len(places)} weighted outputs"
-    called = i if view.numbers is None else view.numbers[i]
+    number_of_sample = i if view.numbers is None else view.numbers[i]
     return Facts(
-        called, explanation.method.name, target, float((outputs[i] * mask).sum()),
+        number_of_sample, explanation.method.name, target, float((outputs[i] * mask).sum()),
         None if baselines is None else float((baselines[i] * mask).sum()),
         None if gaps is None else float(gaps[i]), int(explanation.evaluations[i]),
     )  # fmt: skip
 
 
 def _words(inputs: Mapping[str, Numpy], shape: tuple[int, ...], view: View, i: int) -> tuple[str, ...] | None:
-    """The words behind scores of a layer: of the first integer input with one id for each score."""
+    """The words that a layer's scores belong to, from the first integer input with one id for each score."""
     ids = next((a[i] for a in inputs.values() if a.dtype.kind in "iu" and a.shape[1:] == shape), None)
     if ids is None or len(shape) != 1:
         return None
@@ -238,24 +242,24 @@ def _words(inputs: Mapping[str, Numpy], shape: tuple[int, ...], view: View, i: i
 
 
 def _without_padding(words: Sequence[str], scores: Numpy) -> int:
-    """How many tokens there are before those at the end that have neither a word nor any effect."""
-    present = [i for i, (word, score) in enumerate(zip(words, scores, strict=True)) if word or score]
-    return max(present, default=0) + 1
+    """The number of tokens without the padding at the end, which has neither words nor attributions."""
+    token_positions = [i for i, (word, score) in enumerate(zip(words, scores, strict=True)) if word or score]
+    return max(token_positions, default=0) + 1
 
 
 def number(value: float) -> str:
-    """Three digits, more where the number is whole, with a true minus sign."""
+    """The number with three significant digits, or as a whole number from 1,000 on, with a true minus sign."""
     text = f"{value:,.0f}" if 1e3 <= abs(value) < 1e7 else f"{value:.3g}"
     return text.replace("-", "−")
 
 
 def largest(arrays: Sequence[Numpy]) -> float:
-    """The largest finite absolute value, which a scale ends at; 1 where all are 0."""
-    found = [float(np.abs(a[np.isfinite(a)]).max(initial=0.0)) for a in arrays]
-    return max(found, default=0.0) or 1.0
+    """The largest finite absolute value, the end of a scale; 1 if all are 0."""
+    maxima = [float(np.abs(a[np.isfinite(a)]).max(initial=0.0)) for a in arrays]
+    return max(maxima, default=0.0) or 1.0
 
 
 class Draw(Protocol):
-    """Draw a panel into axes; ``scale``: the largest absolute value of all panels."""
+    """Draws a panel on axes; ``scale``: the largest absolute value of all panels."""
 
     def __call__(self, axes: Any, panel: Panel, view: View, scale: float) -> None: ...

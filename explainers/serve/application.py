@@ -1,4 +1,4 @@
-"""The web application: routes to the protocols."""
+"""The web application: routes of the protocols."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ..explainer.api import Explainer
 from ..explainer.explanation import Explanation
 from . import schema, v1, v2
 from .arrays import dump
-from .middleware import Observe, refused
-from .service import Model, Refused, Service
+from .middleware import Observe, refusal_response
+from .service import Model, Refusal, Service
 from .settings import Settings
 from .stream import Events
 
@@ -29,12 +29,12 @@ def app(explainers: Mapping[str, Explainer], settings: Settings | None = None, *
 
     Parameters
     ----------
-    explainers: by the name that they are served under; each traced, by ``inputs=`` or a first call.
+    explainers: by the name under which they are served; each must be traced, by ``inputs=`` or a first call.
     settings, options: a :class:`Settings`, or its fields.
 
     Raises
     ------
-    InputError: for a name that no URL can have, an explainer that is not traced, or one of ``Perturbation``.
+    InputError: a name that cannot be part of a URL, an explainer that is not traced, or the method ``Perturbation``.
     """
     if not explainers:
         raise InputError("no explainer given")
@@ -51,46 +51,46 @@ def app(explainers: Mapping[str, Explainer], settings: Settings | None = None, *
         finally:
             await service.close()
 
-    made = FastAPI(title="explainers", version=__version__, lifespan=lifespan, description=schema.DESCRIPTION)
-    made.state.service = service
-    made.add_middleware(Observe, service=service)
-    _add_errors(made, service)
-    _add_health(made, service)
-    _add_v1(made, service)
-    _add_v2(made, service)
-    return made
+    application = FastAPI(title="explainers", version=__version__, lifespan=lifespan, description=schema.DESCRIPTION)
+    application.state.service = service
+    application.add_middleware(Observe, service=service)
+    _add_errors(application, service)
+    _add_health(application, service)
+    _add_v1(application, service)
+    _add_v2(application, service)
+    return application
 
 
 def _json(content: bytes) -> Response:
     return Response(content, media_type=JSON)
 
 
-def _add_errors(made: FastAPI, service: Service) -> None:
+def _add_errors(application: FastAPI, service: Service) -> None:
     async def answer(_: Request, error: Exception) -> Response:
-        if isinstance(error, HTTPException):  # of the router: no such path, no such verb
-            return refused(Refused(error.status_code, str(error.detail), error.headers))
+        if isinstance(error, HTTPException):  # raised by the router: no such path or verb
+            return refusal_response(Refusal(error.status_code, str(error.detail), error.headers))
         refusal = service.refusal(error)
         if refusal is None:
             raise error
-        return refused(refusal)
+        return refusal_response(refusal)
 
-    for kind in (HTTPException, Refused, ExplainersError, TimeoutError):
-        made.add_exception_handler(kind, answer)
+    for kind in (HTTPException, Refusal, ExplainersError, TimeoutError):
+        application.add_exception_handler(kind, answer)
 
 
-def _add_health(made: FastAPI, service: Service) -> None:
-    @made.get("/healthz", tags=["health"], summary="The process runs", responses=schema.EMPTY)
-    @made.get("/v2/health/live", tags=["health"], summary="The process runs", responses=schema.EMPTY)
+def _add_health(application: FastAPI, service: Service) -> None:
+    @application.get("/healthz", tags=["health"], summary="The process runs", responses=schema.EMPTY)
+    @application.get("/v2/health/live", tags=["health"], summary="The process runs", responses=schema.EMPTY)
     async def live() -> Response:
         return _json(b'{"live":true}')
 
-    @made.get("/v2/health/ready", tags=["health"], summary="Requests are taken", responses=schema.EMPTY)
+    @application.get("/v2/health/ready", tags=["health"], summary="Requests are taken", responses=schema.EMPTY)
     async def ready() -> Response:
         if service.draining or service.closing:
-            raise Refused(503, "the server is shutting down", {"Retry-After": "1"})
+            raise Refusal(503, "the server is shutting down", {"Retry-After": "1"})
         return _json(b'{"ready":true}')
 
-    @made.get("/metrics", tags=["health"], summary="Metrics for Prometheus", responses=schema.TEXT)
+    @application.get("/metrics", tags=["health"], summary="Metrics for Prometheus", responses=schema.TEXT)
     async def metrics() -> Response:
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -98,14 +98,14 @@ def _add_health(made: FastAPI, service: Service) -> None:
 # --- KServe V1 ---------------------------------------------------------------------------------
 
 
-def _add_v1(made: FastAPI, service: Service) -> None:
+def _add_v1(application: FastAPI, service: Service) -> None:
     models = list(service.models.values())
 
-    @made.get("/v1/models", tags=["V1"], summary="The models", responses=schema.EMPTY)
+    @application.get("/v1/models", tags=["V1"], summary="The models", responses=schema.EMPTY)
     async def models_v1() -> Response:
         return _json(dump({"models": list(service.models)}))
 
-    @made.post("/v1/models/{name}:explain", tags=["V1"], **schema.explain_v1(models))
+    @application.post("/v1/models/{name}:explain", tags=["V1"], **schema.explain_v1(models))
     async def explain(request: Request) -> Response:
         job = await _job(service, request)
         if request.query_params.get("stream", "false").lower() in ("true", "1"):
@@ -113,25 +113,25 @@ def _add_v1(made: FastAPI, service: Service) -> None:
             future = await service.submit(job, events.watch)
             headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
             return StreamingResponse(events.of(request, future), media_type="text/event-stream", headers=headers)
-        found = await service.explain(request, job)
-        content = await service.off_loop(job.numbers, lambda: v1.encode(job, found))
-        return Response(content, headers=_incomplete(found), media_type=JSON)
+        explanation = await service.explain(request, job)
+        content = await service.off_loop(job.numbers, lambda: v1.encode(job, explanation))
+        return Response(content, headers=_incomplete_header(explanation), media_type=JSON)
 
-    @made.post("/v1/models/{name}:predict", tags=["V1"], **schema.predict_v1(models))
+    @application.post("/v1/models/{name}:predict", tags=["V1"], **schema.predict_v1(models))
     async def predict(request: Request) -> Response:
         job = await _job(service, request)
         timeout = v1.arguments_for_prediction(job).timeout
         outputs = await service.predict(request, job.model, job.inputs, timeout)
         return _json(await service.off_loop(outputs.size, lambda: v1.predictions(outputs)))
 
-    @made.get("/v1/models/{name}", tags=["V1"], summary="A model", **schema.by_name(models))
+    @application.get("/v1/models/{name}", tags=["V1"], summary="A model", **schema.by_name(models))
     async def model_v1(request: Request) -> Response:
         return _json(dump(v1.metadata(_model(service, request))))
 
 
-def _incomplete(found: Explanation) -> dict[str, str]:
-    """How many instances' attributions do not add up, as a header; none where all do."""
-    numbers = v1.incomplete(found)
+def _incomplete_header(explanation: Explanation) -> dict[str, str]:
+    """A header with the number of instances whose attributions do not add up; empty if all do."""
+    numbers = v1.incomplete_instances(explanation)
     return {"X-Explainers-Incomplete": str(len(numbers))} if numbers else {}
 
 
@@ -147,31 +147,31 @@ async def _job(service: Service, request: Request) -> Any:
 
 
 def _check_type(request: Request) -> None:
-    """JSON only: browsers ask before they send it to another site's server; other types they just send."""
-    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if given != JSON and (given or "origin" in request.headers):  # some clients name no type
-        raise Refused(415, f"content type {given!r}: {JSON} expected")
+    """Accept only JSON: browsers send other content types across sites without a preflight request."""
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type != JSON and (content_type or "origin" in request.headers):  # some clients send no content type
+        raise Refusal(415, f"content type {content_type!r}: {JSON} expected")
 
 
 # --- Open Inference Protocol V2 ------------------------------------------------------------------
 
 
-def _add_v2(made: FastAPI, service: Service) -> None:
+def _add_v2(application: FastAPI, service: Service) -> None:
     models = list(service.models.values())
 
-    @made.get("/v2", tags=["V2"], summary="The server", responses=schema.EMPTY)
+    @application.get("/v2", tags=["V2"], summary="The server", responses=schema.EMPTY)
     async def server_v2() -> Response:
         return _json(dump(v2.server_metadata()))
 
-    @made.get("/v2/models/{name}", tags=["V2"], summary="A model", **schema.by_name(models))
+    @application.get("/v2/models/{name}", tags=["V2"], summary="A model", **schema.by_name(models))
     async def model_v2(request: Request) -> Response:
         return _json(dump(v2.metadata(_model(service, request))))
 
-    @made.get("/v2/models/{name}/ready", tags=["V2"], summary="Whether it is ready", **schema.by_name(models))
+    @application.get("/v2/models/{name}/ready", tags=["V2"], summary="Whether it is ready", **schema.by_name(models))
     async def model_ready(request: Request) -> Response:
         return _json(dump({"name": _model(service, request).name, "ready": True}))
 
-    @made.post("/v2/models/{name}/infer", tags=["V2"], **schema.infer_v2(models))
+    @application.post("/v2/models/{name}/infer", tags=["V2"], **schema.infer_v2(models))
     async def infer(request: Request) -> Response:
         model = _model(service, request)
         header = request.headers.get(v2.HEADER)
@@ -179,9 +179,9 @@ def _add_v2(made: FastAPI, service: Service) -> None:
             _check_type(request)
         body = await service.body(request)
         inference = await service.off_loop(len(body), lambda: v2.decode(model, body, header))
-        found = await service.explain(request, inference.job)
-        content, length = await service.off_loop(inference.job.numbers, lambda: v2.encode(inference, found))
-        headers = _incomplete(found)
+        explanation = await service.explain(request, inference.job)
+        content, length = await service.off_loop(inference.job.numbers, lambda: v2.encode(inference, explanation))
+        headers = _incomplete_header(explanation)
         if length is None:
             return Response(content, headers=headers, media_type=JSON)
         headers[v2.HEADER] = str(length)

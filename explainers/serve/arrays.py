@@ -1,4 +1,4 @@
-"""Arrays from JSON: numbers only, no ragged lists, and an error that says where."""
+"""Arrays from JSON: only numbers and no ragged lists; errors name the position."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from ..errors import InputError
 from ..spec import Numpy, TensorSpec, check_range
 
 NUMBERS = {int, float}
-DEEPEST = 32  # axes of an array
-SLICE = 1 << 18  # numbers that are written at once: longer would keep other threads from running
+MAX_AXES = 32
+SLICE = 1 << 18  # how many numbers are encoded at once: more would block other threads for too long
 
 
 def parse(body: bytes | memoryview) -> dict[str, Any]:
-    """The JSON object of a body."""
+    """The JSON object in a body."""
     try:
-        found = orjson.loads(body)
+        data = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise InputError(f"the body is not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise InputError(f"the body must be a JSON object; got {_kind(found)}")
-    return found
+    if not isinstance(data, dict):
+        raise InputError(f"the body must be a JSON object; got {_kind(data)}")
+    return data
 
 
 def array_of(value: Any, what: str) -> Numpy:
-    """A number or nested lists of numbers as an array; ``what`` it is, for the errors."""
+    """A number or nested lists of numbers as an array; ``what`` describes the value in errors."""
     shape: list[int] = []
     level = [value]
     while level and type(level[0]) is list:
@@ -36,8 +36,8 @@ def array_of(value: Any, what: str) -> Numpy:
         if len(lengths) != 1:
             raise _odd_one(level, shape, what)
         shape.append(lengths.pop())
-        if len(shape) > DEEPEST:
-            raise InputError(f"{what}: lists in lists, more than {DEEPEST} deep; numbers expected")
+        if len(shape) > MAX_AXES:
+            raise InputError(f"{what}: lists in lists, more than {MAX_AXES} deep; numbers expected")
         level = list(chain.from_iterable(level))
     kinds = set(map(type, level))
     if not kinds <= NUMBERS:
@@ -46,7 +46,7 @@ def array_of(value: Any, what: str) -> Numpy:
 
 
 def _numbers(level: list[Any], dtype: Any, what: str) -> Numpy:
-    """Of integers from 2^63 on uint64: whoever takes them says whether they fit."""
+    """The numbers as an array; uint64 if an integer exceeds int64, and the caller checks the range."""
     try:
         return np.array(level, dtype)
     except OverflowError:
@@ -56,30 +56,30 @@ def _numbers(level: list[Any], dtype: Any, what: str) -> Numpy:
 
 
 def batch(value: Any, spec: TensorSpec, what: str) -> Numpy:
-    """Lists of numbers as samples of an input, (N, …) of its dtype."""
+    """Nested lists of numbers as samples of an input, (N, …), with its dtype."""
     array = array_of(value, what)
     if array.shape[1:] != spec.sample_shape or not array.ndim:
-        wanted = f"for each instance, {spec.sample_shape}" if array.ndim else f"{('N', *spec.sample_shape)}"
-        given = f"{array.shape[1:]}" if array.ndim else "one number"
-        raise InputError(f"{what}: shape {given} given, {wanted} expected (input {spec})")
+        expected_shape = f"for each instance, {spec.sample_shape}" if array.ndim else f"{('N', *spec.sample_shape)}"
+        given_shape = f"{array.shape[1:]}" if array.ndim else "one number"
+        raise InputError(f"{what}: shape {given_shape} given, {expected_shape} expected (input {spec})")
     if array.dtype.kind == "f" and not spec.floating:
         place = np.unravel_index(int(np.argmax(array != np.round(array))), array.shape)
         raise InputError(f"{_at(what, place)}: the input {spec} takes whole numbers; got {array[place]}")
     if not spec.floating:
         check_range(array, spec.dtype, what)
-    with np.errstate(over="ignore"):  # infinity is found later
+    with np.errstate(over="ignore"):  # the explainer rejects infinity later
         return array.astype("float32" if spec.dtype == "bfloat16" else spec.dtype)
 
 
 def _odd_one(level: list[Any], shape: list[int], what: str) -> InputError:
-    """What is wrong with the first entry that is not like the one before all others, or not a number."""
-    first = level[0]
+    """An error about the first entry that is not a number, or not a list as long as the first one."""
+    first_entry = level[0]
     for number, entry in enumerate(level):
-        wrong = type(entry) is not list if type(first) is list else type(entry) not in NUMBERS
-        if wrong or (type(first) is list and len(entry) != len(first)):
+        is_wrong = type(entry) is not list if type(first_entry) is list else type(entry) not in NUMBERS
+        if is_wrong or (type(first_entry) is list and len(entry) != len(first_entry)):
             where = _at(what, np.unravel_index(number, shape)) if shape else what
-            wanted = f"a list of {len(first)}, as the first is" if type(first) is list else "a number"
-            return InputError(f"{where}: {_kind(entry)} given, {wanted}, expected")
+            expected = f"a list of {len(first_entry)}, as the first is" if type(first_entry) is list else "a number"
+            return InputError(f"{where}: {_kind(entry)} given, {expected}, expected")
     return InputError(f"{what}: numbers or lists of numbers expected")
 
 
@@ -95,18 +95,18 @@ def _kind(value: Any) -> str:
 
 
 def dump(value: Any) -> bytes:
-    """JSON text; arrays as nested lists, NaN as null."""
-    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY, default=_plain)
+    """The value as JSON text; arrays become nested lists, NaN becomes null."""
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY, default=_json_value)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):  # of another memory order, or without axes
+def _json_value(value: Any) -> Any:
+    if isinstance(value, np.ndarray):  # not contiguous, or without axes
         return np.ascontiguousarray(value) if value.ndim else value.item()
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
 def dump_list(array: Numpy) -> list[bytes]:
-    """The pieces of an array's JSON text, each short to write."""
+    """An array's JSON text in pieces, each of which is quick to encode."""
     rows = max(1, SLICE // max(1, array[:1].size))
     parts = [dump(array[start : start + rows])[1:-1] for start in range(0, len(array), rows)]
     return [b"[", b",".join(parts), b"]"]

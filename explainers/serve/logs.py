@@ -1,4 +1,4 @@
-"""Logs as lines of JSON."""
+"""Log records as lines of JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "color_messa
 
 
 class JsonFormatter(logging.Formatter):
-    """Time, level, message, and whatever was given as ``extra``."""
+    """Formats time, level, logger, message and the fields in ``extra``."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {

@@ -1,4 +1,4 @@
-"""What a server counts, for Prometheus."""
+"""The server's Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30
 
 
 class Metrics:
-    """Requests as they are answered, and what the scheduler and the explainers tell."""
+    """Metrics of requests, and of the scheduler and the explainers."""
 
     def __init__(self, scheduler: Scheduler, explainers: Mapping[str, Explainer]) -> None:
         self.registry = CollectorRegistry()
@@ -29,7 +29,7 @@ class Metrics:
         )  # fmt: skip
         self.registry.register(_Inside(scheduler, explainers))
 
-    def answered(self, model: str, verb: str, status: int, seconds: float) -> None:
+    def count_answer(self, model: str, verb: str, status: int, seconds: float) -> None:
         self.requests.labels(model, verb, str(status)).inc()
         self.seconds.labels(model, verb).observe(seconds)
 
@@ -55,13 +55,13 @@ class _Inside(Collector):
         yield GaugeMetricFamily("explainers_queue_calls", "Calls that wait or run", value=stats.waiting_calls)
         rows = CounterMetricFamily("explainers_rows", "Evaluations of the model", labels=["model"])
         traces = GaugeMetricFamily("explainers_traces", "Kernels compiled since the start", labels=["model"])
-        incomplete = CounterMetricFamily(
+        incomplete_samples = CounterMetricFamily(
             "explainers_incomplete", "Instances whose attributions do not add up", labels=["model"]
         )
         for name, explain in self.explainers.items():
-            incomplete.add_metric([name], explain.stats.incomplete)
+            incomplete_samples.add_metric([name], explain.stats.incomplete)
             rows.add_metric([name], explain.stats.rows)
             traces.add_metric([name], explain.stats.traces)
         yield rows
         yield traces
-        yield incomplete
+        yield incomplete_samples

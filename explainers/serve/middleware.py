@@ -1,4 +1,4 @@
-"""Around every request: its id, who may ask, one line of log, and the counts."""
+"""Middleware around every request: its id, authorization, one log line, and metrics."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .arrays import dump
-from .service import Gone, Refused, Service
+from .service import ClientGone, Refusal, Service
 
 log = logging.getLogger("explainers.serve")
-OPEN = ("/healthz", "/v2/health/live", "/v2/health/ready")  # without a key
+OPEN = ("/healthz", "/v2/health/live", "/v2/health/ready")  # paths that need no key
 IDENTITY = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 
 
-def refused(error: Refused) -> Response:
-    """``{"error": …}``, as both protocols have it."""
+def refusal_response(error: Refusal) -> Response:
+    """The response ``{"error": …}`` of both protocols."""
     return Response(dump({"error": str(error)}), error.status, error.headers, "application/json")
 
 
 class Observe:
-    """Outermost: nothing leaves without a status, an id, a line of log and a count."""
+    """The outermost middleware: gives every response an id, a log line and a metric."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app, self.service = app, service
@@ -38,13 +38,13 @@ class Observe:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began = time.perf_counter()
+        start = time.perf_counter()
         headers = Headers(scope=scope)
-        given = headers.get("x-request-id", "")
-        identity = given if IDENTITY.fullmatch(given) else uuid.uuid4().hex
+        given_identity = headers.get("x-request-id", "")
+        identity = given_identity if IDENTITY.fullmatch(given_identity) else uuid.uuid4().hex
         status = 0
 
-        async def sent(message: Message) -> None:
+        async def send_with_identity(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -53,36 +53,38 @@ class Observe:
 
         try:
             answer = self._refusal(scope, headers)
-            await (answer(scope, receive, sent) if answer else self.app(scope, receive, sent))
-        except (Gone, ClientDisconnect):
+            await (answer or self.app)(scope, receive, send_with_identity)
+        except (ClientGone, ClientDisconnect):
             status = 499
         except Exception:
             log.exception("a request failed", extra={"request_id": identity, "path": scope["path"]})
             if not status:
-                answer = refused(Refused(500, f"an error of the server's own; its log has request {identity}"))
-                await answer(scope, receive, sent)
+                answer = refusal_response(
+                    Refusal(500, f"internal server error; see request {identity} in the server's log")
+                )
+                await answer(scope, receive, send_with_identity)
         finally:
-            self._record(scope, identity, status or 499, time.perf_counter() - began)
+            self._record(scope, identity, status or 499, time.perf_counter() - start)
 
     def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
         hosts = self.service.settings.hosts
         if hosts and re.sub(r":\d+$", "", headers.get("host", "")).lower() not in hosts:
-            return refused(Refused(421, f"this server answers to the hosts {', '.join(hosts)}"))
+            return refusal_response(Refusal(421, f"this server answers to the hosts {', '.join(hosts)}"))
         if not self.keys or scope["path"] in OPEN:
             return None
         kind, _, token = headers.get("authorization", "").partition(" ")
         matches = [hmac.compare_digest(token.strip().encode(), key) for key in self.keys]
         if kind.lower() == "bearer" and any(matches):
             return None
-        return refused(
-            Refused(401, "a key is needed: send Authorization: Bearer <key>", {"WWW-Authenticate": "Bearer"})
+        return refusal_response(
+            Refusal(401, "a key is needed: send Authorization: Bearer <key>", {"WWW-Authenticate": "Bearer"})
         )
 
     def _record(self, scope: Scope, identity: str, status: int, seconds: float) -> None:
         name = scope.get("path_params", {}).get("name", "")
-        model = name if name in self.service.models else ""  # no label for what clients make up
+        model = name if name in self.service.models else ""  # unknown names of models do not become metric labels
         verb = getattr(scope.get("endpoint"), "__name__", "none")
-        self.service.metrics.answered(model, verb, status, seconds)
+        self.service.metrics.count_answer(model, verb, status, seconds)
         if log.isEnabledFor(logging.INFO):
             fields: dict[str, Any] = {
                 "request_id": identity, "method": scope["method"], "path": scope["path"], "model": model,

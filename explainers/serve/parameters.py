@@ -1,4 +1,4 @@
-"""The parameters of a request, checked: what is explained, against what, and at what effort."""
+"""Reads and checks the parameters of a request: target, baseline, seed, timeout, format and effort."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STEPS = ("steps", "max_steps")  # quadrature nodes
 
 @dataclass
 class Arguments:
-    """What a request asks for, as an explainer takes it."""
+    """The parameters of a request, as arguments of an explainer."""
 
     target: Any = None
     baseline: Any = None
@@ -46,61 +46,63 @@ class Parameters:
         strict = ConfigDict(strict=True, allow_inf_nan=False)
         self.effort = {name: TypeAdapter(hints[name], config=strict) for name in explain.method.effort}
 
-    def read(self, given: Any, formats: bool = True) -> Arguments:
-        """Check ``given``, the request's ``parameters``.
+    def read(self, parameters: Any, formats: bool = True) -> Arguments:
+        """Check the ``parameters`` of a request.
 
         Raises
         ------
-        UnknownNameError: for a parameter that is not taken; lists those that are. InputError and its kinds.
+        UnknownNameError: a parameter does not exist; the message lists those that do. InputError: an invalid value.
         """
-        settings, found = self.settings, Arguments(timeout=self.settings.timeout)
-        if given is None:
-            return found
-        if not isinstance(given, dict):
-            raise InputError(f"parameters must be a JSON object; got {type(given).__name__}")
+        settings, arguments = self.settings, Arguments(timeout=self.settings.timeout)
+        if parameters is None:
+            return arguments
+        if not isinstance(parameters, dict):
+            raise InputError(f"parameters must be a JSON object; got {type(parameters).__name__}")
         allowed = [*COMMON, *(["format"] if formats else []), *self.effort]
-        for name, value in given.items():
+        for name, value in parameters.items():
             if name not in allowed:
                 raise UnknownNameError.among("parameter", name, allowed)
             if name in self.effort:
-                found.effort[name] = self._effort(name, value)
-        found.target = self._target(given.get("target"))
-        found.baseline = self._baseline(given.get("baseline"))
-        found.seed = _seed(given.get("seed"))
-        if given.get("timeout") is not None:
-            timeout = array_of(given["timeout"], "timeout")
+                arguments.effort[name] = self._effort(name, value)
+        arguments.target = self._target(parameters.get("target"))
+        arguments.baseline = self._baseline(parameters.get("baseline"))
+        arguments.seed = _seed(parameters.get("seed"))
+        if parameters.get("timeout") is not None:
+            timeout = array_of(parameters["timeout"], "timeout")
             if timeout.ndim or not 0 < timeout <= settings.timeout:
-                raise InputError(f"timeout must be seconds above 0, at most {settings.timeout}; got {given['timeout']}")
-            found.timeout = float(timeout)
-        if given.get("format") is not None:
-            if given["format"] not in FORMATS:
-                raise UnknownNameError.among("format", given["format"], FORMATS)
-            found.form = given["format"]
-        return found
+                raise InputError(
+                    f"timeout must be seconds above 0, at most {settings.timeout}; got {parameters['timeout']}"
+                )
+            arguments.timeout = float(timeout)
+        if parameters.get("format") is not None:
+            if parameters["format"] not in FORMATS:
+                raise UnknownNameError.among("format", parameters["format"], FORMATS)
+            arguments.form = parameters["format"]
+        return arguments
 
     def _effort(self, name: str, value: Any) -> Any:
         try:
-            checked = self.effort[name].validate_python(value)
+            checked_value = self.effort[name].validate_python(value)
         except ValidationError as error:
             raise InputError(f"{name}: {error.errors()[0]['msg']}; got {value!r:.100}") from None
-        most = self.settings.max_steps if name in STEPS else self.settings.max_effort
-        if isinstance(checked, int) and not isinstance(checked, bool) and checked > most:
-            raise InputError(f"{name} may be {most} at most; got {checked}")
-        return checked
+        limit = self.settings.max_steps if name in STEPS else self.settings.max_effort
+        if isinstance(checked_value, int) and not isinstance(checked_value, bool) and checked_value > limit:
+            raise InputError(f"{name} may be {limit} at most; got {checked_value}")
+        return checked_value
 
     def _target(self, value: Any) -> Any:
         if value is None or isinstance(value, str) or type(value) is int:
             return value
         array = array_of(value, "target")
-        one = array.shape == (self.axes,) and self.axes > 1 and array.dtype.kind == "i"
-        return tuple(array.tolist()) if one else array  # an index into several axes, for all
+        is_one_index = array.shape == (self.axes,) and self.axes > 1 and array.dtype.kind == "i"
+        return tuple(array.tolist()) if is_one_index else array  # one index into several axes, for all instances
 
     def _baseline(self, value: Any) -> Any:
         if isinstance(value, dict) and "references" in value and "references" not in self.inputs:
-            own = value.get("per_sample", False)
-            if not set(value) <= {"references", "per_sample"} or not isinstance(own, bool):
+            per_sample = value.get("per_sample", False)
+            if not set(value) <= {"references", "per_sample"} or not isinstance(per_sample, bool):
                 raise InputError(f"baseline: {{'references': […], 'per_sample': true or false}}; got {sorted(value)}")
-            return References(self._baseline(value["references"]), own)
+            return References(self._baseline(value["references"]), per_sample)
         if isinstance(value, dict):
             return {name: array_of(entry, f"baseline {name!r}") for name, entry in value.items()}
         return None if value is None else array_of(value, "baseline")
@@ -116,36 +118,36 @@ def _seed(value: Any) -> Any:
 
 
 class Variants:
-    """An explainer at other efforts; the last used are kept."""
+    """Variants of an explainer with other effort parameters; a cache holds those used last."""
 
     def __init__(self, explain: Explainer, settings: Settings) -> None:
         self.explain, self.settings = explain, settings
-        self.kept: OrderedDict[tuple[tuple[str, Any], ...], Explainer] = OrderedDict()
+        self.explainers: OrderedDict[tuple[tuple[str, Any], ...], Explainer] = OrderedDict()
         self.lock = threading.Lock()
 
-    def known(self, effort: dict[str, Any], count: int) -> Explainer | None:
-        """The explainer for ``effort``, if it needs not be made."""
+    def find(self, effort: dict[str, Any], count: int) -> Explainer | None:
+        """The explainer for ``effort`` if it is in the cache, else None."""
         effort = self._bounded(effort, count)
         if not effort:
             return self.explain
         key = tuple(sorted(effort.items()))
         with self.lock:
-            if key in self.kept:
-                self.kept.move_to_end(key)
-            return self.kept.get(key)
+            if key in self.explainers:
+                self.explainers.move_to_end(key)
+            return self.explainers.get(key)
 
     def make(self, effort: dict[str, Any], count: int) -> Explainer:
-        """The explainer for ``effort``, for ``count`` instances."""
+        """Make and cache the explainer for ``effort``, for requests of ``count`` instances."""
         effort = self._bounded(effort, count)
         explain = self.explain.replace(**effort)
         with self.lock:
-            self.kept[tuple(sorted(effort.items()))] = explain
-            while len(self.kept) > self.settings.variants:
-                self.kept.popitem(last=False)
+            self.explainers[tuple(sorted(effort.items()))] = explain
+            while len(self.explainers) > self.settings.variants:
+                self.explainers.popitem(last=False)
         return explain
 
     def _bounded(self, effort: dict[str, Any], count: int) -> dict[str, Any]:
-        """With a tolerance, evaluations have a limit of their own: what the request may cost."""
+        """``effort`` with a limit on evaluations, if the method stops by a tolerance."""
         method: Method = self.explain.method
         if effort.get("tolerance", method.refines_to or method.error_to) is None:
             return effort
@@ -153,10 +155,10 @@ class Variants:
         share = self.settings.max_effort // max(count, 1)
         # a method that refines evaluates 1 + ½ + ¼ + … times its last number of steps
         share = share if limit == "max_evaluations" else min(share // 2, self.settings.max_steps)
-        given = effort.get(limit)
-        if given is not None:
-            if given > share:
-                raise InputError(f"{limit} may be {share} at most for {count} instances; got {given}")
+        requested = effort.get(limit)
+        if requested is not None:
+            if requested > share:
+                raise InputError(f"{limit} may be {share} at most for {count} instances; got {requested}")
             return effort
         default = getattr(method, limit)
         if default is not None and default <= share:

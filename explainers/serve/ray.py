@@ -1,4 +1,4 @@
-"""The same application on Ray Serve: as many replicas as the load needs, on as many machines as there are."""
+"""The same application on Ray Serve, with as many replicas as the load needs, on one machine or several."""
 
 from __future__ import annotations
 
@@ -29,28 +29,29 @@ def deployment(
 
     Parameters
     ----------
-    load: called in each replica: its explainers, compiled or loaded from files there.
-    min_replicas, max_replicas: between these Ray chooses, for about half of ``ongoing`` requests on each.
-    ongoing: requests that a replica works on at once; they share its packages.
-    queued: requests that wait for a replica, for each proxy; beyond them 503.
+    load: called in each replica; returns its explainers, compiled or loaded from files there.
+    min_replicas, max_replicas: limits on the number of replicas, which Ray adapts to about half of ``ongoing``
+        requests per replica.
+    ongoing: requests that a replica processes at once; they share its packages.
+    queued: requests that may wait for a replica, per proxy; further requests get 503.
     actor: resources of a replica, such as ``{"num_cpus": 4}`` or ``{"num_gpus": 1}``.
     settings, options: a :class:`Settings`, or its fields.
     """
-    chosen = settings or Settings(**options)
+    server_settings = settings or Settings(**options)
 
     def build() -> FastAPI:
-        return app(load(), chosen)
+        return app(load(), server_settings)
 
-    made = serve.deployment(
+    ray_deployment = serve.deployment(
         name=name,
         max_ongoing_requests=ongoing,
         max_queued_requests=queued,
         ray_actor_options=dict(actor or {"num_cpus": 1}),
-        graceful_shutdown_timeout_s=chosen.timeout,
+        graceful_shutdown_timeout_s=server_settings.timeout,
         autoscaling_config={
             "min_replicas": min_replicas,
             "max_replicas": max_replicas,
             "target_ongoing_requests": max(1, ongoing // 2),
         },
     )
-    return made(serve.ingress(build)()).bind()
+    return ray_deployment(serve.ingress(build)()).bind()

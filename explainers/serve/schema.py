@@ -1,4 +1,4 @@
-"""What OpenAPI says of the routes, with examples."""
+"""The OpenAPI descriptions of the routes, with examples."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from .service import Model
 
 DESCRIPTION = "Attributions of trained models: KServe V1, Open Inference Protocol V2, server-sent events."
 ERROR = {
-    "description": "What was wrong",
+    "description": "The error",
     "content": {"application/json": {"schema": {"type": "object", "properties": {"error": {"type": "string"}}}}},
 }
-EMPTY: dict[int | str, Any] = {200: {"description": "Yes", "content": {"application/json": {"schema": {}}}}}
+EMPTY: dict[int | str, Any] = {200: {"description": "OK", "content": {"application/json": {"schema": {}}}}}
 TEXT: dict[int | str, Any] = {200: {"description": "Metrics", "content": {"text/plain": {"schema": {}}}}}
 REFUSALS: dict[int | str, Any] = dict.fromkeys((400, 401, 404, 408, 413, 415, 421, 422, 500, 503, 504), ERROR)
-MOST = 256  # numbers that an example may have
+EXAMPLE_SIZE = 256  # largest number of numbers in an example
 
 
 def by_name(models: Sequence[Model]) -> dict[str, Any]:
-    """For routes of one model."""
+    """The description of a route of one model."""
     return {"responses": {**EMPTY, **REFUSALS}, "openapi_extra": {"parameters": [_name(models)]}}
 
 
@@ -34,7 +34,7 @@ def _name(models: Sequence[Model]) -> dict[str, Any]:
 
 
 def _nested() -> dict[str, Any]:
-    """A number or nested lists of numbers."""
+    """The schema of a number or nested lists of numbers."""
     return {"anyOf": [{"type": "number"}, {"type": "array", "items": {}}]}
 
 
@@ -72,7 +72,7 @@ def _sample(spec: TensorSpec) -> Any:
 
 
 def _small(model: Model) -> bool:
-    return sum(math.prod(spec.sample_shape) for spec in model.inputs) <= MOST
+    return sum(math.prod(spec.sample_shape) for spec in model.inputs) <= EXAMPLE_SIZE
 
 
 def _instance(model: Model) -> Any:

@@ -1,4 +1,4 @@
-"""A process that serves: uvicorn on one port."""
+"""The server process: uvicorn on one port."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from .logs import to_stderr
 from .settings import Settings, read_keys
 
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
-LINGER = 0.2  # seconds
-SWITCH = 0.0005  # seconds after which a thread lets another run: requests come between the packages
+LINGER = 0.2  # seconds in which open connections are still read at shutdown
+SWITCH = 0.0005  # seconds after which Python switches threads, so that requests are read while packages run
 
 
 def run(
@@ -36,18 +36,18 @@ def run(
     settings: Settings | None = None,
     **options: Any,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; then answer what was accepted, and return.
+    """Serve until SIGTERM or SIGINT; then finish the accepted requests and return.
 
     Parameters
     ----------
-    explainers: by the name that they are served under.
-    key_file: of bearer tokens, one a line. Without keys only a loopback ``host`` is served, unless ``insecure``.
-    max_connections: beyond these, 503.
+    explainers: by the name under which they are served.
+    key_file: a file of bearer tokens, one per line. Without keys, ``host`` must be loopback, unless ``insecure``.
+    max_connections: further connections get 503.
     settings, options: a :class:`Settings`, or its fields.
 
     Raises
     ------
-    InputError: for a host other than loopback without keys.
+    InputError: a host other than loopback without keys.
     """
     server = make_server(
         explainers, host, port, key_file=key_file, insecure=insecure, max_connections=max_connections,
@@ -62,7 +62,7 @@ def make_server(
     explainers: Mapping[str, Explainer], host: str, port: int, *, key_file: str | Path | None,
     insecure: bool, max_connections: int, settings: Settings,
 ) -> Server:  # fmt: skip
-    """The server, checked but not started."""
+    """The server with checked settings, not yet started."""
     if key_file is not None:
         settings = replace(settings, keys=(*settings.keys, *read_keys(key_file)))
     if not settings.keys and not is_loopback(host) and not insecure:
@@ -70,7 +70,8 @@ def make_server(
             f"host {host!r} can be reached from other machines: give keys (key_file=, --keys), or say that anybody "
             "may use the server (insecure=True, --insecure)"
         )
-    if not settings.keys and not settings.hosts and is_loopback(host):  # pages of other sites are kept out
+    if not settings.keys and not settings.hosts and is_loopback(host):
+        # reject requests that web pages of other sites send to this machine
         settings = replace(settings, hosts=(*LOCAL, host.lower()))
     config = uvicorn.Config(
         app(explainers, settings), host, port,
@@ -81,7 +82,7 @@ def make_server(
 
 
 class Server(uvicorn.Server):
-    """Tells the readiness probe when it is asked to stop."""
+    """A uvicorn server whose readiness probe fails once it receives a signal to stop."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         application: Any = self.config.app
@@ -89,7 +90,7 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: Any = None) -> None:
-        """Listen no more; read what is on its way over open connections before they are closed."""
+        """Stop listening, then read pending requests from open connections before closing them."""
         for listener in self.servers:
             listener.close()
         await asyncio.sleep(LINGER)

@@ -1,4 +1,4 @@
-"""What every protocol does with a request: check it, queue it, wait for it, and give up when nobody listens."""
+"""Request handling for all protocols: check, queue, wait for the result, and cancel if the client disconnects."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from .metrics import Metrics
 from .parameters import Arguments, Parameters, Variants
 from .settings import Settings
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 log = logging.getLogger("explainers.serve")
-LARGE = 1 << 16  # bytes or numbers that are worked on off the event loop
+LARGE = 1 << 16  # more bytes or numbers than this are processed off the event loop
 
 
-class Refused(Exception):
-    """A request that is answered with ``status`` for a reason of HTTP's."""
+class Refusal(Exception):
+    """The request is answered with the HTTP error ``status``."""
 
     def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.status, self.headers = status, dict(headers or {})
 
 
-class Gone(Exception):
-    """The client went away."""
+class ClientGone(Exception):
+    """The client wait_for_disconnect before the answer."""
 
 
 class Model:
-    """An explainer as it is served."""
+    """A served explainer."""
 
     def __init__(self, name: str, explain: Explainer, settings: Settings) -> None:
         if explain.method.generates:
@@ -59,11 +59,11 @@ class Model:
         self.variants = Variants(explain, settings)
 
     def attributions(self, explanation: Explanation) -> list[Numpy]:
-        """One array for each attributed value, the instances leading."""
+        """One array for each attributed value, with the instances on the first axis."""
         return self.parts(explanation.attributions, explanation)
 
-    def parts(self, given: Any, explanation: Explanation) -> list[Numpy]:
-        arrays = list(given) if isinstance(given, tuple) else [given]
+    def parts(self, attributions: Any, explanation: Explanation) -> list[Numpy]:
+        arrays = list(attributions) if isinstance(attributions, tuple) else [attributions]
         if isinstance(explanation.target, str):  # "all": output axes lead
             arrays = [np.moveaxis(array, len(self.output.sample_shape), 0) for array in arrays]
         return arrays
@@ -71,7 +71,7 @@ class Model:
 
 @dataclass
 class Job:
-    """A request as an explainer takes it."""
+    """A decoded request: the model, its inputs and the arguments of its explainer."""
 
     model: Model
     inputs: list[Numpy]
@@ -83,7 +83,7 @@ class Job:
 
     @property
     def numbers(self) -> int:
-        """How many the answer holds."""
+        """How many numbers the answer contains."""
         output = math.prod(self.model.output.sample_shape)
         times = output if isinstance(self.arguments.target, str) and self.arguments.target == "all" else 1
         attributed = sum(math.prod(spec.sample_shape) for spec in self.model.attributed)
@@ -91,7 +91,7 @@ class Job:
 
 
 class Service:
-    """The explainers of a process with their scheduler."""
+    """The explainers of a server process, and their scheduler."""
 
     def __init__(self, explainers: Mapping[str, Explainer], settings: Settings) -> None:
         self.settings = settings
@@ -108,11 +108,11 @@ class Service:
 
     def model(self, name: str) -> Model:
         if name not in self.models:
-            raise Refused(404, str(UnknownNameError.among("model", name, self.models)))
+            raise Refusal(404, str(UnknownNameError.among("model", name, self.models)))
         return self.models[name]
 
     async def warm(self) -> None:
-        """Compile before the first request comes. What cannot explain zeros is served all the same."""
+        """Compile before the first request. A model whose warmup fails on zeros is served nevertheless."""
         for name, model in self.models.items():
             warmup = partial(model.explain.warmup, predict=True)
             try:
@@ -123,13 +123,13 @@ class Service:
                 return
 
     async def close(self) -> None:
-        """Answer what was accepted, take no more."""
+        """Refuse new requests and finish the accepted ones."""
         self.closing = True
         await asyncio.to_thread(self.scheduler.close)
         self.pool.shutdown()
 
-    async def off_loop(self, size: int, function: Callable[[], Found]) -> Found:
-        """``function()``, on a thread if it works on much."""
+    async def off_loop(self, size: int, function: Callable[[], Result]) -> Result:
+        """The result of ``function()``, run in a thread if ``size`` is large."""
         if size <= LARGE:
             return function()
         return await asyncio.get_running_loop().run_in_executor(self.pool, function)
@@ -137,17 +137,17 @@ class Service:
     # --- a request -----------------------------------------------------------------------------
 
     async def body(self, request: Request) -> bytes:
-        """The whole body, if it is not too large and comes in time."""
-        most, declared = self.settings.max_body, request.headers.get("content-length", "0")
-        too_large = Refused(413, f"the body may have {most} bytes")
-        if declared.isdigit() and int(declared) > most:
+        """The whole body; refused if it is too large or arrives too late."""
+        limit, declared = self.settings.max_body, request.headers.get("content-length", "0")
+        too_large = Refusal(413, f"the body may have {limit} bytes")
+        if declared.isdigit() and int(declared) > limit:
             raise too_large
 
         async def read() -> bytes:
             parts, size = [], 0
             async for part in request.stream():
                 size += len(part)
-                if size > most:
+                if size > limit:
                     raise too_large
                 parts.append(part)
             return b"".join(parts)
@@ -155,12 +155,12 @@ class Service:
         try:
             return await asyncio.wait_for(read(), self.settings.body_timeout)
         except asyncio.TimeoutError:  # noqa: UP041 (another one on Python 3.10)
-            raise Refused(408, f"the body did not come within {self.settings.body_timeout} s") from None
+            raise Refusal(408, f"the body did not come within {self.settings.body_timeout} s") from None
 
     async def submit(self, job: Job, watch: Callable[[Run], None] | None = None) -> Future[Explanation]:
         """Queue a request."""
         arguments, count = job.arguments, job.count
-        explain = job.model.variants.known(arguments.effort, count)
+        explain = job.model.variants.find(arguments.effort, count)
         if explain is None:
             explain = await self.off_loop(LARGE + 1, lambda: job.model.variants.make(arguments.effort, count))
         size = sum(array.nbytes for array in job.inputs) + getattr(arguments.baseline, "nbytes", 0)
@@ -173,32 +173,32 @@ class Service:
         )
         self._check_size(job, request.rows)
         self._check_open()
-        request = replace(request, warns=False)  # the answer tells it
+        request = replace(request, warns=False)  # the answer lists incomplete instances
         return self.scheduler.enqueue(request, timeout=arguments.timeout, watch=watch)
 
     def _check_open(self) -> None:
         if self.closing:
-            raise Refused(503, "the server is shutting down", {"Retry-After": "1"})
+            raise Refusal(503, "the server is shutting down", {"Retry-After": "1"})
 
     def _check_size(self, job: Job, rows: int) -> None:
         settings = self.settings
         if rows > settings.max_effort:
-            raise Refused(
+            raise Refusal(
                 413, f"{job.count} instances take {rows} evaluations of the model; {settings.max_effort} is the limit"
             )
         if job.numbers > settings.max_elements:
-            raise Refused(413, f"the answer would hold {job.numbers} numbers; {settings.max_elements} is the limit")
+            raise Refusal(413, f"the answer would hold {job.numbers} numbers; {settings.max_elements} is the limit")
 
     async def explain(self, request: Request, job: Job) -> Explanation:
-        """The explanation, unless the client goes away."""
-        return self.checked(await self.wait(request, await self.submit(job)))
+        """Run the job and return its explanation; cancelled if the client disconnects."""
+        return self.check_outputs(await self.wait(request, await self.submit(job)))
 
     @staticmethod
-    def checked(found: Explanation) -> Explanation:
-        """The explanation, if JSON can tell it."""
-        if not np.isfinite(found.outputs).all():
+    def check_outputs(explanation: Explanation) -> Explanation:
+        """The explanation, checked to have finite outputs, which JSON can represent."""
+        if not np.isfinite(explanation.outputs).all():
             raise NonFiniteError("the model's output is not finite for these instances")
-        return found
+        return explanation
 
     async def predict(self, request: Request, model: Model, inputs: Sequence[Numpy], timeout: float) -> Numpy:
         """The model's outputs."""
@@ -209,20 +209,20 @@ class Service:
         return np.asarray(await self.wait(request, future, timeout))
 
     async def wait(self, request: Request, future: Future[Any], timeout: float | None = None) -> Any:
-        """What ``future`` holds; cancels it when the client goes away."""
-        wrapped = asyncio.wrap_future(future)
-        listening = asyncio.ensure_future(disconnected(request))
+        """The result of ``future``; cancels it if the client disconnects."""
+        async_future = asyncio.wrap_future(future)
+        disconnection = asyncio.ensure_future(wait_for_disconnect(request))
         try:
-            await asyncio.wait({wrapped, listening}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-            if wrapped.done():
-                return wrapped.result()
-            raise Gone if listening.done() else TimeoutError
+            await asyncio.wait({async_future, disconnection}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            if async_future.done():
+                return async_future.result()
+            raise ClientGone if disconnection.done() else TimeoutError
         finally:
-            listening.cancel()
-            wrapped.cancel()
+            disconnection.cancel()
+            async_future.cancel()
 
     def retry_after(self) -> int:
-        """Seconds after which the queue will be about empty."""
+        """Seconds until the queue will be about empty."""
         stats = [model.explain.stats for model in self.models.values()]
         seconds = sum(s.seconds_running for s in stats)
         rate = sum(s.rows for s in stats) / seconds if seconds else 0.0
@@ -230,22 +230,22 @@ class Service:
 
     # --- errors --------------------------------------------------------------------------------
 
-    def refusal(self, error: BaseException) -> Refused | None:
-        """The answer to an error that is not the server's own fault."""
-        if isinstance(error, Refused):
+    def refusal(self, error: BaseException) -> Refusal | None:
+        """The HTTP error for an exception that is not the server's own fault; None for others."""
+        if isinstance(error, Refusal):
             return error
         text = str(error).replace("Clean it, or pass allow_nonfinite=True to let it through.", "").strip()
         if isinstance(error, errors.QueueFull):
-            return Refused(503, text, {"Retry-After": str(self.retry_after())})
+            return Refusal(503, text, {"Retry-After": str(self.retry_after())})
         if isinstance(error, TimeoutError):
-            return Refused(504, "the request did not finish within its timeout")
+            return Refusal(504, "the request did not finish within its timeout")
         if isinstance(error, (errors.NonFiniteError, errors.NotConverged, errors.IncompleteError)):
-            return Refused(422, text)
+            return Refusal(422, text)
         if isinstance(error, (errors.InputError, errors.UnknownNameError)):
-            return Refused(400, text)
+            return Refusal(400, text)
         return None
 
 
-async def disconnected(request: Request) -> None:
+async def wait_for_disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass

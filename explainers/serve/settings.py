@@ -10,24 +10,25 @@ from ..errors import InputError
 
 @dataclass(frozen=True)
 class Settings:
-    """What a server takes.
+    """The limits and options of a server.
 
     Parameters
     ----------
-    max_body: bytes of a request's body.
-    max_effort: evaluations of the model for one request; effort parameters such as ``samples`` may not exceed it.
-    max_steps: quadrature nodes for one instance.
-    max_elements: numbers in the attributions of one request.
-    queue_rows: evaluations of the model that may wait or run, in all; beyond it, 503.
-    timeout: seconds for one request; a request may ask for less.
-    body_timeout: seconds in which a body must have come.
-    max_wait: seconds that a request may wait for others to share a package with.
-    package_seconds: that a package may take, so that a small request does not wait long for the one that runs.
+    max_body: largest size of a request's body, in bytes.
+    max_effort: largest number of model evaluations for one request, and largest value of effort parameters such as
+        ``samples``.
+    max_steps: largest number of quadrature nodes for one instance.
+    max_elements: largest number of numbers in the attributions of one request.
+    queue_rows: largest number of model evaluations that wait or run, in total; further requests get 503.
+    timeout: seconds for one request; a request may set a shorter timeout.
+    body_timeout: seconds within which a body must arrive.
+    max_wait: seconds that a request may wait for other requests to share a package with.
+    package_seconds: target duration of a package, so that small requests do not wait long behind a running one.
     batching: False runs the requests one after the other.
-    keys: bearer tokens, of which a request must have one; none: no key is asked for.
-    hosts: names that the Host header may have; none: any.
-    variants: explainers of other effort that are kept for each model.
-    stream_interval: least seconds between two events of a stream.
+    keys: bearer tokens, one of which every request must send; without any, no key is required.
+    hosts: allowed values of the Host header; without any, all are allowed.
+    variants: how many explainers with other effort parameters are cached for each model.
+    stream_interval: smallest number of seconds between two events of a stream.
     """
 
     max_body: int = 64 * 2**20
@@ -57,7 +58,7 @@ class Settings:
 
 
 def read_keys(path: str | Path) -> tuple[str, ...]:
-    """The keys of a file, one a line; empty lines and lines that start with ``#`` are left out."""
+    """The keys in a file, one per line; empty lines and lines that start with ``#`` are skipped."""
     lines = (line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines())
     keys = tuple(line for line in lines if line and not line.startswith("#"))
     if not keys:

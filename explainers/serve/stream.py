@@ -1,4 +1,4 @@
-"""Server-sent events: the running estimate of a call, then its result."""
+"""Server-sent events: running estimates of a call, then its result."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ..explainer.explanation import Explanation
 from ..run.base import Estimate, Run
 from . import v1
 from .arrays import dump
-from .service import Job, Service, disconnected
+from .service import Job, Service, wait_for_disconnect
 
 
 class Events:
-    """The events of one request. Only the last estimate waits for a slow client."""
+    """The events of one request. A slow client gets only the latest estimate."""
 
     def __init__(self, service: Service, job: Job) -> None:
         self.service, self.job = service, job
@@ -28,7 +28,7 @@ class Events:
         self.last = time.monotonic()
 
     def watch(self, run: Run) -> None:
-        """Take the estimate of a run in progress; called on the device's thread."""
+        """Read the estimate of a running call; called on the device's thread."""
         now = time.monotonic()
         if now - self.last < self.service.settings.stream_interval:
             return
@@ -42,28 +42,28 @@ class Events:
         self.changed.set()
 
     async def of(self, request: Request, future: Future[Explanation]) -> AsyncIterator[bytes]:
-        """``estimate`` events, at last ``result`` or ``error``."""
-        wrapped = asyncio.wrap_future(future)
-        gone = asyncio.ensure_future(disconnected(request))
+        """Yield ``estimate`` events, and finally ``result`` or ``error``."""
+        async_future = asyncio.wrap_future(future)
+        disconnection = asyncio.ensure_future(wait_for_disconnect(request))
         try:
-            while not (wrapped.done() or gone.done()):
-                news = asyncio.ensure_future(self.changed.wait())
-                waiting: set[asyncio.Future[Any]] = {wrapped, gone, news}
+            while not (async_future.done() or disconnection.done()):
+                change = asyncio.ensure_future(self.changed.wait())
+                waiting: set[asyncio.Future[Any]] = {async_future, disconnection, change}
                 await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                news.cancel()
-                if self.estimate and self.changed.is_set() and not wrapped.done():
+                change.cancel()
+                if self.estimate and self.changed.is_set() and not async_future.done():
                     self.changed.clear()
-                    found = v1.estimate(self.job.model, self.estimate)
-                    yield await self._event("estimate", lambda found=found: dump(found))
-            if wrapped.done():
-                yield await self._last(wrapped)
+                    estimate = v1.estimate(self.job.model, self.estimate)
+                    yield await self._event("estimate", lambda estimate=estimate: dump(estimate))
+            if async_future.done():
+                yield await self._last(async_future)
         finally:
-            gone.cancel()
-            wrapped.cancel()
+            disconnection.cancel()
+            async_future.cancel()
 
     async def _last(self, future: asyncio.Future[Explanation]) -> bytes:
         try:
-            explanation = self.service.checked(future.result())
+            explanation = self.service.check_outputs(future.result())
             return await self._event("result", lambda: v1.encode(self.job, explanation))
         except Exception as error:
             refusal = self.service.refusal(error)

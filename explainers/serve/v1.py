@@ -19,19 +19,19 @@ FIELDS = ("instances", "parameters")
 
 
 def decode(model: Model, body: bytes) -> Job:
-    """The request of a body ``{"instances": […], "parameters": {…}}``."""
-    found = parse(body)
-    for name in found:
+    """The request in a body ``{"instances": […], "parameters": {…}}``."""
+    data = parse(body)
+    for name in data:
         if name not in FIELDS:
             raise InputError(f"unknown field {name!r}; a request has {' and '.join(map(repr, FIELDS))}")
-    instances = found.get("instances")
+    instances = data.get("instances")
     if not isinstance(instances, list) or not instances:
         raise InputError("'instances' must be a list of one instance or more")
-    return Job(model, _inputs(model, instances), model.parameters.read(found.get("parameters")))
+    return Job(model, _inputs(model, instances), model.parameters.read(data.get("parameters")))
 
 
 def _inputs(model: Model, instances: list[Any]) -> list[Numpy]:
-    """One array for each input; instances are arrays, or objects of arrays by input name."""
+    """One array for each input, from instances that are nested lists, or objects of these by input name."""
     names = [spec.name for spec in model.inputs]
     if not isinstance(instances[0], dict):
         if len(names) > 1:
@@ -39,8 +39,8 @@ def _inputs(model: Model, instances: list[Any]) -> list[Numpy]:
         return [batch(instances, model.inputs[0], "instances")]
     for number, instance in enumerate(instances):
         if not isinstance(instance, dict) or set(instance) != set(names):
-            given = f"the fields {sorted(instance)}" if isinstance(instance, dict) else "no object"
-            raise InputError(f"instances[{number}]: {given} given; the inputs are {', '.join(names)}")
+            description = f"the fields {sorted(instance)}" if isinstance(instance, dict) else "no object"
+            raise InputError(f"instances[{number}]: {description} given; the inputs are {', '.join(names)}")
     return [batch([i[spec.name] for i in instances], spec, f"{spec.name!r} of instances") for spec in model.inputs]
 
 
@@ -48,68 +48,68 @@ def predictions(outputs: Numpy) -> bytes:
     return b"".join([b'{"predictions":', *dump_list(outputs), b"}"])
 
 
-def encode(job: Job, found: Explanation) -> bytes:
+def encode(job: Job, explanation: Explanation) -> bytes:
     """``{"predictions": […], "explanations": […]}``, and ``"incomplete": [number, …]`` where some do not add up."""
-    attributions = job.model.attributions(found)
+    attributions = job.model.attributions(explanation)
     if job.arguments.form == "full":
-        explanations = [dump(list(full(job.model, found, attributions)))]
+        explanations = [dump(list(full(job.model, explanation, attributions)))]
     elif len(attributions) == 1:
         explanations = dump_list(attributions[0])
     else:
         names = [spec.name for spec in job.model.attributed]
         elements = [dict(zip(names, arrays, strict=True)) for arrays in zip(*attributions, strict=True)]
         explanations = [dump(elements)]
-    outputs = dump_list(found.outputs)
-    numbers = incomplete(found)
-    noted = [b',"incomplete":', dump(numbers)] if numbers else []
-    return b"".join([b'{"predictions":', *outputs, b',"explanations":', *explanations, *noted, b"}"])
+    outputs = dump_list(explanation.outputs)
+    numbers = incomplete_instances(explanation)
+    incomplete_field = [b',"incomplete":', dump(numbers)] if numbers else []
+    return b"".join([b'{"predictions":', *outputs, b',"explanations":', *explanations, *incomplete_field, b"}"])
 
 
-def incomplete(found: Explanation) -> list[int]:
-    """The instances whose attributions do not add up though the method is complete by its rules."""
-    return [] if found.incomplete is None else np.flatnonzero(found.incomplete).tolist()
+def incomplete_instances(explanation: Explanation) -> list[int]:
+    """The instances whose attributions do not add up although the method is complete."""
+    return [] if explanation.incomplete is None else np.flatnonzero(explanation.incomplete).tolist()
 
 
-def full(model: Model, found: Explanation, attributions: list[Numpy]) -> Iterator[Any]:
-    """Vertex AI's attribution of each instance; under ``"all"`` a list of these, one for each output."""
-    errors = None if found.standard_error is None else model.parts(found.standard_error, found)
-    for number in range(len(found.outputs)):
+def full(model: Model, explanation: Explanation, attributions: list[Numpy]) -> Iterator[Any]:
+    """Yield an attribution object, in Vertex AI's form, for each instance, or for target ``"all"`` for each output."""
+    errors = None if explanation.standard_error is None else model.parts(explanation.standard_error, explanation)
+    for number in range(len(explanation.outputs)):
         values = [array[number] for array in attributions]
         deviations = None if errors is None else [array[number] for array in errors]
-        if isinstance(found.target, str):
+        if isinstance(explanation.target, str):
             indices = np.ndindex(*model.output.sample_shape)
-            yield [_of_output(model, found, number, index, values, deviations) for index in indices]
+            yield [_of_output(model, explanation, number, index, values, deviations) for index in indices]
         else:
-            yield _of_target(model, found, number, values, deviations)
+            yield _of_target(model, explanation, number, values, deviations)
 
 
 def _of_target(
-    model: Model, found: Explanation, number: int, values: list[Numpy], deviations: list[Numpy] | None
+    model: Model, explanation: Explanation, number: int, values: list[Numpy], deviations: list[Numpy] | None
 ) -> dict[str, Any]:
-    assert not isinstance(found.target, str)
-    mask, gap = found.target[number], found.completeness_gap
-    value = float((found.outputs[number] * mask).sum(dtype=np.float64))
-    base = None if found.baseline_outputs is None else float((found.baseline_outputs[number] * mask).sum())
+    assert not isinstance(explanation.target, str)
+    mask, gap = explanation.target[number], explanation.completeness_gap
+    value = float((explanation.outputs[number] * mask).sum(dtype=np.float64))
+    base = None if explanation.baseline_outputs is None else float((explanation.baseline_outputs[number] * mask).sum())
     places = np.argwhere(mask)
-    one = len(places) == 1 and mask[tuple(places[0])] == 1
+    is_single = len(places) == 1 and mask[tuple(places[0])] == 1
     error = None
     if gap is not None and base is not None:
         error = abs(float(gap[number])) / max(abs(value - base), 1e-12)
-    index = places[0].tolist() if one else None
-    result = _attribution(model, values, deviations, value, base, error, index, int(found.evaluations[number]))
-    result["incomplete"] = None if found.incomplete is None else bool(found.incomplete[number])
+    index = places[0].tolist() if is_single else None
+    result = _attribution(model, values, deviations, value, base, error, index, int(explanation.evaluations[number]))
+    result["incomplete"] = None if explanation.incomplete is None else bool(explanation.incomplete[number])
     return result
 
 
 def _of_output(
-    model: Model, found: Explanation, number: int, index: tuple[int, ...],
+    model: Model, explanation: Explanation, number: int, index: tuple[int, ...],
     values: list[Numpy], deviations: list[Numpy] | None,
 ) -> dict[str, Any]:  # fmt: skip
-    base = None if found.baseline_outputs is None else float(found.baseline_outputs[number][index])
-    at = [array[index] for array in values]
-    off = None if deviations is None else [array[index] for array in deviations]
-    rows = int(found.evaluations[number])
-    return _attribution(model, at, off, float(found.outputs[number][index]), base, None, list(index), rows)
+    base = None if explanation.baseline_outputs is None else float(explanation.baseline_outputs[number][index])
+    scores = [array[index] for array in values]
+    errors = None if deviations is None else [array[index] for array in deviations]
+    rows = int(explanation.evaluations[number])
+    return _attribution(model, scores, errors, float(explanation.outputs[number][index]), base, None, list(index), rows)
 
 
 def _attribution(
@@ -129,16 +129,16 @@ def _attribution(
     }
 
 
-def estimate(model: Model, found: Estimate) -> dict[str, Any]:
-    """A running estimate of the instances start … stop − 1; null where there is none yet."""
-    errors = found.standard_errors
+def estimate(model: Model, running_estimate: Estimate) -> dict[str, Any]:
+    """The fields of a running estimate for the instances start … stop − 1; null where there is none yet."""
+    errors = running_estimate.standard_errors
     names = [spec.name for spec in model.attributed]
     return {
-        "start": found.start,
-        "stop": found.stop,
-        "attributions": dict(zip(names, found.attributions, strict=True)),
+        "start": running_estimate.start,
+        "stop": running_estimate.stop,
+        "attributions": dict(zip(names, running_estimate.attributions, strict=True)),
         "standardError": None if errors is None else dict(zip(names, errors, strict=True)),
-        "evaluations": found.evaluations,
+        "evaluations": running_estimate.evaluations,
     }
 
 
@@ -159,8 +159,8 @@ def metadata(model: Model) -> dict[str, Any]:
 
 
 def arguments_for_prediction(job: Job) -> Arguments:
-    """A prediction takes a timeout only."""
-    taken = job.arguments
-    if taken.effort or any(value is not None for value in (taken.target, taken.baseline, taken.seed)):
-        raise InputError("a prediction takes the parameter 'timeout' only")
-    return taken
+    """The arguments of a prediction, which accepts only a timeout."""
+    arguments = job.arguments
+    if arguments.effort or any(value is not None for value in (arguments.target, arguments.baseline, arguments.seed)):
+        raise InputError("a prediction takes only the parameter 'timeout'")
+    return arguments

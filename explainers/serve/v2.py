@@ -12,9 +12,9 @@ from .. import __version__
 from ..errors import InputError, UnknownNameError
 from ..explainer.explanation import Explanation
 from ..spec import Numpy, TensorSpec
-from .arrays import DEEPEST, array_of, dump, parse
+from .arrays import MAX_AXES, array_of, dump, parse
 from .service import Job, Model
-from .v1 import incomplete
+from .v1 import incomplete_instances
 
 HEADER = "Inference-Header-Content-Length"
 DATATYPES = {
@@ -23,12 +23,12 @@ DATATYPES = {
 }  # fmt: skip
 NAMES = {dtype: name for name, dtype in DATATYPES.items()} | {"bfloat16": "FP32"}
 FIELDS = ("id", "inputs", "outputs", "parameters")
-REPEATED = ("model_name", "model_version")  # what clients write into the body though the path has it
+REPEATED = ("model_name", "model_version")  # fields that some clients send although the path contains them
 
 
 @dataclass
 class Inference:
-    """A decoded request: what to run, and which outputs in which form."""
+    """A decoded request: the job, and which outputs to return in which form."""
 
     job: Job
     identity: str | None
@@ -36,20 +36,20 @@ class Inference:
 
 
 def decode(model: Model, body: bytes, header: str | None) -> Inference:
-    """The request of a body: JSON, with ``header`` its length, the tensors' bytes behind it."""
+    """The request in a body: JSON and, if ``header`` gives its length, binary tensors after it."""
     text, binary = _cut(body, header)
-    found = parse(text)
-    for name in found:
+    data = parse(text)
+    for name in data:
         if name not in (*FIELDS, *REPEATED):
             raise InputError(f"unknown field {name!r}; a request has {', '.join(FIELDS)}")
-    identity = found.get("id")
+    identity = data.get("id")
     if identity is not None and not isinstance(identity, str):
         raise InputError("id must be a string")
-    parameters = _object(found.get("parameters"), "parameters")
+    parameters = _object(data.get("parameters"), "parameters")
     all_binary = _flag(parameters.pop("binary_data_output", False), "binary_data_output")
-    arrays = _tensors(model, found.get("inputs"), binary)
+    arrays = _tensors(model, data.get("inputs"), binary)
     job = Job(model, arrays, model.parameters.read(parameters, formats=False))
-    return Inference(job, identity, _wanted(model, found.get("outputs"), all_binary))
+    return Inference(job, identity, _requested_outputs(model, data.get("outputs"), all_binary))
 
 
 def _cut(body: bytes, header: str | None) -> tuple[memoryview, memoryview]:
@@ -78,12 +78,12 @@ def _flag(value: Any, name: str) -> bool:
 # --- tensors ---------------------------------------------------------------------------------
 
 
-def _tensors(model: Model, given: Any, binary: memoryview) -> list[Numpy]:
-    """The model's inputs, in its order."""
-    if not isinstance(given, list) or not all(isinstance(tensor, dict) for tensor in given):
+def _tensors(model: Model, tensors: Any, binary: memoryview) -> list[Numpy]:
+    """The model's inputs as arrays, in the model's order."""
+    if not isinstance(tensors, list) or not all(isinstance(tensor, dict) for tensor in tensors):
         raise InputError("'inputs' must be a list of tensors")
     arrays: dict[str, Numpy] = {}
-    for number, tensor in enumerate(given):
+    for number, tensor in enumerate(tensors):
         what = f"inputs[{number}]"
         name = tensor.get("name")
         if not isinstance(name, str) or name in arrays:
@@ -105,12 +105,12 @@ def _tensors(model: Model, given: Any, binary: memoryview) -> list[Numpy]:
 
 
 def _tensor(tensor: dict[str, Any], what: str, binary: memoryview) -> tuple[Numpy, memoryview]:
-    """One tensor, and the bytes behind it."""
+    """One tensor as an array, and the remaining bytes."""
     shape, datatype = tensor.get("shape"), tensor.get("datatype")
     if not isinstance(shape, list) or not all(type(size) is int and 0 <= size < 2**40 for size in shape):
         raise InputError(f"{what}: shape must be a list of whole numbers ≥ 0; got {shape!r:.100}")
-    if len(shape) > DEEPEST:
-        raise InputError(f"{what}: a shape of {len(shape)} axes; {DEEPEST} is the limit")
+    if len(shape) > MAX_AXES:
+        raise InputError(f"{what}: a shape of {len(shape)} axes; {MAX_AXES} is the limit")
     if not isinstance(datatype, str) or datatype not in DATATYPES:
         raise UnknownNameError.among(f"datatype of {what}", datatype, DATATYPES)
     dtype, size = np.dtype(DATATYPES[datatype]), math.prod(shape)
@@ -129,9 +129,9 @@ def _tensor(tensor: dict[str, Any], what: str, binary: memoryview) -> tuple[Nump
 
 
 def _cast(array: Numpy, dtype: np.dtype[Any], what: str) -> Numpy:
-    """Numbers of JSON as the datatype that was named, if that holds them."""
+    """Numbers from JSON cast to ``dtype``; InputError if it cannot represent them."""
     if dtype.kind == "f":
-        with np.errstate(over="ignore"):  # infinity is found later
+        with np.errstate(over="ignore"):  # the explainer rejects infinity later
             return array.astype(np.float32 if dtype.itemsize == 2 else dtype)
     with np.errstate(invalid="ignore"):
         cast = array.astype(dtype)
@@ -144,7 +144,7 @@ def _cast(array: Numpy, dtype: np.dtype[Any], what: str) -> Numpy:
 
 
 def output_names(model: Model) -> dict[str, TensorSpec]:
-    """``outputs``, ``attributions`` and for sampled methods ``standard_error``; by input where several are."""
+    """``outputs``, ``attributions`` and, for sampled methods, ``standard_error``; by input if there are several."""
     many = len(model.attributed) > 1
     names = {"outputs": model.output}
     for kind in ("attributions", *(["standard_error"] if model.explain.method.sampled else [])):
@@ -152,30 +152,31 @@ def output_names(model: Model) -> dict[str, TensorSpec]:
     return names
 
 
-def _wanted(model: Model, given: Any, all_binary: bool) -> dict[str, bool]:
-    known = output_names(model)
-    if given is None:
-        return dict.fromkeys(known, all_binary)
-    if not isinstance(given, list) or not all(isinstance(output, dict) for output in given):
+def _requested_outputs(model: Model, outputs: Any, all_binary: bool) -> dict[str, bool]:
+    names = output_names(model)
+    if outputs is None:
+        return dict.fromkeys(names, all_binary)
+    if not isinstance(outputs, list) or not all(isinstance(output, dict) for output in outputs):
         raise InputError("'outputs' must be a list of objects")
-    wanted = {}
-    for output in given:
+    binary_by_name = {}
+    for output in outputs:
         name = output.get("name")
-        if not isinstance(name, str) or name not in known:
-            raise UnknownNameError.among("output", name, known)
+        if not isinstance(name, str) or name not in names:
+            raise UnknownNameError.among("output", name, names)
         parameters = _object(output.get("parameters"), f"output {name!r}: parameters")
-        wanted[name] = _flag(parameters.get("binary_data", all_binary), "binary_data")
-    return wanted
+        binary_by_name[name] = _flag(parameters.get("binary_data", all_binary), "binary_data")
+    return binary_by_name
 
 
-def encode(inference: Inference, found: Explanation) -> tuple[bytes, int | None]:
-    """The body, and the length of its JSON if binary tensors follow it."""
+def encode(inference: Inference, explanation: Explanation) -> tuple[bytes, int | None]:
+    """The body of the response, and the length of its JSON if binary tensors follow."""
     model = inference.job.model
-    arrays = {"outputs": found.outputs}
+    arrays = {"outputs": explanation.outputs}
     several = len(model.attributed) > 1
-    for kind, given in (("attributions", found.attributions), ("standard_error", found.standard_error)):
-        if given is not None:
-            for spec, array in zip(model.attributed, model.parts(given, found), strict=True):
+    for kind in ("attributions", "standard_error"):
+        values = getattr(explanation, kind)
+        if values is not None:
+            for spec, array in zip(model.attributed, model.parts(values, explanation), strict=True):
                 arrays[f"{kind}.{spec.name}" if several else kind] = array
     tensors, blobs = [], []
     for name, binary in inference.outputs.items():
@@ -192,7 +193,7 @@ def encode(inference: Inference, found: Explanation) -> tuple[bytes, int | None]
     head: dict[str, Any] = {"model_name": model.name, "outputs": tensors}
     if inference.identity is not None:
         head["id"] = inference.identity
-    numbers = incomplete(found)
+    numbers = incomplete_instances(explanation)
     if numbers:
         head["parameters"] = {"incomplete": numbers}
     text = dump(head)

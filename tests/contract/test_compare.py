@@ -1,4 +1,4 @@
-"""Candidates side by side: Keras on two frameworks, peers, models that differ on purpose, and the command."""
+"""Comparisons: Keras on two frameworks, other libraries, models that differ on purpose, and the command."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from explainers import Candidate, Comparison, Explainer, References, compare, errors, methods
 from explainers.cli import compare as _  # noqa: F401 - adds its command
 from explainers.cli.commands import app
-from explainers.comparing import peers
+from explainers.compare import peers
 
 from .subjects import METHODS, case
 
@@ -37,22 +37,22 @@ def saved(model: Any, path: Path) -> str:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A Keras model, a copy with one layer's weights moved, and one with another activation."""
+    """Paths of a Keras model, of a copy with changed weights in one layer, and of one with another activation."""
     folder = tmp_path_factory.mktemp("models")
     model = case("tensorflow-sequential").build("float32")
-    found = {"model": saved(model, folder / "model.keras")}
+    paths = {"model": saved(model, folder / "model.keras")}
     layer = model.layers[1]
     kernel, bias = layer.get_weights()
     kernel[2] += 0.2
     layer.set_weights([kernel, bias])
-    found["perturbed"] = saved(model, folder / "perturbed.keras")
-    found["layer"] = layer.name
+    paths["perturbed"] = saved(model, folder / "perturbed.keras")
+    paths["layer"] = layer.name
     np.save(folder / "x.npy", X)
-    return found
+    return paths
 
 
 def candidate(file: str, method: str, backend: str, **options: Any) -> Candidate:
-    """By a method of the contract, with the baseline that it takes."""
+    """A candidate with a method of the contract suite and the baseline that the method takes."""
     value = METHODS[method]
     rows = np.linspace(-1, 1, 15, dtype="float32").reshape(3, 5)
     if value.baseline != "none":
@@ -68,14 +68,14 @@ def across(file: str, names: Any) -> Comparison:
 
 
 def test_the_same_weights_on_both_frameworks(files: dict[str, str]) -> None:
-    found = across(files["model"], FAST)
-    assert found.agrees(), str(found)
+    comparison = across(files["model"], FAST)
+    assert comparison.agrees(), str(comparison)
     for method in FAST:
-        assert found.pair(f"{method} torch", f"{method} tensorflow").same_method
-    assert {row.engine for row in found.candidates} == {"torchscript", "graph"}
+        assert comparison.pair(f"{method} torch", f"{method} tensorflow").same_method
+    assert {row.engine for row in comparison.candidates} == {"torchscript", "graph"}
     here = Explainer.compile(files["model"], METHODS["lrp"])(X, target=[0, 1, 2, 0, 1, 2])
-    np.testing.assert_allclose(found.attributions["lrp tensorflow"], here, atol=1e-6)
-    parting = found.locate("lrp torch", "lrp tensorflow")
+    np.testing.assert_allclose(comparison.attributions["lrp tensorflow"], here, atol=1e-6)
+    parting = comparison.locate("lrp torch", "lrp tensorflow")
     assert (parting.kind, parting.by) == ("", "layers")
     assert parting.compared >= 4
 
@@ -83,9 +83,9 @@ def test_the_same_weights_on_both_frameworks(files: dict[str, str]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sequential", "attention"])
 def test_every_method_on_both_frameworks(name: str, tmp_path: Path) -> None:
-    found = case(f"tensorflow-{name}")
-    file = saved(found.build("float32"), tmp_path / "model.keras")
-    (x,) = found.draw(4, "float32", seed=6)
+    contract_case = case(f"tensorflow-{name}")
+    file = saved(contract_case.build("float32"), tmp_path / "model.keras")
+    (x,) = contract_case.draw(4, "float32", seed=6)
     given = []
     for method, value in METHODS.items():
         options: dict[str, Any] = {}
@@ -99,21 +99,21 @@ def test_every_method_on_both_frameworks(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_perturbed_layer_is_flagged_and_located_across_frameworks(files: dict[str, str]) -> None:
-    given = {"tf": candidate(files["model"], "deeplift-rescale", "tensorflow"),
+    by_name = {"tf": candidate(files["model"], "deeplift-rescale", "tensorflow"),
              "torch": candidate(files["perturbed"], "deeplift-rescale", "torch")}  # fmt: skip
-    found = compare(given, X, target=1, seconds=0)
-    assert not found.agrees()
-    parting = found.locate()
+    comparison = compare(by_name, X, target=1, seconds=0)
+    assert not comparison.agrees()
+    parting = comparison.locate()
     assert (parting.kind, parting.layer, parting.by) == ("activations", files["layer"], "layers")
     assert files["layer"] in str(parting)
 
 
 def test_a_process_of_its_own_on_request(files: dict[str, str]) -> None:
-    given = {"there": Candidate(files["model"], "gradient", "tensorflow", process=True),
+    by_name = {"there": Candidate(files["model"], "gradient", "tensorflow", process=True),
              "here": Candidate(files["model"], "gradient", "tensorflow", process=False)}  # fmt: skip
-    found = compare(given, X, target=1, seconds=0)
-    assert found.agrees(1e-6)
-    assert found.locate().kind == ""
+    comparison = compare(by_name, X, target=1, seconds=0)
+    assert comparison.agrees(1e-6)
+    assert comparison.locate().kind == ""
 
 
 def test_what_a_process_raises_is_told_here(files: dict[str, str]) -> None:
@@ -153,12 +153,12 @@ def test_a_perturbed_layer_is_located(layer: str, method: str) -> None:
     moved = copy.deepcopy(net)
     with torch.no_grad():
         getattr(moved, layer).weight[0] += 0.3
-    found = pair(Candidate(net, method), Candidate(moved, method))
-    target = found.attributions["left"]
+    comparison = pair(Candidate(net, method), Candidate(moved, method))
+    target = comparison.attributions["left"]
     assert target.shape == X.shape
-    if layer != "head":  # of which another row is the target's
-        assert not found.agrees()
-    parting = found.locate()
+    if layer != "head":  # the target has another row of the head's weights
+        assert not comparison.agrees()
+    parting = comparison.locate()
     assert (parting.kind, parting.layer) == ("activations", layer)
 
 
@@ -171,7 +171,7 @@ def test_another_operation_is_located() -> None:
 
 
 def test_another_rule_is_located() -> None:
-    """Activations agree; what comes back through the ReLU does not."""
+    """The activations agree, but the messages that come back through the ReLU differ."""
     parting = pair(Candidate(Net(), "gradient"), Candidate(Net(), "guided_backprop")).locate()
     assert (parting.kind, parting.layer) == ("messages", "activation")
     parting = pair(
@@ -182,25 +182,25 @@ def test_another_rule_is_located() -> None:
 
 def test_other_rows_part_nowhere() -> None:
     few, many = methods.IntegratedGradients(steps=2), methods.IntegratedGradients(steps=40)
-    found = pair(Candidate(Net(), few), Candidate(Net(), many))
-    assert not found.agrees()
-    assert found.locate().kind == ""
+    comparison = pair(Candidate(Net(), few), Candidate(Net(), many))
+    assert not comparison.agrees()
+    assert comparison.locate().kind == ""
 
 
 @pytest.mark.parametrize("engine", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_engines_agree(engine: str) -> None:
-    found = pair(Candidate(Net(), "deeplift_shap"), Candidate(Net(), "deeplift_shap", engine=engine),
+    comparison = pair(Candidate(Net(), "deeplift_shap"), Candidate(Net(), "deeplift_shap", engine=engine),
                  baseline=References(X[:3]))  # fmt: skip
-    assert found.agrees(), str(found)
-    assert found.locate().kind == ""
+    assert comparison.agrees(), str(comparison)
+    assert comparison.locate().kind == ""
 
 
 def test_a_file_is_compared_and_not_located(tmp_path: Path) -> None:
     Explainer.compile(Net(), "lrp", inputs=X).save(tmp_path / "net.explainer")
-    found = pair(tmp_path / "net.explainer", Candidate(Net(), "lrp"))
-    assert found.agrees()
+    comparison = pair(tmp_path / "net.explainer", Candidate(Net(), "lrp"))
+    assert comparison.agrees()
     with pytest.raises(errors.InputError, match=r"'left'.*no graph to walk"):
-        found.locate()
+        comparison.locate()
 
 
 def test_the_model_stays_as_it_is() -> None:
@@ -226,17 +226,19 @@ def test_captum(peer: str, options: dict[str, Any]) -> None:
     net = Bent() if peer in ("Saliency", "InputXGradient", "IntegratedGradients", "FeatureAblation") else relus()
     ours = peers.CAPTUM[peer]
     baseline = References(X[:3]) if ours == "deeplift_shap" else X[0]
-    found = pair(Candidate(net, ours), Candidate(net, f"captum:{peer}", **options), baseline=baseline, seconds=0.001)
-    assert found.agrees(), str(found)
-    assert found.pairs[0].same_method
-    row = found.candidates[1]
+    comparison = pair(
+        Candidate(net, ours), Candidate(net, f"captum:{peer}", **options), baseline=baseline, seconds=0.001
+    )
+    assert comparison.agrees(), str(comparison)
+    assert comparison.pairs[0].same_method
+    row = comparison.candidates[1]
     assert (row.backend, row.traces, row.rows_per_s) == ("captum", None, None)
     assert row.one_ms > 0
-    gap = found.candidates[0].gap
+    gap = comparison.candidates[0].gap
     if peer in ("DeepLift", "IntegratedGradients"):
         assert row.gap == pytest.approx(gap, abs=1e-3)
-    with pytest.raises(errors.InputError, match=r"'right'.*peer"):
-        found.locate()
+    with pytest.raises(errors.InputError, match=r"'right'.*another library"):
+        comparison.locate()
 
 
 def relus() -> Any:
@@ -250,8 +252,8 @@ def test_shap() -> None:
     net = relus()
     ours, peer = Candidate(net, "deeplift_shap"), Candidate(net, "shap:DeepExplainer")
     for target in (1, [0, 1, 2, 0, 1, 2], "max"):
-        found = compare([ours, peer], X, target=target, baseline=References(X[:4]), seconds=0)
-        assert found.agrees(), str(found)
+        comparison = compare([ours, peer], X, target=target, baseline=References(X[:4]), seconds=0)
+        assert comparison.agrees(), str(comparison)
 
 
 @pytest.mark.parametrize(
@@ -314,13 +316,13 @@ def test_the_command_tells_ci_what_differs(files: dict[str, str]) -> None:
         "import numpy as np\n"
         "generator = np.random.default_rng(0)\n"
         "def model():\n"
-        "    weights = generator.normal(size=(5, 3))\n"  # every candidate gets another model
+        "    weights = generator.normal(size=(5, 3))\n"  # every candidate gets a different model
         "    return lambda x: x @ weights\n",
         encoding="utf-8",
     )
     given = ("--methods", "feature_ablation,occlusion", "--set", "window=2", "--target", "1", "--seconds", "0")
     status, text = run(folder, "drawn.py:model", *given)
-    assert status == 1, text  # no two of the same method, so every pair counts
+    assert status == 1, text  # no two candidates share a method, so every pair counts
     given = ("--methods", "feature_ablation", "--engines", "eager,eager", "--target", "1", "--seconds", "0")
     assert run(folder, "drawn.py:model", *given)[0] == 0  # one candidate, named twice
 

@@ -1,9 +1,12 @@
-"""Measures of agreement, exports, bad input, and where two records part. No framework: the models are functions."""
+"""Measures of agreement, exports, bad input, and where two records diverge. The models are functions of numpy."""
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,8 +17,8 @@ import numpy as np
 import pytest
 
 from explainers import Candidate, Comparison, Explainer, References, compare, errors, methods
-from explainers.comparing import agreement, candidates, processes
-from explainers.comparing.locating import Parting, Place, Record, _by_layers, _by_nodes
+from explainers.compare import agreement, candidates, processes
+from explainers.compare.locating import Parting, Place, Record, _by_layers, _by_nodes
 
 X = np.random.default_rng(0).normal(size=(5, 4))
 W = np.random.default_rng(1).normal(size=(4, 3))
@@ -35,6 +38,33 @@ def ablation(model: Any = linear, name: str | None = None, **options: Any) -> Ca
 
 def compared(*given: Any, **options: Any) -> Comparison:
     return compare(list(given), X, target=1, **{"seconds": 0, **options})
+
+
+# --- the name of the function and of its package ---------------------------------------------
+
+CALL = "assert explainers.compare([ablation], x, target=0, seconds=0)"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("import explainers.compare.peers", CALL, "explainers.compare.peers.CAPTUM"),
+        (CALL, "import explainers.compare.peers", CALL, "explainers.compare.peers.CAPTUM"),
+        ("from explainers.compare import compare", "assert compare([ablation], x, target=0, seconds=0)", CALL),
+        (CALL, "from explainers import compare", "assert compare([ablation], x, target=0, seconds=0)"),
+    ],
+)
+def test_compare_is_callable_before_and_after_its_modules_are_imported(lines: tuple[str, ...]) -> None:
+    head = (
+        "import numpy as np", "import explainers", "from explainers.explainer.api import Explainer",
+        "x = np.ones((1, 2))", "ablation = Explainer.compile(lambda x: x, 'feature_ablation', inputs=x)",
+    )  # fmt: skip
+    subprocess.run([sys.executable, "-c", "\n".join((*head, *lines))], check=True, timeout=100)
+
+
+def test_compare_has_the_signature_and_the_docstring_of_its_function() -> None:
+    assert next(iter(inspect.signature(compare).parameters)) == "candidates"
+    assert "Raises" in (compare.__doc__ or "")
 
 
 # --- measures --------------------------------------------------------------------------------
@@ -59,11 +89,11 @@ def test_measures_of_constants() -> None:
 
 
 def agreement_of(x: Any, y: Any) -> agreement.Pair:
-    """Of two candidates of these attributions, (N, entries)."""
+    """The pair of two candidates with these attributions, (N, entries)."""
 
     def outcome(name: str, array: Any) -> Any:
         measured = SimpleNamespace(name=name)
-        return SimpleNamespace(measured=measured, attributions=(np.asarray(array),), same_method=lambda other: True)
+        return SimpleNamespace(measurement=measured, attributions=(np.asarray(array),), same_method=lambda other: True)
 
     return agreement._pair(outcome("x", x), outcome("y", y), top=min(3, np.shape(x)[1]))
 
@@ -91,23 +121,23 @@ def test_ties_that_rounding_breaks_are_ties(x: np.ndarray, dtype: str) -> None:
 
 
 def test_ties_within_one_of_two_scales() -> None:
-    """Two methods: where one is constant, the other differs by rounding; the ranks are those of the rest."""
+    """Where one method is constant, the other differs only by rounding; the rank correlation is that of the rest."""
     x, y = np.full(40, 0.2), np.full(40, 50.0)
     x[:3], y[:3] = (1, 2, 3), (100, 300, 200)
     pair = agreement_of([x], [y + NOISE[0] * 50])
-    wanted = np.corrcoef(naive_ranks(x), naive_ranks(y))[0, 1]
-    assert pair.spearman == pytest.approx(wanted)
-    assert wanted < 1
+    expected = np.corrcoef(naive_ranks(x), naive_ranks(y))[0, 1]
+    assert pair.spearman == pytest.approx(expected)
+    assert expected < 1
 
 
 def test_what_is_no_rounding_is_seen() -> None:
     swapped = SPARSE.copy()
     ends = [SPARSE[1].argmin(), SPARSE[1].argmax()]
     swapped[1, ends] = swapped[1, ends[::-1]]
-    wanted = np.corrcoef(naive_ranks(SPARSE[1]), naive_ranks(swapped[1]))[0, 1]
+    expected = np.corrcoef(naive_ranks(SPARSE[1]), naive_ranks(swapped[1]))[0, 1]
     pair = agreement_of(SPARSE, swapped + NOISE)
-    assert pair.spearman == pytest.approx(wanted)
-    assert wanted < 0.999 < pair.spearman_median
+    assert pair.spearman == pytest.approx(expected)
+    assert expected < 0.999 < pair.spearman_median
     small = np.linspace(0, 1, 40)[None] * 1e-3 + 1  # a thousandth of the size is more than rounding
     assert agreement_of(small, small[:, ::-1]).spearman == pytest.approx(-1)
     assert agreement_of(DENSE, -DENSE).spearman == pytest.approx(-1)
@@ -116,7 +146,7 @@ def test_what_is_no_rounding_is_seen() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_levels_are_no_wider_than_rounding(seed: int) -> None:
-    """Against one entry after the other, ascending."""
+    """Compare with a loop that assigns the entries to levels one by one, in ascending order."""
     x = np.round(np.random.default_rng(seed).normal(size=200), 2)
     wanted, lowest, level = {}, -np.inf, 0
     for value in sorted(set(x)):
@@ -128,18 +158,18 @@ def test_levels_are_no_wider_than_rounding(seed: int) -> None:
 
 
 def test_a_pair_has_the_worst_sample_and_the_median() -> None:
-    found = compared(ablation(name="a"), ablation(bent, name="b"), top=2)
-    a, b = (found.attributions[name] for name in "ab")
+    comparison = compared(ablation(name="a"), ablation(bent, name="b"), top=2)
+    a, b = (comparison.attributions[name] for name in "ab")
     relative = abs(a - b).max(1) / np.maximum(abs(a).max(1), abs(b).max(1))
-    (pair,) = found.pairs
+    (pair,) = comparison.pairs
     assert pair.relative == pytest.approx(relative.max())
     assert pair.relative_median == pytest.approx(np.median(relative))
     assert pair.sample == relative.argmax()
     assert pair.absolute == pytest.approx(abs(a - b).max())
-    assert found.worst == found.pair("b", "a") == pair
-    assert not found.agrees()
-    assert found.agrees(10)
-    assert found.matrix().tolist() == [[0, pair.relative], [pair.relative, 0]]
+    assert comparison.worst == comparison.pair("b", "a") == pair
+    assert not comparison.agrees()
+    assert comparison.agrees(10)
+    assert comparison.matrix().tolist() == [[0, pair.relative], [pair.relative, 0]]
 
 
 def test_only_pairs_of_one_method_are_judged_where_there_are_any() -> None:
@@ -150,10 +180,10 @@ def test_only_pairs_of_one_method_are_judged_where_there_are_any() -> None:
 
 
 def test_what_is_measured() -> None:
-    found = compared(ablation(), ablation(), seconds=0.01)
-    names = [row.name for row in found.candidates]
+    comparison = compared(ablation(), ablation(), seconds=0.01)
+    names = [row.name for row in comparison.candidates]
     assert names == ["feature_ablation numpy/eager", "feature_ablation numpy/eager 2"]
-    for row in found.candidates:
+    for row in comparison.candidates:
         assert row.one_ms > 0 < row.all_ms
         assert row.rows_per_s > 0
         assert row.traces == 1
@@ -166,25 +196,27 @@ def test_what_is_measured() -> None:
 def test_every_kind_of_candidate_by_name() -> None:
     explain = Explainer.compile(linear, "feature_ablation", inputs=X)
     base = References(X[::-1][:, None], per_sample=True)
-    found = compare({"mine": explain, "other": ablation()}, X, target=[0, 1, 2, 0, 1], baseline=base, seconds=0.001)
-    assert list(found.attributions) == ["mine", "other"]
-    np.testing.assert_array_equal(found.attributions["mine"], explain(X, target=[0, 1, 2, 0, 1], baseline=base))
+    comparison = compare(
+        {"mine": explain, "other": ablation()}, X, target=[0, 1, 2, 0, 1], baseline=base, seconds=0.001
+    )
+    assert list(comparison.attributions) == ["mine", "other"]
+    np.testing.assert_array_equal(comparison.attributions["mine"], explain(X, target=[0, 1, 2, 0, 1], baseline=base))
 
 
 def test_one_candidate_is_only_measured() -> None:
-    found = compared(ablation())
-    assert found.worst is None
-    assert found.agrees()
-    assert "1 candidate" in str(found)
-    with pytest.raises(errors.InputError, match="one candidate only"):
-        found.locate()
+    comparison = compared(ablation())
+    assert comparison.worst is None
+    assert comparison.agrees()
+    assert "1 candidate" in str(comparison)
+    with pytest.raises(errors.InputError, match="only one candidate"):
+        comparison.locate()
 
 
 # --- exports ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def shown() -> Comparison:
+def comparison() -> Comparison:
     return compared(
         ablation(name="<script>alert(1)</script>"), ablation(bent, name="b|c & d"), ablation(), seconds=0.001
     )
@@ -205,8 +237,8 @@ class Page(HTMLParser):
         self.texts.append(data)
 
 
-def test_the_page_is_safe_and_needs_nothing(shown: Comparison) -> None:
-    text = shown.to_html()
+def test_the_page_is_safe_and_needs_nothing(comparison: Comparison) -> None:
+    text = comparison.to_html()
     page = Page()
     page.feed(text)
     assert not {"script", "link", "img", "iframe"} & set(page.tags)
@@ -214,40 +246,40 @@ def test_the_page_is_safe_and_needs_nothing(shown: Comparison) -> None:
     assert "@import" not in text
     assert "url(" not in text
     assert page.tags.count("table") == 2
-    assert {"agrees", "differs"} <= set(page.texts)  # not by colour alone
+    assert {"agrees", "differs"} <= set(page.texts)  # verdicts are not shown by colour alone
     (label,) = [value for name, value in page.attributes if name == "aria-label"]
     assert "<script>alert(1)</script> and b|c & d:" in str(label)
     ET.fromstring(text[text.index("<svg") : text.index("</svg>") + 6])
 
 
-def test_json_frame_and_markdown(shown: Comparison) -> None:
-    data = json.loads(shown.to_json())
+def test_json_frame_and_markdown(comparison: Comparison) -> None:
+    data = json.loads(comparison.to_json())
     assert data["agrees"] is False
     assert len(data["candidates"]) == len(data["pairs"]) == 3
     assert data["candidates"][0]["gap"] is None
-    lines = shown.to_markdown().splitlines()
+    lines = comparison.to_markdown().splitlines()
     assert "b\\|c & d" in lines[5]
     pandas = pytest.importorskip("pandas")
-    frame = shown.to_dataframe()
+    frame = comparison.to_dataframe()
     assert list(frame.columns) == list(agreement.Pair.__dataclass_fields__)
-    assert isinstance(shown.candidates.to_dataframe(), pandas.DataFrame)
+    assert isinstance(comparison.candidates.to_dataframe(), pandas.DataFrame)
 
 
-def test_it_prints(shown: Comparison) -> None:
-    assert str(shown) == repr(shown)
+def test_it_prints(comparison: Comparison) -> None:
+    assert str(comparison) == repr(comparison)
     rich = pytest.importorskip("rich.console")
     console = rich.Console(width=80, file=io.StringIO())
     with console.capture() as capture:
-        console.print(shown)
+        console.print(comparison)
     lines = capture.get().splitlines()
     assert max(map(len, lines)) <= 80
     assert any("differs" in line for line in lines)
     assert "…" not in capture.get()
 
 
-def test_it_is_drawn(shown: Comparison, tmp_path: Path) -> None:
+def test_it_is_drawn(comparison: Comparison, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    figure = shown.plot()
+    figure = comparison.plot()
     figure.savefig(tmp_path / "page.png")
     assert len(figure.axes) == 3
 
@@ -278,7 +310,7 @@ def test_it_is_drawn(shown: Comparison, tmp_path: Path) -> None:
         (lambda: compared(ablation(), baseline=References(X)).pair("a", "b"), errors.UnknownNameError, "'a'"),
         (lambda: compared(ablation()).locate("a"), errors.InputError, "two candidates, or none"),
         (lambda: Candidate(linear, "deeplifft"), errors.UnknownNameError, "deeplift"),
-        (lambda: Candidate(linear, "deeplift", process=True), errors.InputError, "process of its own"),
+        (lambda: Candidate(linear, "deeplift", process=True), errors.InputError, "separate process"),
         (lambda: Candidate("nowhere", "deeplift"), errors.InputError, "no model 'nowhere'"),
         (lambda: compared(Candidate("absent:model", "saliency")), errors.InputError, "no module 'absent'"),
     ],
@@ -290,10 +322,10 @@ def test_bad_input_is_told(call: Any, kind: type[Exception], expected: str) -> N
 
 def test_values_pass_through_files_and_nothing_else(tmp_path: Path) -> None:
     question = candidates.Question({"a": X}, [0, 1], References(X), np.arange(5), 0.5)
-    given = Candidate("absent:model", methods.Occlusion(window=(1, 2)), "torch", name="n", baseline=X[0])
-    processes.write(tmp_path, "q", processes._question("measure", [given], question), "it")
+    candidate = Candidate("absent:model", methods.Occlusion(window=(1, 2)), "torch", name="n", baseline=X[0])
+    processes.write(tmp_path, "q", processes._question("measure", [candidate], question), "it")
     task, (back,), again = processes.question_in(processes.read(tmp_path, "q"))
-    assert (task, back.method, back.name, back.elsewhere) == ("measure", given.method, "n", False)
+    assert (task, back.method, back.name, back.in_other_process) == ("measure", candidate.method, "n", False)
     np.testing.assert_array_equal(back.options["baseline"], X[0])
     np.testing.assert_array_equal(again.baseline.array, X)
     np.testing.assert_array_equal(again.inputs["a"], X)
@@ -302,7 +334,7 @@ def test_values_pass_through_files_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_some_samples_keep_what_is_each_ones() -> None:
-    question = candidates.Question.of((X, X[:, :2]), [0, 1, 2, 1, 0], (X[0], X[:, :2]), 3, 0.0).some([4, 1], (3,))
+    question = candidates.Question.of((X, X[:, :2]), [0, 1, 2, 1, 0], (X[0], X[:, :2]), 3, 0.0).subset([4, 1], (3,))
     assert question.target.tolist() == [0, 1]
     assert question.baseline[0].shape == (4,)
     np.testing.assert_array_equal(question.baseline[1], X[[4, 1], :2])
@@ -312,16 +344,16 @@ def test_some_samples_keep_what_is_each_ones() -> None:
 def test_a_mask_for_all_is_one_though_there_are_as_many_samples_as_outputs() -> None:
     mask = np.array([0.5, -1, 2])
     for target in (mask, mask.tolist(), np.tile(mask, (3, 1))):
-        found = compare({"a": ablation(), "b": ablation()}, X[:3], target=target, seconds=0.01)
-        np.testing.assert_allclose(found.attributions["a"], X[:3] * (W @ mask))
-        assert found.candidates[0].one_ms
+        comparison = compare({"a": ablation(), "b": ablation()}, X[:3], target=target, seconds=0.01)
+        np.testing.assert_allclose(comparison.attributions["a"], X[:3] * (W @ mask))
+        assert comparison.candidates[0].one_ms
 
 
 def test_integers_of_the_shape_of_two_output_axes_are_a_mask() -> None:
     weights = np.array([[1, 0, 2], [0, -1, 0]])
     question = candidates.Question.of(X[:2], weights, None, 0, 0.0)
-    assert question.some([1], (2, 3)).target is question.target
-    assert question.some([1], (4, 5, 6)).target.tolist() == [[0, -1, 0]]  # an index a sample
+    assert question.subset([1], (2, 3)).target is question.target
+    assert question.subset([1], (4, 5, 6)).target.tolist() == [[0, -1, 0]]  # one index for each sample
 
 
 # --- where they part -------------------------------------------------------------------------
@@ -329,8 +361,8 @@ def test_integers_of_the_shape_of_two_output_axes_are_a_mask() -> None:
 NAMES = ("left", "right")
 
 
-def made(ops: list[str], values: list[float], messages: list[float] | None = None, framework: str = "a") -> Record:
-    """A chain of nodes, each in a layer of its own name."""
+def record_of(ops: list[str], values: list[float], messages: list[float] | None = None, framework: str = "a") -> Record:
+    """The record of a chain of nodes, each in its own layer."""
     places = []
     for i, op in enumerate(ops):
         users = ((f"{ops[i + 1]}_{i + 1}", ops[i + 1], f"l{i + 1}"),) if i + 1 < len(ops) else ()
@@ -347,32 +379,32 @@ OPS = ["in", "conv", "relu", "dense"]
 @pytest.mark.parametrize(
     ("right", "kind", "layer"),
     [
-        (made(OPS, [1, 2, 3, 4]), "", ""),
-        (made(OPS, [1, 2, 3.1, 9]), "activations", "l2"),
-        (made(OPS, [1, 2, 3, 4], [7, 7, 1, 1]), "messages", "l2"),
-        (made(["in", "conv", "gelu", "dense"], [1, 2, 3.5, 5]), "structure", "l2"),
-        (made(["in", "conv", "gelu", "dense"], [1, 2, 3, 4]), "", ""),
+        (record_of(OPS, [1, 2, 3, 4]), "", ""),
+        (record_of(OPS, [1, 2, 3.1, 9]), "activations", "l2"),
+        (record_of(OPS, [1, 2, 3, 4], [7, 7, 1, 1]), "messages", "l2"),
+        (record_of(["in", "conv", "gelu", "dense"], [1, 2, 3.5, 5]), "structure", "l2"),
+        (record_of(["in", "conv", "gelu", "dense"], [1, 2, 3, 4]), "", ""),
     ],
 )
 def test_nodes_part(right: Record, kind: str, layer: str) -> None:
-    found = _by_nodes(NAMES, made(OPS, [1, 2, 3, 4]), right, 1e-4)
-    assert (found.kind, found.layer) == (kind, layer)
-    assert "'left' and 'right'" in str(found)
+    result = _by_nodes(NAMES, record_of(OPS, [1, 2, 3, 4]), right, 1e-4)
+    assert (result.kind, result.layer) == (kind, layer)
+    assert "'left' and 'right'" in str(result)
 
 
 @pytest.mark.parametrize(
     ("right", "kind", "layer"),
     [
-        (made(["i", "c", "r", "d"], [1, 2, 3, 4]), "", ""),
-        (made(["i", "c", "r", "d"], [1, 2.1, 3.1, 9]), "activations", "l1"),
-        (made(["i", "c", "r", "d"], [1, 2, 3, 4], [7, 1, 1, 1]), "messages", "l1"),
+        (record_of(["i", "c", "r", "d"], [1, 2, 3, 4]), "", ""),
+        (record_of(["i", "c", "r", "d"], [1, 2.1, 3.1, 9]), "activations", "l1"),
+        (record_of(["i", "c", "r", "d"], [1, 2, 3, 4], [7, 1, 1, 1]), "messages", "l1"),
     ],
 )
 def test_layers_part(right: Record, kind: str, layer: str) -> None:
-    found = _by_layers(NAMES, made(OPS, [1, 2, 3, 4]), right, 1e-4)
-    assert (found.kind, found.layer, found.by) == (kind, layer, "layers")
+    result = _by_layers(NAMES, record_of(OPS, [1, 2, 3, 4]), right, 1e-4)
+    assert (result.kind, result.layer, result.by) == (kind, layer, "layers")
     with pytest.raises(errors.InputError, match="no layer in common"):
-        _by_layers(NAMES, right, made(["i"], [1]), 1e-4)
+        _by_layers(NAMES, right, record_of(["i"], [1]), 1e-4)
 
 
 def test_every_parting_reads() -> None:

@@ -1,4 +1,4 @@
-"""What KServe's client makes of a server: run with its URL and the name of a model of one (1, 8, 8) input."""
+"""Requests with KServe's client: run with the server's URL and the name of a model of one (1, 8, 8) input."""
 
 import asyncio
 import sys
@@ -32,19 +32,19 @@ async def second(binary: bool) -> np.ndarray:
     assert await client.is_server_live(url)
     assert await client.is_server_ready(url)
     assert await client.is_model_ready(url, model)
-    given = InferInput("input", list(x.shape), "FP32")
-    given.set_data_from_numpy(x, binary_data=binary)
-    request = InferRequest(model, [given], parameters={"target": 3, "binary_data_output": binary})
+    tensor = InferInput("input", list(x.shape), "FP32")
+    tensor.set_data_from_numpy(x, binary_data=binary)
+    request = InferRequest(model, [tensor], parameters={"target": 3, "binary_data_output": binary})
     answer = await client.infer(url, request, model_name=model)
-    found = {output.name: output.as_numpy() for output in answer.outputs}
-    print("v2", "binary" if binary else "json", {name: array.shape for name, array in found.items()})
-    return found["attributions"]
+    result = {output.name: output.as_numpy() for output in answer.outputs}
+    print("v2", "binary" if binary else "json", {name: array.shape for name, array in result.items()})
+    return result["attributions"]
 
 
 async def main() -> None:
-    want = await first()
+    expected = await first()
     for binary in (True, False):
-        np.testing.assert_allclose(await second(binary), want, rtol=1e-4, atol=1e-7)
+        np.testing.assert_allclose(await second(binary), expected, rtol=1e-4, atol=1e-7)
 
 
 asyncio.run(main())

@@ -1,4 +1,4 @@
-"""What tritonclient makes of a server: run with its address and the name of a model of one (1, 8, 8) input."""
+"""Requests with tritonclient: run with the server's address and the name of a model of one (1, 8, 8) input."""
 
 import sys
 

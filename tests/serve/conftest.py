@@ -19,6 +19,6 @@ def server() -> Iterator[Live]:
 
 @pytest.fixture
 def gate() -> Iterator[Gate]:
-    found = Gate()
-    yield found
-    found.open.set()
+    model = Gate()
+    yield model
+    model.open.set()

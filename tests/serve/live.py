@@ -1,4 +1,4 @@
-"""A server in this process, on a port of its own."""
+"""A server in this process, on a free port."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from explainers.serve.service import Service
 
 
 class Live(httpx.Client):
-    """A client of the server; ``service``: what runs in it."""
+    """A client of the server; ``service`` is the server's Service."""
 
     service: Service
     url: str
@@ -52,7 +52,7 @@ def live(explainers: Mapping[str, Explainer], **settings: Any) -> Iterator[Live]
 
 
 def until(condition: Any, seconds: float = 10) -> None:
-    """Wait for it to be true."""
+    """Wait until the condition is true."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not come true"

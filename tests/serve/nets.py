@@ -1,4 +1,4 @@
-"""The explainers that are served in the tests."""
+"""The explainers that the tests serve."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def _seeded(model: Any) -> Any:
 
 @functools.cache
 def cnn() -> nn.Module:
-    found: nn.Module = _seeded(
+    model: nn.Module = _seeded(
         lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
     ).eval()
-    return found
+    return model
 
 
 @functools.cache
 def two_inputs() -> nn.Module:
-    found: nn.Module = _seeded(TwoInputs)
-    return found
+    model: nn.Module = _seeded(TwoInputs)
+    return model
 
 
 @functools.cache
@@ -49,7 +49,7 @@ def explainers() -> dict[str, Explainer]:
     """Seven explainers of two torch models."""
     x = torch.zeros(1, 1, 8, 8)
     shapley = methods.ShapleySampling(permutations=6, groups=QUARTERS)
-    found = {
+    explainer_by_name = {
         "saliency": Explainer.compile(cnn(), "saliency", inputs=x),
         "ig": Explainer.compile(cnn(), "integrated_gradients", inputs=x),
         "shapley": Explainer.compile(cnn(), shapley, inputs=x),
@@ -61,7 +61,7 @@ def explainers() -> dict[str, Explainer]:
             inputs={"image": torch.zeros(1, 3, 4), "numbers": torch.zeros(1, 3)},
         ),
     }  # fmt: skip
-    return found
+    return explainer_by_name
 
 
 def one(method: Any) -> Explainer:
@@ -69,7 +69,7 @@ def one(method: Any) -> Explainer:
 
 
 class Gate:
-    """A model in numpy that waits while it is shut, fails at −1 and is not finite at −2."""
+    """A numpy model that blocks while it is shut, raises at −1 and returns a non-finite output at −2."""
 
     def __init__(self) -> None:
         self.open = threading.Event()
@@ -92,5 +92,5 @@ class Gate:
 
 
 def images(count: int, seed: int = 0) -> np.ndarray:
-    found: np.ndarray = np.random.default_rng(seed).random((count, 1, 8, 8), dtype=np.float32)
-    return found
+    array: np.ndarray = np.random.default_rng(seed).random((count, 1, 8, 8), dtype=np.float32)
+    return array

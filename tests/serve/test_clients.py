@@ -1,4 +1,4 @@
-"""Other people's clients. Each may live in an environment of its own: KSERVE_PYTHON, TRITON_PYTHON name its Python."""
+"""Clients of other projects. Each may have its own environment, whose Python KSERVE_PYTHON or TRITON_PYTHON names."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ def test_client(server: Live, module: str) -> None:
     if subprocess.run([python, "-c", f"import {module}"], capture_output=True).returncode:
         pytest.skip(f"{python} has no {module}")
     script = Path(__file__).with_name(f"client_{module.partition('.')[0].removesuffix('client')}.py")
-    done = subprocess.run([python, str(script), server.url, "ig"], capture_output=True, text=True, timeout=120)
-    print(done.stdout)
-    assert done.returncode == 0, done.stderr[-3000:]
+    process = subprocess.run([python, str(script), server.url, "ig"], capture_output=True, text=True, timeout=120)
+    print(process.stdout)
+    assert process.returncode == 0, process.stderr[-3000:]

@@ -1,4 +1,4 @@
-"""The curl examples of the page run as they stand there, but for the port; its tables are complete."""
+"""The curl examples of the page run unchanged except for the port; its tables are complete."""
 
 from __future__ import annotations
 
@@ -32,8 +32,10 @@ def iris() -> Iterator[Live]:
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
     methods = {"iris": "integrated_gradients", "shapley": "shapley_sampling"}
-    found = {name: Explainer.compile(model, method, inputs=torch.zeros(1, 4)) for name, method in methods.items()}
-    with live(found) as client:
+    explainer_by_name = {
+        name: Explainer.compile(model, method, inputs=torch.zeros(1, 4)) for name, method in methods.items()
+    }
+    with live(explainer_by_name) as client:
         yield client
 
 
@@ -41,11 +43,11 @@ def iris() -> Iterator[Live]:
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: re.sub(r"\W+", "-", block[-60:-1]))
 def test_curl(iris: Live, block: str) -> None:
     script = block.replace("http://127.0.0.1:8080", iris.url)
-    done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], capture_output=True, timeout=30)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout
-    assert b'"error"' not in done.stdout, done.stdout
-    assert b"event: error" not in done.stdout
+    process = subprocess.run(["bash", "-euo", "pipefail", "-c", script], capture_output=True, timeout=30)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout
+    assert b'"error"' not in process.stdout, process.stdout
+    assert b"event: error" not in process.stdout
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
@@ -60,9 +62,9 @@ def test_from_the_readme_s_file_to_an_answer_in_two_lines(tmp_path: Path) -> Non
         free.bind(("127.0.0.1", 0))
         script = lines.replace("8080", str(free.getsockname()[1])) + "kill $!; wait $!"
     path = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=path, capture_output=True, timeout=120)
-    answer = json.loads(done.stdout)
-    assert np.shape(answer["explanations"]) == (1, 8), done.stderr
+    process = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=path, capture_output=True, timeout=120)
+    answer = json.loads(process.stdout)
+    assert np.shape(answer["explanations"]) == (1, 8), process.stderr
 
 
 def test_there_is_an_example_of_each_route(iris: Live) -> None:

@@ -27,7 +27,7 @@ ONE = [[1.0, 2.0, 3.0, 4.0]]
 
 @pytest.fixture
 def gated(gate: Gate) -> Iterator[Live]:
-    """A server of a model that can be held up, with room for twenty evaluations."""
+    """A server of a model that can be blocked, with room for twenty evaluations in the queue."""
     with live({"gate": gate.explainer()}, queue_rows=20, timeout=20, body_timeout=0.5) as client:
         gate.rows = 0
         yield client

@@ -1,4 +1,4 @@
-"""Many clients at once: nothing is mixed up, nobody is left without an answer."""
+"""Many clients at once: every client gets its own answer, also while the server stops."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from .nets import explainers, images
 ROOT = Path(__file__).parent.parent.parent
 
 
-def asked(number: int) -> tuple[str, np.ndarray, dict[str, Any]]:
-    """A request that no other number has."""
+def request_of(number: int) -> tuple[str, np.ndarray, dict[str, Any]]:
+    """A request that is different for each number."""
     rng = np.random.default_rng(number)
     x = images(int(rng.integers(1, 9)), seed=number)
     name = ["saliency", "ig", "shapley", "smooth", "shap", "ablation"][number % 6]
@@ -39,19 +39,19 @@ def asked(number: int) -> tuple[str, np.ndarray, dict[str, Any]]:
 
 
 def offline(number: int) -> np.ndarray:
-    name, x, arguments = asked(number)
+    name, x, arguments = request_of(number)
     explain = explainers()[name]
     steps = arguments.pop("steps", None)
-    found: np.ndarray = (explain.replace(steps=steps) if steps else explain)(x, **arguments)
-    return found
+    result: np.ndarray = (explain.replace(steps=steps) if steps else explain)(x, **arguments)
+    return result
 
 
 def test_mixed_requests_get_what_each_gets_alone(server: Live) -> None:
-    wanted = [offline(number) for number in range(120)]
+    expected = [offline(number) for number in range(120)]
     traces = {name: explain.stats.traces for name, explain in explainers().items()}
 
     def ask(number: int) -> np.ndarray:
-        name, x, parameters = asked(number)
+        name, x, parameters = request_of(number)
         if number % 3:
             return np.array(server.explain(name, x, **parameters).json()["explanations"])
         tensor = {"name": "input", "shape": x.shape, "datatype": "FP32", "data": x.ravel().tolist()}
@@ -61,7 +61,7 @@ def test_mixed_requests_get_what_each_gets_alone(server: Live) -> None:
 
     with ThreadPoolExecutor(24) as pool:
         answers = list(pool.map(ask, range(120)))
-    for want, answer in zip(wanted, answers, strict=True):
+    for want, answer in zip(expected, answers, strict=True):
         np.testing.assert_allclose(answer, want, rtol=1e-3, atol=2e-6)
     stats = server.service.scheduler.stats
     assert stats.waiting_rows == 0
@@ -69,7 +69,7 @@ def test_mixed_requests_get_what_each_gets_alone(server: Live) -> None:
 
 
 def connect(url: str, count: int) -> None:
-    """So many connections at once, each with a request."""
+    """Open ``count`` connections at once and send a request over each."""
     host, _, port = url.removeprefix("http://").rpartition(":")
 
     async def one(start: asyncio.Event) -> bytes:
@@ -93,8 +93,8 @@ def connect(url: str, count: int) -> None:
 
     answers = asyncio.run(everyone())
     assert [answer[:15] for answer in answers] == [b"HTTP/1.1 200 OK"] * count
-    found = [json.loads(answer.partition(b"\r\n\r\n")[2])["explanations"] for answer in answers]
-    np.testing.assert_allclose(found, np.broadcast_to(found[0], np.shape(found)), rtol=1e-4, atol=1e-6)
+    result = [json.loads(answer.partition(b"\r\n\r\n")[2])["explanations"] for answer in answers]
+    np.testing.assert_allclose(result, np.broadcast_to(result[0], np.shape(result)), rtol=1e-4, atol=1e-6)
 
 
 def test_two_hundred_connections(server: Live) -> None:
@@ -134,7 +134,7 @@ def free_port() -> int:
 
 
 def started(port: int) -> subprocess.Popen[bytes]:
-    """A server in a process of its own, once it answers."""
+    """A server in a separate process, ready to answer."""
     path = os.pathsep.join([str(ROOT), str(ROOT / "backends"), os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(port)], cwd=ROOT, env={**os.environ, "PYTHONPATH": path}
@@ -165,7 +165,7 @@ def test_sigterm_under_load_answers_what_was_accepted() -> None:
                     sent[0] += 1
                     answer = own.post(url, json=body)
             except httpx.ConnectError:
-                return  # not accepted any more
+                return  # the server no longer accepts connections
             except httpx.TransportError as error:
                 wrong.append(error)
                 return
@@ -178,8 +178,8 @@ def test_sigterm_under_load_answers_what_was_accepted() -> None:
         threads = [threading.Thread(target=client) for _ in range(8)]
         for thread in threads:
             thread.start()
-        began = time.monotonic()
-        while answered[0] <= 8 and not wrong and time.monotonic() - began < 60:
+        start = time.monotonic()
+        while answered[0] <= 8 and not wrong and time.monotonic() - start < 60:
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) in (0, -signal.SIGTERM)

@@ -17,7 +17,7 @@ def test_the_example() -> None:
     python = os.environ.get("RAY_PYTHON", sys.executable)
     if subprocess.run([python, "-c", "import ray.serve"], capture_output=True).returncode:
         pytest.skip(f"{python} has no ray[serve]")
-    done = subprocess.run([python, str(EXAMPLE)], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert '"explanations"' in done.stdout or "'explanations'" in done.stdout
-    assert "400" in done.stdout
+    process = subprocess.run([python, str(EXAMPLE)], capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert '"explanations"' in process.stdout or "'explanations'" in process.stdout
+    assert "400" in process.stdout

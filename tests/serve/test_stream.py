@@ -1,4 +1,4 @@
-"""Server-sent events: estimates on the way, then the result."""
+"""Server-sent events: running estimates, then the result."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from .nets import QUARTERS, Gate, explainers, images
 
 
 def events(text: str) -> list[tuple[str, Any]]:
-    found = []
+    result = []
     for block in text.strip().split("\n\n"):
         kind, data = block.split("\n")
-        found.append((kind.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
-    return found
+        result.append((kind.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
+    return result
 
 
 def test_the_last_event_is_the_result(server: Live) -> None:
@@ -35,8 +35,8 @@ def test_the_last_event_is_the_result(server: Live) -> None:
     assert answer.headers["content-type"].startswith("text/event-stream")
     kind, data = events(answer.text)[-1]
     assert kind == "result"
-    want = explainers()["shapley"](x, target=1, seed=3)
-    np.testing.assert_allclose(data["explanations"], want, rtol=1e-4, atol=1e-6)
+    expected = explainers()["shapley"](x, target=1, seed=3)
+    np.testing.assert_allclose(data["explanations"], expected, rtol=1e-4, atol=1e-6)
 
 
 def test_errors_before_and_on_the_way(server: Live, gate: Gate) -> None:
@@ -87,22 +87,22 @@ def test_estimates_are_few_and_a_slow_client_gets_the_last() -> None:
             future.set_result(explain.explanation(x, target=1))
 
         working = loop.run_in_executor(None, device)
-        found = []
+        result = []
         async for block in stream.of(Connected(), future):  # type: ignore[arg-type]
-            found += events(block.decode())
+            result += events(block.decode())
             await asyncio.sleep(0.12)  # a slow client
         await working
-        return found
+        return result
 
-    found = asyncio.run(collect())
+    result = asyncio.run(collect())
     service.scheduler.close()
-    assert [kind for kind, _ in found][-1] == "result"
-    estimates = [data for kind, data in found if kind == "estimate"]
+    assert [kind for kind, _ in result][-1] == "result"
+    estimates = [data for kind, data in result if kind == "estimate"]
     assert 2 <= len(estimates) <= 6
     assert estimates[0]["attributions"]["input"][1][0][0][0] is None  # NaN: none yet
     assert estimates[0]["evaluations"] == [5, 0]
     numbers = [data["attributions"]["input"][0][0][0][0] for data in estimates]
-    assert numbers[-1] > 4 * len(estimates)  # those in between were left out
+    assert numbers[-1] > 4 * len(estimates)  # the slow client skipped those in between
 
 
 def test_estimates_come_near_to_the_result() -> None:

@@ -1,4 +1,4 @@
-"""KServe's V1 protocol: what is asked, what is answered, and what is refused."""
+"""KServe's V1 protocol: requests, answers, and refusals."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ X = images(3)
 
 def test_the_models(server: Live) -> None:
     assert server.get("/v1/models").json() == {"models": list(explainers())}
-    found = server.get("/v1/models/ig").json()
-    assert found["ready"]
-    assert found["inputs"] == [{"name": "input", "dtype": "float32", "shape": [-1, 1, 8, 8]}]
-    assert found["parameters"] == [
+    result = server.get("/v1/models/ig").json()
+    assert result["ready"]
+    assert result["inputs"] == [{"name": "input", "dtype": "float32", "shape": [-1, 1, 8, 8]}]
+    assert result["parameters"] == [
         "target", "baseline", "seed", "timeout", "format", "steps", "quadrature", "tolerance", "max_steps",
     ]  # fmt: skip
 
@@ -80,48 +80,48 @@ def test_what_comes_is_what_the_explainer_returns(
     server: Live, name: str, parameters: dict[str, Any], arguments: dict[str, Any]
 ) -> None:
     answer = server.explain(name, X, **parameters).json()
-    found = explainers()[name].explanation(X, **arguments)
+    scores = explainers()[name].explanation(X, **arguments)
     assert set(answer) == {"predictions", "explanations"}
-    np.testing.assert_allclose(answer["explanations"], found.attributions, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(answer["predictions"], found.outputs, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(answer["explanations"], scores.attributions, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(answer["predictions"], scores.outputs, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("effort", [{"steps": 7}, {"steps": 16, "quadrature": "midpoint"}, {"tolerance": 0.01}])
 def test_effort(server: Live, effort: dict[str, Any]) -> None:
     traces = explainers()["ig"].stats.traces
     answer = server.explain("ig", X, target=2, **effort).json()
-    want = explainers()["ig"].replace(**effort)(X, target=2)
-    np.testing.assert_allclose(answer["explanations"], want, rtol=1e-4, atol=1e-6)
+    expected = explainers()["ig"].replace(**effort)(X, target=2)
+    np.testing.assert_allclose(answer["explanations"], expected, rtol=1e-4, atol=1e-6)
     assert explainers()["ig"].stats.traces == traces
 
 
 def test_all_outputs(server: Live) -> None:
     answer = server.explain("ablation", X, target="all").json()
-    want = explainers()["ablation"](X, target="all")
-    np.testing.assert_allclose(answer["explanations"], np.moveaxis(want, 1, 0), rtol=1e-4, atol=1e-6)
+    expected = explainers()["ablation"](X, target="all")
+    np.testing.assert_allclose(answer["explanations"], np.moveaxis(expected, 1, 0), rtol=1e-4, atol=1e-6)
     full = server.explain("ablation", X, target="all", format="full").json()["explanations"]
     assert [element["outputIndex"] for element in full[2]] == [[k] for k in range(10)]
-    np.testing.assert_allclose(full[2][4]["featureAttributions"]["input"], want[4, 2], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(full[2][4]["featureAttributions"]["input"], expected[4, 2], rtol=1e-4, atol=1e-6)
 
 
 def test_the_full_form(server: Live) -> None:
     answer = server.explain("ig", X, target=[1, 2, 3], format="full").json()
-    found = explainers()["ig"].explanation(X, target=[1, 2, 3])
+    scores = explainers()["ig"].explanation(X, target=[1, 2, 3])
     for number, element in enumerate(answer["explanations"]):
         target = number + 1
         assert element["outputIndex"] == [target]
         assert element["outputName"]
-        assert element["instanceOutputValue"] == pytest.approx(found.outputs[number, target], rel=1e-5)
-        assert element["baselineOutputValue"] == pytest.approx(found.baseline_outputs[number, target], rel=1e-5)
+        assert element["instanceOutputValue"] == pytest.approx(scores.outputs[number, target], rel=1e-5)
+        assert element["baselineOutputValue"] == pytest.approx(scores.baseline_outputs[number, target], rel=1e-5)
         assert 0 <= element["approximationError"] < 0.05
         assert element["evaluations"] == 50
-        np.testing.assert_allclose(element["featureAttributions"]["input"], found.attributions[number], rtol=1e-4)
+        np.testing.assert_allclose(element["featureAttributions"]["input"], scores.attributions[number], rtol=1e-4)
 
 
 def test_the_standard_error_of_a_sampling_method(server: Live) -> None:
     (element,) = server.explain("smooth", X[:1], target=1, format="full").json()["explanations"]
-    want = explainers()["smooth"].explanation(X[:1], target=1).standard_error
-    np.testing.assert_allclose(element["standardError"]["input"], want[0], rtol=1e-4, atol=1e-7)
+    expected = explainers()["smooth"].explanation(X[:1], target=1).standard_error
+    np.testing.assert_allclose(element["standardError"]["input"], expected[0], rtol=1e-4, atol=1e-7)
     assert element["baselineOutputValue"] is None
 
 
@@ -130,10 +130,10 @@ def test_several_inputs(server: Live) -> None:
     image, numbers = rng.random((2, 3, 4), dtype=np.float32), rng.random((2, 3), dtype=np.float32)
     instances = [{"image": i.tolist(), "numbers": n.tolist()} for i, n in zip(image, numbers, strict=True)]
     answer = server.explain("two", instances, target=1).json()
-    want = explainers()["two"](image, numbers, target=1)
+    expected = explainers()["two"](image, numbers, target=1)
     for number, element in enumerate(answer["explanations"]):
-        np.testing.assert_allclose(element["image"], want[0][number], rtol=1e-4, atol=1e-6)
-        np.testing.assert_allclose(element["numbers"], want[1][number], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(element["image"], expected[0][number], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(element["numbers"], expected[1][number], rtol=1e-4, atol=1e-6)
 
 
 ONE = X[:1].tolist()
@@ -228,7 +228,7 @@ def test_predictions_take_no_other_parameters(server: Live) -> None:
     body = {"instances": ONE, "parameters": {"target": 1}}
     answer = server.post("/v1/models/saliency:predict", json=body)
     assert answer.status_code == 400
-    assert "takes the parameter 'timeout' only" in answer.json()["error"]
+    assert "takes only the parameter 'timeout'" in answer.json()["error"]
 
 
 def test_a_body_of_mebibytes_is_explained_off_the_event_loop(server: Live) -> None:
@@ -241,7 +241,7 @@ def test_a_body_of_mebibytes_is_explained_off_the_event_loop(server: Live) -> No
 
 @pytest.fixture(scope="module")
 def of_ids() -> Iterator[Live]:
-    """Models of integers, of both sizes, and one of floating-point numbers."""
+    """Models of int64, int32 and floating-point inputs."""
     import torch
 
     class Bag(torch.nn.Module):

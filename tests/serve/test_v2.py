@@ -35,25 +35,25 @@ def decoded(answer: httpx.Response) -> dict[str, np.ndarray]:
     """The outputs of a response by name, binary or not."""
     length = int(answer.headers.get("Inference-Header-Content-Length", len(answer.content)))
     rest = answer.content[length:]
-    found = {}
+    result = {}
     for output in json.loads(answer.content[:length])["outputs"]:
         size = output.get("parameters", {}).get("binary_data_size")
         if size is None:
             array = np.array(output["data"], "float32")
         else:
             array, rest = np.frombuffer(rest[:size], "<f4"), rest[size:]
-        found[output["name"]] = array.reshape(output["shape"])
+        result[output["name"]] = array.reshape(output["shape"])
     assert not rest
-    return found
+    return result
 
 
 def test_metadata_and_health(server: Live) -> None:
     assert server.get("/v2").json()["extensions"] == ["binary_tensor_data"]
     for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/ig/ready", "/healthz"):
         assert server.get(path).status_code == 200
-    found = server.get("/v2/models/smooth").json()
-    assert found["inputs"] == [{"name": "input", "datatype": "FP32", "shape": [-1, 1, 8, 8]}]
-    assert [output["name"] for output in found["outputs"]] == ["outputs", "attributions", "standard_error"]
+    result = server.get("/v2/models/smooth").json()
+    assert result["inputs"] == [{"name": "input", "datatype": "FP32", "shape": [-1, 1, 8, 8]}]
+    assert [output["name"] for output in result["outputs"]] == ["outputs", "attributions", "standard_error"]
     names = [output["name"] for output in server.get("/v2/models/two").json()["outputs"]]
     assert names == ["outputs", "attributions.image", "attributions.numbers"]
 
@@ -71,10 +71,10 @@ def test_tensors_in_binary(server: Live) -> None:
     sent = tensor(parameters={"binary_data_size": X.nbytes})
     del sent["data"]
     head = {"inputs": [sent], "parameters": {"target": [3, 2, 1], "seed": 4, "binary_data_output": True}}
-    found = decoded(binary(server, "smooth", head, X))
-    want = explainers()["smooth"].explanation(X, target=[3, 2, 1], seed=4)
-    np.testing.assert_allclose(found["attributions"], want.attributions, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(found["standard_error"], want.standard_error, rtol=1e-4, atol=1e-6)
+    result = decoded(binary(server, "smooth", head, X))
+    expected = explainers()["smooth"].explanation(X, target=[3, 2, 1], seed=4)
+    np.testing.assert_allclose(result["attributions"], expected.attributions, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(result["standard_error"], expected.standard_error, rtol=1e-4, atol=1e-6)
     head["outputs"] = [{"name": "attributions"}, {"name": "outputs", "parameters": {"binary_data": False}}]
     assert list(decoded(binary(server, "smooth", head, X))) == ["attributions", "outputs"]
 
@@ -82,23 +82,23 @@ def test_tensors_in_binary(server: Live) -> None:
 def test_several_inputs_binary_and_not(server: Live) -> None:
     rng = np.random.default_rng(1)
     image, numbers = rng.random((2, 3, 4)), rng.random((2, 3), dtype=np.float32)
-    given = [
+    options = [
         {"name": "numbers", "shape": [2, 3], "datatype": "FP32", "data": numbers.tolist()},
         {"name": "image", "shape": [2, 3, 4], "datatype": "FP64", "parameters": {"binary_data_size": image.nbytes}},
     ]
-    answer = binary(server, "two", {"inputs": given, "parameters": {"target": 1}}, image)
-    want = explainers()["two"](image, numbers, target=1)
-    found = {output["name"]: np.array(output["data"]) for output in answer.json()["outputs"]}
-    np.testing.assert_allclose(found["attributions.image"], want[0].ravel(), rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(found["attributions.numbers"], want[1].ravel(), rtol=1e-4, atol=1e-6)
+    answer = binary(server, "two", {"inputs": options, "parameters": {"target": 1}}, image)
+    expected = explainers()["two"](image, numbers, target=1)
+    result = {output["name"]: np.array(output["data"]) for output in answer.json()["outputs"]}
+    np.testing.assert_allclose(result["attributions.image"], expected[0].ravel(), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(result["attributions.numbers"], expected[1].ravel(), rtol=1e-4, atol=1e-6)
 
 
 def test_half_precision(server: Live) -> None:
     half = X.astype(np.float16)
     sent = {"name": "input", "shape": [3, 1, 8, 8], "datatype": "FP16", "parameters": {"binary_data_size": half.nbytes}}
-    found = decoded(binary(server, "saliency", {"inputs": [sent], "parameters": {"target": 1}}, half))
-    want = explainers()["saliency"](half.astype(np.float32), target=1)
-    np.testing.assert_allclose(found["attributions"], want, rtol=1e-4, atol=1e-6)
+    result = decoded(binary(server, "saliency", {"inputs": [sent], "parameters": {"target": 1}}, half))
+    expected = explainers()["saliency"](half.astype(np.float32), target=1)
+    np.testing.assert_allclose(result["attributions"], expected, rtol=1e-4, atol=1e-6)
 
 
 BAD: list[tuple[dict[str, Any], str]] = [

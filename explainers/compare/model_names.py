@@ -1,4 +1,4 @@
-"""Models that a text names: a file, or an object in a module."""
+"""Models by name: a file, or an object in a module."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ..errors import InputError, UnknownNameError
 def model(spec: str) -> Any:
     """The model that ``spec`` names.
 
-    ``package.module:name`` or ``path/to/file.py:name`` (a function or class without parameters is called
-    for it, unless it is the model itself); a ``.keras`` file; a ``.pt2`` file; the folder of a SavedModel.
+    ``package.module:name`` or ``path/to/file.py:name`` (a function or class without required parameters is called,
+    and returns the model); a ``.keras`` file; a ``.pt2`` file; the folder of a SavedModel.
     """
     if check(spec):
         return spec
     where, _, name = spec.rpartition(":")
-    return _made(_attribute(_module(where), name, spec))
+    return _instance(_attribute(_module(where), name, spec))
 
 
 def check(spec: str) -> bool:
-    """Whether ``spec`` is a file or folder rather than a name; InputError where it is neither."""
+    """Whether ``spec`` is a model's file or folder rather than a name; InputError if it is neither."""
     path = Path(spec)
     if path.is_dir() or (path.suffix in (".keras", ".pt2") and path.is_file()):
         return True
@@ -41,13 +41,13 @@ def _module(where: str) -> Any:
     if where.endswith(".py"):
         if not Path(where).is_file():
             raise InputError(f"no file {where!r}")
-        found = importlib.util.spec_from_file_location(Path(where).stem, where)
-        assert found is not None
-        assert found.loader is not None
-        module = importlib.util.module_from_spec(found)
-        sys.modules[found.name] = module
+        module_spec = importlib.util.spec_from_file_location(Path(where).stem, where)
+        assert module_spec is not None
+        assert module_spec.loader is not None
+        module = importlib.util.module_from_spec(module_spec)
+        sys.modules[module_spec.name] = module
         sys.path.insert(0, str(Path(where).resolve().parent))
-        found.loader.exec_module(module)
+        module_spec.loader.exec_module(module)
         return module
     sys.path.insert(0, "")
     try:
@@ -57,21 +57,21 @@ def _module(where: str) -> Any:
 
 
 def _attribute(module: Any, name: str, spec: str) -> Any:
-    found = module
+    value = module
     for part in name.split("."):
-        if not hasattr(found, part):
-            raise UnknownNameError.among(f"name in {spec!r}", part, [n for n in dir(found) if not n.startswith("_")])
-        found = getattr(found, part)
-    return found
+        if not hasattr(value, part):
+            raise UnknownNameError.among(f"name in {spec!r}", part, [n for n in dir(value) if not n.startswith("_")])
+        value = getattr(value, part)
+    return value
 
 
-def _made(found: Any) -> Any:
-    """What a function or class without parameters gives; anything else is the model itself."""
-    if inspect.isclass(found) or inspect.isfunction(found):
+def _instance(value: Any) -> Any:
+    """The result of calling a function or class without required parameters; any other value unchanged."""
+    if inspect.isclass(value) or inspect.isfunction(value):
         required = [
-            p for p in inspect.signature(found).parameters.values()
+            p for p in inspect.signature(value).parameters.values()
             if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
         ]  # fmt: skip
         if not required:
-            return found()
-    return found
+            return value()
+    return value

@@ -1,4 +1,4 @@
-"""A comparison in a terminal: tables that fit 80 columns."""
+"""A comparison as terminal tables that fit 80 columns."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ if TYPE_CHECKING:
     from .comparison import Comparison
 
 
-def rich(found: Comparison) -> Any:
-    """Title and tables for ``rich``."""
+def rich(comparison: Comparison) -> Any:
+    """The title and the tables as a ``rich`` renderable."""
     from rich.console import Group
     from rich.text import Text
 
-    parts: list[Any] = [Text(found.title, style="bold")]
-    rows = enumerate(zip(found.candidates, found.candidates.numeric(), strict=True), 1)
+    parts: list[Any] = [Text(comparison.title, style="bold")]
+    rows = enumerate(zip(comparison.candidates, comparison.candidates.numeric(), strict=True), 1)
     lines = [("\n".join(filter(None, (f"{i}. {row.title[0]}", row.title[1]))), *cells) for i, (row, cells) in rows]
-    parts += ["", _table(("candidate", *found.candidates.numbers), lines, [None] * len(lines))]
-    if found.pairs:
-        number = {name: i for i, name in enumerate(found.attributions, 1)}
-        lines = [(f"{number[left]} and {number[right]}", *rest) for left, right, *rest in found.pairs.cells()]
-        styles = [found.pairs.style(pair) for pair in found.pairs]
-        parts += ["", _table(("pair", *found.pairs.shown[2:]), lines, styles)]
+    parts += ["", _table(("candidate", *comparison.candidates.numbers), lines, [None] * len(lines))]
+    if comparison.pairs:
+        number = {name: i for i, name in enumerate(comparison.attributions, 1)}
+        lines = [(f"{number[left]} and {number[right]}", *rest) for left, right, *rest in comparison.pairs.cells()]
+        styles = [comparison.pairs.style(pair) for pair in comparison.pairs]
+        parts += ["", _table(("pair", *comparison.pairs.shown[2:]), lines, styles)]
     return Group(*parts)
 
 

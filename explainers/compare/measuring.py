@@ -1,4 +1,4 @@
-"""One candidate's answer to the question, and what it costs."""
+"""One candidate's attributions, and what computing them costs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..explainer.explanation import on_host
 from ..graph.coverage import Table
 from ..methods import Method
 from ..spec import Numpy
-from .candidates import Given, Question
+from .candidates import AnyCandidate, Question
 from .model_names import model as named_model
 
 WARM = 3  # calls before the clock starts: TorchScript specializes in its first runs
@@ -28,14 +28,14 @@ LEAST = 3  # calls that are measured, however long they take
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One candidate. Times are medians; what a peer does not tell is None.
+class Measurement:
+    """What one candidate costs. Times are medians; a number that another library does not report is None.
 
-    gap: largest |completeness gap| relative to |s(x) − s(b)|, None where the method promises none. compile_s:
-    tracing and compiling everything that the question needed. one_ms, all_ms: latency of a call with one sample
-    and with all. rows_per_s: evaluations of the model in calls with all samples. peak_mb: growth of the process's
-    memory on the host from before compiling to its peak; the first of a process also loads parts of its framework.
-    traces: programs traced.
+    gap: largest |completeness gap| relative to |s(x) − s(b)|, None for methods without completeness. compile_s:
+    seconds of all tracing and compiling. one_ms, all_ms: latency of a call with one sample and with all samples.
+    rows_per_s: evaluations of the model per second in calls with all samples. peak_mb: growth of the process's host
+    memory from before compiling to its peak; for the first candidate of a process this includes parts of its
+    framework. traces: number of traced programs.
     """
 
     name: str
@@ -52,15 +52,15 @@ class Measured:
 
     @property
     def title(self) -> tuple[str, str]:
-        """The name, and method, backend and engine if the name does not tell them."""
+        """The name, and method, backend and engine unless the name contains them."""
         what = f"{self.method} {self.backend}/{self.engine}"
         return self.name, "" if what in self.name else what
 
 
-class Candidates(Table[Measured]):
+class Candidates(Table[Measurement]):
     """The candidates in the order given."""
 
-    columns = tuple(Measured.__dataclass_fields__)
+    columns = tuple(Measurement.__dataclass_fields__)
     numbers = columns[columns.index("gap") :]
 
     def numeric(self) -> list[tuple[str, ...]]:
@@ -70,13 +70,13 @@ class Candidates(Table[Measured]):
 
 @dataclass(frozen=True)
 class Outcome:
-    """A candidate's attributions, one array (N, …) for each attributed value, with what was measured.
+    """A candidate's attributions, one array (N, …) for each attributed value, and its measurement.
 
-    family: the method's name. value: the method with all its parameters; "" for a peer. outputs: shape of one
-    sample's output.
+    family: the method's name. value: the method with all its parameters; "" for another library's. outputs: shape of
+    one sample's output.
     """
 
-    measured: Measured
+    measurement: Measurement
     family: str
     value: str
     outputs: tuple[int, ...]
@@ -90,7 +90,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Answer:
-    """attributions: (N, …) each. outputs: f(x), (N, …). gap: as in :class:`Measured`."""
+    """attributions: (N, …) each. outputs: f(x), (N, …). gap: as in :class:`Measurement`."""
 
     attributions: tuple[Numpy, ...]
     outputs: Numpy
@@ -126,24 +126,24 @@ class Runner(Protocol):
     def compile_s(self) -> float | None: ...
 
 
-def briefly(method: Method) -> str:
-    """The name, with the parameters that are not the default's."""
-    known = methods.METHODS.get(method.name)
-    fields = [] if known is None or type(known) is not type(method) else dataclasses.fields(method)
-    told = [
+def short_name(method: Method) -> str:
+    """The method's name, with the parameters that differ from the defaults."""
+    default = methods.METHODS.get(method.name)
+    fields = [] if default is None or type(default) is not type(method) else dataclasses.fields(method)
+    settings = [
         f"{f.name}={getattr(method, f.name)}"
         for f in fields
-        if str(getattr(method, f.name)) != str(getattr(known, f.name))
+        if str(getattr(method, f.name)) != str(getattr(default, f.name))
     ]
-    return method.name + (f"({', '.join(told)})" if told else "")
+    return method.name + (f"({', '.join(settings)})" if settings else "")
 
 
-class Ours:
+class ExplainerRunner:
     """An explainer of this library."""
 
     def __init__(self, explain: Explainer) -> None:
         self.explain = explain
-        self.method = briefly(explain.method)
+        self.method = short_name(explain.method)
         self.family = explain.method.name
         self.value = str(explain.method)
 
@@ -168,61 +168,64 @@ class Ours:
         return self.explain.stats.seconds_tracing + self.explain.stats.seconds_compiling
 
     def arguments(self, question: Question) -> dict[str, Any]:
-        """Of a call: the baseline goes only to methods that have one."""
+        """The keyword arguments of a call; only methods that have a baseline get it."""
         has = self.explain.method.baseline != "none"
         return {"target": question.target, "baseline": question.baseline if has else None, "seed": question.seed}
 
     def answer(self, question: Question) -> Answer:
-        found = self.explain.explanation(question.inputs, **self.arguments(question))
-        parts = found.attributions
+        explanation = self.explain.explanation(question.inputs, **self.arguments(question))
+        parts = explanation.attributions
         parts = parts.values() if isinstance(parts, dict) else parts if isinstance(parts, tuple) else (parts,)
-        gap = None if found.completeness_gap is None else found.largest_gap
-        return Answer(tuple(map(on_host, parts)), found.outputs, gap)
+        gap = None if explanation.completeness_gap is None else explanation.largest_gap
+        return Answer(tuple(map(on_host, parts)), explanation.outputs, gap)
 
     def call(self, question: Question) -> Any:
         return self.explain(question.inputs, **self.arguments(question))
 
 
-def opened(candidate: Given) -> Any:
-    """The candidate's model, loaded, so that its framework is imported."""
+def open_model(candidate: AnyCandidate) -> Any:
+    """The candidate's model, loaded if it is a name or a path, which imports its framework; None for an Explainer."""
     if isinstance(candidate, Explainer):
         return None
     model = named_model(candidate.model) if isinstance(candidate.model, str) else candidate.model
-    home = find(model, "torch" if candidate.peer else candidate.backend)
-    plain = candidate.peer and callable(model) and not home.accepts(model)  # a function: peers say what they take
-    return model if plain else home.opened(model)
+    backend = find(model, "torch" if candidate.peer else candidate.backend)
+    # another library rejects a plain function with an error of its own
+    is_function = candidate.peer and callable(model) and not backend.accepts(model)
+    return model if is_function else backend.opened(model)
 
 
-def compiled(candidate: Given, model: Any, question: Question) -> Runner:
-    """The candidate as something that answers; traced for the question's inputs."""
+def compile_candidate(candidate: AnyCandidate, model: Any, question: Question) -> Runner:
+    """The candidate's runner, compiled for the question's inputs."""
     if isinstance(candidate, Explainer):
-        return Ours(candidate)
+        return ExplainerRunner(candidate)
     if candidate.peer is not None:
         from . import peers
 
-        return peers.compiled(candidate, model, question.plain())
+        return peers.compile_peer(candidate, model, question.with_arrays())
     options = {"inputs": question.example, **candidate.options}
     method = methods.resolve(candidate.method)
-    return Ours(Explainer.compile(model, method, backend=candidate.backend, engine=candidate.engine, **options))
+    return ExplainerRunner(
+        Explainer.compile(model, method, backend=candidate.backend, engine=candidate.engine, **options)
+    )
 
 
-def outcome(candidate: Given, question: Question, name: str = "") -> Outcome:
-    """Compile, answer, and measure."""
-    model = opened(candidate)
+def outcome(candidate: AnyCandidate, question: Question, name: str = "") -> Outcome:
+    """Compile the candidate, compute its attributions, and measure the cost."""
+    model = open_model(candidate)
     with Memory() as memory:
-        runner = compiled(candidate, model, question)
+        runner = compile_candidate(candidate, model, question)
         answer = runner.answer(question)
         _check(answer, question)
-        one = every = rate = None
+        one_seconds = all_seconds = rate = None
         if question.seconds:
-            first = question.some(slice(0, 1), answer.outputs.shape[1:])
-            one = _median(runner, first, question.seconds)[0]
-            every, rate = _median(runner, question, question.seconds)
-    measured = Measured(
-        name, runner.method, runner.backend, runner.engine, answer.gap, runner.compile_s, _ms(one), _ms(every), rate,
-        memory.peak / 2**20, runner.traces,
+            one_sample = question.subset(slice(0, 1), answer.outputs.shape[1:])
+            one_seconds = _median(runner, one_sample, question.seconds)[0]
+            all_seconds, rate = _median(runner, question, question.seconds)
+    measurement = Measurement(
+        name, runner.method, runner.backend, runner.engine, answer.gap, runner.compile_s, _ms(one_seconds),
+        _ms(all_seconds), rate, memory.peak / 2**20, runner.traces,
     )  # fmt: skip
-    return Outcome(measured, runner.family, runner.value, answer.outputs.shape[1:], answer.attributions)
+    return Outcome(measurement, runner.family, runner.value, answer.outputs.shape[1:], answer.attributions)
 
 
 def _check(answer: Answer, question: Question) -> None:
@@ -239,26 +242,26 @@ def _ms(seconds: float | None) -> float | None:
 
 
 def _median(runner: Runner, question: Question, seconds: float) -> tuple[float, float | None]:
-    """Median seconds of a call, and rows a second."""
+    """Median seconds of a call, and rows per second."""
     call: Callable[[Question], Any] = runner.call
     for _ in range(WARM):
         call(question)
     times: list[float] = []
     before = runner.rows
     while sum(times) < seconds or len(times) < LEAST:
-        began = time.perf_counter()
+        start = time.perf_counter()
         call(question)
-        times.append(time.perf_counter() - began)
+        times.append(time.perf_counter() - start)
     rows = None if before is None or runner.rows is None else (runner.rows - before) / sum(times)
     return float(np.median(times)), rows
 
 
 class Memory:
-    """Growth of this process's resident memory to its peak while it is entered, in bytes."""
+    """A context manager that measures how far this process's resident memory grows inside it; ``peak`` in bytes."""
 
     def __init__(self) -> None:
         self.peak = 0
-        self._done = threading.Event()
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Memory:
@@ -268,11 +271,11 @@ class Memory:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._done.set()
+        self._stop.set()
         self._thread.join()
 
     def _watch(self) -> None:
         while True:
             self.peak = max(self.peak, self._process.memory_info().rss - self._before)
-            if self._done.wait(0.005):
+            if self._stop.wait(0.005):
                 return

@@ -1,4 +1,4 @@
-"""Candidates in a process of their own: what is asked and answered goes through files, none of them a pickle."""
+"""Candidates in a separate process: questions and answers are exchanged through files, never as pickles."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ..file.encoding import decode, encode
 from ..spec import Numpy
 from .candidates import Candidate, Question
 
-LAST = 1500  # characters of what a process wrote that an error shows
+LAST = 1500  # how many of the last characters of a process's output an error shows
 FIELDS = ("model", "method", "backend", "engine", "name", "options")
 
 
 def write(folder: Path, name: str, data: Any, what: str) -> None:
-    """``data``, of the closed set of types that files of explainers hold, as JSON and arrays."""
+    """Write ``data`` as JSON and arrays. It may contain only the types that an explainer's file can hold."""
     arrays: dict[str, Numpy] = {}
     text = json.dumps(encode(data, arrays, what))
     np.savez(folder / f"{name}.npz", allow_pickle=False, **{f"a{i}": a for i, a in enumerate(arrays.values())})
@@ -32,19 +32,19 @@ def write(folder: Path, name: str, data: Any, what: str) -> None:
 
 
 def read(folder: Path, name: str) -> Any:
-    """What :func:`write` wrote."""
-    found = json.loads((folder / f"{name}.json").read_text())
+    """Read the data that :func:`write` wrote."""
+    header = json.loads((folder / f"{name}.json").read_text())
     with np.load(folder / f"{name}.npz", allow_pickle=False) as archive:
-        arrays = {key: archive[f"a{i}"] for i, key in enumerate(found["arrays"])}
-    return decode(found["data"], arrays)
+        arrays = {key: archive[f"a{i}"] for i, key in enumerate(header["arrays"])}
+    return decode(header["data"], arrays)
 
 
 def ask(task: str, candidates: Sequence[Candidate], question: Question, timeout: float) -> list[Any]:
-    """What :mod:`.child` answers to ``task`` for candidates that share a process.
+    """Run ``task`` for candidates that share a process, and return the answers of :mod:`.child`.
 
     Raises
     ------
-    CandidateFailed: the process ended, or ``timeout`` seconds passed. Else what the candidate raised there.
+    CandidateFailed: the process ended, or ``timeout`` seconds passed. Errors of a candidate are raised again here.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -65,36 +65,36 @@ def ask(task: str, candidates: Sequence[Candidate], question: Question, timeout:
 def _question(task: str, candidates: Sequence[Candidate], question: Question) -> dict[str, Any]:
     return {
         "task": task,
-        "candidates": [{key: _sent(getattr(c, key)) for key in FIELDS} for c in candidates],
-        "question": {key: getattr(question.plain(), key) for key in Question.__dataclass_fields__},
+        "candidates": [{key: _as_dict(getattr(c, key)) for key in FIELDS} for c in candidates],
+        "question": {key: getattr(question.with_arrays(), key) for key in Question.__dataclass_fields__},
     }
 
 
-def _sent(value: Any) -> Any:
+def _as_dict(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else value
 
 
 def _run(folder: Path, candidates: Sequence[Candidate], timeout: float) -> list[dict[str, Any]]:
     paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
     environment = {**os.environ, "PYTHONPATH": paths, "KERAS_BACKEND": candidates[0].keras_backend}
-    command = [sys.executable, "-m", "explainers.comparing.child", str(folder)]
+    command = [sys.executable, "-m", "explainers.compare.child", str(folder)]
     what = f"the process of candidate {str(candidates[0])!r}"
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command, env=environment, capture_output=True, text=True, errors="replace", timeout=timeout, check=False
         )
     except subprocess.TimeoutExpired as error:
         raise CandidateFailed(f"{what} took more than {timeout:g} s; give compare a larger timeout=") from error
-    if done.returncode or not (folder / "answer.json").exists():
-        raise CandidateFailed(f"{what} ended with status {done.returncode}:\n{done.stderr[-LAST:]}")
+    if process.returncode or not (folder / "answer.json").exists():
+        raise CandidateFailed(f"{what} ended with status {process.returncode}:\n{process.stderr[-LAST:]}")
     answers: list[dict[str, Any]] = read(folder, "answer")
     return answers
 
 
 def question_in(data: Mapping[str, Any]) -> tuple[str, list[Candidate], Question]:
-    """In the other process: what is asked."""
+    """The task, the candidates and the question that :func:`ask` wrote; called in the separate process."""
     candidates = []
-    for given in data["candidates"]:
-        options = given.pop("options")
-        candidates.append(Candidate(**given, process=False, **options))
+    for fields in data["candidates"]:
+        options = fields.pop("options")
+        candidates.append(Candidate(**fields, process=False, **options))
     return data["task"], candidates, Question(**data["question"])

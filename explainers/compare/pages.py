@@ -1,4 +1,4 @@
-"""A comparison as Markdown, as a page, and drawn."""
+"""A comparison as Markdown, as an HTML page, and as a figure."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ small { color: #444; }
 COLORS = {"agrees": "#d7f0dc", "near": "#fdf0c4", "differs": "#f9d3d0"}
 
 
-def markdown(found: Comparison) -> str:
-    parts = [found.title, _markdown(found.candidates.columns, found.candidates.cells())]
-    if found.pairs:
-        parts.append(_markdown(found.pairs.shown, found.pairs.cells(medians=True)))
+def markdown(comparison: Comparison) -> str:
+    parts = [comparison.title, _markdown(comparison.candidates.columns, comparison.candidates.cells())]
+    if comparison.pairs:
+        parts.append(_markdown(comparison.pairs.shown, comparison.pairs.cells(medians=True)))
     return "\n\n".join(parts) + "\n"
 
 
@@ -39,12 +39,12 @@ def _markdown(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def html(found: Comparison) -> str:
-    """One self-contained page: no script, nothing that is loaded."""
-    title = escaping.escape(found.title)
-    body = [f"<h1>Comparison of explanations</h1><p>{title}.</p>", _candidates(found)]
-    if found.pairs:
-        body += [_matrix(found), _pairs(found)]
+def html(comparison: Comparison) -> str:
+    """A self-contained page, without scripts and without external resources."""
+    title = escaping.escape(comparison.title)
+    body = [f"<h1>Comparison of explanations</h1><p>{title}.</p>", _candidates(comparison)]
+    if comparison.pairs:
+        body += [_matrix(comparison), _pairs(comparison)]
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -62,33 +62,34 @@ def _table(caption: str, head: tuple[str, ...], rows: list[str]) -> str:
 
 
 def _row(title: tuple[str, ...], cells: list[str], kind: str = "") -> str:
-    """``title``: lines of the first cell. ``cells``: with what stands in brackets on a line of its own."""
+    """A table row. ``title``: lines of its first cell. ``cells``: texts; a part in brackets goes on a second line."""
     numbers = (escaping.escape(cell).replace(" (", "<br><small>(").replace(")", ")</small>") for cell in cells)
     head = "<br>".join(escaping.escape(line) for line in title if line)
     return f'<tr class="{kind}"><th scope="row">{head}</th>{"".join(f"<td>{cell}</td>" for cell in numbers)}</tr>'
 
 
-def _candidates(found: Comparison) -> str:
+def _candidates(comparison: Comparison) -> str:
     rows = [
-        _row(row.title, list(cells)) for row, cells in zip(found.candidates, found.candidates.numeric(), strict=True)
+        _row(row.title, list(cells))
+        for row, cells in zip(comparison.candidates, comparison.candidates.numeric(), strict=True)
     ]
-    caption = "gap: largest incompleteness, relative. one, all: latency of a call with one sample and with all."
-    return "<h2>Candidates</h2>" + _table(caption, ("candidate", *found.candidates.numbers), rows)
+    caption = "gap: largest relative completeness gap. one, all: latency of a call with one sample and with all."
+    return "<h2>Candidates</h2>" + _table(caption, ("candidate", *comparison.candidates.numbers), rows)
 
 
-def _pairs(found: Comparison) -> str:
+def _pairs(comparison: Comparison) -> str:
     rows = []
-    for pair, line in zip(found.pairs, found.pairs.cells(medians=True), strict=True):
-        rows.append(_row(line[:2], list(line[2:]), pair.verdict(found.tolerance)))
-    caption = "Of each measure the worst sample's value, and the median over samples in brackets."
-    return "<h2>Pairs</h2>" + _table(caption, ("pair", *found.pairs.shown[2:]), rows)
+    for pair, line in zip(comparison.pairs, comparison.pairs.cells(medians=True), strict=True):
+        rows.append(_row(line[:2], list(line[2:]), pair.verdict(comparison.tolerance)))
+    caption = "Each measure has the value of the worst sample, and the median over samples in brackets."
+    return "<h2>Pairs</h2>" + _table(caption, ("pair", *comparison.pairs.shown[2:]), rows)
 
 
-def _matrix(found: Comparison) -> str:
-    """Relative differences of all pairs as a picture; its description has the numbers as text."""
-    names, values = list(found.attributions), found.matrix()
+def _matrix(comparison: Comparison) -> str:
+    """The relative differences of all pairs as an SVG image, whose description lists the numbers as text."""
+    names, values = list(comparison.attributions), comparison.matrix()
     size, left, n = 64, 250, len(names)
-    verdicts = {frozenset((p.left, p.right)): p.verdict(found.tolerance) for p in found.pairs}
+    verdicts = {frozenset((p.left, p.right)): p.verdict(comparison.tolerance) for p in comparison.pairs}
     parts = []
     for i, name in enumerate(names):
         y = 30 + i * size
@@ -106,31 +107,33 @@ def _matrix(found: Comparison) -> str:
                 f'<text x="{x + 32}" y="{y + 30 + 18 * k}" text-anchor="middle">{line}</text>'
                 for k, line in enumerate(lines)
             ]
-    told = "; ".join(f"{p.left} and {p.right}: {p.relative:.3g}, {p.verdict(found.tolerance)}" for p in found.pairs)
+    description = "; ".join(
+        f"{p.left} and {p.right}: {p.relative:.3g}, {p.verdict(comparison.tolerance)}" for p in comparison.pairs
+    )
     width, height = left + n * size + 4, 34 + n * size
     return (
         f'<h2>Relative differences</h2><div class="scroll"><svg role="img" viewBox="0 0 {width} {height}" '
         f'style="max-width:100%;height:auto" width="{width}" height="{height}" font-size="12" '
         f'font-family="system-ui, sans-serif" '
-        f'aria-label="{escaping.escape(told)}"><title>{escaping.escape(told)}</title>{"".join(parts)}</svg></div>'
+        f'aria-label="{escaping.escape(description)}"><title>{escaping.escape(description)}</title>{"".join(parts)}</svg></div>'
     )
 
 
-def _short(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
+def _short(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def drawn(found: Comparison, figure: Any, colors: Any) -> Any:
-    """A matrix of the pairs and bars of latency and memory, on a new ``figure``; ``colors``: makes a colormap."""
-    names = [_short(name, 30) for name in found.attributions]
+def draw(comparison: Comparison, figure: Any, colors: Any) -> Any:
+    """A matrix of the pairs, and bars of latency and memory. ``figure``: Figure class. ``colors``: colormap class."""
+    names = [_short(name, 30) for name in comparison.attributions]
     n = len(names)
     page = figure(figsize=(6 + 0.7 * n, 2.2 + 0.55 * n), layout="constrained")
     matrix, latency, memory = page.subplots(1, 3, width_ratios=[2, 1, 1])
-    values, kinds = found.matrix(), list(COLORS)
+    values, kinds = comparison.matrix(), list(COLORS)
     shades = np.zeros((n, n))
-    for pair in found.pairs:
-        i, j = list(found.attributions).index(pair.left), list(found.attributions).index(pair.right)
-        shades[i, j] = shades[j, i] = kinds.index(pair.verdict(found.tolerance))
+    for pair in comparison.pairs:
+        i, j = list(comparison.attributions).index(pair.left), list(comparison.attributions).index(pair.right)
+        shades[i, j] = shades[j, i] = kinds.index(pair.verdict(comparison.tolerance))
     matrix.imshow(shades, cmap=colors(list(COLORS.values())), vmin=0, vmax=len(kinds) - 1, aspect="auto")
     for i in range(n):
         for j in range(n):
@@ -140,7 +143,7 @@ def drawn(found: Comparison, figure: Any, colors: Any) -> Any:
     matrix.set_yticks(range(n), [f"{i + 1}. {name}" for i, name in enumerate(names)])
     matrix.set_title("largest relative difference")
     for axes, column, title in ((latency, "all_ms", "ms, all samples"), (memory, "peak_mb", "peak MB")):
-        bars = [getattr(row, column) or 0.0 for row in found.candidates]
+        bars = [getattr(row, column) or 0.0 for row in comparison.candidates]
         axes.barh(range(n), bars, color="#4477aa")
         axes.set_yticks(range(n), [str(i + 1) for i in range(n)])
         axes.set_ylim(n - 0.5, -0.5)

@@ -1,4 +1,4 @@
-"""The other process: ``python -m explainers.comparing.child folder`` answers the question in the folder."""
+"""The separate process of a candidate: ``python -m explainers.compare.child folder`` answers the folder's question."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from .processes import LAST, question_in, read, write
 
 
 def main(folder: Path) -> None:
-    warnings.simplefilter("ignore")  # the frameworks' own; nobody reads them here
+    warnings.simplefilter("ignore")  # warnings of the frameworks, which nobody reads here
     task, candidates, question = question_in(read(folder, "question"))
     answers = []
     for candidate in candidates:
-        answers.append(answered(task, candidate, question))
+        answers.append(answer_for(task, candidate, question))
         if "error" in answers[-1]:
             break
     write(folder, "answer", answers, "an answer")
 
 
-def answered(task: str, candidate: Candidate, question: Question) -> dict[str, Any]:
+def answer_for(task: str, candidate: Candidate, question: Question) -> dict[str, Any]:
     try:
         if task == "record":
-            return plain(record(candidate, question))
-        return plain(outcome(candidate, question))
+            return as_fields(record(candidate, question))
+        return as_fields(outcome(candidate, question))
     except ExplainersError as error:
         return {"error": type(error).__name__, "message": str(error)}
-    except Exception:  # a framework's own: told in the other process, with the candidate's name
+    except Exception:  # an error of a framework: the parent process raises it with the candidate's name
         return {"error": CandidateFailed.__name__, "message": traceback.format_exc()[-LAST:]}
 
 
-def plain(value: Any) -> dict[str, Any]:
-    """A dataclass as a dict of what files hold."""
-    found: dict[str, Any] = asdict(value)
-    return found
+def as_fields(value: Any) -> dict[str, Any]:
+    """A dataclass as a dict that :func:`~.processes.write` can store."""
+    fields: dict[str, Any] = asdict(value)
+    return fields
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is compared: a model with a method, a backend and an engine."""
+"""The candidates of a comparison (a model with a method, a backend and an engine), and the question put to them."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ PEERS = ("captum", "shap")
 class Candidate:
     """A model explained by a method on a backend and an engine, to be compared with others.
 
-    model: as :meth:`Explainer.compile` takes it, or ``module:name`` or ``file.py:name``, a name of it.
-    method: a name or a value of :mod:`explainers.methods`, or a peer's: ``"captum:DeepLift"``,
-    ``"shap:DeepExplainer"``. process: True for a process of its own, which needs a model given as a text or a
-    path; None takes one where it is needed: for a ``.keras`` file unless Keras runs here on that backend, and
-    for ``module:name`` with a backend. options: of ``compile``; of a peer, of its call.
+    model: a model that :meth:`Explainer.compile` accepts, or its name as ``module:name`` or ``file.py:name``.
+    method: a name or a value of :mod:`explainers.methods`, or a method of another library:
+    ``"captum:DeepLift"``, ``"shap:DeepExplainer"``. process: True runs the candidate in a separate process, for
+    which the model must be a name or a path; None does so only where it is needed: for a ``.keras`` file unless
+    Keras already runs here on that backend, and for ``module:name`` with a backend. options: keyword arguments of
+    ``compile``, or of the other library's call.
     """
 
     model: Any
@@ -45,11 +46,11 @@ class Candidate:
         self, model: Any, method: str | Method, backend: str | None = None, engine: str = "auto",
         name: str | None = None, *, process: bool | None = None, **options: Any,
     ) -> None:  # fmt: skip
-        given = {
+        fields = {
             "model": os.fspath(model) if isinstance(model, os.PathLike) else model, "method": method,
             "backend": backend, "engine": engine, "name": name, "process": process, "options": options,
         }  # fmt: skip
-        for key, value in given.items():
+        for key, value in fields.items():
             object.__setattr__(self, key, value)
         if self.peer is None:
             methods.resolve(method)
@@ -57,13 +58,13 @@ class Candidate:
             check(self.model)
         if process and not isinstance(self.model, str):
             raise InputError(
-                f"a process of its own needs a model that it can find: a .keras or .pt2 file, the folder of a "
+                f"a separate process needs a model that it can load: a .keras or .pt2 file, the folder of a "
                 f"SavedModel, 'package.module:name' or 'file.py:name'; got {type(model).__name__}"
             )
 
     @property
     def peer(self) -> tuple[str, str] | None:
-        """The package and its class, for ``"captum:DeepLift"``."""
+        """The other library's package and class, ``("captum", "DeepLift")``; None for a method of this library."""
         package, colon, kind = self.method.partition(":") if isinstance(self.method, str) else ("", "", "")
         return (package, kind) if colon and package in PEERS else None
 
@@ -72,34 +73,34 @@ class Candidate:
         return isinstance(self.model, str) and self.model.endswith(".keras")
 
     @property
-    def named(self) -> bool:
-        """Whether the model is ``module:name``."""
+    def is_module_name(self) -> bool:
+        """Whether the model is given as ``module:name``."""
         return isinstance(self.model, str) and not check(self.model)
 
     @property
-    def elsewhere(self) -> bool:
+    def in_other_process(self) -> bool:
         """Whether it runs in another process."""
         if self.process is not None:
             return self.process
         if not self.keras_file:
-            return self.named and self.backend is not None
+            return self.is_module_name and self.backend is not None
         keras = sys.modules.get("keras")
         return keras is None or keras.backend.backend() != self.keras_backend
 
     @property
     def keras_backend(self) -> str:
-        """What ``KERAS_BACKEND`` is in a process of its own."""
+        """The value of ``KERAS_BACKEND`` in a separate process."""
         return self.backend if self.backend in ("torch", "tensorflow") else "tensorflow"
 
     def __str__(self) -> str:
         return self.name or f"{self.method}, {self.backend or 'backend by the model'}, {self.engine}"
 
 
-Given = Candidate | Explainer
+AnyCandidate = Candidate | Explainer
 
 
-def gathered(candidates: Any) -> list[tuple[str | None, Given]]:
-    """Names, where there are any, and candidates, from a dict or a sequence in which paths stand for files."""
+def collect_candidates(candidates: Any) -> list[tuple[str | None, AnyCandidate]]:
+    """(name or None, candidate) pairs from a dict or a sequence; explainers are loaded from paths."""
     if isinstance(candidates, (Candidate, Explainer, str, os.PathLike)):
         candidates = [candidates]
     if not isinstance(candidates, (Mapping, Iterable)):
@@ -107,15 +108,15 @@ def gathered(candidates: Any) -> list[tuple[str | None, Given]]:
     pairs = list(candidates.items()) if isinstance(candidates, Mapping) else [(None, c) for c in candidates]
     if not pairs:
         raise InputError("no candidates given: there is nothing to compare")
-    found = [(name, _candidate(value)) for name, value in pairs]
-    names = [name or getattr(value, "name", None) for name, value in found]
-    twice = sorted({name for name in names if name is not None and names.count(name) > 1})
-    if twice:
-        raise InputError(f"two candidates are called {twice[0]!r}; names must differ")
-    return [(name, value) for name, (_, value) in zip(names, found, strict=True)]
+    members = [(name, _candidate(value)) for name, value in pairs]
+    names = [name or getattr(value, "name", None) for name, value in members]
+    duplicates = sorted({name for name in names if name is not None and names.count(name) > 1})
+    if duplicates:
+        raise InputError(f"two candidates are called {duplicates[0]!r}; names must differ")
+    return [(name, value) for name, (_, value) in zip(names, members, strict=True)]
 
 
-def _candidate(value: Any) -> Given:
+def _candidate(value: Any) -> AnyCandidate:
     if isinstance(value, (Candidate, Explainer)):
         return value
     if isinstance(value, str) and value.partition(":")[0] in PEERS:
@@ -129,9 +130,9 @@ def _candidate(value: Any) -> Given:
 
 @dataclass(frozen=True)
 class Question:
-    """What every candidate is asked, in numpy: the call's arguments, and seconds to measure for.
+    """The call that every candidate answers: its arguments as numpy arrays, and how many seconds to time it.
 
-    ``inputs``: one array, a tuple, or a dict by name. Tables stay tables, so that columns go by name.
+    ``inputs``: one array, a tuple, or a dict by name. Tables stay tables, so that columns are matched by name.
     """
 
     inputs: Any
@@ -142,96 +143,96 @@ class Question:
 
     @classmethod
     def of(cls, inputs: Any, target: Any, baseline: Any, seed: Any, seconds: float) -> Question:
-        """With arrays of any framework as numpy; checked as far as that does not need a model."""
-        arrays = _mapped(lambda a: a if tables.is_table(a) else to_numpy(a, "inputs"), inputs)
+        """A question with arrays of any framework converted to numpy, and every check that needs no model."""
+        arrays = _map_inputs(lambda a: a if tables.is_table(a) else to_numpy(a, "inputs"), inputs)
         if seconds < 0:
             raise InputError(f"seconds must be ≥ 0; got {seconds}")
-        found = cls(arrays, _plain(target), _plain(baseline), seed, seconds)
-        if not found.arrays:
+        question = cls(arrays, _as_numpy(target), _as_numpy(baseline), seed, seconds)
+        if not question.arrays:
             raise InputError("no inputs given")
-        counts = [len(a) if a.ndim else 0 for a in found.arrays]
+        counts = [len(a) if a.ndim else 0 for a in question.arrays]
         if len(set(counts)) > 1:
             raise InputError(f"the inputs have {counts} samples; they need as many each")
         if not counts[0]:
             raise InputError("there are no samples to compare on")
-        return found
+        return question
 
     @property
     def arrays(self) -> list[Numpy]:
-        return [tables.numbers(a, "the inputs") if tables.is_table(a) else a for a in self._given]
+        return [tables.numbers(a, "the inputs") if tables.is_table(a) else a for a in self._input_list]
 
     @property
-    def _given(self) -> list[Any]:
+    def _input_list(self) -> list[Any]:
         if isinstance(self.inputs, dict):
             return list(self.inputs.values())
         return list(self.inputs) if isinstance(self.inputs, tuple) else [self.inputs]
 
-    def plain(self) -> Question:
-        """With tables as arrays, all in the order of the inputs' columns."""
-        if not any(map(tables.is_table, self._given)):
+    def with_arrays(self) -> Question:
+        """The same question with tables as arrays, in the column order of the inputs."""
+        if not any(map(tables.is_table, self._input_list)):
             return self
-        names = list(self.inputs) if isinstance(self.inputs, dict) else [f"input_{i}" for i in range(len(self._given))]
+        count = len(self._input_list)
+        names = list(self.inputs) if isinstance(self.inputs, dict) else [f"input_{i}" for i in range(count)]
         specs = [
             TensorSpec(array.shape, str(array.dtype), name, tables.names(a) if tables.is_table(a) else ())
-            for array, name, a in zip(self.arrays, names, self._given, strict=True)
+            for array, name, a in zip(self.arrays, names, self._input_list, strict=True)
         ]
-        inputs = _mapped(lambda a: tables.numbers(a, "the inputs") if tables.is_table(a) else a, self.inputs)
+        inputs = _map_inputs(lambda a: tables.numbers(a, "the inputs") if tables.is_table(a) else a, self.inputs)
         return dataclasses.replace(self, inputs=inputs, baseline=tables.aligned(self.baseline, specs))
 
     def __len__(self) -> int:
-        return len(self._given[0])
+        return len(self._input_list[0])
 
-    def some(self, index: Any, output_shape: tuple[int, ...]) -> Question:
-        """The same of some samples, of a model with this shape of one sample's output."""
-        picked = np.arange(len(self))[index]
-        target = targets_of(self.target, picked, len(self), output_shape)
-        seed = samples_of(self.seed, picked, len(self))
-        return Question(
-            _mapped(lambda a: _picked(a, picked), self.inputs), target, self._baselines(picked), seed, self.seconds
-        )
+    def subset(self, index: Any, output_shape: tuple[int, ...]) -> Question:
+        """The same question for some of the samples. ``output_shape``: shape of one sample's output."""
+        positions = np.arange(len(self))[index]
+        target = targets_of(self.target, positions, len(self), output_shape)
+        seed = samples_of(self.seed, positions, len(self))
+        inputs = _map_inputs(lambda a: _take(a, positions), self.inputs)
+        return Question(inputs, target, self._baselines(positions), seed, self.seconds)
 
     @property
     def example(self) -> Any:
         """The first sample's inputs, as a batch of one."""
-        return _mapped(lambda a: tables.rows(a, 0, 1) if tables.is_table(a) else a[:1], self.inputs)
+        return _map_inputs(lambda a: tables.rows(a, 0, 1) if tables.is_table(a) else a[:1], self.inputs)
 
-    def _baselines(self, picked: Numpy) -> Any:
-        """Of the samples ``picked``, where there is one for each: an axis more than one sample's has."""
+    def _baselines(self, positions: Numpy) -> Any:
+        """The baselines of the samples at ``positions``, where there is one baseline for each sample."""
 
-        def some(baseline: Any, name: Any = 0) -> Any:
+        def of_positions(baseline: Any, name: Any = 0) -> Any:
             if tables.is_table(baseline):
-                return _picked(baseline, picked) if len(baseline) == len(self) else baseline
-            given = self.inputs[name] if isinstance(self.inputs, (dict, tuple)) else self.inputs
-            axes = 1 if tables.is_table(given) else np.ndim(given) - 1
-            return samples_of(baseline, picked, len(self), axes)
+                return _take(baseline, positions) if len(baseline) == len(self) else baseline
+            input_value = self.inputs[name] if isinstance(self.inputs, (dict, tuple)) else self.inputs
+            axes = 1 if tables.is_table(input_value) else np.ndim(input_value) - 1
+            return samples_of(baseline, positions, len(self), axes)
 
         if isinstance(self.baseline, References) and self.baseline.per_sample:
-            return References(_mapped(lambda a: a[picked], self.baseline.array), per_sample=True)
+            return References(_map_inputs(lambda a: a[positions], self.baseline.array), per_sample=True)
         if isinstance(self.baseline, References) or callable(self.baseline):
             return self.baseline
         if isinstance(self.baseline, dict) and isinstance(self.inputs, dict):
-            return {name: some(part, name) for name, part in self.baseline.items()}
+            return {name: of_positions(part, name) for name, part in self.baseline.items()}
         if isinstance(self.baseline, tuple) and isinstance(self.inputs, tuple):
-            return tuple(some(part, place) for place, part in enumerate(self.baseline))
-        return self.baseline if isinstance(self.inputs, (dict, tuple)) else some(self.baseline)
+            return tuple(of_positions(part, place) for place, part in enumerate(self.baseline))
+        return self.baseline if isinstance(self.inputs, (dict, tuple)) else of_positions(self.baseline)
 
 
-def _mapped(function: Any, value: Any) -> Any:
+def _map_inputs(function: Any, value: Any) -> Any:
     if isinstance(value, dict):
         return {key: function(entry) for key, entry in value.items()}
     return tuple(map(function, value)) if isinstance(value, tuple) else function(value)
 
 
-def _picked(array: Any, places: Numpy) -> Any:
+def _take(array: Any, places: Numpy) -> Any:
     return tables.take(array, places) if tables.is_table(array) else array[places]
 
 
-def _plain(value: Any) -> Any:
-    """Arrays as numpy; numbers, texts, functions, References and what has names as they are."""
+def _as_numpy(value: Any) -> Any:
+    """Arrays as numpy arrays; numbers, strings, functions, References and tables unchanged."""
 
-    def plain(entry: Any) -> Any:
+    def entry_as_numpy(entry: Any) -> Any:
         simple = entry is None or isinstance(entry, (int, float, str, list, References)) or callable(entry)
         return entry if simple or tables.is_table(entry) or tables.is_row(entry) else to_numpy(entry, "an argument")
 
     indices = isinstance(value, tuple) and all(isinstance(entry, int) for entry in value)
-    return value if indices else _mapped(plain, value)
+    return value if indices else _map_inputs(entry_as_numpy, value)
