@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 import numpy as np
+import psutil
 
-from .errors import BackendMissing, InputError, UnknownNameError
+from .errors import ArtifactError, BackendMissing, InputError, UnknownNameError
 from .graph import Graph, Value
 from .ops import Ops
 from .spec import Array, Numpy, Signature
@@ -26,7 +27,7 @@ CPU_CACHE = 32 * 2**20  # bytes of activations that convolutions on CPUs run fas
 Size = int | tuple[int, int] | None  # of a kernel's leading axes: all the same, (samples, baselines), or any
 
 
-class Program(Protocol):
+class Runnable(Protocol):
     """What a backend compiles: see :class:`explainers.program.Program`."""
 
     @property
@@ -75,17 +76,12 @@ class Loaded(Protocol):
         """The files again."""
 
 
-class Backend(Protocol):
-    """What a framework must bring."""
+class Models(Protocol):
+    """What a framework knows of its models."""
 
     name: str
-    engines: Mapping[str, bool]  # engine → whether its shapes are static
-    default_engine: str
-    ahead: tuple[str, ...]  # engines whose programs can be compiled when they are saved
-    forward_only: bool
-    files: bool  # whether explanations of its models have a file form
+    forward_only: bool  # its models can only be called
     channel_axis: int  # of a sample of a layer of images, as the framework has it by default
-    largest_package: int  # rows that a package has at most, unless the caller says more
 
     def installed(self) -> bool:
         """Whether the framework can be imported; does not import it."""
@@ -95,12 +91,6 @@ class Backend(Protocol):
 
     def opened(self, model: Any) -> Any:
         """``model`` itself; for a path, the model that was saved there."""
-
-    def neutral(self) -> AbstractContextManager[Any]:
-        """The framework's plain state: derivatives on, no mixed precision, float32 and the CPU by default."""
-
-    def owns(self, array: Any) -> bool:
-        """Whether ``array`` is of this framework; does not import it."""
 
     def signature(self, model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Signature | None:
         """The model's inputs: from example arrays or specs, or, with none given, from the model if it knows."""
@@ -117,11 +107,84 @@ class Backend(Protocol):
     def refresh(self, model: Any, traced: Traced) -> dict[Value, Array]:
         """The model's weights as they are now."""
 
-    def compile(self, program: Program, traced: Traced, *, engine: str, rows: Size) -> Kernel:
+    def version(self, weights: Mapping[Value, Array]) -> Any:
+        """Something that changes when a weight is written to, where the framework can tell; else a constant."""
+
+
+class Compiler(Protocol):
+    """What makes kernels of programs."""
+
+    engines: Mapping[str, bool]  # engine → whether its shapes are static
+    default_engine: str
+    largest_package: int  # rows that a package has at most, unless the caller says more
+
+    @property
+    def ops(self) -> Ops:
+        """The namespace that methods and rules are written over, for arrays of this framework."""
+
+    def neutral(self) -> AbstractContextManager[Any]:
+        """The framework's plain state: derivatives on, no mixed precision, float32 and the CPU by default."""
+
+    def compile(self, program: Runnable, traced: Traced, *, engine: str, rows: Size) -> Kernel:
         """One kernel: for any number of rows, or for exactly ``rows`` on a static engine."""
 
+    def free_bytes(self, device: Any) -> int:
+        """Memory that is free on the device."""
+
+    def cache_bytes(self, device: Any) -> int | None:
+        """Memory near the processor, which packages of small rows should stay in; None where size alone counts."""
+
+    def is_out_of_memory(self, error: BaseException) -> bool: ...
+
+
+class Arrays(Protocol):
+    """What is done with arrays on the way to kernels and back."""
+
+    def owns(self, array: Any) -> bool:
+        """Whether ``array`` is of this framework; does not import it."""
+
+    def stage(self, array: Any, dtype: str, device: Any) -> Array:
+        """A numpy array, or one that ``owns`` said yes to, as the kernel's own, on the device."""
+
+    def read(self, weight: Any) -> Array:
+        """A weight as it is now, as an array."""
+
+    def take(self, array: Array, index: Numpy) -> Array:
+        """The rows ``index`` of ``array``."""
+
+    def concat(self, arrays: Sequence[Array]) -> Array:
+        """The rows of all the arrays, one after the other."""
+
+    def pad(self, array: Array, count: int) -> Array:
+        """``array`` with its first row repeated at the end until it has ``count`` rows."""
+
+    def expand(self, array: Array, count: int) -> Array:
+        """The only row of ``array`` as ``count`` rows."""
+
+    def numpy(self, array: Array) -> Numpy:
+        """An array of this framework as numpy."""
+
+    def like(self, array: Any, given: Any) -> Any:
+        """``array`` (numpy or this framework's own) with the type, dtype and device of ``given``, which it owns."""
+
+    def view(self, array: Array) -> Numpy | None:
+        """The array's own memory as numpy, quickly; None where numpy cannot look at it."""
+
+    def finite(self, array: Array) -> bool:
+        """Whether every entry is finite."""
+
+    def device_name(self, device: Any) -> str:
+        """A device as text, as :meth:`Files.load` takes it; "" for the framework's choice."""
+
+
+class Files(Protocol):
+    """How compiled programs are written and read."""
+
+    files: bool  # whether explanations of its models have a file form
+    ahead: tuple[str, ...]  # engines whose programs can be compiled when they are saved
+
     def save(
-        self, parts: Mapping[str, tuple[Program, Kernel | None]], traced: Traced, *, engine: str
+        self, parts: Mapping[str, tuple[Runnable, Kernel | None]], traced: Traced, *, engine: str
     ) -> dict[str, bytes]:
         """Programs as files, by name: none of them a pickle of this library's, and sizes of leading axes open.
 
@@ -148,56 +211,74 @@ class Backend(Protocol):
         ``parts``: the placeholders of each program.
         """
 
-    def device_name(self, device: Any) -> str:
-        """A device as text, as :meth:`load` takes it; "" for the framework's choice."""
-
     def versions(self) -> dict[str, str]:
         """Of the framework, by package."""
 
-    def stage(self, array: Any, dtype: str, device: Any) -> Array:
-        """A numpy array, or one that ``owns`` said yes to, as the kernel's own, on the device."""
 
-    def read(self, weight: Any) -> Array:
-        """A weight as it is now, as an array."""
+class Backend(Models, Compiler, Arrays, Files, Protocol):
+    """What a framework must bring. :class:`BackendDefaults` has what many share."""
 
-    def take(self, array: Array, index: Numpy) -> Array:
-        """The rows ``index`` of ``array``."""
 
-    def concat(self, arrays: Sequence[Array]) -> Array:
-        """The rows of all the arrays, one after the other."""
+class BackendDefaults:
+    """What a backend need not write: no files, one place, weights that nobody can be seen to write to."""
 
-    def pad(self, array: Array, count: int) -> Array:
-        """``array`` with its first row repeated at the end until it has ``count`` rows."""
+    forward_only = False
+    channel_axis = 0
+    largest_package = 1024
+    files = False
+    ahead: tuple[str, ...] = ()
 
-    def expand(self, array: Array, count: int) -> Array:
-        """The only row of ``array`` as ``count`` rows."""
+    def installed(self) -> bool:
+        return True
 
-    def numpy(self, array: Array) -> Numpy:
-        """An array of this framework as numpy."""
+    def opened(self, model: Any) -> Any:
+        return model
 
-    def like(self, array: Any, given: Any) -> Any:
-        """``array`` (numpy or this framework's own) with the type, dtype and device of ``given``, which it owns."""
-
-    @property
-    def ops(self) -> Ops:
-        """The namespace that methods and rules are written over, for arrays of this framework."""
-
-    def view(self, array: Array) -> Numpy | None:
-        """The array's own memory as numpy, quickly; None where numpy cannot look at it."""
-
-    def finite(self, array: Array) -> bool:
-        """Whether every entry is finite."""
-
-    def free_bytes(self, device: Any) -> int:
-        """Memory that is free on the device."""
-
-    def cache_bytes(self, device: Any) -> int | None:
-        """Memory near the processor, which packages of small rows should stay in; None where size alone counts."""
+    def refresh(self, model: Any, traced: Traced) -> dict[Value, Array]:
+        return dict(traced.weights)
 
     def version(self, weights: Mapping[Value, Array]) -> Any:
-        """Something that changes when a weight is written to, where the framework can tell; else a constant."""
+        return 0
 
-    def is_out_of_memory(self, error: BaseException) -> bool: ...
+    def neutral(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def free_bytes(self, device: Any) -> int:
+        return int(psutil.virtual_memory().available)
+
+    def cache_bytes(self, device: Any) -> int | None:
+        return CPU_CACHE
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        return False
+
+    def read(self, weight: Any) -> Array:
+        return weight
+
+    def take(self, array: Array, index: Numpy) -> Array:
+        return array[index]
+
+    def view(self, array: Array) -> Numpy | None:
+        return None
+
+    def device_name(self, device: Any) -> str:
+        return ""
+
+    def save(
+        self, parts: Mapping[str, tuple[Runnable, Kernel | None]], traced: Traced, *, engine: str
+    ) -> dict[str, bytes]:
+        raise ArtifactError("explanations of its models have no file form in this backend")
+
+    def compile_ahead(self, files: Mapping[str, bytes], *, device: str) -> dict[str, bytes]:
+        raise ArtifactError("this backend has no engine that compiles ahead of time")
+
+    def load(
+        self, files: Mapping[str, bytes], *, engine: str, device: str, parts: Mapping[str, Sequence[Any]]
+    ) -> Loaded:
+        raise ArtifactError("this backend writes no files, so that this one was made by something else")
+
+    def versions(self) -> dict[str, str]:
+        return {}
 
 
 def on_host(backend: Backend, array: Any) -> Numpy:

@@ -22,7 +22,7 @@ from .stored import Stored
 SHOWN = 8  # names in a message
 
 
-class Kind(Protocol):
+class TableLibrary(Protocol):
     """What one package's tables can do."""
 
     def labels(self, table: Any) -> Sequence[Any]:
@@ -133,7 +133,7 @@ class Arrow:
 
 
 ARROW = Arrow()
-KINDS: Mapping[tuple[str, str], Kind] = {
+KINDS: Mapping[tuple[str, str], TableLibrary] = {
     ("pandas", "DataFrame"): Pandas(), ("polars", "DataFrame"): Polars(),
     ("pyarrow", "Table"): ARROW, ("pyarrow", "RecordBatch"): ARROW,
 }  # fmt: skip
@@ -146,7 +146,7 @@ def _parents(value: Any) -> tuple[tuple[str, str], ...]:
 
 
 @lru_cache(maxsize=256)
-def _kind(value: Any) -> Kind | None:
+def _kind(value: Any) -> TableLibrary | None:
     """What a class of tables can do; None for every other class."""
     return next((KINDS[key] for key in _parents(value) if key in KINDS), None)
 
@@ -156,7 +156,7 @@ def is_table(value: Any) -> bool:
     return _kind(kind) is not None
 
 
-def _of(table: Any) -> Kind:
+def _of(table: Any) -> TableLibrary:
     kind: Any = type(table)
     found = _kind(kind)
     assert found is not None
@@ -379,7 +379,7 @@ def _columns(value: Any) -> tuple[str, ...]:
 class Template:
     """An empty table: what the model expects of its input."""
 
-    kind: Kind
+    kind: TableLibrary
     table: Any
     names: tuple[str, ...]
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
-import psutil
 
-from explainers.backend import Kernel, Loaded, Program, Size, Traced
+from explainers.backend import BackendDefaults, Kernel, Runnable, Size, Traced
 from explainers.errors import ArtifactError
 from explainers.graph import Value
 from explainers.ops import Ops
@@ -20,27 +18,15 @@ from . import kernel, ops, trace
 LARGEST_POINTS = 2**28  # bytes of perturbed samples that are made at once
 
 
-class NumpyBackend:
+class NumpyBackend(BackendDefaults):
     name = "numpy"
     engines: Mapping[str, bool] = {"eager": False}
     default_engine = "eager"
-    ahead: tuple[str, ...] = ()
     forward_only = True
-    files = False
-    channel_axis = 0
     largest_package = 4096  # a call of a callable costs more than a row
-
-    def installed(self) -> bool:
-        return True
 
     def accepts(self, model: Any) -> bool:
         return callable(model)
-
-    def opened(self, model: Any) -> Any:
-        return model
-
-    def neutral(self) -> AbstractContextManager[Any]:
-        return nullcontext()
 
     def owns(self, array: Any) -> bool:
         return isinstance(array, np.ndarray)
@@ -57,39 +43,19 @@ class NumpyBackend:
     def refresh(self, model: Any, traced: Traced) -> dict[Value, Any]:
         return {}
 
-    def compile(self, program: Program, traced: Traced, *, engine: str, rows: Size) -> Kernel:
+    def compile(self, program: Runnable, traced: Traced, *, engine: str, rows: Size) -> Kernel:
         return kernel.compile(program, traced)
 
     def save(
-        self, parts: Mapping[str, tuple[Program, Kernel | None]], traced: Traced, *, engine: str
+        self, parts: Mapping[str, tuple[Runnable, Kernel | None]], traced: Traced, *, engine: str
     ) -> dict[str, bytes]:
         raise ArtifactError(
             "the model is a plain callable, which has no file form: only its own Python source can run it. Give the "
             "torch or TensorFlow model to save its explanation, or compile the callable anew where it is needed."
         )
 
-    def compile_ahead(self, files: Mapping[str, bytes], *, device: str) -> dict[str, bytes]:
-        raise NotImplementedError
-
-    def load(
-        self, files: Mapping[str, bytes], *, engine: str, device: str, parts: Mapping[str, Sequence[Any]]
-    ) -> Loaded:
-        raise ArtifactError("the numpy backend writes no files, so this one was made by something else")
-
-    def device_name(self, device: Any) -> str:
-        return ""
-
-    def versions(self) -> dict[str, str]:
-        return {}
-
     def stage(self, array: Any, dtype: str, device: Any) -> Any:
         return np.ascontiguousarray(array, dtype)
-
-    def read(self, weight: Any) -> Any:
-        return weight
-
-    def take(self, array: Any, index: Numpy) -> Any:
-        return array[index]
 
     def concat(self, arrays: Sequence[Any]) -> Any:
         return np.concatenate(arrays)
@@ -116,17 +82,8 @@ class NumpyBackend:
     def finite(self, array: Any) -> bool:
         return bool(np.isfinite(array).all())
 
-    def free_bytes(self, device: Any) -> int:
-        return int(psutil.virtual_memory().available)
-
     def cache_bytes(self, device: Any) -> int | None:
         return LARGEST_POINTS
-
-    def version(self, weights: Mapping[Value, Any]) -> int:
-        return 0
-
-    def is_out_of_memory(self, error: BaseException) -> bool:
-        return False
 
 
 BACKEND = NumpyBackend()

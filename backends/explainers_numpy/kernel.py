@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from explainers.backend import Program, Traced
+from explainers.backend import Runnable, Traced
 from explainers.graph import Value
 
 from . import ops
 
 
 class NumpyKernel:
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Runnable) -> None:
         self.native = self._run
         self.program = program
 
@@ -26,5 +26,5 @@ class NumpyKernel:
         """A callable keeps its own weights."""
 
 
-def compile(program: Program, traced: Traced) -> NumpyKernel:
+def compile(program: Runnable, traced: Traced) -> NumpyKernel:
     return NumpyKernel(program)

@@ -55,10 +55,10 @@ def _source(model: Any) -> str:
         return ""
 
 
-Call = Callable[..., Numpy]
+Caller = Callable[..., Numpy]
 
 
-def _tried(model: Any, sig: Signature, examples: Sequence[Any], probe: Sequence[Numpy]) -> tuple[Call, Numpy]:
+def _tried(model: Any, sig: Signature, examples: Sequence[Any], probe: Sequence[Numpy]) -> tuple[Caller, Numpy]:
     """The model as a function of numpy arrays, and what it made of ``probe``.
 
     It is given arrays of the kind that the caller has: torch's for a function of torch tensors. One that cannot take
@@ -89,7 +89,7 @@ def _told(error: Exception, probe: Sequence[Numpy], kind: str) -> Exception:
     )
 
 
-def _caller(model: Callable[..., Any], sig: Signature, likes: Sequence[Callable[[Numpy], Any] | None]) -> Call:
+def _caller(model: Callable[..., Any], sig: Signature, likes: Sequence[Callable[[Numpy], Any] | None]) -> Caller:
     """The model on arrays in the signature's order, its result checked and as floating numpy."""
 
     def call(*arrays: Numpy) -> Numpy:

@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from explainers.backend import Kernel, Program, Size, Traced
+from explainers.backend import Kernel, Runnable, Size, Traced
 from explainers.errors import ArtifactError
 
 from . import kernel
@@ -21,7 +21,7 @@ SIGNATURES = ("explain", "predict")  # the other programs are functions only
 
 
 def save(
-    parts: Mapping[str, tuple[Program, Kernel | None]], traced: Traced, engine: str
+    parts: Mapping[str, tuple[Runnable, Kernel | None]], traced: Traced, engine: str
 ) -> dict[str, bytes]:  # fmt: skip
     """``eager`` is written as ``graph``: a file holds no Python."""
     kind = "xla" if engine == "xla" else "graph"
@@ -46,7 +46,7 @@ def _written(module: Any, signatures: Mapping[str, Any]) -> dict[str, bytes]:
         return {f"{FOLDER}/{path.relative_to(folder).as_posix()}": path.read_bytes() for path in paths}
 
 
-class Loaded:
+class LoadedFunctions:
     """The functions of a SavedModel: each takes any sizes; XLA compiles for a size when it first comes."""
 
     ahead = False

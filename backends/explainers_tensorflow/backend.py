@@ -6,27 +6,23 @@ import importlib.util
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from explainers.backend import CPU_CACHE, Kernel, Loaded, Program, Size, Traced
+from explainers.backend import CPU_CACHE, BackendDefaults, Kernel, Loaded, Runnable, Size, Traced
 from explainers.graph import Value
 from explainers.ops import Ops
 from explainers.spec import Numpy, Signature
 
 
-class TensorFlowBackend:
+class TensorFlowBackend(BackendDefaults):
     name = "tensorflow"
     engines: Mapping[str, bool] = {"graph": False, "xla": True, "eager": False}
     default_engine = "graph"
-    ahead: tuple[str, ...] = ()
-    forward_only = False
     files = True
     channel_axis = -1
-    largest_package = 1024
 
     @cached_property
     def tensorflow(self) -> Any:
@@ -55,9 +51,6 @@ class TensorFlowBackend:
 
         return models.opened(model)
 
-    def neutral(self) -> AbstractContextManager[Any]:
-        return nullcontext()
-
     def owns(self, array: Any) -> bool:
         tf = sys.modules.get("tensorflow")
         return tf is not None and isinstance(array, (tf.Tensor, tf.Variable))
@@ -79,27 +72,24 @@ class TensorFlowBackend:
         """The variables themselves: kernels read them at every call."""
         return dict(traced.weights)
 
-    def compile(self, program: Program, traced: Traced, *, engine: str, rows: Size) -> Kernel:
+    def compile(self, program: Runnable, traced: Traced, *, engine: str, rows: Size) -> Kernel:
         from . import kernel
 
         return kernel.compile(program, traced, engine, rows)
 
     def save(
-        self, parts: Mapping[str, tuple[Program, Kernel | None]], traced: Traced, *, engine: str
+        self, parts: Mapping[str, tuple[Runnable, Kernel | None]], traced: Traced, *, engine: str
     ) -> dict[str, bytes]:
         from . import artifact
 
         return artifact.save(parts, traced, engine)
-
-    def compile_ahead(self, files: Mapping[str, bytes], *, device: str) -> dict[str, bytes]:
-        raise NotImplementedError
 
     def load(
         self, files: Mapping[str, bytes], *, engine: str, device: str, parts: Mapping[str, Sequence[Any]]
     ) -> Loaded:
         from . import artifact
 
-        return artifact.Loaded(files, engine, device, list(parts))
+        return artifact.LoadedFunctions(files, engine, device, list(parts))
 
     def device_name(self, device: Any) -> str:
         from . import trace

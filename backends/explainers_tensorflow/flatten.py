@@ -64,7 +64,7 @@ class _OwnedGraph(tf.Graph):
 
 
 @dataclass
-class Flat:
+class FlatGraph:
     """The flat graph with its ends. ``weights``: the variable behind each placeholder that stands for one.
 
     ``own``: the name and the derivative of each operation that has one of its own.
@@ -78,7 +78,7 @@ class Flat:
 
 
 @dataclass(frozen=True)
-class Site:
+class Inlining:
     """Where a function is inlined: in which layers, by which operation, at which turn of a loop."""
 
     modules: Modules = ()
@@ -86,7 +86,7 @@ class Site:
     turn: int = 0
 
 
-Locate = Callable[[tf.Operation, Site], Modules]
+Locate = Callable[[tf.Operation, Inlining], Modules]
 
 
 @dataclass(frozen=True)
@@ -94,26 +94,26 @@ class Inlined:
     """A function on its way into the flat graph: ``values`` by the names of its tensors, as far as they are made."""
 
     graph: Any
-    site: Site
+    site: Inlining
     values: dict[str, Any]
 
 
 def flatten(
     concrete: Any, weights: Mapping[int, Any], specs: Sequence[tf.TensorSpec], locate: Locate,
     where: Callable[[Any], str], backwards: Backwards,
-) -> Flat:  # fmt: skip
+) -> FlatGraph:  # fmt: skip
     """The concrete function, which uses ``weights``, for inputs of ``specs``, flat.
 
     ``weights``: variables and tables by the ``id`` of their handles.
     ``locate(op, site)``: the paths of the layers around an operation.
     ``where(op)``: the user's line for error messages, or "". ``backwards``: the model's own derivatives.
     """
-    flat = Flat(_OwnedGraph())
+    flat = FlatGraph(_OwnedGraph())
     with flat.graph.as_default():
         flat.inputs = [tf.compat.v1.placeholder(s.dtype, s.shape, name=s.name) for s in specs]
         flattener = _Flattener(flat, locate, where, weights, backwards)
         captured = [Captured(outer) for outer, _ in concrete.graph.captures]
-        results = flattener.inline(concrete.graph, [*flat.inputs, *captured], Site(), len(concrete.graph.outputs))
+        results = flattener.inline(concrete.graph, [*flat.inputs, *captured], Inlining(), len(concrete.graph.outputs))
         flat.outputs = [flattener.tensor(result) for result in results]
     flattener.check_writes()
     return flat
@@ -121,7 +121,12 @@ def flatten(
 
 class _Flattener:
     def __init__(
-        self, flat: Flat, locate: Locate, where: Callable[[Any], str], weights: Mapping[int, Any], backwards: Backwards
+        self,
+        flat: FlatGraph,
+        locate: Locate,
+        where: Callable[[Any], str],
+        weights: Mapping[int, Any],
+        backwards: Backwards,
     ) -> None:
         self.flat = flat
         self.backwards = backwards
@@ -135,7 +140,7 @@ class _Flattener:
 
     # --- functions ---------------------------------------------------------------------------
 
-    def inline(self, graph: Any, arguments: Sequence[Any], site: Site, count: int) -> list[Any]:
+    def inline(self, graph: Any, arguments: Sequence[Any], site: Inlining, count: int) -> list[Any]:
         """The first ``count`` outputs of the function ``graph`` on ``arguments``, made in the flat graph.
 
         TensorFlow appends to the ends of a function's graph where a tape differentiates it: only the
@@ -167,7 +172,7 @@ class _Flattener:
     def make(self, op: tf.Operation, inputs: list[Any], modules: Modules) -> Sequence[Any]:
         handler = getattr(self, "_" + op.type, None)
         if op.type in CALLS:
-            return self.inline(_function(op, "f"), inputs, Site(modules, op.name), len(op.outputs))
+            return self.inline(_function(op, "f"), inputs, Inlining(modules, op.name), len(op.outputs))
         if op.type in ("While", "StatelessWhile"):
             return self._loop(op, inputs, modules)
         if op.type in ("If", "StatelessIf", "Case", "StatelessCase"):
@@ -247,7 +252,7 @@ class _Flattener:
         captured = [self._outer(outer, own) for outer, _ in backward.graph.captures]
         start = len(self.flat.graph.origin)
         given = [tensor for tensor in arriving if moves(tensor.dtype)]
-        results = self.inline(backward.graph, [*given, *captured], Site(modules, op.name), len(backward.places))
+        results = self.inline(backward.graph, [*given, *captured], Inlining(modules, op.name), len(backward.places))
         made = [self.flat.graph.get_operation_by_name(name) for name in list(self.flat.graph.origin)[start:]]
         inside = [each for each in made if each.name not in self.flat.weights]
         by_place = dict(zip(backward.places, map(self.tensor, results), strict=True))
@@ -366,7 +371,7 @@ class _Flattener:
         condition, body = _function(op, "cond"), _function(op, "body")
         began = time.perf_counter()
         for turn in range(LONGEST_LOOP):
-            site = Site(modules, op.name, turn)
+            site = Inlining(modules, op.name, turn)
             go = self.static(self.inline(condition, inputs, site, 1)[0])
             if go is None:
                 raise self._error(
@@ -411,7 +416,7 @@ class _Flattener:
         else:
             names = op.get_attr("branches")
             branch = _graph_of(op, names[int(choice) if 0 <= choice < len(names) else -1].name)
-        return self.inline(branch, inputs[1:], Site(modules, op.name), len(op.outputs))
+        return self.inline(branch, inputs[1:], Inlining(modules, op.name), len(op.outputs))
 
     # --- tensor lists ------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from explainers.backend import Program, Size, Traced
+from explainers.backend import Runnable, Size, Traced
 from explainers.errors import ExplainersError, InputError, UnsupportedOperation
 from explainers.graph import Value
 
@@ -139,7 +139,7 @@ class _Weights(Mapping[Value, Any]):
         return len(self.variables)
 
 
-def compile(program: Program, traced: Traced, engine: str, rows: Size) -> TensorFlowKernel:
+def compile(program: Runnable, traced: Traced, engine: str, rows: Size) -> TensorFlowKernel:
     """Trace ``program`` for ``engine``, for any ``rows``: so XLA makes the same of it as of a loaded file's."""
 
     def run(*arguments: Any) -> tuple[Any, ...]:

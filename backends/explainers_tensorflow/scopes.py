@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-from .flatten import Flat, Modules
+from .flatten import FlatGraph, Modules
 
 
 def numbered(path: str, call: int) -> str:
@@ -21,7 +21,7 @@ def numbered(path: str, call: int) -> str:
     return f"{path}@{call}" if call else path
 
 
-def drop_model(flat: Flat) -> None:
+def drop_model(flat: FlatGraph) -> None:
     """Take the model's own name off the layers' paths where everything is inside it."""
     origin = flat.graph.origin
     inside = [modules for _, modules in origin.values() if modules]
@@ -32,7 +32,7 @@ def drop_model(flat: Flat) -> None:
             origin[name] = op, tuple(module.removeprefix(prefix) for module in modules[1:])
 
 
-def settle(flat: Flat) -> None:
+def settle(flat: FlatGraph) -> None:
     """Give each layer its own name as far as it is known, and number its calls."""
     told = _told(flat)
     calls: dict[str, list[str]] = {}
@@ -64,7 +64,7 @@ def _own_name(part: str, told: set[str]) -> str:
     return next(iter(told)) if len(told) == 1 else f"{part}?"
 
 
-def _told(flat: Flat) -> dict[str, set[str]]:
+def _told(flat: FlatGraph) -> dict[str, set[str]]:
     """For each scope the names that variables read inside give it, from the innermost scope outwards."""
     told: dict[str, set[str]] = {}
     for op in flat.graph.get_operations():

@@ -24,7 +24,7 @@ from explainers.graph import Attributes, Function, Graph, Node, Output, Role, Va
 from explainers.spec import Signature
 
 from . import log_sums, models, roles, scopes
-from .flatten import Flat, Modules, Site, flatten
+from .flatten import FlatGraph, Inlining, Modules, flatten
 from .norms import normalized
 from .ops import Recipe
 from .own import Backwards, OwnRecipe
@@ -45,7 +45,7 @@ def trace(model: Any, sig: Signature, device: Any, dtype: str | None, elementary
         weights = _weights(target, concrete)
         locate, backwards = _Locate(target, paths), Backwards()
 
-        def flat(batch: int | None) -> Flat:
+        def flat(batch: int | None) -> FlatGraph:
             return flatten(concrete, weights, _specs(sig, batch), locate, user_line_of, backwards)
 
         graph, used = _read(flat, keys, str(models.kind(target)))
@@ -193,7 +193,7 @@ class _Locate:
         self.layers = {layer.name for layer in layers}
         self.names: dict[int, set[str]] = {}  # of the operations of each graph
 
-    def __call__(self, op: tf.Operation, site: Site) -> Modules:
+    def __call__(self, op: tf.Operation, site: Inlining) -> Modules:
         if not site.caller and op.name in self.paths:
             return self.paths[op.name]
         inside = self._parts(op, f"{site.caller}/")
@@ -280,7 +280,7 @@ def user_line_of(op: tf.Operation | None) -> str:
 # --- reading the flat graph ------------------------------------------------------------------
 
 
-def _read(flat: Callable[[int | None], Flat], keys: Sequence[str], kind: str) -> tuple[Graph, dict[Value, Any]]:
+def _read(flat: Callable[[int | None], FlatGraph], keys: Sequence[str], kind: str) -> tuple[Graph, dict[Value, Any]]:
     """The Graph of ``flat(None)``, and the variable behind each of its weights."""
     found = flat(None)
     if kind == "saved":
@@ -297,7 +297,7 @@ def _read(flat: Callable[[int | None], Flat], keys: Sequence[str], kind: str) ->
     return graph, weights
 
 
-def _needed(flat: Flat) -> list[tf.Operation]:
+def _needed(flat: FlatGraph) -> list[tf.Operation]:
     """Operations of the flat graph that the outputs are computed from, and the inputs, in order."""
     keep = {tensor.op for tensor in flat.inputs}
     stack = [tensor.op for tensor in flat.outputs]
@@ -309,7 +309,7 @@ def _needed(flat: Flat) -> list[tf.Operation]:
     return [op for op in flat.graph.get_operations() if op in keep]
 
 
-def _operands(flat: Flat, op: tf.Operation) -> list[Any]:
+def _operands(flat: FlatGraph, op: tf.Operation) -> list[Any]:
     """The operation's inputs, and what its own derivative takes beside them."""
     return [*op.inputs, *(flat.own[op.name][1].operands if op.name in flat.own else ())]
 
@@ -325,7 +325,7 @@ class _Reader:
     size is written into, not only their shape.
     """
 
-    def __init__(self, flat: Flat, shapes: _Shapes) -> None:
+    def __init__(self, flat: FlatGraph, shapes: _Shapes) -> None:
         self.flat, self.shapes = flat, shapes
         self.heads = {tensor.op.name for tensor in flat.inputs}
         self.dependent: set[Value] = set()
@@ -393,7 +393,7 @@ class _Shapes:
     what is unknown even then depends on the input's values.
     """
 
-    def __init__(self, flat: Callable[[int | None], Flat]) -> None:
+    def __init__(self, flat: Callable[[int | None], FlatGraph]) -> None:
         self.sized = [flat(size).graph for size in _SIZES]
 
     def of(self, tensor: Any) -> Output:

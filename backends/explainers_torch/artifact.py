@@ -35,7 +35,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._sympy.numbers import int_oo
 from torch.utils._sympy.value_ranges import ValueRanges
 
-from explainers.backend import Kernel, Program, Size, Traced
+from explainers.backend import Kernel, Runnable, Size, Traced
 from explainers.errors import ArtifactError, TraceError
 from explainers.file.container import decoding
 from explainers.graph import Graph, Value
@@ -45,7 +45,7 @@ from . import aot, kernel
 from .trace import _TRACING
 
 SCRIPT, WEIGHTS = "program.pt", "weights.safetensors"
-Parts = Mapping[str, tuple[Program, "Kernel | None"]]
+Parts = Mapping[str, tuple[Runnable, "Kernel | None"]]
 
 
 def save(parts: Parts, traced: Traced, engine: str) -> dict[str, bytes]:
@@ -125,7 +125,7 @@ class Scripted:
 # --- torch.export ----------------------------------------------------------------------------
 
 
-def _exported(program: Program, traced: Traced) -> bytes:
+def _exported(program: Runnable, traced: Traced) -> bytes:
     """The flat graph of a program, sizes of leading axes open, as an ExportedProgram: weights, arguments → results."""
     try:
         graph = kernel.flatten(program, traced, None, unrolled=True)

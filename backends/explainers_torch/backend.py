@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from explainers.backend import CPU_CACHE, Kernel, Loaded, Program, Size, Traced
+from explainers.backend import CPU_CACHE, BackendDefaults, Kernel, Loaded, Runnable, Size, Traced
 from explainers.errors import InputError
 from explainers.graph import Value
 from explainers.ops import Ops
@@ -26,15 +26,12 @@ def of_keras(model: Any) -> bool:
     return keras is not None and isinstance(model, keras.layers.Layer)
 
 
-class TorchBackend:
+class TorchBackend(BackendDefaults):
     name = "torch"
     engines: Mapping[str, bool] = {"torchscript": False, "inductor": True, "cudagraphs": True, "eager": False}
     default_engine = "torchscript"
     ahead: tuple[str, ...] = ("inductor",)
-    forward_only = False
     files = True
-    channel_axis = 0
-    largest_package = 1024
 
     @cached_property
     def torch(self) -> Any:
@@ -74,9 +71,9 @@ class TorchBackend:
                 f"a {type(model).__module__}.{type(model).__qualname__} is no model of torch: give a torch.nn.Module, "
                 "an ExportedProgram, or a function of tensors"
             )
-        from .functions import Function
+        from .functions import FunctionModule
 
-        return Function(model)
+        return FunctionModule(model)
 
     def _keras_model(self, path: Any) -> Any:
         import keras
@@ -139,13 +136,13 @@ class TorchBackend:
 
         return trace.bind_weights(model, traced)
 
-    def compile(self, program: Program, traced: Traced, *, engine: str, rows: Size) -> Kernel:
+    def compile(self, program: Runnable, traced: Traced, *, engine: str, rows: Size) -> Kernel:
         from . import kernel
 
         return kernel.compile(program, traced, engine, rows)
 
     def save(
-        self, parts: Mapping[str, tuple[Program, Kernel | None]], traced: Traced, *, engine: str
+        self, parts: Mapping[str, tuple[Runnable, Kernel | None]], traced: Traced, *, engine: str
     ) -> dict[str, bytes]:
         from . import artifact
 

@@ -12,7 +12,7 @@ import torch
 from .twin import filled, named_globals
 
 
-class Function(torch.nn.Module):
+class FunctionModule(torch.nn.Module):
     """A function of tensors as a module. The modules that it names are submodules, under these names."""
 
     def __init__(self, function: Any) -> None:

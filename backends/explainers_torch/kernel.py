@@ -21,7 +21,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from torch.utils import _pytree as pytree
 
-from explainers.backend import Program, Size, Traced
+from explainers.backend import Runnable, Size, Traced
 from explainers.errors import ExplainersError, InputError, TraceError
 from explainers.graph import Value
 
@@ -77,7 +77,7 @@ class StaticKernel(WeightsFirst):
             return super().__call__(*arguments)
 
 
-def compile(program: Program, traced: Traced, engine: str, rows: Size) -> TorchKernel:
+def compile(program: Runnable, traced: Traced, engine: str, rows: Size) -> TorchKernel:
     """Trace ``program`` and compile it for ``engine``; ``rows`` fixes every leading axis."""
     device = traced.device
     if engine == "cudagraphs" and device.type != "cuda":
@@ -96,7 +96,7 @@ def compile(program: Program, traced: Traced, engine: str, rows: Size) -> TorchK
 # --- one flat graph --------------------------------------------------------------------------
 
 
-def flatten(program: Program, traced: Traced, rows: Size, *, unrolled: bool) -> fx.GraphModule:
+def flatten(program: Runnable, traced: Traced, rows: Size, *, unrolled: bool) -> fx.GraphModule:
     """The program as one functional ATen graph: weights, then arguments, in; results out.
 
     ``unrolled``: recurrent layers step by step; else each is one operation of this package.
@@ -220,7 +220,7 @@ def _copied(graph: fx.Graph) -> fx.Graph:
 # --- static engines --------------------------------------------------------------------------
 
 
-def _static(graph: fx.GraphModule, program: Program, traced: Traced, engine: str, rows: Size) -> StaticKernel:
+def _static(graph: fx.GraphModule, program: Runnable, traced: Traced, engine: str, rows: Size) -> StaticKernel:
     examples = list(traced.weights.values())
     for holder in program.placeholders:
         lead = _lead(holder, rows)

@@ -21,7 +21,7 @@ _APPLY = types.FunctionType(
 CALL = torch.ops.explainers_own.call.default
 
 
-class Call:
+class OwnCall:
     """A call of ``function`` with the arguments that are not tensors."""
 
     def __init__(self, function: type[torch.autograd.Function], args: Sequence[Any], kwargs: dict[str, Any]) -> None:
@@ -45,7 +45,7 @@ class Call:
         return [found] if self.one else list(found)
 
 
-_CALLS: list[Call] = []  # while a model is traced; one is at a time
+_CALLS: list[OwnCall] = []  # while a model is traced; one is at a time
 _THREAD: ContextVar[int | None] = ContextVar("tracing", default=None)
 
 
@@ -62,7 +62,7 @@ def record(cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any
     tensors = [arg for arg in args if isinstance(arg, Tensor)]
     if not tensors or _THREAD.get() != threading.get_ident():
         return _APPLY(cls, *args, **kwargs)
-    call = Call(cls, args, kwargs)
+    call = OwnCall(cls, args, kwargs)
     _CALLS.append(call)
     outs = CALL(tensors, len(_CALLS) - 1)
     return outs[0] if call.one else tuple(outs)
@@ -93,5 +93,5 @@ def recorded() -> Iterator[None]:
         _THREAD.reset(token)
 
 
-def call_of(number: int) -> Call:
+def call_of(number: int) -> OwnCall:
     return _CALLS[number]

@@ -85,10 +85,10 @@ class Request:
         return found.which
 
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+Callee = TypeVar("Callee", bound=Callable[..., Any])
 
 
-def neutrally(method: Function) -> Function:
+def neutrally(method: Callee) -> Callee:
     """Run in the framework's plain state, whatever modes the caller is in: results do not depend on them."""
 
     @functools.wraps(method)
@@ -96,7 +96,7 @@ def neutrally(method: Function) -> Function:
         with self._backend.neutral():
             return method(self, *args, **kwargs)
 
-    return cast(Function, run)
+    return cast(Callee, run)
 
 
 P = ParamSpec("P")

@@ -7,12 +7,11 @@ size, and memory may be made to run out above a number of rows.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 
-from explainers.backend import Traced
+from explainers.backend import BackendDefaults, Traced
 from explainers.graph import Graph, Node, Output, Role, Value
 from explainers.spec import Signature, TensorSpec
 from explainers_numpy import ops as numpy_ops
@@ -68,28 +67,18 @@ class FakeKernel:
         pass
 
 
-class FakeBackend:
+class FakeBackend(BackendDefaults):
     name = "fake"
     engines: Mapping[str, bool] = {"dynamic": False, "static": True}
     default_engine = "dynamic"
-    ahead: tuple[str, ...] = ()
-    forward_only = False
     files = True
-    channel_axis = 0
-    largest_package = 1024
 
     def __init__(self, memory: int = 10**9) -> None:
         self.memory = memory
         self.packages: list[int] = []
 
-    def installed(self) -> bool:
-        return True
-
     def accepts(self, model: Any) -> bool:
         return model == "fake"
-
-    def neutral(self) -> AbstractContextManager[Any]:
-        return nullcontext()
 
     def owns(self, array: Any) -> bool:
         return isinstance(array, np.ndarray)
@@ -113,15 +102,6 @@ class FakeBackend:
 
     def stage(self, array: Any, dtype: str, device: Any) -> Any:
         return np.asarray(array, dtype)
-
-    def read(self, weight: Any) -> Any:
-        return weight
-
-    def take(self, array: Any, index: Any) -> Any:
-        return array[index]
-
-    def opened(self, model: Any) -> Any:
-        return model
 
     def concat(self, arrays: Any) -> Any:
         return np.concatenate(arrays)
