@@ -354,7 +354,8 @@ class Explainer:
         """
         found, bound = self._bound(inputs, named)
         arrays, count = bind.arrays(self._backend, found.traced.signature, bound)
-        bind.check_ids(self._backend, found, arrays)
+        if found.table_sizes:
+            bind.check_ids(self._backend, found, arrays)
         checked_size(batch_size)
         parts = found.packages.predict(arrays, count, int(batch_size or found.packages.batch_size), not allow_nonfinite)
         return self._results(found, bound, inputs, named).outputs(parts, not allow_nonfinite)
@@ -372,7 +373,8 @@ class Explainer:
         """``samples``: whether these are samples that are explained, not zeros to warm up with."""
         found, bound = self._bound(inputs, named)
         arrays, count = bind.arrays(self._backend, found.traced.signature, bound)
-        bind.check_ids(self._backend, found, arrays)
+        if found.table_sizes:
+            bind.check_ids(self._backend, found, arrays)
         if samples and self.method.checks_samples:
             self.method.check([on_host(self._backend, arrays[place]) for place in found.packages.places])
         call = self._call(found, bound, arrays, count, asked)
