@@ -26,7 +26,7 @@ class Rise(Removal):
     ----------
     samples: masks for each sample, drawn by itself.
     grid: cells along each masked axis, at most its size.
-    probability: p.
+    probability: the probability p of a 1 in the grid.
     axes: the axes of a sample that are masked, one to three, such as (0, 1) for (rows, columns, channels);
         others share the mask. ``None``: all, but of three axes the two longer ones, the first of equal ones
         being taken for channels.
