@@ -13,6 +13,8 @@ from ..rules import GUIDED_BACKPROP, RuleSet
 from .base import Array, Cam, Method, ModelShapes, Numpy, Shapes, at_least, one_of
 from .gradient import QUADRATURES, between, quadrature_rule
 
+__all__ = ["GradCam", "GuidedGradCam", "InternalInfluence", "LayerConductance"]
+
 
 class AlongInputs(Method, data=False):
     """Rows are points between the baseline and the inputs; what is attributed are a layer's values there."""

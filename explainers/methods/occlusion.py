@@ -15,6 +15,8 @@ from ..ops import Ops
 from .base import Array, Numpy, Shapes, one_of
 from .removal import Design, Grouped, Placeholders, Removal, Sums, Units, feature_maps, spread
 
+__all__ = ["ISM", "FeatureAblation", "Occlusion"]
+
 
 class Effects(Design):
     """One effect s(x) − s(row) for each row."""

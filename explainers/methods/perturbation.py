@@ -13,6 +13,8 @@ from ..ops import Ops
 from .base import Array, Numpy, Shapes, at_least
 from .removal import Design, Placeholders, Removal, Units
 
+__all__ = ["Perturbation"]
+
 Generate = Callable[[Any, Any], Iterable[Any]]
 Reduce = Callable[[Numpy, Any], Any]
 

@@ -14,6 +14,8 @@ from ..ops import Ops
 from .base import Array, Numpy, Shapes, at_least
 from .removal import Design, Placeholders, Removal, Sums, Units
 
+__all__ = ["Rise"]
+
 
 @dataclass(frozen=True)
 class Rise(Removal):

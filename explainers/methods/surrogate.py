@@ -17,6 +17,8 @@ from ..random_numbers import UInt64
 from .base import Numpy, Shapes, at_least
 from .removal import Coalitions, Design, Grouped, Sums, Units, packed, spread
 
+__all__ = ["KernelShap", "Lime"]
+
 MOST_CONDITION = 1e10  # of a matrix that is inverted as it is
 
 
