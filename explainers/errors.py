@@ -52,7 +52,7 @@ class BaselineError(InputError):
 
 
 class UnknownNameError(ExplainersError, ValueError):
-    """A name that nothing goes by."""
+    """An unknown name: of a method, a layer, an input, an output, an engine."""
 
     @classmethod
     def among(cls, kind: str, given: object, known: Iterable[str], advice: str = "") -> UnknownNameError:

@@ -188,7 +188,7 @@ def _in_random_order(letters: Numpy, seeds: UInt64, shuffles: int) -> Numpy:
 
 
 def _choose_last(following: Numpy, starts: Numpy, ends: Numpy, goals: Numpy, keys: UInt64) -> None:
-    """Exchange entries of ``following``, so that each letter's last ones lead to the goal; drawn until they do."""
+    """Redraw the last successor of each letter, in place, until following last successors always leads to the goal."""
     alphabet, sizes = ends.shape[1], ends - starts
     left = np.arange(len(following))
     stream = 1

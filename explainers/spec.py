@@ -1,4 +1,4 @@
-"""What goes in: tensor specifications, signatures, targets and baselines as placeholders."""
+"""Descriptions of what goes into a call: tensors, signatures, targets and baselines."""
 
 from __future__ import annotations
 
@@ -422,7 +422,7 @@ def resolve_baseline(
     convert: Callable[[Any], Numpy] = np.asarray,
     check: bool = True,
 ) -> Baseline:
-    """Bring any form of baseline to a table of rows for each attributed input.
+    """Convert any form of baseline to one table of rows for each attributed input.
 
     ``specs``: of the attributed inputs. ``batch()``: the call's inputs, for a callable baseline.
     ``convert``: to numpy, from whatever array type was given. ``check``: refuse NaN and infinity.

@@ -1,4 +1,4 @@
-"""What a call is given, checked: inputs as arrays, baselines as tables."""
+"""Checks the arguments of a call: inputs become arrays, baselines become tables."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def checked_size(batch_size: Any, otherwise: str = "") -> None:
 
 @dataclass(slots=True)
 class Asked:
-    """What a call asks for besides its inputs; see :meth:`.Explainer.__call__`."""
+    """The arguments of a call besides its inputs; see :meth:`.Explainer.__call__`."""
 
     target: Any = None
     baseline: Any = None
@@ -82,7 +82,7 @@ def _check_ids(ids: Numpy, size: int, what: str) -> None:
 
 
 def attribution(plan: Plan, method: Method, given: Any, count: int) -> list[Numpy]:
-    """What a Perturbation's generator is given, checked."""
+    """The ``attribution`` that a Perturbation's generator gets, checked."""
     if not method.generates:
         raise InputError(f"attribution= is for the method Perturbation; this is {method.name!r}")
     given = tables.aligned(given if isinstance(given, tuple) else (given,), plan.specs, "attribution")

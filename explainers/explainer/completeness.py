@@ -1,4 +1,4 @@
-"""The guard: attributions of a method that is complete by its rules add up, or the caller is told."""
+"""The guard: warns, or raises, when attributions that should add up to the change of the output do not."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _compared(packages: Packages, call: Call, chunk: Chunk) -> tuple[Numpy, Nump
 
 
 def summed(packages: Packages, call: Call, chunk: Chunk) -> list[Array]:
-    """What of a chunk's attributions adds up: all, or, of hypothetical ones, those of the letters that are there."""
+    """The entries of a chunk's attributions that add up: all, or only the observed letters of hypothetical ones."""
     method, backend = packages.method, packages.backend
     if not method.checks_samples:
         return chunk.attributions
@@ -118,7 +118,7 @@ def _mask(packages: Packages, call: Call, chunk: Chunk, y: Numpy) -> Numpy:
 
 
 def _rounding(packages: Packages, call: Call, chunk: Chunk) -> Numpy:
-    """How far rounding may part the two, (n,): that of the outputs, and of the attributions which are added.
+    """The largest difference that rounding can explain, (n,): of the outputs, and of the sum of attributions.
 
     Attributions that cancel count only up to 1e-3 of the outputs: large ones are no excuse.
     """
@@ -136,7 +136,7 @@ def _rounding(packages: Packages, call: Call, chunk: Chunk) -> Numpy:
 
 
 class OnHost:
-    """What a method's weights use of the array namespace, in numpy."""
+    """The part of the array namespace that :meth:`.Method.weights` uses, in numpy."""
 
     @staticmethod
     def row_sum(array: Numpy) -> Numpy:

@@ -1,4 +1,4 @@
-"""Whether the samples of a batch see one another: attributions would then depend on who shares a package."""
+"""Finds models whose samples influence one another: attributions would depend on what else is in the batch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOLERANCE = 1e-3  # of the largest entry: far above rounding, far below what a b
 
 
 def check(graph: Graph, traced: Traced, backend: Backend, derivative: bool = True) -> None:
-    """Run the model on three small samples twice, with another second one, as plain operations.
+    """Run the model twice on three small samples that differ in the second one; the others must not change.
 
     What cannot be run on such samples (it may want other numbers) is not judged. ``derivative``: derivatives of
     the model's own, too.

@@ -143,7 +143,7 @@ def _reasons(source: Source) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reasons(source: Source) -> Iterator[None]:
-    """Tells in an ArtifactError which file is meant."""
+    """Add the name of the file to an ArtifactError."""
     try:
         yield
     except ArtifactError as error:
@@ -200,7 +200,7 @@ def parsed(content: bytes, name: str) -> Any:
 
 @contextlib.contextmanager
 def decoding(what: str) -> Iterator[None]:
-    """Whatever goes wrong with data of an unknown form is the file's fault."""
+    """Report any error in decoding as a damaged file."""
     try:
         yield
     except ArtifactError:

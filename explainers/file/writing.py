@@ -1,4 +1,4 @@
-"""Files written all or nothing: a file that was there stays until its successor is whole."""
+"""Atomic writes: an existing file stays as it is until the new one is complete."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def text(path: Name, content: str) -> None:
 
 
 def _pour(path: Name, content: memoryview) -> None:
-    """Into what is there: at the end, if it has one, as with the standard output of a command in ``>>``."""
+    """Write to an open stream; append where it is a file, as with ``>>`` in a shell."""
     handle = os.open(path, os.O_WRONLY | os.O_APPEND)
     try:
         while content:

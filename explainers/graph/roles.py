@@ -70,7 +70,7 @@ class Function(str, enum.Enum):  # noqa: UP042 - Python 3.10 has no StrEnum
 
 
 class Registered:
-    """What users said that operations are, for one framework: ``(role, function, elementwise)`` by name."""
+    """The operations that users registered for one framework: ``(role, function, elementwise)`` by name."""
 
     def __init__(self, known: Mapping[str, Role]) -> None:
         self._known, self._meanings = known, dict[str, tuple[Role, Function, bool]]()

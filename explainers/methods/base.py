@@ -77,7 +77,7 @@ class Method(Stored, data=False):
 
     @property
     def explains_logits(self) -> bool:
-        """Whether what goes into the model's last softmax or sigmoid is explained."""
+        """Whether the input of the model's last softmax or sigmoid is explained, in place of its output."""
         return False
 
     @property
@@ -87,7 +87,7 @@ class Method(Stored, data=False):
 
     @property
     def has_groups(self) -> bool:
-        """Whether features were put into groups, which share their effect."""
+        """Whether the method has groups of features, each removed as a whole."""
         return False
 
     @property
@@ -122,7 +122,7 @@ class Method(Stored, data=False):
 
     @property
     def moves_inputs(self) -> bool:
-        """Whether rows move the model's inputs and watch a layer, in place of moving what is attributed."""
+        """Whether the method varies the model's inputs and attributes to a layer that it only observes."""
         return False
 
     def ends(
@@ -154,7 +154,7 @@ class Method(Stored, data=False):
 
     @property
     def most_evaluations(self) -> int | None:
-        """The rows that a sample may take on the way there; None for any number."""
+        """The largest number of rows that a sample may need to reach :attr:`error_to`; None for no limit."""
         return None
 
     def design(self, shapes: Shapes) -> Design | None:

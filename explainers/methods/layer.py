@@ -17,7 +17,7 @@ __all__ = ["GradCam", "GuidedGradCam", "InternalInfluence", "LayerConductance"]
 
 
 class AlongInputs(Method, data=False):
-    """Rows are points between the baseline and the inputs; what is attributed are a layer's values there."""
+    """A method that evaluates points between the baseline and the inputs, and attributes to a layer's values there."""
 
     steps: int
     baseline: ClassVar[str] = "point"

@@ -1,4 +1,4 @@
-"""Methods that remove some features at a time and look at the output: forward only, for any callable."""
+"""Methods that remove a few features at a time and measure the change of the output; they only call the model."""
 
 from __future__ import annotations
 

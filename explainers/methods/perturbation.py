@@ -58,7 +58,7 @@ class Perturbation(Removal, data=False):
 
 
 class _AsTheyAre(Design):
-    """Rows are samples that were perturbed before."""
+    """A design whose rows are samples that have already been perturbed."""
 
     def placeholders(self) -> Placeholders:
         return {}
@@ -77,7 +77,7 @@ class _AsTheyAre(Design):
 
 
 def as_sample(given: Any, shapes: Shapes, what: str) -> list[Numpy]:
-    """What a user's function returned, as one array for each attributed input."""
+    """The return value of a user's function, as one array for each attributed input."""
     parts = list(given) if isinstance(given, tuple) else [given]
     arrays = [np.asarray(part) for part in parts]
     found = [array.shape for array in arrays]

@@ -50,7 +50,7 @@ class Contrast(Program):
 
     @cached_property
     def promises(self) -> bool:
-        """Whether attributions add up: not where the caller lets operations without a rule pass."""
+        """Whether attributions add up: they need not where operations without a rule are allowed."""
         return self.method.adds_up and not self.coverage().approximate
 
     # --- what is needed of the reference -----------------------------------------------------
@@ -84,7 +84,7 @@ class Contrast(Program):
         return tuple(found)
 
     def _passes(self, node: Node) -> bool:
-        """Whether the rule looks at no value: the operation's own derivative, the same at every point."""
+        """Whether the rule is the operation's own derivative and needs no values, as for a linear operation."""
         return self.rules.passes(node) and not self.rules.splits
 
     @cached_property
@@ -249,7 +249,7 @@ class _Run:
         return self.ops.split_axis(rows, axis, self.like_x, 0, self.like_r, 0)
 
     def flat(self, array: Array, value: Value) -> Array:
-        """What a rule made as flat rows."""
+        """The result of a rule, as flat rows."""
         axis = self.axis(value)
         if axis is None:
             return array
@@ -284,7 +284,7 @@ class _Run:
         return rewrite_regions.evaluate(self.ops, node, [rows(operand) for operand in node.inputs])[value.place]
 
     def blank(self, value: Value) -> Array:
-        """An array of the shape that ``value`` has at flat rows; what it holds does not matter."""
+        """An array with the shape of ``value`` at flat rows; its entries are not used."""
         axis = self.axis(value)
         if not self.grid or axis is None:
             return self.x_rows(value)

@@ -1,4 +1,4 @@
-"""A traced graph as a method wants it: all rewrites, in order, and the programs that come of them."""
+"""Prepares a traced graph for a method: applies all rewrites, in order, and builds the programs."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _rewritten(graph: Graph, method: Method, wrt: tuple[Value, ...]) -> Graph:
 
 
 def _program(graph: Graph, method: Method, wrt: tuple[Value, ...]) -> Program:
-    """One that compares with a reference where the rule set does, or multiplies by a map where the method does."""
+    """The kind of program that the method needs: plain, with a reference, or multiplied by a map."""
     rules = method.rule_set
     if method.cam is not None:
         return guided(graph, method, wrt, method.cam)

@@ -71,12 +71,12 @@ class Program:
 
     @cached_property
     def moved(self) -> tuple[Value, ...]:
-        """The values that rows start from in place of the sample's."""
+        """The values that the method replaces in each row."""
         return tuple(v for v in self.graph.inputs if self.graph.output(v).floating) if self.watches else self.wrt
 
     @property
     def watches(self) -> bool:
-        """Whether rows move the inputs, and watch ``wrt``."""
+        """Whether the method varies the inputs and only observes ``wrt``."""
         return self.method.moves_inputs
 
     @cached_property
@@ -112,7 +112,7 @@ class Program:
 
     @cached_property
     def rounding(self) -> float:
-        """Of one number, relative: a unit in the last place of the output, or what an ε takes of it."""
+        """The relative rounding error of a number: a unit in the last place of the output, or the share of ε."""
         return max(self.stabilizer, ULP[self.dtype(self.output)])
 
     @cached_property
@@ -127,7 +127,7 @@ class Program:
 
     @property
     def row_dtype(self) -> str:
-        """Of the numbers of rows: that of what is attributed, or of the output where whole numbers are."""
+        """The dtype of the rows' numbers: that of the attributed value, or of the output if that is an integer."""
         kind = self.dtype(self.wrt[0])
         return ACCUMULATE[kind if kind in ACCUMULATE else self.dtype(self.output)]
 
@@ -187,7 +187,7 @@ class Program:
         self, ops: Ops, weights: Mapping[Value, Array], values: Mapping[Value, Array], args: Mapping[str, Array],
         contributions: list[Array],
     ) -> list[Array]:  # fmt: skip
-        """The contributions of single rows as they are returned."""
+        """The contributions of single rows, ready to be returned."""
         return contributions
 
     def _rows(
@@ -225,7 +225,7 @@ class Program:
     def _watched(
         self, ops: Ops, weights: Mapping[Value, Array], rows: Sequence[Array], point: Sequence[Array]
     ) -> list[Array]:
-        """The values of ``wrt`` with ``point`` in the place of what rows move."""
+        """The values of ``wrt`` when ``point`` replaces the values that vary."""
         moved = dict(zip(self.moved, point, strict=True))
         inputs = [moved.get(value, row) for value, row in zip(self.graph.inputs, rows, strict=True)]
         values, _ = evaluate(ops, self.graph, weights, inputs, self.wrt)

@@ -1,4 +1,4 @@
-"""What a rule sees, and the table that picks it."""
+"""The arguments of a rule, and the tables that choose the rule of a node."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class RuleSet:
         return 0.0
 
     def named(self, node: Node) -> str:
-        """What a coverage calls the rule for ``node``."""
+        """The name of the rule for ``node`` in a coverage table."""
         rule = self.rule(node)
         return getattr(rule, "__name__", str(rule))
 

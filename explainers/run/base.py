@@ -1,4 +1,4 @@
-"""What runs share: one chunk of samples on its way through the packages.
+"""The base of all runs: one chunk of samples on its way through the packages.
 
 A run is a generator of :class:`~.call.Piece`: what it next wants of the device. It is sent the results and
 goes on, and returns the chunk's results. So the same run serves a call, which executes each piece as it
@@ -23,7 +23,7 @@ Found = TypeVar("Found")
 
 
 class Estimate(NamedTuple):
-    """What is known of samples start … stop−1 of a call before their run has ended.
+    """A preliminary result for samples start … stop−1 of a call, before their run has ended.
 
     One array (n, …) for each attributed value, NaN for samples of which nothing is known; standard errors
     likewise, or None; evaluations (n,): rows that the estimate is made of.

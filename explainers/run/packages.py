@@ -88,7 +88,7 @@ class Packages:
 
     @property
     def family(self) -> int:
-        """The same number for variants of one another."""
+        """A number that all variants of the same packages share."""
         return id(self._kernels)
 
     @property
@@ -218,7 +218,7 @@ class Packages:
             return found
 
     def steps(self, call: Call) -> Steps[list[Chunk]]:
-        """A call as the pieces it wants, one after the other."""
+        """Yield the pieces of a call one after the other, and return its results."""
         chunks = []
         start, count = 0, call.count
         while start < count:

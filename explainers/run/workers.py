@@ -158,7 +158,7 @@ class _Threads(_Pool):
 
 
 class _Stopped(Exception):
-    """Nobody takes what a worker makes any more."""
+    """Raised in a worker whose results are no longer needed."""
 
 
 class _Processes(_Pool):
