@@ -168,11 +168,6 @@ class Weighted(nn.Module):
         return torch.relu(2 * torch.relu(x1 - 1) - 3 * torch.relu(x2))[:, 1]
 
 
-class SumOfAll(nn.Module):
-    def forward(self, x1: Tensor, x2: Tensor, x3: Tensor) -> Tensor:
-        return x1.float().flatten(1).sum(1) + x2.flatten(1).sum(1) + x3.float().flatten(1).sum(1)
-
-
 class LinearOfTwo(nn.Module):
     def __init__(self, *weights: float) -> None:
         super().__init__()
@@ -264,6 +259,27 @@ class TwoLinear(nn.Module):
         return self.linear2(self.act(self.linear(x)))
 
 
+class TwoEmbeddings(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner_embedding, self.inner_embedding2 = nn.Embedding(30, 100), nn.Embedding(30, 100)
+
+    def forward(self, ids: Tensor, others: Tensor) -> Tensor:
+        return self.inner_embedding(ids) + self.inner_embedding2(others)
+
+
+class Embeddings(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1234)
+        self.embedding1, self.embedding2 = nn.Embedding(30, 100), TwoEmbeddings()
+        self.linear1, self.relu, self.linear2 = linear(all_of(1, 256, 100)), nn.ReLU(), linear(all_of(1, 1, 256), [0.5])
+
+    def forward(self, ids: Tensor, others: Tensor, more: Tensor) -> Tensor:
+        embeddings = self.embedding1(ids) + self.embedding2(others, more)
+        return self.linear2(self.relu(self.linear1(embeddings))).sum(1)
+
+
 class Skip(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -298,7 +314,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "divided[0]": partial(Divided, 0),
     "divided[1]": partial(Divided, 1),
     "weighted": Weighted,
-    "sum of all": SumOfAll,
+    "embeddings": Embeddings,
     "linear of two": partial(LinearOfTwo, 0.3, -0.2, 0.1, 0.25, -0.35, 0.05, 0.15),
     "linear of seven and none": partial(LinearOfTwo, -8 / 23, 0.1, -0.3, -2 / 23, 0.2, 0.3, -8 / 23),
     "relu of two": partial(ActivationsOfTwo, nn.ReLU),
