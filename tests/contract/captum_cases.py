@@ -814,9 +814,9 @@ add("neuron/neuron_integrated_gradients/test_simple_ig_input_linear2_wo_mult_by_
 
 SMALLEST = Epsilon(1e-9)  # as in Captum
 EPSILON, ONE_TO_THREE = LRP(Composite([], default=SMALLEST)), [[1, 2, 3]]
-GAMMAS = LRP(Composite([("linear", Gamma(1)), ("linear2", Gamma(0.25))], default=SMALLEST))
-POSITIVE = LRP(Composite([("dense", ZPlus())], default=SMALLEST))
-GAMMA_BEHIND = LRP(Composite([("linear2", Gamma(0.25))], default=SMALLEST))
+GAMMAS = LRP(Composite([("linear", Gamma(1, 1e-9)), ("linear2", Gamma(0.25, 1e-9))], default=SMALLEST))
+POSITIVE = LRP(Composite([("dense", ZPlus(epsilon=1e-9))], default=SMALLEST))
+GAMMA_BEHIND = LRP(Composite([("linear2", Gamma(0.25, 1e-9))], default=SMALLEST))
 PLANES = [[0, 1, 2, 3], [0, 5, 6, 7], [0, 9, 10, 11], [0] * 4]
 for test, model, method, inputs, target, expected in [
     ("basic_attributions", "conv", EPSILON, IMAGE, 0, [[PLANES]]),

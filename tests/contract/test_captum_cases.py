@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any
 
@@ -16,16 +17,6 @@ from explainers.errors import IncompleteWarning, InputError
 from .captum_cases import CASES, REFUSED, Case
 from .captum_models import MODELS
 
-KEYS: dict[tuple[Any, ...], Case] = {}
-
-
-def key(case: Case) -> tuple[Any, ...]:
-    """What is compiled. Methods are equal whatever their groups are, so that the key has their text."""
-    kinds = [(part.dtype.kind, part.shape[1:]) for part in arrays(case.inputs)]
-    found = (case.model, repr(case.method), repr(case.wrt), case.output, case.dtype, repr(kinds))
-    KEYS.setdefault(found, case)
-    return found
-
 
 def arrays(inputs: Any) -> tuple[np.ndarray, ...]:
     """Lists are numbers with a fraction; arrays keep their type."""
@@ -33,13 +24,34 @@ def arrays(inputs: Any) -> tuple[np.ndarray, ...]:
     return tuple(part if isinstance(part, np.ndarray) else np.array(part, np.float32) for part in parts)
 
 
-@cache
-def compiled(found: tuple[Any, ...]) -> Explainer:
-    case = KEYS[found]
-    return Explainer.compile(
-        MODELS[case.model]().eval(), case.method, inputs=arrays(case.inputs), wrt=case.wrt, output=case.output,
-        dtype=case.dtype,
-    )  # fmt: skip
+@dataclass(frozen=True)
+class Compiled:
+    """What is compiled once: the case's model and method, but for how much is evaluated. Methods are equal whatever
+    their groups are, so that two of these are the same where their texts are."""
+
+    text: str
+    case: Case = field(compare=False)
+    method: Any = field(compare=False)
+
+    @classmethod
+    def of(cls, case: Case) -> Compiled:
+        method = methods.resolve(case.method)
+        method = replace(method, **{f.name: f.default for f in fields(method) if f.name in method.effort})
+        kinds = [(part.dtype, part.shape[1:]) for part in arrays(case.inputs)]
+        return cls(repr((case.model, method, case.wrt, case.output, case.dtype, kinds)), case, method)
+
+    @cache
+    def explainer(self) -> Explainer:
+        case = self.case
+        return Explainer.compile(
+            MODELS[case.model]().eval(), self.method, inputs=arrays(case.inputs), wrt=case.wrt, output=case.output,
+            dtype=case.dtype,
+        )  # fmt: skip
+
+
+def explainer(case: Case) -> Explainer:
+    found, method = Compiled.of(case), methods.resolve(case.method)
+    return found.explainer().replace(**{name: getattr(method, name) for name in method.effort})
 
 
 def parametrized(case: Case) -> Any:
@@ -50,7 +62,7 @@ def parametrized(case: Case) -> Any:
 @pytest.mark.parametrize("case", list(map(parametrized, CASES)))
 def test_captum_case(case: Case) -> None:
     inputs = arrays(case.inputs)
-    explain = compiled(key(case))
+    explain = explainer(case)
     with warnings.catch_warnings():
         if case.constant:
             warnings.simplefilter("ignore", IncompleteWarning)
