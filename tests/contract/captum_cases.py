@@ -89,11 +89,14 @@ LINE = np.array([1, 2, 3, 0, -1, 7], np.float32)
 PAIR = ([[1.5, 2, 34.3], [3.4, 1.2, 2]], [[3, 3.5, 23.2], [2.3, 1.2, 0.3]])
 NOTHING = (np.zeros((2, 3)), np.zeros((2, 3)))  # 2·ReLU(x₁−1) < 3·ReLU(x₂) in both rows
 
-for test, method in [("saliency/test_saliency", "saliency"), ("input_x_gradient/test_input_x_gradient", None)]:
-    method = method or "input_x_gradient"
-    slope = np.array([0, 0, 0, 1, 1, 0])
-    add(f"{test}_test_basic_vanilla", "up to one", method, LINE, None, slope if method == "saliency" else slope * LINE)
-    add(f"{test}_test_basic_multi_variable_vanilla", "weighted", method, PAIR, None, NOTHING)
+UP_TO_ONE = np.array([0, 0, 0, 1, 1, 0])  # its derivative
+
+add("saliency/test_saliency_test_basic_vanilla", "up to one", "saliency", LINE, None, UP_TO_ONE)
+add("saliency/test_saliency_test_basic_multi_variable_vanilla", "weighted", "saliency", PAIR, None, NOTHING)
+test = "input_x_gradient/test_input_x_gradient_test_basic_vanilla"
+add(test, "up to one", "input_x_gradient", LINE, None, UP_TO_ONE * LINE)
+test = "input_x_gradient/test_saliency_test_basic_multi_variable_vanilla"
+add(test, "weighted", "input_x_gradient", PAIR, None, NOTHING)
 
 
 def slope(model: Any, inputs: Any, target: tuple[int, ...], layer: str) -> Tensor:
@@ -158,11 +161,14 @@ for multiply in (True, False):  # three of the four sums are above 0, and −10 
     method = methods.IntegratedGradients(steps=STEPS, multiply=multiply)
     add(test, "layers", method, BATCH, 0, 3 * np.array(BATCH) ** int(multiply))
 
-for quadrature, model in [("gauss_legendre", "sigmoid 20"), ("gauss_legendre", "softmax 40")]:
-    test = f"integrated_gradients_classification/test_{model.split()[0]}_classification_vanilla"
-    size, target = (20, 0) if model == "sigmoid 20" else (40, 5)
-    method = methods.IntegratedGradients(steps=1000, quadrature=quadrature)
-    add(test, model, method, np.arange(size, dtype=np.float32)[None], target, None, tolerance=0.005)
+LONG = np.arange(120, dtype=np.float32).reshape(3, 40)
+for test, model, quadrature, inputs, classes in [
+    ("sigmoid_classification_vanilla", "sigmoid 20", "gauss_legendre", LONG[:1, :20], 0),
+    ("softmax_classification_vanilla", "softmax 40", "gauss_legendre", LONG[:1], 5),
+    ("softmax_classification_vanilla_batch", "softmax 40", "trapezoid", LONG, [5, 5, 2]),
+]:
+    method = methods.IntegratedGradients(steps=200, quadrature=quadrature)
+    add(f"integrated_gradients_classification/test_{test}", model, method, inputs, classes, None, tolerance=0.005)
 
 # --- test_deeplift_basic ---------------------------------------------------------------------
 
@@ -236,7 +242,7 @@ def normal(scale: float, *shape: int) -> np.ndarray:
     return (scale * RANDOM.normal(size=shape)).astype(np.float32)
 
 
-TWENTY, FORTY = np.arange(20, dtype=np.float32)[None], np.arange(120, dtype=np.float32).reshape(3, 40)
+TWENTY, FORTY = LONG[:1, :20], LONG
 add("deeplift_classification/test_sigmoid_classification", "sigmoid of ones", "deeplift", TWENTY, 0, None,
     tolerance=0.003)  # fmt: skip
 add("deeplift_classification/test_sigmoid_classification", "sigmoid of ones", "deeplift", TWENTY, 0, TWENTY / 380)
@@ -328,6 +334,8 @@ CAM = methods.GradCam(relu=False)
 NEGATIVE = IMAGE.copy()
 NEGATIVE[0, 0, 1, 1] = -4
 add("layer/grad_cam/test_simple_input_conv", "conv", CAM, IMAGE, 0, [[[11.25, 13.5], [20.25, 22.5]]], wrt="conv1")
+add("layer/grad_cam/test_simple_input_conv_no_grad", "conv frozen", CAM, IMAGE, 0, [[[11.25, 13.5], [20.25, 22.5]]],
+    wrt="conv1")  # fmt: skip
 add("layer/grad_cam/test_simple_input_conv_relu", "conv", CAM, IMAGE, 0, [[[0, 4], [28, 32.5]]], wrt="relu1")
 add("layer/grad_cam/test_simple_input_conv_without_final_relu", "conv", CAM, NEGATIVE, 0, 0.5625 * NEGATIVE[:, 0])
 add("layer/grad_cam/test_simple_input_conv_fc_with_final_relu", "conv", "grad_cam", NEGATIVE, 0,
@@ -571,6 +579,12 @@ add("layer/layer_gradient_shap/test_basic_multi_tensor_output", "layers pair", "
 add("neuron/neuron_gradient_shap/test_basic_multilayer", "layers inplace", methods.GradientShap(multiply=False),
     [[1, 20, 10]], 0, [[1, 1, 1]], baseline=table(np.zeros((2, 3))), output="linear1")  # fmt: skip
 
+TWO_REFERENCES = normal(1, 2, 3)  # the neuron is linear: x − the mean of the references
+for name, selected in [("", 0), ("_agg_neurons", ONE_OF_FOUR)]:
+    add(f"neuron/neuron_gradient_shap/test_basic_multilayer_wo_mult_by_inputs{name}", "layers inplace",
+        methods.GradientShap(samples=2000), [[1, 20, 10]], selected, [[1, 20, 10]] - TWO_REFERENCES.mean(0),
+        baseline=table(TWO_REFERENCES), output="linear1", tolerance=0.16)  # fmt: skip
+
 # --- layer/test_internal_influence, layer/test_layer_conductance -----------------------------
 
 INFLUENCE = methods.InternalInfluence(steps=STEPS, quadrature="trapezoid")
@@ -584,6 +598,7 @@ for test, model, inputs, expected, options in [
     ("simple_input_multi_internal_inf", "layers pair", HUNDRED, (NINE_TENTHS, NINE_TENTHS), {"wrt": "before"}),
     ("simple_linear_internal_inf", "layers", HUNDRED, NINE_TENTHS, {"wrt": "linear1"}),
     ("simple_relu_input_internal_inf_inplace", "layers inplace", HUNDRED, NINE_TENTHS, {"wrt": "linear1"}),
+    ("simple_linear_internal_inf_inplace", "layers inplace", HUNDRED, NINE_TENTHS, {"wrt": "linear1"}),
     ("simple_relu_internal_inf", "layers", [[3, 4, 0]], [[1, 1, 1, 1]], {"wrt": "relu"}),
     ("simple_output_internal_inf", "layers", HUNDRED, [[1, 0]], {"wrt": "linear2"}),
     # 1 + the sum of the inputs is above 0 from 0.19 on; Captum says 0.8, with the tolerance 0.01.
@@ -639,6 +654,9 @@ EIGHTS = [[0, 8, 8, 8]]
 for test, model, inputs, expected, layer in [
     ("simple_input_gradient_activation", "layers", HUNDRED, [[0, 400, 0]], "linear0"),
     ("simple_linear_gradient_activation", "layers", HUNDRED, LINEAR1, "linear1"),
+    ("simple_linear_gradient_activation_no_grad", "layers frozen", HUNDRED, LINEAR1, "linear1"),
+    ("multi_layer_linear_gradient_activation", "layers", HUNDRED, [[0, 400, 0]], "linear0"),
+    ("multi_layer_linear_gradient_activation", "layers", HUNDRED, LINEAR1, "linear1"),
     ("simple_multi_gradient_activation", "layers pair", [[3, 4, 0]], (EIGHTS, EIGHTS), "multi_relu"),
     ("simple_relu_gradient_activation", "layers", [[3, 4, 0]], EIGHTS, "relu"),
     ("multi_layer_multi_gradient_activation", "layers pair", [[3, 4, 0]], [[9, 12, 0]], "linear0"),
@@ -822,6 +840,7 @@ for test, model, method, inputs, target, expected in [
     ("basic_attributions", "conv", EPSILON, IMAGE, 0, [[PLANES]]),
     ("simple_attributions", "two linear", EPSILON, ONE_TO_THREE, 0, [[18, 36, 54]]),
     ("simple_attributions_batch", "two linear", EPSILON, [[1, 2, 3], [3, 6, 9]], 0, [[18, 36, 54], [54, 108, 162]]),
+    ("simple_inplaceReLU", "two linear inplace", EPSILON, ONE_TO_THREE, 0, [[18, 36, 54]]),
     ("simple_tanh", "two linear tanh", EPSILON, ONE_TO_THREE, 0, [[0.0269, 0.0537, 0.0806]]),
     ("simple_attributions_GammaRule", "two linear odd", GAMMAS, ONE_TO_THREE, 0, [[28 / 3, 104 / 3, 52]]),
     ("simple_attributions_AlphaBeta", "two linear odd", POSITIVE, ONE_TO_THREE, 0, [[12, 33.6, 50.4]]),
@@ -836,6 +855,7 @@ for test, model, method, inputs, target, expected in [
 for test, model, method, inputs, expected, layer in [
     ("basic_attributions", "conv", EPSILON, IMAGE, [[[[0, 4], [31, 40]], [[0, 0], [-6, -15]]]], "conv1"),
     ("simple_attributions", "two linear", EPSILON, ONE_TO_THREE, [[36, 36, 36]], "linear"),
+    ("simple_inplaceReLU", "two linear inplace", EPSILON, ONE_TO_THREE, [[36, 36, 36]], "act"),
     ("simple_tanh", "two linear tanh", EPSILON, ONE_TO_THREE, [[0.0537] * 3], "linear"),
     ("simple_attributions_GammaRule", "two linear odd", GAMMA_BEHIND, ONE_TO_THREE, [[24, 36, 36]], "linear"),
     ("simple_attributions_AlphaBeta", "two linear odd", POSITIVE, ONE_TO_THREE, [[24, 36, 36]], "linear"),

@@ -71,6 +71,11 @@ class Layers(nn.Module):
         return self.linear2(first + second)
 
 
+def frozen(kind: Callable[[], nn.Module]) -> nn.Module:
+    """A net whose weights ask for no derivative."""
+    return kind().requires_grad_(False)
+
+
 class LayersOfTwo(Layers):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return super().forward(x + y)
@@ -249,7 +254,9 @@ def dense(*sizes: int, last: type[nn.Module], ones: bool = False, bias: bool = T
 class TwoLinear(nn.Module):
     """Two dense layers without bias, as Captum's tests of LRP have them; ``odd``: the first weight."""
 
-    def __init__(self, first: float = 2, second: float = 3, kind: type[nn.Module] = nn.ReLU, odd: float | None = None):
+    def __init__(
+        self, first: float = 2, second: float = 3, kind: Callable[[], nn.Module] = nn.ReLU, odd: float | None = None
+    ):
         super().__init__()
         self.linear, self.act, self.linear2 = linear(all_of(first, 3, 3)), kind(), linear(all_of(second, 1, 3))
         if odd is not None:
@@ -296,6 +303,7 @@ def linear_pool() -> nn.Module:
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "layers": Layers,
     "layers inplace": partial(Layers, inplace=True),
+    "layers frozen": partial(frozen, Layers),
     "layers pair": partial(Layers, pair=True),
     "layers of two": LayersOfTwo,
     "layers and a one": partial(LayersAndOnes, 1),
@@ -303,6 +311,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "layers of booleans": LayersOfBooleans,
     **{f"layers of three × {scale}": partial(LayersOfThree, scale) for scale in (0.5, 1, 3, 4, 5)},
     "conv": OneConv,
+    "conv frozen": partial(frozen, OneConv),
     "conv of two": OneConvOfTwo,
     "conv of two inplace": partial(OneConvOfTwo, inplace=True),
     "up to one": UpToOne,
@@ -332,6 +341,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "softmax 20 of ones": partial(dense, 20, 20, 20, 10, last=nn.Softmax, ones=True),
     "softmax 40 of ones": partial(dense, 40, 20, 20, 10, last=nn.Softmax, ones=True),
     "two linear": TwoLinear,
+    "two linear inplace": partial(TwoLinear, kind=partial(nn.ReLU, True)),
     "two linear odd": partial(TwoLinear, odd=-2),
     "two linear tanh": partial(TwoLinear, 0.1, 0.1, nn.Tanh),
     "skip": Skip,
