@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from functools import cache
@@ -125,6 +127,15 @@ def compiled(found: Compiled) -> Explainer:
 def explainer(case: Case) -> Explainer:
     method = methods.resolve(case.method)
     return compiled(Compiled.of(case)).replace(**{name: getattr(method, name) for name in method.effort})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def rarely_collected() -> Iterator[None]:
+    """All explainers are kept: to search them for garbage at each compilation takes a third of the time."""
+    before = gc.get_threshold()
+    gc.set_threshold(200_000, 50, 1000)
+    yield
+    gc.set_threshold(*before)
 
 
 def parametrized(case: Case) -> Any:
