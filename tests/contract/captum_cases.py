@@ -26,7 +26,7 @@ class Case:
     up to the change of the output. NaN in it: Captum's number there is by a convention of its own.
 
     ``tolerance``: the largest difference. ``constant``: the output does not change, so that rounding is more than a
-    thousandth of its change, and the guard of completeness speaks. ``fails``: what is wrong with the library.
+    thousandth of its change, and the guard of completeness speaks.
     """
 
     id: str
@@ -41,7 +41,6 @@ class Case:
     tolerance: float = 1e-4
     dtype: str | None = None
     constant: bool = False
-    fails: str | None = None
 
 
 CASES: list[Case] = []
@@ -359,7 +358,7 @@ add("occlusion/test_simple_multi_input_int_to_float", "second example as float",
     baseline=0)  # fmt: skip
 add("occlusion/test_simple_multi_input", "second example", occlude(1), TENS, 0, TENS_FOUND)
 add("occlusion/test_simple_multi_input_0d", "second example", occlude(1), ([-10.0, 3.0], [-5.0, 1.0]), None,
-    ([0, 1], [0, -1]), fails="where samples have no axes, a window of one input covers the others, too")  # fmt: skip
+    ([0, 1], [0, -1]))  # fmt: skip
 add(
     "occlusion/test_simple_input_larger_shape", "layers", occlude(2), X, 0, [[200, 220, 240]], baseline=np.full(3, 10.0)
 )

@@ -138,12 +138,7 @@ def rarely_collected() -> Iterator[None]:
     gc.set_threshold(*before)
 
 
-def parametrized(case: Case) -> Any:
-    marks = [pytest.mark.xfail(strict=True, reason=case.fails)] if case.fails else []
-    return pytest.param(case, id=case.id, marks=marks)
-
-
-@pytest.mark.parametrize("case", list(map(parametrized, CASES)))
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_captum_case(case: Case) -> None:
     inputs = arrays(case.inputs)
     explain = explainer(case)
