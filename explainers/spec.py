@@ -1,4 +1,4 @@
-"""What goes in: tensor specifications, signatures, targets and baselines as placeholders."""
+"""Specifications of inputs, signatures, targets and baselines, and the checks of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from . import structure
 from .errors import BaselineError, InputError, NonFiniteError, TargetError
 from .stored import Stored
 
-# bytes of one number, by dtype
+# bytes per number, by dtype
 FLOATING = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 COMPLEX = {"complex32": 4, "complex64": 8, "complex128": 16}
 Array = Any
@@ -68,7 +68,7 @@ class TensorSpec(Stored):
 
     @cached_property
     def host_dtype(self) -> Any:
-        """The numpy dtype that carries it."""
+        """The numpy dtype that holds its numbers."""
         return "float32" if self.dtype == "bfloat16" else object if self.dtype == STRING else self.dtype
 
     def blank(self, count: int) -> Numpy:
@@ -89,7 +89,7 @@ def _dtype_name(dtype: Any) -> str:
 
 @dataclass(frozen=True)
 class Signature(Stored):
-    """The model's inputs in order. Those from ``positional`` on are passed by keyword.
+    """The model's inputs in order; those from number ``positional`` on are passed by keyword.
 
     ``arguments``: name and form (:mod:`explainers.structure`) of each argument, which ``positional`` counts then;
     empty where each is one array.
@@ -136,11 +136,11 @@ class Signature(Stored):
         return frozenset(name for name, form in self.arguments if structure.fixed(form))
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
-        """The given arrays in the order of the signature.
+        """The arrays of the arguments, in the order of the signature.
 
         Raises
         ------
-        InputError: an input that is unknown or missing, or an argument of another form or fixed value.
+        InputError: an input is unknown or missing, or an argument has another form or fixed value.
         """
         alone = not kwargs and len(args) == len(self.inputs)
         if alone and (not self.arguments or all(hasattr(arg, "shape") for arg in args)):
@@ -228,7 +228,7 @@ def _target_forms(shape: tuple[int, ...], count: int) -> str:
 
 @dataclass(frozen=True)
 class Target:
-    """A target, checked against the output's shape, ready to become masks of any run of samples.
+    """A target, checked against the output's shape, that can make masks for any range of samples.
 
     ``kind``: ``"index"`` (``data``: (1 or N, output axes) integers), ``"mask"`` (``data``: (1 or N,
     \\*shape) weights), ``"max"`` or ``"all"``.
@@ -255,7 +255,7 @@ class Target:
 
 
 def largest(outputs: Numpy) -> Target:
-    """The target ``"max"``, given the samples' outputs."""
+    """The index target that ``"max"`` stands for, from the samples' outputs."""
     shape = outputs.shape[1:]
     flat = outputs.reshape(len(outputs), -1).argmax(axis=1)
     return Target("index", shape, np.stack(np.unravel_index(flat, shape), axis=1) if shape else flat[:, None][:, :0])
@@ -274,7 +274,7 @@ def resolve_target(target: Any, shape: tuple[int, ...], count: int, forward_only
 
     Raises
     ------
-    TargetError: with the position, what was given, and the forms that fit.
+    TargetError: names the position, the given value, and the accepted forms.
     """
     if target is None:
         if int(np.prod(shape)) != 1:
@@ -312,7 +312,7 @@ def resolve_target(target: Any, shape: tuple[int, ...], count: int, forward_only
 
 
 def _check_no_indices(target: Any, given: Numpy, shape: tuple[int, ...], count: int) -> None:
-    """TargetError for a mask for all samples that could as well be an index for each, in numbers of another kind."""
+    """TargetError for an ambiguous target: floats that may be a mask for all samples or an index for each."""
     whole = given.dtype.kind != "b" and bool((given == np.floor(given)).all())
     if count < 2 or not whole or given.shape not in ((count,), (count, len(shape))):
         return
@@ -328,7 +328,7 @@ def _check_no_indices(target: Any, given: Numpy, shape: tuple[int, ...], count: 
 
 
 def _beyond(target: Any) -> bool:
-    """Whether there are integers that numpy would make floating-point for want of a dtype that holds them."""
+    """Whether there are integers too large for every integer dtype, which numpy would turn into floats."""
     if isinstance(target, (list, tuple)):
         return any(map(_beyond, target))
     return isinstance(target, int) and not -(2**63) <= target < 2**63
@@ -337,7 +337,7 @@ def _beyond(target: Any) -> bool:
 def is_mask(target: Any, shape: tuple[int, ...], axes: int | None = None) -> bool:
     """Whether ``target`` is an array or list of weights of this shape.
 
-    ``axes`` of one output, all of ``shape`` by default: where there is one, integers are indices.
+    ``axes``: number of axes of one output, by default those of ``shape``; with one axis, integers are indices.
     """
     if not isinstance(target, (list, np.ndarray)):
         return False
@@ -395,7 +395,7 @@ def _indices(target: Any, given: Numpy, shape: tuple[int, ...], count: int) -> N
 
 @dataclass(frozen=True)
 class Baseline:
-    """Baselines as a table and the row of it that each sample starts from.
+    """Baselines as a table, and which row of it each sample uses.
 
     ``tables``: one array (B, \\*sample shape) per attributed input.
     ``per_sample``: sample i uses row i (B = N); otherwise all use row 0, or, for
@@ -425,7 +425,7 @@ def resolve_baseline(
     """Bring any form of baseline to a table of rows for each attributed input.
 
     ``specs``: of the attributed inputs. ``batch()``: the call's inputs, for a callable baseline.
-    ``convert``: to numpy, from whatever array type was given. ``check``: refuse NaN and infinity.
+    ``convert``: any array type to numpy. ``check``: reject NaN and infinity.
     """
     if callable(baseline) and not isinstance(baseline, References) and not hasattr(baseline, "shape"):
         baseline = baseline(batch())
@@ -448,7 +448,7 @@ def resolve_baseline(
 
 
 def _whole_numbers(array: Numpy, spec: TensorSpec) -> Numpy:
-    """A baseline of an input of whole numbers, checked: 0.0, the default, says nothing of ids."""
+    """Check a baseline for an integer input: it must be whole numbers, and the default 0.0 is not a meaningful id."""
     if array.dtype.kind == "f" and spec.dtype not in ("uint8", "bool"):
         raise BaselineError(
             f"the baseline of {spec} must be whole numbers, such as the id of a mask or padding token: give baseline="
@@ -460,7 +460,7 @@ def _whole_numbers(array: Numpy, spec: TensorSpec) -> Numpy:
 
 
 def check_range(array: Numpy, dtype: str, what: str) -> None:
-    """InputError, naming the first, for whole numbers that an integer dtype does not hold."""
+    """Raise InputError, naming the first, for whole numbers outside the range of an integer dtype."""
     low, high = (0, 1) if dtype == "bool" else (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
     wrong = np.argwhere((array < low) | (array > high))
     if len(wrong):

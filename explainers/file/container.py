@@ -1,14 +1,14 @@
-"""The file of an explainer: a zip, stored, of a manifest and the members that it lists.
+"""The file of an explainer: an uncompressed zip of a manifest and the members that it lists.
 
 ::
 
     manifest.json         what is explained and how; the size and the SHA-256 of every other member
-    graph.json            the traced graph, without what only the framework knows of an operation
+    graph.json            the traced graph, without the framework's own data about operations
     arrays.safetensors    arrays among the method's parameters and in the baseline, if any
     …                     the backend's own: compiled programs and weights
 
-A file is refused, with its reason, before any framework sees a byte of it, unless its members are those of
-the manifest in name, size and checksum. Checksums catch damage, not malice: compiled programs are code.
+A file is rejected, with the reason, before any framework reads it, unless its members match the manifest in
+name, size and checksum. Checksums detect damage, not malice: compiled programs are code.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 
 @dataclass(frozen=True)
 class Member:
-    """One file in the file: bytes, and their SHA-256 in hexadecimal."""
+    """One member of the zip: its size in bytes, and its SHA-256 in hexadecimal."""
 
     size: int
     sha256: str
@@ -57,7 +57,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a file holds.
+    """The description of an explainer's file.
 
     ``method``: as text. ``output``: the key of the explained output. ``placeholders``: the arguments of each
     compiled program, in order. ``device``: "" where the framework chooses. ``batch_size``: rows in a package.
@@ -85,7 +85,7 @@ class Manifest:
 
 
 def read_manifest(source: Source) -> Manifest:
-    """What a file holds, without loading a framework; names and sizes are checked, checksums are not.
+    """Read the manifest of a file without loading a framework; checks names and sizes, but not checksums.
 
     Raises
     ------
@@ -108,7 +108,7 @@ def read_manifest(source: Source) -> Manifest:
 
 
 def read(source: Source) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The manifest's data and all other members, each of the size and checksum that the manifest tells."""
+    """The manifest's data and all other members, after checking each one's size and checksum."""
     with _opened(source) as archive, _reasons(source):
         data, members = _manifest(archive)
         files = {}
@@ -143,7 +143,7 @@ def _reasons(source: Source) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reasons(source: Source) -> Iterator[None]:
-    """Tells in an ArtifactError which file is meant."""
+    """Add the file's name to every ArtifactError raised inside."""
     try:
         yield
     except ArtifactError as error:
@@ -152,7 +152,7 @@ def reasons(source: Source) -> Iterator[None]:
 
 
 def _manifest(archive: zipfile.ZipFile) -> tuple[dict[str, Any], dict[str, Member]]:
-    """The manifest, once the members are those that it lists."""
+    """The manifest, after checking that the members are those it lists."""
     infos = archive.infolist()
     names = [info.orig_filename for info in infos]
     for info in infos:
@@ -200,7 +200,7 @@ def parsed(content: bytes, name: str) -> Any:
 
 @contextlib.contextmanager
 def decoding(what: str) -> Iterator[None]:
-    """Whatever goes wrong with data of an unknown form is the file's fault."""
+    """Turn any exception while decoding ``what`` into an ArtifactError: the file's data is malformed."""
     try:
         yield
     except ArtifactError:
@@ -225,7 +225,7 @@ def arrays(content: bytes | None) -> dict[str, Numpy]:
 
 
 def write(target: Any, data: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
-    """To a path, all or nothing, or to an open binary file."""
+    """Write atomically to a path, or to an open binary file."""
     if hasattr(target, "write"):
         _write(target, data, files)
         return

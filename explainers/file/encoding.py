@@ -1,4 +1,4 @@
-"""Values as JSON and named arrays, and back: a closed set of types, nothing looked up by a path in the file."""
+"""Values as JSON and named arrays, and back: a closed set of types; no class is imported by a name in the file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def encode(value: Any, arrays: Arrays, what: str) -> Any:
 
     Raises
     ------
-    ArtifactError: a function, or a type that is not known here.
+    ArtifactError: a function, or a value of an unsupported type.
     """
     kind = type(value)
     if value is None or kind in (bool, int, str):
@@ -107,7 +107,7 @@ _TAGS: dict[str, Callable[[Any, Mapping[str, Numpy]], Any]] = {
 
 
 def encode_graph(graph: Graph) -> Any:
-    """A graph without what only its backend knows of each operation."""
+    """A graph as JSON, without the payloads that only its backend understands."""
     return {
         "nodes": [_node(node) for node in graph],
         "inputs": [list(value) for value in graph.inputs],

@@ -1,4 +1,4 @@
-"""The model as a flat list of nodes, and what rewrites it for a method."""
+"""The model as a flat list of nodes, and the rewrites of it."""
 
 from .nodes import Graph, Node, Output, Value
 from .roles import Attributes, Function, Registered, Role
