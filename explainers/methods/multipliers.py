@@ -1,4 +1,4 @@
-"""Attributions that are multipliers times a difference, m·(x − r), and the two other ways to read the multipliers."""
+"""Attributions that are multipliers times a difference, m·(x − r), and two other results from the multipliers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rule sets: tables from what an operation is to how a message passes through it."""
+"""Rule sets: tables from the role of an operation to the rule that passes a message through it."""
 
 from .base import RuleSet, Site
 from .deeplift import GENOMICS, RESCALE, REVEALCANCEL

@@ -1,4 +1,4 @@
-"""Derivatives, and their variants that bend the backward pass of ReLU.
+"""Derivatives, and variants that change the backward pass of ReLU.
 
 gradient: chain rule. guided_backprop: m·[x>0]·[m>0] (Springenberg et al. 2015, section 3).
 deconvnet: m·[m>0] (Zeiler and Fergus 2014, section 2.1). zero: every activation's derivative is 0.
