@@ -1,4 +1,4 @@
-"""The guard: attributions of a method that is complete by its rules add up, or the caller is told."""
+"""The completeness check: the caller is warned if attributions of a method that guarantees it do not add up."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FEW = 32  # samples that are compared faster one by one
 
 @dataclass
 class Incomplete:
-    """Which samples' attributions do not add up; each one's Σ attribution, and what it should be: (N,) each."""
+    """Which samples' attributions do not add up, with each one's Σ attribution and expected sum: (N,) each."""
 
     which: Numpy
     totals: Numpy
@@ -35,10 +35,10 @@ class Incomplete:
 
 
 def check(packages: Packages, call: Call, chunks: Sequence[Chunk]) -> Incomplete | None:
-    """Compare Σ attribution with s(x) − s(r); None where the method does not promise that they are the same.
+    """Compare Σ attribution with s(x) − s(r); None if the method does not guarantee that they are equal.
 
-    Incomplete is above 1e-3·|s(x) − s(r)| and rounding. An output that is not finite is not judged: the caller let
-    it through.
+    A sample is incomplete if they differ by more than 1e-3·|s(x) − s(r)| plus rounding. Outputs that are not finite
+    are skipped: the caller allowed them.
 
     Raises
     ------
@@ -84,7 +84,7 @@ def _compared(packages: Packages, call: Call, chunk: Chunk) -> tuple[Numpy, Nump
 
 
 def summed(packages: Packages, call: Call, chunk: Chunk) -> list[Array]:
-    """What of a chunk's attributions adds up: all, or, of hypothetical ones, those of the letters that are there."""
+    """The part of a chunk's attributions that counts for completeness: all, or those of the letters in the sequence."""
     method, backend = packages.method, packages.backend
     if not method.checks_samples:
         return chunk.attributions
@@ -118,9 +118,9 @@ def _mask(packages: Packages, call: Call, chunk: Chunk, y: Numpy) -> Numpy:
 
 
 def _rounding(packages: Packages, call: Call, chunk: Chunk) -> Numpy:
-    """How far rounding may part the two, (n,): that of the outputs, and of the attributions which are added.
+    """The difference that rounding may cause, (n,): that of the outputs, and of the summed attributions.
 
-    Attributions that cancel count only up to 1e-3 of the outputs: large ones are no excuse.
+    Attributions that cancel count only up to 1e-3 of the outputs, so that large ones do not hide an error.
     """
     assert chunk.ends is not None
 
@@ -136,7 +136,7 @@ def _rounding(packages: Packages, call: Call, chunk: Chunk) -> Numpy:
 
 
 class OnHost:
-    """What a method's weights use of the array namespace, in numpy."""
+    """The array functions that a method's weights use, in numpy."""
 
     @staticmethod
     def row_sum(array: Numpy) -> Numpy:

@@ -1,4 +1,4 @@
-"""A traced model with the program that explains it: what of the model is explained, and to what it is attributed."""
+"""Plans: a traced model with the program that explains it, the explained output and the attributed values."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from ..run.call import Stats
 from ..spec import STRING, Baseline, Signature, TensorSpec
 from . import mixing
 
-ALL = 1 << 40  # rows: each call is one package
-LONG = 20  # seconds of compiling that are told beforehand
+ALL = 1 << 40  # rows: each call runs as one package
+LONG = 20  # seconds of compiling that are announced beforehand
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked of ``compile``."""
+    """The arguments of ``compile``."""
 
     wrt: Any
     output: Any
@@ -44,10 +44,10 @@ class Options:
 
 @dataclass(frozen=True)
 class Plan:
-    """A traced model with the program that explains it. Immutable, but for a cached baseline.
+    """A traced model with the program that explains it. Immutable, except for a cached baseline.
 
-    ``specs``: of the attributions. ``places``: theirs among the inputs; None for a layer. ``loaded``: from
-    a file, without the model and without what operations need to be traced again.
+    ``specs``: of the attributions. ``places``: their positions among the inputs; None for a layer. ``loaded``: from
+    a file, without the model and without the data to trace its operations again.
     """
 
     traced: Traced
@@ -61,13 +61,13 @@ class Plan:
 
     @cached_property
     def table_sizes(self) -> dict[int, int]:
-        """Of the inputs that are ids, by place: how many rows the table has that they pick from."""
+        """For the inputs that are ids, by position: the number of rows of the table that they index."""
         sizes = {place: self.graph.table_size(value) for place, value in enumerate(self.graph.inputs)}
         return {place: size for place, size in sizes.items() if size is not None}
 
     @property
     def moved(self) -> tuple[tuple[TensorSpec, int | None], ...]:
-        """What has a baseline, with its place among the inputs: what is attributed, or all that rows move."""
+        """The values that have a baseline, with their positions among the inputs: attributed or changed by rows."""
         inputs = self.traced.signature.inputs
         if self.packages.method.moves_inputs:
             return tuple((spec, place) for place, spec in enumerate(inputs) if spec.floating)
@@ -140,9 +140,9 @@ def trace(
 
 
 def _tell_if_long(packages: Packages, seconds: float) -> None:
-    """Log how long compiling may take, where that is long. ``seconds``: what tracing the model took.
+    """Log how long compiling may take if it is long. ``seconds``: the time that tracing the model took.
 
-    Rules are traced operation by operation, at two or three times what the operation itself took.
+    Rules are traced operation by operation, at two or three times the cost of the operation itself.
     """
     rules, walked = packages.program.rules, packages.program.walked
     expected = seconds * (3 if rules is not None and rules.contrast else 2)
@@ -156,13 +156,13 @@ def _tell_if_long(packages: Packages, seconds: float) -> None:
 
 
 def _with_columns(traced: Signature, given: Signature) -> Signature:
-    """The names of columns, which backends need not know."""
+    """Add the names of columns, which backends need not know."""
     specs = (replace(s, columns=g.columns) for s, g in zip(traced.inputs, given.inputs, strict=True))
     return replace(traced, inputs=tuple(specs))
 
 
 def _check_alone(method: Method, backend: Backend, options: Options) -> None:
-    """Samples that see one another have a derivative of all outputs together, and nothing else that is theirs."""
+    """Raise InputError unless the method suits samples that affect each other: only a joint derivative is defined."""
     if not method.single or _compares(method):
         raise InputError(
             f"interacting=True is for methods of one evaluation a sample, such as 'gradient'; {method.name!r} would "
@@ -177,7 +177,7 @@ def _check_alone(method: Method, backend: Backend, options: Options) -> None:
 
 
 def _check_reached(graph: Graph, wrt: tuple[Value, ...], result: Value) -> None:
-    """A derivative that is stopped on every way is 0 for all samples: no explanation, and never meant as one."""
+    """Raise an error if the derivative is stopped on every path: attributions would be 0 for all samples."""
     reached, stops = set(wrt), []
     for node in graph:
         if any(value in reached for value in node.inputs):
@@ -263,7 +263,7 @@ def _compares(method: Method) -> bool:
 
 
 def _input_place(graph: Graph, signature: Signature, item: Any, method: Method) -> int:
-    """The place of the input that ``item`` names or numbers, which the method can attribute."""
+    """The position of the input that ``item`` refers to by name or number, if the method can attribute it."""
     if isinstance(item, str) and item in signature.names:
         place = signature.names.index(item)
     elif isinstance(item, int) and not isinstance(item, bool) and 0 <= item < len(signature.inputs):
