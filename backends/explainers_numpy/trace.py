@@ -34,7 +34,7 @@ def _spec(value: Any, name: str) -> TensorSpec:
 
 
 def trace(model: Any, sig: Signature, examples: Sequence[Any]) -> Traced:
-    """One node; its output is known by calling the model on one sample."""
+    """A graph of one node; its output shape is found by calling the model on one sample."""
     probe = [np.zeros((1, *s.sample_shape), s.dtype) for s in sig.inputs]
     if examples and not isinstance(examples[0], TensorSpec) and len(examples[0]):
         probe = [np.array(np.asarray(e)[:1], s.dtype) for e, s in zip(examples, sig.inputs, strict=True)]
@@ -59,10 +59,10 @@ Caller = Callable[..., Numpy]
 
 
 def _tried(model: Any, sig: Signature, examples: Sequence[Any], probe: Sequence[Numpy]) -> tuple[Caller, Numpy]:
-    """The model as a function of numpy arrays, and what it made of ``probe``.
+    """The model as a function of numpy arrays, and its output for ``probe``.
 
-    It is given arrays of the kind that the caller has: torch's for a function of torch tensors. One that cannot take
-    them is given numpy's.
+    It is called with the caller's kind of arrays, such as torch tensors for a function of tensors, or with numpy
+    arrays if it does not accept those.
     """
     homes = [owner(example) for example in examples]
     calls = [_caller(model, sig, [None] * len(probe))]
@@ -90,7 +90,7 @@ def _told(error: Exception, probe: Sequence[Numpy], kind: str) -> Exception:
 
 
 def _caller(model: Callable[..., Any], sig: Signature, likes: Sequence[Callable[[Numpy], Any] | None]) -> Caller:
-    """The model on arrays in the signature's order, its result checked and as floating numpy."""
+    """The model as a function of arrays in the signature's order; its result is checked, as floating-point numpy."""
 
     def call(*arrays: Numpy) -> Numpy:
         rows = len(arrays[0])
@@ -101,7 +101,7 @@ def _caller(model: Callable[..., Any], sig: Signature, likes: Sequence[Callable[
 
 
 def _rows(result: Any, rows: int) -> Numpy:
-    """What the model returned for ``rows`` samples, as floating numpy."""
+    """The model's checked result for ``rows`` samples, as floating-point numpy."""
     home = owner(result)
     several = isinstance(result, (tuple, list)) and any(np.ndim(part) > 1 or part is None for part in result)
     array = home.numpy(result) if home else None if several else _numbers(result)

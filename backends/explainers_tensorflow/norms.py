@@ -1,6 +1,6 @@
-"""Norms as other frameworks write them, for rules that look at the parts of a sum or a product.
+"""Rewriting norms into the form of other frameworks, for rules that look at the parts of a sum or product.
 
-Keras writes x·s + (c − m·s) on TensorFlow where it writes (x − m)·s + c elsewhere, and (x − m)² as one operation.
+On TensorFlow, Keras writes x·s + (c − m·s) instead of (x − m)·s + c, and (x − m)² as one operation.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SUMS = ("AddV2", "Add")
 class _Found:
     """``outer`` = ``first`` + ``inner``, ``inner`` = ±``second`` + ``rest``; both products have ``common``.
 
-    Without a ``rest`` ``inner`` is ``outer`` itself: the sum of both products.
+    Without ``rest``, ``inner`` is ``outer`` itself: the sum of both products.
     """
 
     outer: Node
@@ -35,7 +35,7 @@ class _Found:
         return {node.name for node in (self.outer, self.first, self.inner, self.second)}
 
     def rewritten(self) -> Iterator[Node]:
-        """The same with one product, in the place of ``outer``."""
+        """The equivalent nodes with a single product, to replace ``outer``."""
         x, m = (_other(product, self.common) for product in (self.first, self.second))
         outputs, last = self.outer.outputs, self.outer.name
         name = self.inner.name if self.rest is not None else f"{last}/factored"
@@ -49,7 +49,7 @@ class _Found:
 
 
 def normalized(graph: Graph) -> Graph:
-    """The graph with the same outputs: squared differences in two steps, norms with one product."""
+    """An equivalent graph: squared differences in two steps, norms with one product."""
     return _factored(_squares_apart(graph))
 
 
@@ -71,7 +71,7 @@ def _squares_apart(graph: Graph) -> Graph:
 
 
 def _unstopped(graph: Graph, value: Value) -> Value:
-    """The mean that ``tf.nn.moments`` stops, since its derivative cancels: its difference must pass all the same."""
+    """The mean behind the stop-gradient of ``tf.nn.moments``. Its derivative cancels, but differences must pass."""
     node = graph.by_name[value.node]
     return node.inputs[0] if node.function is Function.STOP_GRADIENT else value
 
@@ -83,7 +83,7 @@ def _factored(graph: Graph) -> Graph:
     gone: set[str] = set()
     for outer in graph:
         match = _match(graph, outer, uses)
-        if match is not None and gone.isdisjoint(match.names):  # of a·s + b·s + c·s the first two
+        if match is not None and gone.isdisjoint(match.names):  # the first two products of a·s + b·s + c·s
             found[outer.name] = match
             gone.update(match.names)
     nodes: list[Node] = []
@@ -96,7 +96,7 @@ def _factored(graph: Graph) -> Graph:
 
 
 def _match(graph: Graph, outer: Node, uses: Counter[Value]) -> _Found | None:
-    """What ``outer`` is, if it is a sum of products that nothing else uses."""
+    """The match at ``outer``, if it is a sum of products that nothing else uses."""
     if outer.op not in SUMS:
         return None
     for a, b in (outer.inputs, outer.inputs[::-1]):

@@ -1,9 +1,9 @@
-"""Names of layers where only TensorFlow's scopes tell them: saved models, functions, modules.
+"""Names of layers recovered from TensorFlow's scopes: for saved models, functions, modules.
 
 TensorFlow renames a scope that was used before: ``dense_3_1`` may be a layer of that name or another call
-of ``dense_3``. The variables that are read inside keep the layer's own name. Where they tell, the layer
-goes by it; where nothing tells, the scope's name gets a question mark (``flatten_1?``), so that nobody
-names another layer than the one meant.
+of ``dense_3``. Variables that are read inside a scope keep the layer's own name, which is used if there are
+any. Otherwise the scope's name gets a question mark (``flatten_1?``), so that it is not mistaken for another
+layer's name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def numbered(path: str, call: int) -> str:
 
 
 def drop_model(flat: FlatGraph) -> None:
-    """Take the model's own name off the layers' paths where everything is inside it."""
+    """Remove the model's own name from the layers' paths if everything is inside it."""
     origin = flat.graph.origin
     inside = [modules for _, modules in origin.values() if modules]
     heads = {modules[0] for modules in inside}
@@ -33,7 +33,7 @@ def drop_model(flat: FlatGraph) -> None:
 
 
 def settle(flat: FlatGraph) -> None:
-    """Give each layer its own name as far as it is known, and number its calls."""
+    """Give each layer its own name, as far as known, and number its calls."""
     told = _told(flat)
     calls: dict[str, list[str]] = {}
     for name, (op, modules) in flat.graph.origin.items():
@@ -50,7 +50,7 @@ def settle(flat: FlatGraph) -> None:
 
 
 def _parts(modules: Modules) -> Iterator[tuple[str, str]]:
-    """The path of each scope, without the number of its call, and its last part."""
+    """The path of each scope without call numbers, and its last part."""
     outer = ""
     for module in modules:
         scope = module.partition("@")[0]
@@ -60,12 +60,12 @@ def _parts(modules: Modules) -> Iterator[tuple[str, str]]:
 
 def _own_name(part: str, told: set[str]) -> str:
     if not re.search(r"_\d+$", part):
-        return part  # TensorFlow renames by a number only
+        return part  # TensorFlow renames only by appending a number
     return next(iter(told)) if len(told) == 1 else f"{part}?"
 
 
 def _told(flat: FlatGraph) -> dict[str, set[str]]:
-    """For each scope the names that variables read inside give it, from the innermost scope outwards."""
+    """For each scope, its names according to the variables read inside, from the innermost scope outwards."""
     told: dict[str, set[str]] = {}
     for op in flat.graph.get_operations():
         for tensor in op.inputs:

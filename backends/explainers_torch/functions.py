@@ -1,4 +1,4 @@
-"""Functions of tensors, as Captum's ``forward_func``: modules whose submodules are those that the function reaches."""
+"""Functions of tensors, like Captum's ``forward_func``, as modules that contain the modules the function uses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .twin import filled, named_globals
 
 
 class FunctionModule(torch.nn.Module):
-    """A function of tensors as a module. The modules that it names are submodules, under these names."""
+    """A function of tensors as a module. The modules that it refers to are submodules, under the same names."""
 
     def __init__(self, function: Any) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class FunctionModule(torch.nn.Module):
 
 
 def _reached(value: Any, seen: set[int]) -> Iterator[tuple[str, torch.nn.Module]]:
-    """The modules that a function reaches, by the names that it has for them."""
+    """The modules that a function refers to, by the names it uses for them."""
     if id(value) in seen:
         return
     seen.add(id(value))
@@ -39,7 +39,7 @@ def _reached(value: Any, seen: set[int]) -> Iterator[tuple[str, torch.nn.Module]
 
 
 def _held(value: Any) -> dict[str, Any]:
-    """What a function holds, by name."""
+    """The objects that a function holds (arguments, closure, defaults, globals), by name."""
     if isinstance(value, functools.partial):
         return {"function": value.func, **{f"argument_{i}": arg for i, arg in enumerate(value.args)}, **value.keywords}
     if isinstance(value, types.MethodType):
