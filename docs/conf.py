@@ -13,7 +13,7 @@ import explainers  # noqa: E402
 project = "explainers"
 author = copyright = "The explainers developers"
 version = release = explainers.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "docstrings"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "docstrings", "families"]
 exclude_patterns = ["_build", "_ext"]
 
 myst_enable_extensions = ["colon_fence"]

@@ -1,4 +1,4 @@
-"""Writes what pages say of the code: docs/operations.md, and the options in docs/cli.md.
+"""Writes the pages that come from the code: docs/operations.md, and the options in docs/cli.md.
 
 python docs/generate.py            # write
 python docs/generate.py --check    # exit status 1 where a page is not current
@@ -34,32 +34,34 @@ APART = "taken apart"
 HEAD = """\
 # Operations
 
-Every operation that the backends know, its role, and the rule by which each rule set passes it. This page is written by
-`python docs/generate.py` from the tables of the code; a test fails when it is not current.
+This page lists every operation that the backends know, its role, and its rule in each rule set. Running
+`python docs/generate.py` writes it from the tables of the code; a test fails when it is out of date.
 
-For a model at hand, `print(explain.coverage)` tells the same of its own operations.
+For a model of your own, `print(explain.coverage)` lists the same for its operations.
 
 ## Rules
 
-The first column is the role, with the function where rules tell it apart. The cells name the rule in
-`explainers/rules/`. `vjp` is the operation's own vector–Jacobian product. An empty cell is an operation that the rule
-set has no rule for: compiling then raises `UnsupportedOperation`. The methods `saliency`, `input_x_gradient`,
-`integrated_gradients`, `smoothgrad` and `gradient_shap` use the column `gradient`; `deeplift_shap` those of `deeplift`.
-DeepLIFT's `rule="genomics"` is `revealcancel` behind dense layers and `deeplift` elsewhere. Methods that only look at
-outputs need no rule.
+The first column is the role, with the function where rules distinguish it. The other cells name the rule in
+`explainers/rules/`. `vjp` is the operation's own vector–Jacobian product. An empty cell means that the rule set has no
+rule for the operation: compiling then raises `UnsupportedOperation`. The methods `saliency`, `input_x_gradient`,
+`integrated_gradients`, `smoothgrad` and `gradient_shap` use the column `gradient`; `deeplift_shap` uses the columns of
+`deeplift`. DeepLIFT's `rule="genomics"` is `revealcancel` after dense layers and `deeplift` elsewhere. Methods that
+only look at outputs need no rule.
 
 """
 NOTES = """\
 
-- *taken apart*: for `deeplift` and `lrp` the backend replaces the operation by elementary ones before the walk, each of
-  which has a rule. A form of an operation that the backend does not take apart stays whole and has no rule.
-- *composite's*: the rule that the composite of `LRP` gives to this layer.
-- With `DeepLift(unsupported="gradient")` every empty cell of `deeplift` is the derivative, and the result names it.
-- Elementwise operations of one tensor are joined into one `univariate` node first where the rule set asks for it
-  (`deeplift`, `lrp`, `elrp`), so that `x * sigmoid(x)` is one function of x.
-- Nothing passes `stop_gradient`; what `deeplift` compares must not depend on it, and is refused where it does.
-- A product, quotient or power with a constant is `linear, scale` or `univariate`; the lists below say *two* for what an
-  operation is where two of its tensors depend on the model's inputs.
+- *taken apart*: for `deeplift` and `lrp`, the backend replaces the operation by elementary operations before the walk,
+  and each of these has a rule. A form of the operation that the backend does not take apart stays whole and has none.
+- *composite's*: the rule that the composite of `LRP` assigns to this layer.
+- With `DeepLift(unsupported="gradient")`, the derivative fills every empty cell of `deeplift`, and the result names the
+  operation.
+- If the rule set needs it (`deeplift`, `lrp`, `elrp`), elementwise operations of one tensor are first joined into one
+  `univariate` node, so `x * sigmoid(x)` is one function of x.
+- Nothing passes `stop_gradient`. The values that `deeplift` compares must not depend on one; it refuses the operation
+  where they do.
+- A product, quotient or power with a constant is `linear, scale` or `univariate`. In the lists below, *two* marks the
+  role of an operation when two of its tensors depend on the model's inputs.
 
 """
 
@@ -67,14 +69,14 @@ NOTES = """\
 def groups(module: Any, function: Callable[..., str], pairs: set[str], apart: set[str]) -> dict[Group, list[str]]:
     """The operations of a backend's table by role and function, with one and with two moving tensors."""
     additive: dict[str, int] = getattr(module, "ADDITIVE", {})
-    found: dict[Group, list[str]] = {}
+    members: dict[Group, list[str]] = {}
 
     def put(name: str, places: list[int], label: str) -> None:
         role = module.role(name, places, len(places))
         group = role, function(name, role, places)
         if role is Role.COMPOSITE and group[1] is Function.NONE and name in apart:
             group = role, APART
-        found.setdefault(group, []).append(label)
+        members.setdefault(group, []).append(label)
 
     for name in module.TABLE:
         first, second = [place for place in range(3) if place != additive.get(name)][:2]
@@ -83,10 +85,10 @@ def groups(module: Any, function: Callable[..., str], pairs: set[str], apart: se
             put(name, [first, second], f"{name} (two)")
     for name in sorted((pairs | apart) - set(module.TABLE)):
         if name in apart:
-            found.setdefault((Role.COMPOSITE, APART), []).append(name)
+            members.setdefault((Role.COMPOSITE, APART), []).append(name)
         else:
             put(name, [0, 1], f"{name} (two)")
-    return found
+    return members
 
 
 def torch_groups() -> dict[Group, list[str]]:
@@ -102,11 +104,11 @@ def tensorflow_groups() -> dict[Group, list[str]]:
     from explainers_tensorflow import roles
 
     pairs = {*roles.PRODUCT.split(), *roles.MATRIX_PRODUCTS, *roles.PAIRED, *roles.OF_TWO}
-    found = groups(roles, lambda name, role, places: roles.function(name, role), pairs, set())
-    norms = [name for name in found[Role.COMPOSITE, ""] if name in roles.NORMS]
-    found[Role.COMPOSITE, ""] = [name for name in found[Role.COMPOSITE, ""] if name not in norms]
-    found[Role.LINEAR, ""] += [f"{name} (in inference)" for name in norms]
-    return found
+    members = groups(roles, lambda name, role, places: roles.function(name, role), pairs, set())
+    norms = [name for name in members[Role.COMPOSITE, ""] if name in roles.NORMS]
+    members[Role.COMPOSITE, ""] = [name for name in members[Role.COMPOSITE, ""] if name not in norms]
+    members[Role.LINEAR, ""] += [f"{name} (in inference)" for name in norms]
+    return members
 
 
 def rule_name(rules: RuleSet | None, group: Group) -> str:
@@ -133,19 +135,18 @@ def operations() -> str:
     """The page of operations."""
     frameworks = {"torch (ATen)": torch_groups(), "TensorFlow": tensorflow_groups()}
     order = list(Role)
-    known = {group for found in frameworks.values() for group in found} | {(Role.OPAQUE, "")}
-    rows = sorted(known, key=lambda group: (order.index(group[0]), group[1] == APART, group[1]))
+    known_groups = {group for members in frameworks.values() for group in members} | {(Role.OPAQUE, "")}
+    rows = sorted(known_groups, key=lambda group: (order.index(group[0]), group[1] == APART, group[1]))
     lines = [f"| role | {' | '.join(f'`{name}`' for name in COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
     for group in rows:
         lines.append(f"| {title(group)} | {' | '.join(rule_name(rules, group) for rules in COLUMNS.values())} |")
     text = HEAD + "\n".join(lines) + "\n" + NOTES
-    for framework, found in frameworks.items():
+    for framework, members in frameworks.items():
         text += f"## {framework}\n\n"
         for group in rows:
-            if found.get(group):
-                text += (
-                    f"**{title(group)}**: {', '.join(f'`{name}`' for name in sorted(found[group], key=str.lower))}\n\n"
-                )
+            if members.get(group):
+                names = ", ".join(f"`{name}`" for name in sorted(members[group], key=str.lower))
+                text += f"**{title(group)}**: {names}\n\n"
     return text + "Every other operation is `opaque`.\n"
 
 
@@ -166,8 +167,8 @@ def options(command: str) -> str:
     from explainers.cli import compare, report  # noqa: F401 - add their commands
     from explainers.cli.commands import app
 
-    found: Any = typer.main.get_command(app)
-    parameters = [p for p in found.commands[command].params if p.name != "help"]
+    group: Any = typer.main.get_command(app)
+    parameters = [p for p in group.commands[command].params if p.name != "help"]
     arguments = [p for p in parameters if p.param_type_name == "argument"]
     usage = " ".join(f"{p.name.upper()}{' …' if p.nargs == -1 else ''}" for p in arguments)
     lines = [
@@ -176,7 +177,7 @@ def options(command: str) -> str:
         f"explainers {command} {usage} [options]",
         "```",
         "",
-        "| option | | default |",
+        "| option | meaning | default |",
         "|---|---|---|",
     ]
     lines += [f"| {named(p)} | {cell(p.help)} | {default(p)} |" for p in parameters]
@@ -205,7 +206,7 @@ def pages() -> Iterator[tuple[Path, str]]:
     yield HERE / "operations.md", operations()
     cli = HERE / "cli.md"
     text = cli.read_text(encoding="utf-8")
-    yield cli, OPTIONS.sub(lambda found: found[1] + options(found[2]) + found[3], text)
+    yield cli, OPTIONS.sub(lambda match: match[1] + options(match[2]) + match[3], text)
 
 
 def main(arguments: Sequence[str]) -> int:

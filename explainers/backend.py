@@ -73,7 +73,7 @@ class Loaded(Protocol):
         """The program ``part``, for any number of rows, or for exactly ``rows`` on a static engine."""
 
     def files(self) -> dict[str, bytes]:
-        """The files that the programs were loaded from."""
+        """The files that it was loaded from."""
 
 
 class Models(Protocol):
@@ -138,7 +138,7 @@ class Compiler(Protocol):
 
 
 class Arrays(Protocol):
-    """The part of a backend that moves arrays to kernels and back."""
+    """Operations on arrays outside kernels: to the device, between packages, and back to the caller."""
 
     def owns(self, array: Any) -> bool:
         """Whether ``array`` is of this framework; does not import it."""
@@ -220,7 +220,7 @@ class Backend(Models, Compiler, Arrays, Files, Protocol):
 
 
 class BackendDefaults:
-    """Default implementations: no files, a single device, and weights whose changes cannot be detected."""
+    """Defaults for a backend that has no file form, a single device, and weights that do not change."""
 
     forward_only = False
     channel_axis = 0

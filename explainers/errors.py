@@ -52,7 +52,7 @@ class BaselineError(InputError):
 
 
 class UnknownNameError(ExplainersError, ValueError):
-    """A name that does not exist: of a method, engine, layer, output and so on."""
+    """An unknown name: of a method, a layer, an input, an output, an engine."""
 
     @classmethod
     def among(cls, kind: str, given: object, known: Iterable[str], advice: str = "") -> UnknownNameError:

@@ -188,7 +188,7 @@ def _in_random_order(letters: Numpy, seeds: UInt64, shuffles: int) -> Numpy:
 
 
 def _choose_last(following: Numpy, starts: Numpy, ends: Numpy, goals: Numpy, keys: UInt64) -> None:
-    """Swap entries of ``following`` so that the last successors of all letters lead to the goal; redraw until so."""
+    """Redraw the last successor of each letter, in place, until following last successors always leads to the goal."""
     alphabet, sizes = ends.shape[1], ends - starts
     left = np.arange(len(following))
     stream = 1

@@ -233,7 +233,7 @@ class Scheduler:
             self.stats.places += max(places, rows)
 
     def close(self, drain: bool = True) -> None:
-        """Accept no more calls. ``drain``: finish the accepted ones; otherwise they are cancelled."""
+        """Accept no more calls. ``drain``: finish those already accepted; otherwise cancel them."""
         with self._lock:
             self._closed = True
             devices = list(self._devices.values())
@@ -342,7 +342,7 @@ class _Device:
         return None
 
     def _turn(self, ready: list[Hashable]) -> Hashable:
-        """The first of these queues; for every second package, the one with the fewest rows of new calls, if any."""
+        """The queue that comes first; for every second package, the one with the fewest new calls, if there are any."""
         new = [] if self.overtaking else [key for key, queue in self.queues.items() if queue.new]
         self.overtaking = bool(new) and (len(self.queues) > 1 or bool(self.queues[ready[0]].old))
         return min(new, key=lambda key: self.queues[key].new_rows, default=ready[0])
@@ -396,7 +396,7 @@ class _Device:
             self.paces[packages.family] = known + PACE * (pace - known)
 
     def _one_by_one(self, jobs: list[_Job], error: Exception) -> None:
-        """A package failed: run its pieces one by one to find which call caused it."""
+        """After a package has failed, run its pieces one by one to find the one at fault."""
         for job in jobs:
             failure, result = error, None
             assert job.piece is not None

@@ -1,4 +1,4 @@
-"""Specifications of inputs, signatures, targets and baselines, and the checks of them."""
+"""Descriptions of what goes into a call: tensors, signatures, targets and baselines."""
 
 from __future__ import annotations
 
@@ -422,7 +422,7 @@ def resolve_baseline(
     convert: Callable[[Any], Numpy] = np.asarray,
     check: bool = True,
 ) -> Baseline:
-    """Bring any form of baseline to a table of rows for each attributed input.
+    """Convert any form of baseline to one table of rows for each attributed input.
 
     ``specs``: of the attributed inputs. ``batch()``: the call's inputs, for a callable baseline.
     ``convert``: any array type to numpy. ``check``: reject NaN and infinity.

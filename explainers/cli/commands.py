@@ -132,7 +132,7 @@ def compile(
     per_token: Annotated[bool, typer.Option("--per-token", help="Sum attributions over their last axis.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Fail where attributions do not add up.")] = False,
     interacting: Annotated[
-        bool, typer.Option("--interacting", help="Samples see one another: a call is one batch.")
+        bool, typer.Option("--interacting", help="The samples of a batch interact: run each call as one batch.")
     ] = False,
     aot: Annotated[bool, typer.Option("--aot", help="Ahead of time: engine inductor compiles nothing later.")] = False,
     columns: Columns = None,

@@ -42,11 +42,11 @@ def compare(
     references: Annotated[str | None, typer.Option(help="@file.npy: a set of baselines, (B, …).")] = None,
     seed: Annotated[int, typer.Option(help="For sampled methods.")] = 0,
     tolerance: Annotated[float, typer.Option(help="Largest relative difference of those that agree.")] = 1e-4,
-    seconds: Annotated[float, typer.Option(help="To measure each latency for; 0 for none.")] = 0.2,
+    seconds: Annotated[float, typer.Option(help="How long to measure each latency; 0 for not at all.")] = 0.2,
     timeout: Annotated[float, typer.Option(help="Seconds that candidates in another process may take.")] = 600.0,
     locate: Annotated[bool, typer.Option("--locate", help="Name the layer where the worst pair parts.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a page there.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Write both tables there.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write both tables to this file.")] = None,
     setting: Setting = None,
 ) -> None:
     """Compare backends, engines and methods.

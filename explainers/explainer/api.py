@@ -1,4 +1,4 @@
-"""The Explainer: compile once, call many times."""
+"""The Explainer: compile an explanation once, then call it as often as you like."""
 
 from __future__ import annotations
 
@@ -52,24 +52,24 @@ class Request:
 
     @property
     def rows(self) -> int:
-        """The evaluations of the model that it needs, as far as known beforehand."""
+        """How many evaluations of the model the call needs, where that can be said in advance."""
         baseline = self.call.baseline
         references = len(baseline) if baseline is not None and baseline.distribution else 1
         return len(self.call) * self.packages.rows_per_sample(references)
 
     def attributions(self, chunks: list[Chunk]) -> Any:
-        """The attributions that a call returns, from the chunks of its runs."""
+        """The attributions, as a call returns them, from the results of the run."""
         self.check(chunks)
         return self.results.attributions(self.call, chunks)
 
     def explanation(self, chunks: list[Chunk]) -> Explanation:
-        """The :class:`Explanation` that the call returns, from the chunks of its runs."""
+        """The Explanation, from the results of the run."""
         explain = self.explainer
         incomplete = self.check(chunks, stacklevel=6)
         return self.results.explanation(self.call, chunks, explain.method, explain.coverage.approximate, incomplete)
 
     def check(self, chunks: list[Chunk], stacklevel: int = 5) -> Numpy | None:
-        """Which samples' attributions do not add up, (N,), if the method guarantees it; counts them and warns.
+        """Count the samples whose attributions do not add up, warn about them, and return which they are, (N,).
 
         Raises
         ------
@@ -89,7 +89,7 @@ Callee = TypeVar("Callee", bound=Callable[..., Any])
 
 
 def neutrally(method: Callee) -> Callee:
-    """Run ``method`` in the framework's default state, so that results do not depend on the caller's modes."""
+    """Run the method in the framework's default modes, so that results do not depend on the caller's."""
 
     @functools.wraps(method)
     def run(self: Explainer, *args: Any, **kwargs: Any) -> Any:
@@ -256,7 +256,7 @@ class Explainer:
         return found, bound
 
     def _of_dtype(self, found: Plan, bound: list[Any]) -> Plan:
-        """For a callable: the plan with this call's dtypes, since its results may depend on them."""
+        """The plan for the dtypes of this call: a callable may compute differently in each dtype."""
         known = found.traced.signature
         dtypes = tuple(
             tables.dtype(value) if tables.is_table(value) else str(getattr(value, "dtype", "")).removeprefix("torch.")
@@ -341,7 +341,7 @@ class Explainer:
     @neutrally
     @with_the_arguments_of(__call__)
     def request(self, *inputs: Any, **arguments: Any) -> Request:
-        """A call like :meth:`explanation`, bound and checked but not run: for schedulers."""
+        """A call with the arguments of :meth:`explanation`, checked but not run yet. Schedulers use it."""
         asked, named = Asked.of(arguments)
         return self._request(inputs, named, asked, details=True)
 
@@ -354,7 +354,8 @@ class Explainer:
         """
         found, bound = self._bound(inputs, named)
         arrays, count = bind.arrays(self._backend, found.traced.signature, bound)
-        bind.check_ids(self._backend, found, arrays)
+        if found.table_sizes:
+            bind.check_ids(self._backend, found, arrays)
         checked_size(batch_size)
         parts = found.packages.predict(arrays, count, int(batch_size or found.packages.batch_size), not allow_nonfinite)
         return self._results(found, bound, inputs, named).outputs(parts, not allow_nonfinite)
@@ -372,7 +373,8 @@ class Explainer:
         """``samples``: whether the inputs are samples to explain, not zeros for warming up."""
         found, bound = self._bound(inputs, named)
         arrays, count = bind.arrays(self._backend, found.traced.signature, bound)
-        bind.check_ids(self._backend, found, arrays)
+        if found.table_sizes:
+            bind.check_ids(self._backend, found, arrays)
         if samples and self.method.checks_samples:
             self.method.check([on_host(self._backend, arrays[place]) for place in found.packages.places])
         call = self._call(found, bound, arrays, count, asked)
@@ -541,7 +543,7 @@ class Explainer:
 
     @property
     def coverage(self) -> Coverage:
-        """Every kind of operation of the graph: count, role, the rule that passes it, and how exactly."""
+        """A table of the graph's operations: how many, their role, the rule that handles them, and how exact it is."""
         if self._plan is None and self._uncovered is not None:
             return self._uncovered
         return self._ready("coverage").packages.program.coverage()
@@ -550,7 +552,7 @@ class Explainer:
     def audit(
         self, *inputs: Any, target: Any = None, baseline: Any = None, allow_nonfinite: bool = False, **named: Any
     ) -> Audit:
-        """How far each operation is from completeness, the worst first: the node to look at.
+        """How much each operation contributes to a completeness gap, the largest first.
 
         For methods that compare with a reference (DeepLIFT): Σ m·Δ over a node's inputs minus Σ m·Δ over
         its outputs, in units of the explained output, for each sample. Arguments as for calling.
@@ -580,7 +582,7 @@ class Explainer:
         return tuple(p.name for p in self._ready("placeholders").packages.program.placeholders)
 
     def replace(self, **effort: Any) -> Explainer:
-        """An explainer with another effort that shares everything compiled: ``explain.replace(steps=128)``.
+        """The same explainer with another effort, such as ``explain.replace(steps=128)``; nothing is compiled again.
 
         ``effort``: parameters that set how much the method evaluates, listed in its ``effort``: such as
         ``steps``, ``permutations`` or ``tolerance``.

@@ -1,4 +1,4 @@
-"""Binding and checking the arguments of a call: inputs become arrays, baselines become tables."""
+"""Checks the arguments of a call: inputs become arrays, baselines become tables."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _check_ids(ids: Numpy, size: int, what: str) -> None:
 
 
 def attribution(plan: Plan, method: Method, given: Any, count: int) -> list[Numpy]:
-    """The checked ``attribution=`` of a call, for a Perturbation's generator."""
+    """The ``attribution`` that a Perturbation's generator gets, checked."""
     if not method.generates:
         raise InputError(f"attribution= is for the method Perturbation; this is {method.name!r}")
     given = tables.aligned(given if isinstance(given, tuple) else (given,), plan.specs, "attribution")

@@ -1,4 +1,4 @@
-"""The completeness check: the caller is warned if attributions of a method that guarantees it do not add up."""
+"""The guard: warns, or raises, when attributions that should add up to the change of the output do not."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _compared(packages: Packages, call: Call, chunk: Chunk) -> tuple[Numpy, Nump
 
 
 def summed(packages: Packages, call: Call, chunk: Chunk) -> list[Array]:
-    """The part of a chunk's attributions that counts for completeness: all, or those of the letters in the sequence."""
+    """The entries of a chunk's attributions that add up: all, or only the observed letters of hypothetical ones."""
     method, backend = packages.method, packages.backend
     if not method.checks_samples:
         return chunk.attributions
@@ -118,7 +118,7 @@ def _mask(packages: Packages, call: Call, chunk: Chunk, y: Numpy) -> Numpy:
 
 
 def _rounding(packages: Packages, call: Call, chunk: Chunk) -> Numpy:
-    """The difference that rounding may cause, (n,): that of the outputs, and of the summed attributions.
+    """The largest difference that rounding can explain, (n,): of the outputs, and of the sum of attributions.
 
     Attributions that cancel count only up to 1e-3 of the outputs, so that large ones do not hide an error.
     """
@@ -136,7 +136,7 @@ def _rounding(packages: Packages, call: Call, chunk: Chunk) -> Numpy:
 
 
 class OnHost:
-    """The array functions that a method's weights use, in numpy."""
+    """The part of the array namespace that :meth:`.Method.weights` uses, in numpy."""
 
     @staticmethod
     def row_sum(array: Numpy) -> Numpy:

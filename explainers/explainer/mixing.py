@@ -1,4 +1,4 @@
-"""Checks that the samples of a batch do not affect each other: attributions would depend on the package."""
+"""Finds models whose samples influence one another: attributions would depend on what else is in the batch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOLERANCE = 1e-3  # of the largest entry: far above rounding, far below what a b
 
 
 def check(graph: Graph, traced: Traced, backend: Backend, derivative: bool = True) -> None:
-    """Run the model twice on three small samples, replacing the second one, as plain operations.
+    """Run the model twice on three small samples that differ in the second one; the others must not change.
 
     A model that cannot run on such samples (it may need other numbers) is not checked. ``derivative``: whether to
     check derivatives defined by the model, too.

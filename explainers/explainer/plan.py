@@ -61,13 +61,13 @@ class Plan:
 
     @cached_property
     def table_sizes(self) -> dict[int, int]:
-        """For the inputs that are ids, by position: the number of rows of the table that they index."""
+        """For each input of ids, by position: the number of rows of the model's embedding table."""
         sizes = {place: self.graph.table_size(value) for place, value in enumerate(self.graph.inputs)}
         return {place: size for place, size in sizes.items() if size is not None}
 
     @property
     def moved(self) -> tuple[tuple[TensorSpec, int | None], ...]:
-        """The values that have a baseline, with their positions among the inputs: attributed or changed by rows."""
+        """The values that have a baseline, with their positions among the inputs: the attributed ones, or all."""
         inputs = self.traced.signature.inputs
         if self.packages.method.moves_inputs:
             return tuple((spec, place) for place, spec in enumerate(inputs) if spec.floating)
@@ -140,7 +140,7 @@ def trace(
 
 
 def _tell_if_long(packages: Packages, seconds: float) -> None:
-    """Log how long compiling may take if it is long. ``seconds``: the time that tracing the model took.
+    """Log an estimate of the compile time if it is long. ``seconds``: how long tracing the model took.
 
     Rules are traced operation by operation, at two or three times the cost of the operation itself.
     """
@@ -162,7 +162,7 @@ def _with_columns(traced: Signature, given: Signature) -> Signature:
 
 
 def _check_alone(method: Method, backend: Backend, options: Options) -> None:
-    """Raise InputError unless the method suits samples that affect each other: only a joint derivative is defined."""
+    """Refuse methods and options that need samples of their own: interacting ones only have a joint derivative."""
     if not method.single or _compares(method):
         raise InputError(
             f"interacting=True is for methods of one evaluation a sample, such as 'gradient'; {method.name!r} would "
@@ -177,7 +177,7 @@ def _check_alone(method: Method, backend: Backend, options: Options) -> None:
 
 
 def _check_reached(graph: Graph, wrt: tuple[Value, ...], result: Value) -> None:
-    """Raise an error if the derivative is stopped on every path: attributions would be 0 for all samples."""
+    """Refuse a model in which every path to the output stops the derivative: attributions would all be 0."""
     reached, stops = set(wrt), []
     for node in graph:
         if any(value in reached for value in node.inputs):

@@ -21,7 +21,7 @@ from .plan import Plan
 
 @dataclass(frozen=True)
 class Results:
-    """The results of a call. ``bound``: the inputs as given; ``by_name``: whether as a dict or by keyword."""
+    """Makes the return value of a call. ``bound``: the inputs as the caller passed them; ``by_name``: as a dict."""
 
     backend: Backend
     plan: Plan

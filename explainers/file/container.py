@@ -143,7 +143,7 @@ def _reasons(source: Source) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reasons(source: Source) -> Iterator[None]:
-    """Add the file's name to every ArtifactError raised inside."""
+    """Add the name of the file to an ArtifactError."""
     try:
         yield
     except ArtifactError as error:
@@ -200,7 +200,7 @@ def parsed(content: bytes, name: str) -> Any:
 
 @contextlib.contextmanager
 def decoding(what: str) -> Iterator[None]:
-    """Turn any exception while decoding ``what`` into an ArtifactError: the file's data is malformed."""
+    """Report any error in decoding as a damaged file."""
     try:
         yield
     except ArtifactError:

@@ -1,4 +1,4 @@
-"""Atomic writing of files: an existing file stays until its replacement is complete."""
+"""Atomic writes: an existing file stays as it is until the new one is complete."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def text(path: Name, content: str) -> None:
 
 
 def _pour(path: Name, content: memoryview) -> None:
-    """Write into an existing stream: at its end, if it has one, as for standard output redirected by ``>>``."""
+    """Write to an open stream; append where it is a file, as with ``>>`` in a shell."""
     handle = os.open(path, os.O_WRONLY | os.O_APPEND)
     try:
         while content:

@@ -1,4 +1,4 @@
-"""The model as a flat list of nodes, and the rewrites of it."""
+"""The model as a flat list of nodes, and the rewrites that prepare it for a method."""
 
 from .nodes import Graph, Node, Output, Value
 from .roles import Attributes, Function, Registered, Role

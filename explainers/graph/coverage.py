@@ -1,4 +1,4 @@
-"""Tables of a graph's operations with their rules, and of where an explanation loses completeness."""
+"""Tables of a graph's operations and their rules, and of the nodes where completeness is lost."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Table(tuple[Row, ...], Generic[Row]):
 
 
 class Coverage(Table[Operation]):
-    """Every kind of operation of a traced graph: count, role, the rule that passes it, and how exactly."""
+    """A table of a traced graph's operations: how many, their role, the rule that handles them, and how exact it is."""
 
     columns = ("op", "role", "rule", "exactness", "count")
 

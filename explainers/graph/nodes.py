@@ -121,7 +121,7 @@ class Graph:
         return self.by_name[value.node].outputs[value.place]
 
     def check(self) -> None:
-        """Every name once, every operand defined before its use. Run after each build and rewrite."""
+        """Check that names are unique and operands are defined before use. Runs after each build and rewrite."""
         defined: set[Value] = set()
         names: set[str] = set()
         for node in self.nodes:
@@ -199,7 +199,7 @@ class Graph:
         return Graph(heads + body, (*replaced.values(), *self.inputs), outputs)
 
     def logits(self, value: Value) -> Value:
-        """The input of the softmax or sigmoid that computes ``value``; ``value`` itself if there is none."""
+        """The input of the softmax or sigmoid that computes ``value``; ``value`` itself if it is neither."""
         node = self.by_name[value.node]
         while node.elementwise and node.role is Role.LINEAR and len(node.inputs) == 1:  # casts, copies
             node = self.by_name[node.inputs[0].node]
@@ -207,7 +207,7 @@ class Graph:
         return node.inputs[0] if squashes else value
 
     def table_size(self, ids: Value) -> int | None:
-        """The number of rows of the smallest table that ``ids`` index directly; None if they index no table."""
+        """The number of rows of the smallest embedding table that ``ids`` index directly; None if there is none."""
         sizes = []
         for node in self.nodes:
             if node.function is Function.EMBEDDING and ids in node.inputs[1:]:
@@ -255,7 +255,7 @@ class Graph:
         return {node.name: place for place, node in enumerate(self.nodes)}
 
     def row_bytes(self) -> int:
-        """Bytes of activations per row, over all nodes."""
+        """The size of one row's activations in bytes, over all nodes."""
         total = 0
         for node in self.nodes:
             for out in node.outputs:

@@ -140,7 +140,7 @@ def _users(graph: Graph) -> dict[Value, list[Node | None]]:
 
 
 def _bend(graph: Graph, node: Node, roots: Mapping[Value, Value], moved: set[Value]) -> Node:
-    """The last nonlinear operation of the region at ``node``: linear operations after it stay outside."""
+    """The last nonlinear operation of a region: operations after it are not joined to it."""
     while node.role is Role.LINEAR:
         operands = [value for value in dict.fromkeys(node.inputs) if value in moved]
         if len(operands) != 1 or operands[0] not in roots:

@@ -1,8 +1,8 @@
 """Methods as values.
 
 >>> from explainers import methods
->>> methods.resolve("integrated_gradients")
-IntegratedGradients(steps=50, quadrature='gauss_legendre', tolerance=None, max_steps=4096)
+>>> methods.resolve("smoothgrad")
+SmoothGrad(samples=50, noise=0.15, kind='mean')
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ class Method(Stored, data=False):
 
     @property
     def explains_logits(self) -> bool:
-        """Whether the input of the model's last softmax or sigmoid is explained instead of its output."""
+        """Whether the input of the model's last softmax or sigmoid is explained, in place of its output."""
         return False
 
     @property
@@ -87,7 +87,7 @@ class Method(Stored, data=False):
 
     @property
     def has_groups(self) -> bool:
-        """Whether features are grouped, so that a group's elements share one effect."""
+        """Whether the method has groups of features, each removed as a whole."""
         return False
 
     @property
@@ -122,7 +122,7 @@ class Method(Stored, data=False):
 
     @property
     def moves_inputs(self) -> bool:
-        """Whether rows change the model's inputs and observe a layer, instead of changing the attributed values."""
+        """Whether the method varies the model's inputs and attributes to a layer that it only observes."""
         return False
 
     def ends(
@@ -154,7 +154,7 @@ class Method(Stored, data=False):
 
     @property
     def most_evaluations(self) -> int | None:
-        """The largest number of rows for a sample before giving up; None for no limit."""
+        """The largest number of rows that a sample may need to reach :attr:`error_to`; None for no limit."""
         return None
 
     def design(self, shapes: Shapes) -> Design | None:

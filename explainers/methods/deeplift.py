@@ -14,6 +14,8 @@ from ..rules.gradient import vjp
 from .base import Array, one_of
 from .multipliers import Multiplied
 
+__all__ = ["DeepLift", "DeepLiftShap"]
+
 RULES: Mapping[str, RuleSet] = MappingProxyType(
     {"rescale": RESCALE, "revealcancel": REVEALCANCEL, "genomics": GENOMICS}
 )

@@ -18,6 +18,11 @@ from ..rules import DECONVNET, GUIDED_BACKPROP, ZERO, RuleSet
 from .base import Array, Method, Numpy, Shapes, at_least, mean_and_error, one_of
 from .multipliers import Multiplied
 
+__all__ = [
+    "Deconvnet", "Gradient", "GradientShap", "GuidedBackprop", "InputXGradient", "IntegratedGradients", "Saliency",
+    "SmoothGrad", "Zero",
+]  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Gradient(Method):

@@ -13,9 +13,11 @@ from ..rules import GUIDED_BACKPROP, RuleSet
 from .base import Array, Cam, Method, ModelShapes, Numpy, Shapes, at_least, one_of
 from .gradient import QUADRATURES, between, quadrature_rule
 
+__all__ = ["GradCam", "GuidedGradCam", "InternalInfluence", "LayerConductance"]
+
 
 class AlongInputs(Method, data=False):
-    """Rows are points between the baseline and the inputs; a layer's values at these points are attributed."""
+    """A method that evaluates points between the baseline and the inputs, and attributes to a layer's values there."""
 
     steps: int
     baseline: ClassVar[str] = "point"

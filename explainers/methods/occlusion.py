@@ -1,4 +1,4 @@
-"""Methods that remove some features at a time and look at the output: forward only, for any callable."""
+"""Methods that remove a few features at a time and measure the change of the output; they only call the model."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from ..genomics import check_one_hot, letters_axis
 from ..ops import Ops
 from .base import Array, Numpy, Shapes, one_of
 from .removal import Design, Grouped, Placeholders, Removal, Sums, Units, feature_maps, spread
+
+__all__ = ["ISM", "FeatureAblation", "Occlusion"]
 
 
 class Effects(Design):

@@ -13,6 +13,8 @@ from ..ops import Ops
 from .base import Array, Numpy, Shapes, at_least
 from .removal import Design, Placeholders, Removal, Units
 
+__all__ = ["Perturbation"]
+
 Generate = Callable[[Any, Any], Iterable[Any]]
 Reduce = Callable[[Numpy, Any], Any]
 
@@ -56,7 +58,7 @@ class Perturbation(Removal, data=False):
 
 
 class _AsTheyAre(Design):
-    """The rows are the perturbed samples themselves."""
+    """A design whose rows are samples that have already been perturbed."""
 
     def placeholders(self) -> Placeholders:
         return {}
@@ -75,7 +77,7 @@ class _AsTheyAre(Design):
 
 
 def as_sample(given: Any, shapes: Shapes, what: str) -> list[Numpy]:
-    """The result of a user's function, as one array for each attributed input."""
+    """The return value of a user's function, as one array for each attributed input."""
     parts = list(given) if isinstance(given, tuple) else [given]
     arrays = [np.asarray(part) for part in parts]
     found = [array.shape for array in arrays]

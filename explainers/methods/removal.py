@@ -52,7 +52,7 @@ class Units:
 
 @dataclass
 class Sums:
-    """The running sums of a chunk's samples. ``x``, ``b``: s at the endpoints, (N, …); ``sums``: arrays (N, …)."""
+    """The running sums of a chunk's samples: ``x``, ``b``: s at the endpoints, (N, …); ``sums``: arrays (N, …)."""
 
     x: Numpy
     b: Numpy

@@ -14,6 +14,8 @@ from ..ops import Ops
 from .base import Array, Numpy, Shapes, at_least
 from .removal import Design, Placeholders, Removal, Sums, Units
 
+__all__ = ["Rise"]
+
 
 @dataclass(frozen=True)
 class Rise(Removal):
@@ -24,9 +26,9 @@ class Rise(Removal):
 
     Parameters
     ----------
-    samples: number of masks, drawn for each sample separately.
-    grid: number of cells along each masked axis, at most its size.
-    probability: p, that a grid entry is kept.
+    samples: masks for each sample, drawn by itself.
+    grid: cells along each masked axis, at most its size.
+    probability: the probability p of a 1 in the grid.
     axes: the axes of a sample that are masked, one to three, such as (0, 1) for (rows, columns, channels);
         others share the mask. ``None``: all axes, or the two longer ones of three; of equal ones the first is
         taken for channels.

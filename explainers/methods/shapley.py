@@ -20,6 +20,8 @@ from ..random_numbers import UInt64
 from .base import Numpy, Shapes, at_least
 from .removal import Coalitions, Design, Grouped, Sums, Units, spread
 
+__all__ = ["ExactShapley", "ShapleySampling"]
+
 MOST_FEATURES = 20  # of exact Shapley values
 
 

@@ -17,7 +17,9 @@ from ..random_numbers import UInt64
 from .base import Numpy, Shapes, at_least
 from .removal import Coalitions, Design, Grouped, Sums, Units, packed, spread
 
-MOST_CONDITION = 1e10  # of a matrix that is inverted directly
+__all__ = ["KernelShap", "Lime"]
+
+MOST_CONDITION = 1e10  # of a matrix that is inverted as it is
 
 
 class _Regression(Coalitions):

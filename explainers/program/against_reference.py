@@ -50,7 +50,7 @@ class Contrast(Program):
 
     @cached_property
     def promises(self) -> bool:
-        """Whether attributions are guaranteed to add up: not if the caller allows operations without a rule."""
+        """Whether attributions add up: they need not where operations without a rule are allowed."""
         return self.method.adds_up and not self.coverage().approximate
 
     # --- values needed at the reference ------------------------------------------------------
@@ -84,7 +84,7 @@ class Contrast(Program):
         return tuple(found)
 
     def _passes(self, node: Node) -> bool:
-        """Whether the rule depends on no value: the operation's own derivative, the same at every point."""
+        """Whether the rule is the operation's own derivative and needs no values, as for a linear operation."""
         return self.rules.passes(node) and not self.rules.splits
 
     @cached_property
@@ -249,7 +249,7 @@ class _Run:
         return self.ops.split_axis(rows, axis, self.like_x, 0, self.like_r, 0)
 
     def flat(self, array: Array, value: Value) -> Array:
-        """A rule's result as flat rows."""
+        """The result of a rule, as flat rows."""
         axis = self.axis(value)
         if axis is None:
             return array
@@ -284,7 +284,7 @@ class _Run:
         return rewrite_regions.evaluate(self.ops, node, [rows(operand) for operand in node.inputs])[value.place]
 
     def blank(self, value: Value) -> Array:
-        """An array in the shape of ``value`` at flat rows, with arbitrary entries."""
+        """An array with the shape of ``value`` at flat rows; its entries are not used."""
         axis = self.axis(value)
         if not self.grid or axis is None:
             return self.x_rows(value)

@@ -1,4 +1,4 @@
-"""Preparing a traced graph for a method: all rewrites, in order, and the resulting programs."""
+"""Prepares a traced graph for a method: applies all rewrites, in order, and builds the programs."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _rewritten(graph: Graph, method: Method, wrt: tuple[Value, ...]) -> Graph:
 
 
 def _program(graph: Graph, method: Method, wrt: tuple[Value, ...]) -> Program:
-    """The program of a method: one that compares with a reference, or multiplies by a map, if the method needs it."""
+    """The kind of program that the method needs: plain, with a reference, or multiplied by a map."""
     rules = method.rule_set
     if method.cam is not None:
         return guided(graph, method, wrt, method.cam)

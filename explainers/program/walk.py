@@ -71,12 +71,12 @@ class Program:
 
     @cached_property
     def moved(self) -> tuple[Value, ...]:
-        """The values that rows replace by points of their own."""
+        """The values that the method replaces in each row."""
         return tuple(v for v in self.graph.inputs if self.graph.output(v).floating) if self.watches else self.wrt
 
     @property
     def watches(self) -> bool:
-        """Whether rows change the inputs and observe ``wrt``."""
+        """Whether the method varies the inputs and only observes ``wrt``."""
         return self.method.moves_inputs
 
     @cached_property
@@ -112,7 +112,7 @@ class Program:
 
     @cached_property
     def rounding(self) -> float:
-        """Relative rounding of one number: a unit in the last place of the output, or the share that an ε absorbs."""
+        """The relative rounding error of a number: a unit in the last place of the output, or the share of ε."""
         return max(self.stabilizer, ULP[self.dtype(self.output)])
 
     @cached_property
@@ -127,7 +127,7 @@ class Program:
 
     @property
     def row_dtype(self) -> str:
-        """The dtype of rows: that of the attributed values, or that of the output if they are integers."""
+        """The dtype of the rows' numbers: that of the attributed value, or of the output if that is an integer."""
         kind = self.dtype(self.wrt[0])
         return ACCUMULATE[kind if kind in ACCUMULATE else self.dtype(self.output)]
 
@@ -187,7 +187,7 @@ class Program:
         self, ops: Ops, weights: Mapping[Value, Array], values: Mapping[Value, Array], args: Mapping[str, Array],
         contributions: list[Array],
     ) -> list[Array]:  # fmt: skip
-        """The contributions of single rows, in the form that the program returns."""
+        """The contributions of single rows, ready to be returned."""
         return contributions
 
     def _rows(
@@ -225,7 +225,7 @@ class Program:
     def _watched(
         self, ops: Ops, weights: Mapping[Value, Array], rows: Sequence[Array], point: Sequence[Array]
     ) -> list[Array]:
-        """The values of ``wrt`` with ``point`` in place of the values that rows replace."""
+        """The values of ``wrt`` when ``point`` replaces the values that vary."""
         moved = dict(zip(self.moved, point, strict=True))
         inputs = [moved.get(value, row) for value, row in zip(self.graph.inputs, rows, strict=True)]
         values, _ = evaluate(ops, self.graph, weights, inputs, self.wrt)

@@ -1,4 +1,4 @@
-"""Rule sets: tables from the role of an operation to the rule that passes a message through it."""
+"""Rule sets: tables that say, for each role of an operation, how a message passes through it."""
 
 from .base import RuleSet, Site
 from .deeplift import GENOMICS, RESCALE, REVEALCANCEL

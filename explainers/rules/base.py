@@ -1,4 +1,4 @@
-"""The arguments of a rule, and the table that picks the rule for a node."""
+"""The arguments of a rule, and the tables that choose the rule of a node."""
 
 from __future__ import annotations
 

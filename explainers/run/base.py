@@ -1,4 +1,4 @@
-"""The base class of runs: the processing of one chunk of samples in packages.
+"""The base of all runs: one chunk of samples on its way through the packages.
 
 A run is a generator of :class:`~.call.Piece`, the rows to execute next. It is sent the results of each piece, and
 returns the chunk's results at its end. The same run serves a call, which executes each piece at once, and a
@@ -23,7 +23,7 @@ Found = TypeVar("Found")
 
 
 class Estimate(NamedTuple):
-    """Preliminary results for samples start … stop−1 of a call, before their run has ended.
+    """A preliminary result for samples start … stop−1 of a call, before their run has ended.
 
     One array (n, …) for each attributed value, NaN for samples without an estimate; standard errors
     likewise, or None; evaluations (n,): the number of rows behind the estimate.

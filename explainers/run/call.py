@@ -166,7 +166,7 @@ class Piece:
 
     @property
     def key(self) -> Any:
-        """Pieces of equal keys may share a package."""
+        """Pieces with equal keys may run in one package."""
         baseline = self.staged.baseline
         kept = self.shared and baseline is not None and (self.kind == "grid" or baseline.fixed)
         choose = None if self.kind == "rows" else id(self.staged.choose)
@@ -179,7 +179,7 @@ class Piece:
 
 
 def reporter(progress: bool | Callable[[int, int], None], total: int) -> Callable[[int], None]:
-    """A function that adds up the rows of packages and displays the progress."""
+    """A function that is told how many rows each package had, and reports the progress."""
     done = 0
     if progress is True:
         from tqdm.auto import tqdm

@@ -129,7 +129,7 @@ class ForwardRun(Run):
             self.outputs[:] = outputs
 
     def _to_tolerance(self, skip: int) -> Steps[None]:
-        """Evaluate units until each sample's standard error is small enough; finished samples are left out."""
+        """Evaluate units until each sample's standard error is within the tolerance; finished samples are left out."""
         tolerance, budget = self.method.error_to, self.method.most_evaluations
         left = np.arange(self.staged.count)
         units, done = self.design.units, 0
@@ -156,7 +156,7 @@ class ForwardRun(Run):
             left, units, skip = left[off], done, self.design.endpoints
 
     def _affordable(self, budget: int) -> int:
-        """The number of units that ``budget`` evaluations allow."""
+        """How many units can be evaluated with ``budget`` evaluations of the model."""
         ends = 1 + (self.design.endpoints - 1) * self.references
         per_unit = max(self.design.unit * self.references, 1)
         found = (budget - ends) // per_unit

@@ -88,7 +88,7 @@ class Packages:
 
     @property
     def family(self) -> int:
-        """A number that is equal for variants of each other."""
+        """A number that all variants of the same packages share."""
         return id(self._kernels)
 
     @property
@@ -218,7 +218,7 @@ class Packages:
             return found
 
     def steps(self, call: Call) -> Steps[list[Chunk]]:
-        """The pieces of a call, one after another."""
+        """Yield the pieces of a call one after the other, and return its results."""
         chunks = []
         start, count = 0, call.count
         while start < count:

@@ -158,7 +158,7 @@ class _Threads(_Pool):
 
 
 class _Stopped(Exception):
-    """Raised in a worker when its results are no longer needed."""
+    """Raised in a worker whose results are no longer needed."""
 
 
 class _Processes(_Pool):
