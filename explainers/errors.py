@@ -60,7 +60,7 @@ class UnknownNameError(ExplainersError, ValueError):
         names = sorted(known)
         near = difflib.get_close_matches(str(given), names, n=5, cutoff=0.4)
         if near and len(names) > 12:
-            listed = f"Near to it: {', '.join(near)}."
+            listed = f"Similar names: {', '.join(near)}."
         else:
             shown = names[:40]
             listed = f"Known: {', '.join(shown)}{' …' if len(names) > len(shown) else ''}."

@@ -36,12 +36,12 @@ def letters_axis(shape: Sequence[int], given: int | None, what: str) -> int:
     """
     if len(shape) != 2:
         raise InputError(
-            f"{what} takes samples of one-hot sequences, (letters, positions) or (positions, letters); "
+            f"{what} takes samples that are one-hot sequences, (letters, positions) or (positions, letters); "
             f"got samples of shape {tuple(shape)}"
         )
     if given is None:
         if shape[0] == shape[1]:
-            raise InputError(f"which axis of {tuple(shape)} are the letters? Give alphabet_axis=0 or -1")
+            raise InputError(f"which axis of {tuple(shape)} holds the letters? Give alphabet_axis=0 or -1")
         given = int(shape[1] < shape[0])
     if given not in (0, 1, -1):
         raise InputError(f"alphabet_axis must be 0, −1 or None; got {given!r}")

@@ -180,7 +180,7 @@ class Scheduler:
     ) -> Future[Explanation]:
         """Like :meth:`submit`, for a request from :meth:`.Explainer.request`."""
         if request.explainer.method.generates:
-            raise InputError("Perturbation makes its samples on the host, by itself; call the explainer instead")
+            raise InputError("Perturbation generates samples on the host, by itself; call the explainer instead")
         if request.explainer.interacting:
             raise InputError("interacting=True runs each call as one batch, unmixed; call the explainer instead")
         request.call.watch = watch
@@ -214,8 +214,8 @@ class Scheduler:
             stats = self.stats
             if stats.waiting_rows and stats.waiting_rows + rows > self.queue_rows:
                 raise QueueFull(
-                    f"{stats.waiting_rows} rows wait, {rows} more are too many: the queue holds {self.queue_rows}. "
-                    "Try again later."
+                    f"{stats.waiting_rows} rows are waiting and {rows} more do not fit: the queue "
+                    f"holds {self.queue_rows}. Try again later."
                 )
             stats.calls += 1
             stats.waiting_calls += 1

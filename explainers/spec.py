@@ -52,7 +52,7 @@ class TensorSpec(Stored):
         if any(size is None for size in shape[1:]):
             raise InputError(
                 f"TensorSpec{shape}: only the first axis, the batch, may be None. Give the other sizes; "
-                "for several sizes, compile one explainer for each."
+                "for several sizes, compile an explainer for each."
             )
         object.__setattr__(self, "shape", (None, *shape[1:]))
         object.__setattr__(self, "dtype", _dtype_name(self.dtype))

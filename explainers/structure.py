@@ -60,8 +60,8 @@ def placed(form: Any, given: Any, name: str) -> Iterator[tuple[int, Any]]:
     if isinstance(form, Fixed):
         if type(given) is not type(form.value) or given != form.value:
             raise InputError(
-                f"{name}={given!r}, and this explainer is for {name}={form.value!r}, which is fixed when the model is "
-                "traced: compile another for other values"
+                f"{name}={given!r}, but this explainer was compiled for {name}={form.value!r}, which is fixed "
+                "when the model is traced: compile another explainer for other values"
             )
     elif isinstance(form, (dict, list, tuple)):
         keys, found = _keys(form), _keys(given)

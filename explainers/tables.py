@@ -263,8 +263,8 @@ def array(table: Any, spec: TensorSpec, what: str) -> Numpy:
     found = names(table, what)
     if found and not spec.columns:
         warnings.warn(
-            f"{what} is a table with the columns {listed(found)}, and the explainer knows no names: they are taken by "
-            "their places. Compile it with a table for inputs=, or with TensorSpec(…, columns=…).",
+            f"{what} is a table with the columns {listed(found)}, but the explainer knows no column names: they "
+            "are taken by position. Compile it with a table for inputs=, or with TensorSpec(…, columns=…).",
             ColumnsWarning, stacklevel=_outside(),
         )  # fmt: skip
     places = order(found, spec.columns, what) if found and spec.columns else None

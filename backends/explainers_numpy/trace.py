@@ -127,4 +127,4 @@ def _numbers(result: Any) -> Numpy:
     try:
         return np.asarray(result)
     except ValueError as error:
-        raise TraceError(f"the model returned a {type(result).__name__} that is no array: {error}") from error
+        raise TraceError(f"the model returned a {type(result).__name__} that is not an array: {error}") from error

@@ -105,7 +105,7 @@ class TensorFlowBackend(BackendDefaults):
         tf = self.tensorflow
         if isinstance(array, tf.Variable):
             array = array.read_value()
-        if dtype == "string":  # strings stay on the host
+        if dtype == "string":  # words stay on the host
             return array if isinstance(array, tf.Tensor) else tf.convert_to_tensor(np.asarray(array, object))
         if isinstance(array, tf.Tensor):
             array = array if array.dtype.name == dtype else tf.cast(array, dtype)

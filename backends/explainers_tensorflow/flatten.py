@@ -213,13 +213,13 @@ class _Flattener:
             raise self._error(op, "draws random numbers in inference",
                               "An explanation must be repeatable: draw only if training.")  # fmt: skip
         if "PyFunc" in op.type:
-            raise self._error(op, "runs Python code that no graph holds",
+            raise self._error(op, "runs Python code, which a graph cannot hold",
                               "Write it with TensorFlow operations, or explain the model as a callable with "
                               "backend='numpy'.")  # fmt: skip
         functional = any(value.WhichOneof("value") == "func" for value in op.node_def.attr.values())
         stateful = op.op_def.is_stateful and op.type not in LOOKUPS
         if functional or stateful or op.type in ("Switch", "Merge", "Enter", "Exit", "RefSwitch"):
-            raise self._error(op, "cannot be made again outside the model", "Write it with plain tensor operations.")
+            raise self._error(op, "cannot be recreated outside the model", "Write it with plain tensor operations.")
 
     def _error(self, op: tf.Operation, what: str, advice: str) -> TraceError:
         line = self.where(op)
@@ -311,7 +311,7 @@ class _Flattener:
         """The handle of a table, as a placeholder."""
         if not isinstance(value, Captured):
             raise TraceError(
-                "the model makes a table while it runs. Make it once, outside of the call, or look up before the model."
+                "the model creates a table while it runs. Create it once, outside of it, or look up before the model."
             )
         key = id(value.tensor)
         if key not in self.read:

@@ -19,7 +19,7 @@ from .ops import Recipe
 CALLS = ("PartitionedCall", "StatefulPartitionedCall", "TPUPartitionedCall")  # differentiated through their bodies
 EXACT = {("tensorflow.python.ops.custom_gradient", "recompute_grad")}  # the forward computation's own derivative
 LOST = (
-    "its derivative is the model's own, and was not saved with the model: save it with "
+    "its derivative is custom and was not saved with the model: save it with "
     "tf.saved_model.SaveOptions(experimental_custom_gradients=True), or give the model as it was built"
 )
 Source = tuple[str, Any, int]  # "cotangent", "output", "input" and a place there; or "step", its name, its output

@@ -107,7 +107,7 @@ def _package(name: str, program: ExportedProgram) -> bytes:
         if not verify.agrees(Package(made, device), graph, arguments, 0):
             made = package(verify.WITHOUT_VECTORS)
             if not verify.agrees(Package(made, device), graph, arguments, 0):
-                raise RuntimeError("what it makes of the program gives other numbers than the program")
+                raise RuntimeError("the compiled program gives other numbers than the original")
     except Exception as error:
         raise ArtifactError(
             f"AOTInductor of torch {torch.__version__} cannot compile the program {name!r} ({type(error).__name__}: "
@@ -136,7 +136,7 @@ def check(name: str, content: bytes) -> None:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             names = archive.namelist()
     except zipfile.BadZipFile as error:
-        raise ArtifactError(f"{name}{SUFFIX} is no package of AOTInductor: {error}") from error
+        raise ArtifactError(f"{name}{SUFFIX} is not a package of AOTInductor: {error}") from error
     for member in names:
         if not _MEMBER.fullmatch(member):
             raise ArtifactError(f"{name}{SUFFIX} holds {member!r}, which packages of explainers do not have")

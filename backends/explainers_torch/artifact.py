@@ -64,7 +64,7 @@ def load(files: Mapping[str, bytes], engine: str, device: str, parts: Mapping[st
     place = torch.device(device)
     if place.type == "cuda" and (not torch.cuda.is_available() or (place.index or 0) >= torch.cuda.device_count()):
         raise ArtifactError(
-            f"it was made for the device {device}, which is not there. Compile the model on this machine."
+            f"it was made for the device {device}, which does not exist here. Compile the model on this machine."
         )
     wanted = {SCRIPT} if engine == "torchscript" else {WEIGHTS, *(f"{name}.pt2" for name in parts)}
     if engine == "inductor" and aot.NEEDS in files:
@@ -283,4 +283,4 @@ def _check(name: str, content: bytes) -> None:
     except (zipfile.BadZipFile, ValueError) as error:
         if isinstance(error, ArtifactError):
             raise
-        raise ArtifactError(f"{name}.pt2 is no program of torch.export: {error}") from error
+        raise ArtifactError(f"{name}.pt2 is not a program of torch.export: {error}") from error

@@ -68,7 +68,7 @@ class TorchBackend(BackendDefaults):
     def _function(self, model: Any) -> Any:
         if not callable(model):
             raise InputError(
-                f"a {type(model).__module__}.{type(model).__qualname__} is no model of torch: give a torch.nn.Module, "
+                f"a {type(model).__module__}.{type(model).__qualname__} is not a torch model: give a torch.nn.Module, "
                 "an ExportedProgram, or a function of tensors"
             )
         from .functions import FunctionModule

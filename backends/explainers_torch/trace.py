@@ -311,7 +311,7 @@ def _fixed_size(lines: list[str], watch: Watch | None) -> tuple[str, str, list[s
     bounds = re.search(r"generated guard (.+)", reasons[0])
     if bounds:
         limits = re.sub(r"L\[[^ ]*?\.size\(\)\[0\]", "batch", bounds[1])
-        what = f"it takes another way for some batch sizes: what was traced holds for {limits} only"
+        what = f"it branches on the batch size: the traced program holds for {limits} only"
         return what, "Write the operation that asks for the size in a way that is the same for all.", reasons
     asked = list(dict.fromkeys(map(_users, watch.lengths))) if watch is not None else []
     if asked:

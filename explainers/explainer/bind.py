@@ -84,7 +84,7 @@ def _check_ids(ids: Numpy, size: int, what: str) -> None:
 def attribution(plan: Plan, method: Method, given: Any, count: int) -> list[Numpy]:
     """The ``attribution`` that a Perturbation's generator gets, checked."""
     if not method.generates:
-        raise InputError(f"attribution= is for the method Perturbation; this is {method.name!r}")
+        raise InputError(f"attribution= is only for the method Perturbation; this is {method.name!r}")
     given = tables.aligned(given if isinstance(given, tuple) else (given,), plan.specs, "attribution")
     parts = [to_numpy(part, "attribution") for part in given]
     wanted = [(count, *spec.sample_shape) for spec in plan.specs]

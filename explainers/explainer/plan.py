@@ -190,7 +190,7 @@ def _check_reached(graph: Graph, wrt: tuple[Value, ...], result: Value) -> None:
         return
     last = stops[-1]
     raise InputError(
-        "no derivative leads from the inputs to the output: it would be 0 everywhere. The last to stop it is "
+        "no derivative leads from the inputs to the output: it would be 0 everywhere. It is stopped last by "
         f"{last.op!r} (node {last.name!r}){f' at {last.source}' if last.source else ''}, such as a no_grad block, a "
         "detached tensor, or a comparison. Take it out of the model, or take a method that only runs it: 'occlusion'."
     )

@@ -148,7 +148,7 @@ class Saved:
         given = device_name(self.backend, device)
         if place and given != place:
             raise ArtifactError(
-                f"it was made for the device {place}, which is written into its programs; they cannot run on "
+                f"it was made for the device {place}, which is fixed in its programs; they cannot run on "
                 f"{device}. Compile the model there, with device={str(device)!r}."
             )
         return given

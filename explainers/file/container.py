@@ -115,9 +115,7 @@ def read(source: Source) -> tuple[dict[str, Any], dict[str, bytes]]:
         for name, member in members.items():
             files[name] = archive.read(name)
             if hashlib.sha256(files[name]).hexdigest() != member.sha256:
-                raise ArtifactError(
-                    f"member {name!r} does not have the checksum that the manifest tells: it is damaged"
-                )
+                raise ArtifactError(f"member {name!r} does not have the checksum in the manifest: it is damaged")
         return data, files
 
 
@@ -138,7 +136,7 @@ def _reasons(source: Source) -> Iterator[None]:
         except ArtifactError:
             raise
         except _BROKEN as error:
-            raise ArtifactError(f"it is no explainer's file, or cut short ({error})") from error
+            raise ArtifactError(f"it is not an explainer's file, or is truncated ({error})") from error
 
 
 @contextlib.contextmanager
@@ -157,11 +155,11 @@ def _manifest(archive: zipfile.ZipFile) -> tuple[dict[str, Any], dict[str, Membe
     names = [info.orig_filename for info in infos]
     for info in infos:
         if not _NAME.fullmatch(info.orig_filename) or info.filename != info.orig_filename:
-            raise ArtifactError(f"it has a member with the name {info.orig_filename!r}, which no explainer's file has")
+            raise ArtifactError(f"it has a member with the name {info.orig_filename!r}, unknown in explainers' files")
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.file_size != info.compress_size:
             raise ArtifactError(f"member {info.filename!r} is compressed or encrypted; explainers' files are neither")
     if len(set(names)) != len(names):
-        raise ArtifactError("it has two members of one name")
+        raise ArtifactError("it has two members with the same name")
     if MANIFEST not in names:
         raise ArtifactError(f"it has no {MANIFEST}")
     if archive.getinfo(MANIFEST).file_size > LARGEST_MANIFEST:
@@ -177,7 +175,7 @@ def _manifest(archive: zipfile.ZipFile) -> tuple[dict[str, Any], dict[str, Membe
     for name, member in members.items():
         found = archive.getinfo(name).file_size
         if found != member.size:
-            raise ArtifactError(f"member {name!r} has {found} bytes; the manifest tells {member.size}")
+            raise ArtifactError(f"member {name!r} has {found} bytes; the manifest says {member.size}")
     return data, members
 
 
@@ -195,7 +193,7 @@ def parsed(content: bytes, name: str) -> Any:
     try:
         return json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{name} is no JSON: {error}") from error
+        raise ArtifactError(f"{name} is not JSON: {error}") from error
 
 
 @contextlib.contextmanager

@@ -60,11 +60,11 @@ def _refusal(value: Any, what: str) -> str:
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
     if callable(value) or (isinstance(value, Stored) and not value.is_data):
         return (
-            f"{what} is code ({getattr(value, '__qualname__', kind)}), which a file of an explainer does not hold. "
+            f"{what} is code ({getattr(value, '__qualname__', kind)}), which cannot be saved in an explainer's file. "
             "Compile with values (numbers, arrays, References, the library's own methods and rules), or give it at "
             "each call: explain(x, baseline=…)."
         )
-    return f"{what} is of type {kind}, which has no file form: give numbers, texts, arrays, or the library's own values"
+    return f"{what} is of type {kind}, which cannot be saved: give numbers, texts, arrays, or the library's own values"
 
 
 def decode(data: Any, arrays: Mapping[str, Numpy]) -> Any:

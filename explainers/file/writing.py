@@ -68,9 +68,9 @@ def check(path: Name) -> None:
     if target.is_dir():
         raise IsADirectoryError(f"{name} is a folder: give the name of a file")
     if not target.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder for {name}: make it first")
+        raise FileNotFoundError(f"the folder of {name} does not exist: create it first")
     if target.exists() and not os.access(target, os.W_OK):
-        raise PermissionError(f"{name} may not be written to: change its permissions, or give another name")
+        raise PermissionError(f"{name} is not writable: change its permissions, or give another name")
 
 
 def move(made: Path, path: Path) -> None:

@@ -150,7 +150,7 @@ class IntegratedGradients(Multiplied):
         if self.tolerance is not None and not self.tolerance > 0:
             raise InputError(f"tolerance must be above 0, or None; got {self.tolerance!r}")
         if self.tolerance is not None and (self.hypothetical or not self.multiply):
-            raise InputError("tolerance= looks at the sum of attributions: leave it out, and give steps=")
+            raise InputError("tolerance= checks the sum of attributions: leave it out, and give steps=")
         super().__post_init__()
 
     @property

@@ -32,7 +32,7 @@ class AlongInputs(Method, data=False):
         if not model.inputs:
             raise InputError(
                 f"{self.name} goes from a baseline to the inputs, and no input of the model is floating-point. For "
-                "tokens explain the part of the model behind the embedding, or take 'integrated_gradients' with "
+                "tokens, explain the part of the model behind the embedding, or take 'integrated_gradients' with "
                 "wrt= the layer"
             )
         return self

@@ -70,7 +70,7 @@ class Composite(Stored):
             if isinstance(where, str):
                 known = {m for node in walked if _fits(rule, node, where) for m in (*node.modules, node.scope) if m}
                 raise UnknownNameError.among(
-                    "module pattern", where, known, f"No layer that {rule} can pass has such a path."
+                    "module pattern", where, known, f"No layer that {rule} applies to has such a path."
                 )
             if where not in (0, -1):
                 raise InputError(f"no dense or conv layer is at depth {where}: there are {depth} depths, from 0")
@@ -85,11 +85,11 @@ def _check_entry(where: Any, rule: Any) -> None:
         return
     if not rule.passes_weighted and (where in WEIGHTED or isinstance(where, int)):
         raise InputError(
-            f"{rule!r} goes with operations whose input and output have one shape, not with dense or conv layers; "
+            f"{rule!r} applies to operations whose input and output have the same shape, not to dense or conv layers; "
             f"got {where!r}"
         )
     if rule.only_weighted and isinstance(where, Role) and where is not Role.LINEAR:
-        raise InputError(f"{rule!r} passes dense and conv layers, which have the role linear; got {where!r}")
+        raise InputError(f"{rule!r} applies to dense and conv layers, which have the role linear; got {where!r}")
 
 
 def _fits(rule: Rule, node: Node, where: Where) -> bool:

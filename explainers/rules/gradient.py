@@ -33,7 +33,7 @@ def deconv_relu(ops: Ops, at: Site) -> Sequence[Array | None]:
 
 
 _CHAIN = dict.fromkeys(set(Role) - {Role.INPUT, Role.WEIGHT, Role.CONSTANT}, vjp)
-_OWN = {Function.OWN_DERIVATIVE: "its derivative is the model's own, which no rule for activations reaches into"}
+_OWN = {Function.OWN_DERIVATIVE: "its derivative is defined by the model: rules for activations do not apply inside"}
 
 GRADIENT = RuleSet("gradient", _CHAIN, complex=True)
 GUIDED_BACKPROP = RuleSet(

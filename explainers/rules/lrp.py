@@ -147,7 +147,7 @@ class AlphaBeta(Stabilized):
         _not_negative("beta", self.beta)
         _not_negative("epsilon", self.epsilon)
         if abs(self.alpha - self.beta - 1) > 1e-9:
-            raise InputError(f"αβ keeps relevance only where alpha − beta = 1; got {self.alpha} and {self.beta}")
+            raise InputError(f"αβ conserves relevance only if alpha − beta = 1; got {self.alpha} and {self.beta}")
 
     def __call__(self, ops: Ops, at: Site) -> Sequence[Array | None]:
         total, shares = _signed(ops, at, 1)
@@ -232,7 +232,7 @@ class ZBox(Stabilized):
                 raise InputError(f"z^B needs the bounds of its input, low= and high=, as numbers; got {name}={bound!r}")
             if np.size(bound) > LARGEST_BOUND:
                 raise InputError(
-                    f"a bound of z^B has at most {LARGEST_BOUND} entries, such as one a channel; {name} has "
+                    f"a bound of z^B has at most {LARGEST_BOUND} entries, such as one per channel; {name} has "
                     f"{np.size(bound)}"
                 )
             object.__setattr__(self, name, frozen(bound))
@@ -264,7 +264,7 @@ def _bound(ops: Ops, bound: Any, x: Array) -> Array:
         return float(known)
     sample = tuple(x.shape[1:])
     if len(sample) < known.ndim or any(k not in (1, s) for k, s in zip(known.shape[::-1], sample[::-1], strict=False)):
-        raise InputError(f"a bound of z^B has shape {known.shape}, what goes into the layer has shape {sample}")
+        raise InputError(f"a bound of z^B has shape {known.shape}, the layer's input has shape {sample}")
     zero = ops.row_max(ops.zeros_like(x))
     shape = (1,) * (len(x.shape) - 1 - known.ndim) + known.shape
     return ops.reshape_rows(ops.stack([zero + float(entry) for entry in known.flat]), shape)

@@ -177,7 +177,8 @@ class _Processes(_Pool):
                 process.start()
         except (AttributeError, TypeError, ImportError) as error:  # the exceptions that pickle raises
             raise PerturbationError(
-                f"generate ({function!r}) cannot be sent to a process: {error}. Use a function of a module, or threads."
+                f"generate ({function!r}) cannot be sent to a process: {error}. "
+                "Use a function defined at the top level of a module, or threads."
             ) from error
 
     def _send(self, worker: int, task: Task | None) -> None:
