@@ -297,17 +297,17 @@ def device_name(backend: Backend, device: Any) -> str:
 @lru_cache(maxsize=1)
 def backends() -> dict[str, Backend]:
     """Every installed backend by name, forward-only ones last; imports no framework."""
-    found: list[Backend] = [point.load() for point in entry_points(group=GROUP)]
-    return {backend.name: backend for backend in sorted(found, key=lambda b: (b.forward_only, b.name))}
+    backend_objects: list[Backend] = [point.load() for point in entry_points(group=GROUP)]
+    return {backend.name: backend for backend in sorted(backend_objects, key=lambda b: (b.forward_only, b.name))}
 
 
 def named(name: str) -> Backend:
-    known = backends()
-    if name not in known:
-        raise UnknownNameError.among("backend", name, known)
-    if not known[name].installed():
+    installed_backends = backends()
+    if name not in installed_backends:
+        raise UnknownNameError.among("backend", name, installed_backends)
+    if not installed_backends[name].installed():
         raise BackendMissing(f"backend {name!r} needs {name}, which is not installed: pip install 'explainers[{name}]'")
-    return known[name]
+    return installed_backends[name]
 
 
 def find(model: Any, name: str | None) -> Backend:

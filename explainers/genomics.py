@@ -57,12 +57,14 @@ def check_one_hot(array: Numpy, axis: int, what: str, first: int = 0, count: int
     _check_letters(x, x.sum(axis=1) != 1, axis, what, first, count)
 
 
-def _check_letters(x: Numpy, wrong: Numpy, axis: int, what: str, first: int = 0, count: int | None = None) -> None:
-    """``x``: (N, letters, positions). ``wrong``: positions (N, positions) that are wrong besides those of other
+def _check_letters(
+    x: Numpy, wrong_positions: Numpy, axis: int, what: str, first: int = 0, count: int | None = None
+) -> None:
+    """``x``: (N, letters, positions). ``wrong_positions``: those (N, positions) that are wrong besides those of other
     numbers than 0 and 1."""
-    wrong = wrong | ((x != 0) & (x != 1)).any(axis=1)
-    if wrong.any():
-        sample, position = map(int, np.argwhere(wrong)[0])
+    wrong_positions = wrong_positions | ((x != 0) & (x != 1)).any(axis=1)
+    if wrong_positions.any():
+        sample, position = map(int, np.argwhere(wrong_positions)[0])
         shape = x.shape[1:] if axis == 0 else x.shape[:0:-1]
         raise InputError(
             f"{what} takes one-hot sequences; sample {first + sample} of {count or len(x)} has "

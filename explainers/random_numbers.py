@@ -34,13 +34,13 @@ def sample_seeds(seed: Any, count: int) -> UInt64:
     An int seeds the whole call: sample i draws from (seed, i). An array of N ints gives each
     sample its own seed: a sample with seed k draws the same numbers as alone with ``seed=k``.
     """
-    given = np.asarray(0 if seed is None else seed)
+    seeds = np.asarray(0 if seed is None else seed)
     if np.ma.is_masked(seed):
         raise InputError("seed is a masked array, and the numbers behind the mask would be used")
-    if given.dtype.kind not in "iu" or given.ndim > 1 or (given.ndim == 1 and len(given) != count):
+    if seeds.dtype.kind not in "iu" or seeds.ndim > 1 or (seeds.ndim == 1 and len(seeds) != count):
         raise InputError(f"seed must be an int, or {count} ints, one per sample; got {seed!r}")
-    index = np.arange(count, dtype=np.uint64) if given.ndim == 0 else np.zeros(count, np.uint64)
-    base = np.broadcast_to(given.astype(np.uint64, casting="unsafe"), (count,))
+    index = np.arange(count, dtype=np.uint64) if seeds.ndim == 0 else np.zeros(count, np.uint64)
+    base = np.broadcast_to(seeds.astype(np.uint64, casting="unsafe"), (count,))
     with np.errstate(over="ignore"):
         return _mix64(_mix64(base + np.uint64(0x9E3779B97F4A7C15)) + index)
 

@@ -145,33 +145,35 @@ class Signature(Stored):
         alone = not kwargs and len(args) == len(self.inputs)
         if alone and (not self.arguments or all(hasattr(arg, "shape") for arg in args)):
             return list(args)  # the arrays, in their order
-        given = dict(zip(self.forms, args, strict=False))
-        clash = sorted(given.keys() & kwargs.keys())
-        unknown = sorted(kwargs.keys() - self.forms.keys() - set(self.names))
-        given.update(kwargs)
-        found = {place: given[name] for place, name in enumerate(self.names) if name in given}
-        for name in self.forms.keys() & given.keys():
-            found.update(structure.placed(self.forms[name], given[name], name))
-        missing = [name for place, name in enumerate(self.names) if place not in found]
-        if len(args) > len(self.forms) or clash or unknown or missing:
+        given_arguments = dict(zip(self.forms, args, strict=False))
+        clash = sorted(given_arguments.keys() & kwargs.keys())
+        unknown_names = sorted(kwargs.keys() - self.forms.keys() - set(self.names))
+        given_arguments.update(kwargs)
+        array_by_place = {
+            place: given_arguments[name] for place, name in enumerate(self.names) if name in given_arguments
+        }
+        for name in self.forms.keys() & given_arguments.keys():
+            array_by_place.update(structure.placed(self.forms[name], given_arguments[name], name))
+        missing_names = [name for place, name in enumerate(self.names) if place not in array_by_place]
+        if len(args) > len(self.forms) or clash or unknown_names or missing_names:
             problem = (
                 f"{len(args)} positional inputs"
                 if len(args) > len(self.forms)
                 else f"{clash} twice"
                 if clash
-                else f"unknown inputs {unknown}"
-                if unknown
-                else f"no value for {missing}"
+                else f"unknown inputs {unknown_names}"
+                if unknown_names
+                else f"no value for {missing_names}"
             )
-            flag = any(isinstance(kwargs[name], (bool, str, type(None))) for name in unknown)
+            flag = any(isinstance(kwargs[name], (bool, str, type(None))) for name in unknown_names)
             advice = " A flag is fixed when the model is traced: give it with inputs= to compile." if flag else ""
             raise InputError(f"got {problem}; the model takes ({self}).{advice}")
-        return [found[place] for place in range(len(self.inputs))]
+        return [array_by_place[place] for place in range(len(self.inputs))]
 
     def call(self, arrays: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
         """The model's arguments, positional and by keyword, from its inputs in order."""
-        made = [(name, structure.formed(form, arrays)) for name, form in self.forms.items()]
-        return [value for _, value in made[: self.positional]], dict(made[self.positional :])
+        arguments = [(name, structure.formed(form, arrays)) for name, form in self.forms.items()]
+        return [value for _, value in arguments[: self.positional]], dict(arguments[self.positional :])
 
     def __str__(self) -> str:
         flags = [f"{name}={form.value!r}" for name, form in self.arguments if isinstance(form, structure.Fixed)]
@@ -342,11 +344,11 @@ def is_mask(target: Any, shape: tuple[int, ...], axes: int | None = None) -> boo
     if not isinstance(target, (list, np.ndarray)):
         return False
     try:
-        given = np.asarray(target)
+        array = np.asarray(target)
     except ValueError:  # ragged
         return False
     axes = len(shape) if axes is None else axes
-    return axes > 0 and given.shape == shape and given.dtype.kind in ("fb" if axes == 1 else "fbiu")
+    return axes > 0 and array.shape == shape and array.dtype.kind in ("fb" if axes == 1 else "fbiu")
 
 
 @lru_cache(maxsize=4096)
@@ -354,40 +356,40 @@ def _one_index(target: int, shape: tuple[int, ...]) -> Target:
     return Target("index", shape, np.array([[target]]))
 
 
-def _indices(target: Any, given: Numpy, shape: tuple[int, ...], count: int) -> Numpy:
+def _indices(target: Any, indices: Numpy, shape: tuple[int, ...], count: int) -> Numpy:
     """Integer indices of shape (N, output axes)."""
-    if given.dtype.kind not in "iu":
+    if indices.dtype.kind not in "iu":
         detail = ""
-        if given.dtype.kind == "f" and given.ndim and given.size:
-            broken = np.argwhere(~np.isfinite(given) | (given != np.round(given)))
+        if indices.dtype.kind == "f" and indices.ndim and indices.size:
+            broken = np.argwhere(~np.isfinite(indices) | (indices != np.round(indices)))
             if len(broken):
                 place = tuple(int(i) for i in broken[0])
-                detail = f" (position {place[0] if len(place) == 1 else place}: {given[place]})"
+                detail = f" (position {place[0] if len(place) == 1 else place}: {indices[place]})"
         raise TargetError(
-            f"target of dtype {given.dtype} and shape {given.shape} is neither integers nor a mask "
+            f"target of dtype {indices.dtype} and shape {indices.shape} is neither integers nor a mask "
             f"of the output's shape{detail}. {_target_forms(shape, count)}"
         )
-    one_for_all = given.ndim == 0 or (isinstance(target, tuple) and given.ndim == 1)
+    one_for_all = indices.ndim == 0 or (isinstance(target, tuple) and indices.ndim == 1)
     if one_for_all:
-        given = given.reshape(1, -1)
-    elif given.ndim == 1 and len(shape) == 1:
-        given = given.reshape(-1, 1)
-    if given.ndim != 2 or given.shape[1] != len(shape):
+        indices = indices.reshape(1, -1)
+    elif indices.ndim == 1 and len(shape) == 1:
+        indices = indices.reshape(-1, 1)
+    if indices.ndim != 2 or indices.shape[1] != len(shape):
         raise TargetError(
             f"target of shape {np.shape(target)} does not index an output of {len(shape)} axes. "
             f"{_target_forms(shape, count)}"
         )
-    if not one_for_all and len(given) != count:
-        raise TargetError(f"{len(given)} targets for {count} samples. {_target_forms(shape, count)}")
-    bad: Numpy = np.any((given < 0) | (given >= np.array(shape)), axis=1)
-    if bad.any():
-        position = int(np.argmax(bad))
-        index = tuple(int(i) for i in given[position])
+    if not one_for_all and len(indices) != count:
+        raise TargetError(f"{len(indices)} targets for {count} samples. {_target_forms(shape, count)}")
+    outside: Numpy = np.any((indices < 0) | (indices >= np.array(shape)), axis=1)
+    if outside.any():
+        position = int(np.argmax(outside))
+        index = tuple(int(i) for i in indices[position])
         raise TargetError(
             f"target {index[0] if len(index) == 1 else index} at position {position} is out of range. "
             f"{_target_forms(shape, count)}"
         )
-    return given
+    return indices
 
 
 # --- baselines -------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ def kinds(of: type[Any] = Stored) -> dict[str, type[Any]]:
 
 
 def _subclasses(kind: type[Any]) -> Iterator[type[Any]]:
-    for found in kind.__subclasses__():
-        if found.__module__.partition(".")[0] == __package__:
-            yield found
-        yield from _subclasses(found)
+    for subclass in kind.__subclasses__():
+        if subclass.__module__.partition(".")[0] == __package__:
+            yield subclass
+        yield from _subclasses(subclass)

@@ -64,9 +64,9 @@ def placed(form: Any, given: Any, name: str) -> Iterator[tuple[int, Any]]:
                 "when the model is traced: compile another explainer for other values"
             )
     elif isinstance(form, (dict, list, tuple)):
-        keys, found = _keys(form), _keys(given)
-        if set(keys) != set(found or ()):
-            what = f"{type(given).__name__} of {list(found)}" if found is not None else type(given).__name__
+        keys, given_keys = _keys(form), _keys(given)
+        if set(keys) != set(given_keys or ()):
+            what = f"{type(given).__name__} of {list(given_keys)}" if given_keys is not None else type(given).__name__
             raise InputError(f"{name} is a {what}; the model was traced with a {type(form).__name__} of {list(keys)}")
         for key in keys:
             yield from placed(form[key], given[key], _inner(name, key))

@@ -260,14 +260,14 @@ def array(table: Any, spec: TensorSpec, what: str) -> Numpy:
     -----
     ColumnsWarning: the table names its columns, and ``spec`` does not know them.
     """
-    found = names(table, what)
-    if found and not spec.columns:
+    column_names = names(table, what)
+    if column_names and not spec.columns:
         warnings.warn(
-            f"{what} is a table with the columns {listed(found)}, but the explainer knows no column names: they "
+            f"{what} is a table with the columns {listed(column_names)}, but the explainer knows no column names: they "
             "are taken by position. Compile it with a table for inputs=, or with TensorSpec(…, columns=…).",
             ColumnsWarning, stacklevel=_outside(),
         )  # fmt: skip
-    places = order(found, spec.columns, what) if found and spec.columns else None
+    places = order(column_names, spec.columns, what) if column_names and spec.columns else None
     return numbers(table, what, places, spec.floating)
 
 
@@ -281,10 +281,10 @@ def _outside() -> int:
 
 def row(series: Any, spec: TensorSpec, what: str) -> Any:
     """A pandas Series with names, such as a row of a frame, as one sample in the order of the columns."""
-    given = _names(list(series.index), what)
-    if not given or not spec.columns:
+    labels = _names(list(series.index), what)
+    if not labels or not spec.columns:
         return series
-    return np.asarray(series)[order(given, spec.columns, what)]
+    return np.asarray(series)[order(labels, spec.columns, what)]
 
 
 def is_row(value: Any) -> bool:

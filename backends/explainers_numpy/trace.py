@@ -38,7 +38,7 @@ def trace(model: Any, sig: Signature, examples: Sequence[Any]) -> Traced:
     probe = [np.zeros((1, *s.sample_shape), s.dtype) for s in sig.inputs]
     if examples and not isinstance(examples[0], TensorSpec) and len(examples[0]):
         probe = [np.array(np.asarray(e)[:1], s.dtype) for e, s in zip(examples, sig.inputs, strict=True)]
-    call, out = _tried(model, sig, examples, probe)
+    call, out = _traced_call(model, sig, examples, probe)
     heads = [Node(s.name, "input", Role.INPUT, outputs=(Output(s.shape, s.dtype),)) for s in sig.inputs]
     inputs = tuple(node.values[0] for node in heads)
     name = getattr(model, "__qualname__", type(model).__qualname__)
@@ -58,7 +58,7 @@ def _source(model: Any) -> str:
 Caller = Callable[..., Numpy]
 
 
-def _tried(model: Any, sig: Signature, examples: Sequence[Any], probe: Sequence[Numpy]) -> tuple[Caller, Numpy]:
+def _traced_call(model: Any, sig: Signature, examples: Sequence[Any], probe: Sequence[Numpy]) -> tuple[Caller, Numpy]:
     """The model as a function of numpy arrays, and its output for ``probe``.
 
     It is called with the caller's kind of arrays, such as torch tensors for a function of tensors, or with numpy
@@ -76,10 +76,12 @@ def _tried(model: Any, sig: Signature, examples: Sequence[Any], probe: Sequence[
             return call, call(*probe)
         except Exception as error:
             failed.append(error)
-    raise _told(failed[0], probe, "arrays of their kind or numpy's" if any(homes) else "numpy arrays") from failed[0]
+    raise _call_error(
+        failed[0], probe, "arrays of their kind or numpy's" if any(homes) else "numpy arrays"
+    ) from failed[0]
 
 
-def _told(error: Exception, probe: Sequence[Numpy], kind: str) -> Exception:
+def _call_error(error: Exception, probe: Sequence[Numpy], kind: str) -> Exception:
     if isinstance(error, ExplainersError):
         return error
     shapes = ", ".join(str(array.shape) for array in probe)

@@ -19,9 +19,9 @@ ADDS = ("Add", "AddV2")
 
 def joined(graph: Graph) -> Graph:
     """The graph with every log Σ exp(x − c) + c of x and its largest entry c as one node."""
-    found = {node.name: made for node in graph if node.op in ADDS for made in _log_sum(graph, node)}
-    nodes = tuple(found.get(node.name, node) for node in graph)
-    return Graph(nodes, graph.inputs, graph.outputs).restrict(graph.outputs) if found else graph
+    log_sums = {node.name: log_sum for node in graph if node.op in ADDS for log_sum in _log_sum(graph, node)}
+    nodes = tuple(log_sums.get(node.name, node) for node in graph)
+    return Graph(nodes, graph.inputs, graph.outputs).restrict(graph.outputs) if log_sums else graph
 
 
 def _log_sum(graph: Graph, outer: Node) -> Iterator[Node]:
@@ -38,9 +38,9 @@ def _log_sum(graph: Graph, outer: Node) -> Iterator[Node]:
         if axes.op != "Const" or not _is_largest(graph, shift, x) or members is None:
             continue
         rank = len(graph.output(x).shape)
-        given = tf.make_ndarray(axes.payload.attributes["value"].tensor).reshape(-1).tolist()
+        axis_list = tf.make_ndarray(axes.payload.attributes["value"].tensor).reshape(-1).tolist()
         attributes = Attributes(
-            axis=tuple(axis if axis < 0 else axis - rank for axis in given),
+            axis=tuple(axis if axis < 0 else axis - rank for axis in axis_list),
             keepdims=total.payload.attributes["keep_dims"].b,
         )
         payload = Region(members, (x,), outer.values[0])
@@ -78,14 +78,14 @@ def _is_largest(graph: Graph, shift: Node, x: Value) -> bool:
 
 def _between(graph: Graph, x: Value, outer: Node) -> tuple[Node, ...] | None:
     """The nodes that compute ``outer`` from x, in order; None if they use anything else but constants."""
-    needed, waiting = {outer.name}, list(outer.inputs)
-    while waiting:
-        value = waiting.pop()
+    node_names, queue = {outer.name}, list(outer.inputs)
+    while queue:
+        value = queue.pop()
         node = graph.by_name[value.node]
-        if value == x or node.name in needed:
+        if value == x or node.name in node_names:
             continue
         if node.role in (Role.INPUT, Role.WEIGHT):
             return None
-        needed.add(node.name)
-        waiting += node.inputs
-    return tuple(node for node in graph if node.name in needed)
+        node_names.add(node.name)
+        queue += node.inputs
+    return tuple(node for node in graph if node.name in node_names)

@@ -17,7 +17,7 @@ SUMS = ("AddV2", "Add")
 
 
 @dataclass(frozen=True)
-class _Found:
+class _SumOfProducts:
     """``outer`` = ``first`` + ``inner``, ``inner`` = ±``second`` + ``rest``; both products have ``common``.
 
     Without ``rest``, ``inner`` is ``outer`` itself: the sum of both products.
@@ -79,23 +79,23 @@ def _unstopped(graph: Graph, value: Value) -> Value:
 def _factored(graph: Graph) -> Graph:
     uses = Counter(value for node in graph for value in node.inputs)
     uses.update(value for _, value in graph.outputs)
-    found: dict[str, _Found] = {}
-    gone: set[str] = set()
+    matches: dict[str, _SumOfProducts] = {}
+    replaced_names: set[str] = set()
     for outer in graph:
         match = _match(graph, outer, uses)
-        if match is not None and gone.isdisjoint(match.names):  # the first two products of a·s + b·s + c·s
-            found[outer.name] = match
-            gone.update(match.names)
+        if match is not None and replaced_names.isdisjoint(match.names):  # the first two products of a·s + b·s + c·s
+            matches[outer.name] = match
+            replaced_names.update(match.names)
     nodes: list[Node] = []
     for node in graph:
-        if node.name in found:
-            nodes += found[node.name].rewritten()
-        elif node.name not in gone:
+        if node.name in matches:
+            nodes += matches[node.name].rewritten()
+        elif node.name not in replaced_names:
             nodes.append(node)
     return Graph(tuple(nodes), graph.inputs, graph.outputs)
 
 
-def _match(graph: Graph, outer: Node, uses: Counter[Value]) -> _Found | None:
+def _match(graph: Graph, outer: Node, uses: Counter[Value]) -> _SumOfProducts | None:
     """The match at ``outer``, if it is a sum of products that nothing else uses."""
     if outer.op not in SUMS:
         return None
@@ -114,7 +114,7 @@ def _match(graph: Graph, outer: Node, uses: Counter[Value]) -> _Found | None:
             second = graph.by_name[value.node]
             common = set(first.inputs) & set(second.inputs) if _product(second) and uses[value] == 1 else set()
             if len(common) == 1:
-                match = _Found(outer, first, summed, second, rest, common.pop())
+                match = _SumOfProducts(outer, first, summed, second, rest, common.pop())
                 if graph.output(_other(first, match.common)).shape == outer.outputs[0].shape:
                     return match
     return None

@@ -139,9 +139,9 @@ def evaluate(node: Node, arrays: Sequence[Any]) -> tuple[Any, ...]:
 
 def _outputs(node: Node, op: Any) -> tuple[Any, ...]:
     """The operation's outputs, with the node's shapes where TensorFlow infers none."""
-    for tensor, known in zip(op.outputs, node.outputs, strict=True):
+    for tensor, expected_output in zip(op.outputs, node.outputs, strict=True):
         if tensor.shape.rank is None:
-            tensor.set_shape(known.shape)
+            tensor.set_shape(expected_output.shape)
     return tuple(op.outputs)
 
 

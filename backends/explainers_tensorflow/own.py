@@ -96,8 +96,8 @@ def _belongs(function: Any, op: tf.Operation) -> bool:
     """Whether the registered ``function`` belongs to ``op``: an id from a file may name another function here."""
     tape, loaded = _cell(function, "tape_grad_fn"), _cell(function, "func")
     if tape is not None:
-        made = [t for t in tf.nest.flatten(_cell(tape, "result"), expand_composites=True) if hasattr(t, "op")]
-        return all(any(t is given for given in op.inputs) for t in made) and bool(made)
+        results = [t for t in tf.nest.flatten(_cell(tape, "result"), expand_composites=True) if hasattr(t, "op")]
+        return all(any(t is operand for operand in op.inputs) for t in results) and bool(results)
     if loaded is None:
         return False
     near = [t for t in loaded.captured_inputs if not hasattr(t, "numpy") and t.dtype != tf.resource]
@@ -109,12 +109,14 @@ def _traced(op: tf.Operation, function: Any) -> tuple[Any, tuple[int, ...]]:
     """The gradient function traced inside the graph of ``op``, and the places of the inputs that it differentiates."""
     places: list[int] = []
 
-    def run(*given: Any) -> list[Any]:
-        arrived = iter(given)
-        found = function(op, *(next(arrived) if moves(out.dtype) else None for out in op.outputs))
-        found = list(found) if isinstance(found, (list, tuple)) else [found]
-        places[:] = [place for place, part in enumerate(found) if part is not None and moves(op.inputs[place].dtype)]
-        return [tf.convert_to_tensor(found[place]) for place in places]
+    def run(*cotangents: Any) -> list[Any]:
+        remaining_cotangents = iter(cotangents)
+        gradients = function(op, *(next(remaining_cotangents) if moves(out.dtype) else None for out in op.outputs))
+        gradients = list(gradients) if isinstance(gradients, (list, tuple)) else [gradients]
+        places[:] = [
+            place for place, part in enumerate(gradients) if part is not None and moves(op.inputs[place].dtype)
+        ]
+        return [tf.convert_to_tensor(gradients[place]) for place in places]
 
     specs = [tf.TensorSpec(out.shape, out.dtype) for out in op.outputs if moves(out.dtype)]
     with op.graph.as_default():
@@ -157,12 +159,12 @@ def _formula(tensor: Any, leaves: Mapping[int, str]) -> str:
         return str(tf.get_static_value(tensor))
     if op.type in ("Identity", "IdentityN"):
         return _formula(op.inputs[tensor.value_index], leaves)
-    written = [_formula(each, leaves) for each in op.inputs]
+    operand_formulas = [_formula(each, leaves) for each in op.inputs]
     if op.type in CALLS:
         body = op.graph._get_function(op.get_attr("f").name).graph
-        inner = {id(given): text for given, text in zip(body.inputs, written, strict=True)}
+        inner = {id(parameter): text for parameter, text in zip(body.inputs, operand_formulas, strict=True)}
         return _formula(body.outputs[tensor.value_index], inner)
-    return f"{op.type}:{tensor.value_index}({', '.join(written)})"
+    return f"{op.type}:{tensor.value_index}({', '.join(operand_formulas)})"
 
 
 # --- in the flat graph -----------------------------------------------------------------------
@@ -178,14 +180,16 @@ class Steps:
     lost: str = ""
 
 
-def steps(made: Sequence[tf.Operation], results: Mapping[int, Any], known: Mapping[str, Source], count: int) -> Steps:
-    """The operations ``made``, which compute ``results``, as steps. ``known``: the sources of given tensors."""
-    inside = {op.name: op for op in made}
+def steps(
+    operations: Sequence[tf.Operation], results: Mapping[int, Any], known_sources: Mapping[str, Source], count: int
+) -> Steps:
+    """The ``operations``, which compute ``results``, as steps. ``known_sources``: of tensors that are given."""
+    inside = {op.name: op for op in operations}
     operands: dict[str, Any] = {}
 
     def source(tensor: Any) -> Source:
-        if tensor.name in known:
-            return known[tensor.name]
+        if tensor.name in known_sources:
+            return known_sources[tensor.name]
         if tensor.op.name in inside:
             return "step", tensor.op.name, tensor.value_index
         operands.setdefault(tensor.name, tensor)
@@ -202,12 +206,12 @@ def steps(made: Sequence[tf.Operation], results: Mapping[int, Any], known: Mappi
 def _needed(sources: Any, before: Callable[[str], Any]) -> set[str]:
     """The names of the steps that compute ``sources``."""
     names: set[str] = set()
-    waiting = list(sources)
-    while waiting:
-        kind, name, _ = waiting.pop()
+    queue = list(sources)
+    while queue:
+        kind, name, _ = queue.pop()
         if kind == "step" and name not in names:
             names.add(name)
-            waiting += before(name)
+            queue += before(name)
     return names
 
 

@@ -34,19 +34,19 @@ def drop_model(flat: FlatGraph) -> None:
 
 def settle(flat: FlatGraph) -> None:
     """Give each layer its own name, as far as known, and number its calls."""
-    told = _told(flat)
+    variable_names = _variable_names(flat)
     calls: dict[str, list[str]] = {}
     for name, (op, modules) in flat.graph.origin.items():
-        settled: list[str] = []
+        module_paths: list[str] = []
         path = ""
         for module, (scope, part) in zip(modules, _parts(modules), strict=True):
-            own = _own_name(part, told.get(scope, set()))
+            own = _own_name(part, variable_names.get(scope, set()))
             path = f"{path}.{own}" if path else own
-            known = calls.setdefault(path, [])
-            if module not in known:
-                known.append(module)
-            settled.append(numbered(path, known.index(module)))
-        flat.graph.origin[name] = op, tuple(settled)
+            modules_at_path = calls.setdefault(path, [])
+            if module not in modules_at_path:
+                modules_at_path.append(module)
+            module_paths.append(numbered(path, modules_at_path.index(module)))
+        flat.graph.origin[name] = op, tuple(module_paths)
 
 
 def _parts(modules: Modules) -> Iterator[tuple[str, str]]:
@@ -58,15 +58,15 @@ def _parts(modules: Modules) -> Iterator[tuple[str, str]]:
         outer = scope
 
 
-def _own_name(part: str, told: set[str]) -> str:
+def _own_name(part: str, variable_names: set[str]) -> str:
     if not re.search(r"_\d+$", part):
         return part  # TensorFlow renames only by appending a number
-    return next(iter(told)) if len(told) == 1 else f"{part}?"
+    return next(iter(variable_names)) if len(variable_names) == 1 else f"{part}?"
 
 
-def _told(flat: FlatGraph) -> dict[str, set[str]]:
+def _variable_names(flat: FlatGraph) -> dict[str, set[str]]:
     """For each scope, its names according to the variables read inside, from the innermost scope outwards."""
-    told: dict[str, set[str]] = {}
+    names_by_scope: dict[str, set[str]] = {}
     for op in flat.graph.get_operations():
         for tensor in op.inputs:
             variable = flat.weights.get(tensor.op.name)
@@ -79,8 +79,8 @@ def _told(flat: FlatGraph) -> dict[str, set[str]]:
             for (scope, part), name in zip(reversed(scopes), reversed(names), strict=False):
                 if not _may_be(part, name):
                     break
-                told.setdefault(scope, set()).add(name)
-    return told
+                names_by_scope.setdefault(scope, set()).add(name)
+    return names_by_scope
 
 
 def _may_be(part: str, name: str) -> bool:

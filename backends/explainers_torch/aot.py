@@ -173,8 +173,12 @@ class PackageKernel(kernel.WeightsFirst):
         """Checks shapes and strides first: the library reads memory by those that it was compiled for."""
         sizes: dict[str, int] = {}
         for argument, (axis, shape) in zip(arguments, self.holders, strict=True):
-            found = tuple(argument.shape)
-            wanted = (sizes.setdefault(axis, found[0] if found else 0), *shape) if axis else shape
-            if found != wanted:
-                raise InputError(f"a compiled program takes an argument of shape {wanted}; got {found}")
+            argument_shape = tuple(argument.shape)
+            expected_shape = (
+                (sizes.setdefault(axis, argument_shape[0] if argument_shape else 0), *shape) if axis else shape
+            )
+            if argument_shape != expected_shape:
+                raise InputError(
+                    f"a compiled program takes an argument of shape {expected_shape}; got {argument_shape}"
+                )
         return super().__call__(*(a if a.is_contiguous() else a.contiguous() for a in arguments))

@@ -248,13 +248,13 @@ class Exported:
 
 def _laid_out(weights: Mapping[Value, torch.Tensor], strides: Sequence[tuple[int, ...]]) -> dict[Value, torch.Tensor]:
     """The weights with the strides that the program was traced with, on which the rounding of convolutions depends."""
-    found = {}
+    arranged_weights = {}
     for (value, tensor), steps in zip(weights.items(), strides, strict=True):
-        found[value] = tensor
+        arranged_weights[value] = tensor
         if tensor.stride() != steps:
-            found[value] = torch.empty_strided(tensor.shape, steps, dtype=tensor.dtype, device=tensor.device)
-            found[value].copy_(tensor)
-    return found
+            arranged_weights[value] = torch.empty_strided(tensor.shape, steps, dtype=tensor.dtype, device=tensor.device)
+            arranged_weights[value].copy_(tensor)
+    return arranged_weights
 
 
 def _opened(content: bytes) -> fx.GraphModule:

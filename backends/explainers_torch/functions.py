@@ -17,28 +17,28 @@ class FunctionModule(torch.nn.Module):
 
     def __init__(self, function: Any) -> None:
         super().__init__()
-        for name, module in _reached(function, set()):
+        for name, module in _modules_of(function, set()):
             self.add_module(name, module)
         plain = isinstance(function, (types.FunctionType, types.MethodType, functools.partial))
         self.forward = function if plain else function.__call__
 
 
-def _reached(value: Any, seen: set[int]) -> Iterator[tuple[str, torch.nn.Module]]:
+def _modules_of(value: Any, seen_ids: set[int]) -> Iterator[tuple[str, torch.nn.Module]]:
     """The modules that a function refers to, by the names it uses for them."""
-    if id(value) in seen:
+    if id(value) in seen_ids:
         return
-    seen.add(id(value))
-    for name, held in _held(value).items():
-        several = isinstance(held, (list, tuple))
-        for place, entry in enumerate(held if several else [held]):
+    seen_ids.add(id(value))
+    for name, held_object in _held_objects(value).items():
+        several = isinstance(held_object, (list, tuple))
+        for place, entry in enumerate(held_object if several else [held_object]):
             if not isinstance(entry, torch.nn.Module):
-                yield from _reached(entry, seen)
-            elif id(entry) not in seen:
-                seen.add(id(entry))
+                yield from _modules_of(entry, seen_ids)
+            elif id(entry) not in seen_ids:
+                seen_ids.add(id(entry))
                 yield f"{name}_{place}" if several else name, entry
 
 
-def _held(value: Any) -> dict[str, Any]:
+def _held_objects(value: Any) -> dict[str, Any]:
     """The objects that a function holds (arguments, closure, defaults, globals), by name."""
     if isinstance(value, functools.partial):
         return {"function": value.func, **{f"argument_{i}": arg for i, arg in enumerate(value.args)}, **value.keywords}

@@ -40,9 +40,9 @@ class OwnCall:
         args = list(self.args)
         for place, tensor in zip(self.places, tensors, strict=True):
             args[place] = tensor
-        found = _APPLY(self.function, *args, **self.kwargs)
-        self.one = isinstance(found, Tensor)
-        return [found] if self.one else list(found)
+        outputs = _APPLY(self.function, *args, **self.kwargs)
+        self.one = isinstance(outputs, Tensor)
+        return [outputs] if self.one else list(outputs)
 
 
 _CALLS: list[OwnCall] = []  # set while a model is traced, one model at a time

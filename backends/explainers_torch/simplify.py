@@ -67,14 +67,14 @@ def _same_kind(node: fx.Node) -> bool:
 
 
 def _join_equal(graph: fx.Graph) -> None:
-    seen: dict[Any, fx.Node] = {}
+    node_by_key: dict[Any, fx.Node] = {}
     for node in graph.nodes:
         if node.op != "call_function":
             continue
         leaves, spec = pytree.tree_flatten((node.args, dict(node.kwargs)))
         key = (node.target, tuple((type(leaf), leaf) for leaf in leaves), str(spec))
         try:
-            first = seen.setdefault(key, node)
+            first = node_by_key.setdefault(key, node)
         except TypeError:  # an unhashable constant
             continue
         if first is not node:
@@ -90,11 +90,11 @@ def _as_forward(graph: fx.Graph, node: fx.Node) -> None:
     On the CPU that is 2 to 4 times faster than the library's own backward pass, which works on
     blocks of 16 channels.
     """
-    message, x, weight, _, stride, padding, dilation, transposed, _, groups, wanted = node.args
+    message, x, weight, _, stride, padding, dilation, transposed, _, groups, output_mask = node.args
     shape = weight.meta["val"].shape
     if x.meta["val"].device.type != "cpu" or len(shape) != 4 or shape[0] >= FEW_CHANNELS:
         return
-    if transposed or groups != 1 or list(stride) != [1, 1] or list(wanted) != [True, False, False]:
+    if transposed or groups != 1 or list(stride) != [1, 1] or list(output_mask) != [True, False, False]:
         return
     around = [d * (k - 1) - p for d, k, p in zip(dilation, shape[2:], padding, strict=True)]
     if min(around) < 0:
@@ -103,10 +103,10 @@ def _as_forward(graph: fx.Graph, node: fx.Node) -> None:
         turned = graph.call_function(aten.flip.default, (weight, [2, 3]))
         turned = graph.call_function(aten.transpose.int, (turned, 0, 1))
         zeros = [0, 0]
-        made = graph.call_function(
+        convolution = graph.call_function(
             aten.convolution.default, (message, turned, None, [1, 1], around, list(dilation), False, zeros, 1)
         )
     for user in list(node.users):
         if user.args[1] == 0:
-            made.meta = dict(user.meta)
-            user.replace_all_uses_with(made)
+            convolution.meta = dict(user.meta)
+            user.replace_all_uses_with(convolution)

@@ -168,25 +168,27 @@ def _manifest(archive: zipfile.ZipFile) -> tuple[dict[str, Any], dict[str, Membe
     _check_format(data)
     with decoding("the manifest"):
         members = {name: Member(int(m["size"]), str(m["sha256"])) for name, m in data["members"].items()}
-    missing = sorted(members.keys() - set(names))
-    extra = sorted(set(names) - members.keys() - {MANIFEST})
-    if missing or extra or MANIFEST in members:
-        raise ArtifactError(f"its members are not those of the manifest: missing {missing}, not listed {extra}")
+    missing_names = sorted(members.keys() - set(names))
+    unlisted_names = sorted(set(names) - members.keys() - {MANIFEST})
+    if missing_names or unlisted_names or MANIFEST in members:
+        raise ArtifactError(
+            f"its members are not those of the manifest: missing {missing_names}, not listed {unlisted_names}"
+        )
     for name, member in members.items():
-        found = archive.getinfo(name).file_size
-        if found != member.size:
-            raise ArtifactError(f"member {name!r} has {found} bytes; the manifest says {member.size}")
+        size = archive.getinfo(name).file_size
+        if size != member.size:
+            raise ArtifactError(f"member {name!r} has {size} bytes; the manifest says {member.size}")
     return data, members
 
 
 def _check_format(data: Any) -> None:
-    given = data.get("format") if isinstance(data, dict) else None
-    if type(given) is not int or given < 1:
+    version = data.get("format") if isinstance(data, dict) else None
+    if type(version) is not int or version < 1:
         raise ArtifactError(f"its {MANIFEST} has no format number")
-    if given > FORMAT:
-        made = data.get("versions", {}).get("explainers", "a newer version") if isinstance(data, dict) else ""
-        raise ArtifactError(f"it has format {given}; this version reads formats up to {FORMAT}. It was made by "
-                            f"explainers {made}: update.")  # fmt: skip
+    if version > FORMAT:
+        writer = data.get("versions", {}).get("explainers", "a newer version") if isinstance(data, dict) else ""
+        raise ArtifactError(f"it has format {version}; this version reads formats up to {FORMAT}. It was made by "
+                            f"explainers {writer}: update.")  # fmt: skip
 
 
 def parsed(content: bytes, name: str) -> Any:

@@ -107,9 +107,9 @@ def join(graph: Graph, wrt: Sequence[Value]) -> Graph:
         if all(user is not None and roots.get(user.values[0]) == roots[value] for user in users.get(value, [None])):
             continue  # all its users are in the same region
         last = _bend(graph, node, roots, moved)
-        made = _region(graph, last, roots)
-        if made is not None:
-            joined[last.name] = made
+        node_of_region = _region(graph, last, roots)
+        if node_of_region is not None:
+            joined[last.name] = node_of_region
     nodes = tuple(joined.get(node.name, node) for node in graph)
     return Graph(nodes, graph.inputs, graph.outputs).restrict(graph.outputs)
 
@@ -120,9 +120,9 @@ def _roots(graph: Graph, moved: set[Value]) -> dict[Value, Value]:
     for node in graph:
         if not node.elementwise or len(node.outputs) != 1 or node.function is Function.STOP_GRADIENT:
             continue
-        found = {roots.get(value, value) for value in node.inputs if value in moved}
-        if len(found) == 1:
-            root = found.pop()
+        operand_roots = {roots.get(value, value) for value in node.inputs if value in moved}
+        if len(operand_roots) == 1:
+            root = operand_roots.pop()
             if graph.output(root).floating and graph.output(root).shape == node.outputs[0].shape:
                 roots[node.values[0]] = root
     return roots

@@ -259,15 +259,15 @@ def frozen(bound: Any) -> Any:
 
 def _bound(ops: Ops, bound: Any, x: Array) -> Array:
     """``bound`` as an array that broadcasts against ``x``."""
-    known = np.asarray(bound, np.float64)
-    if not known.ndim:
-        return float(known)
+    array = np.asarray(bound, np.float64)
+    if not array.ndim:
+        return float(array)
     sample = tuple(x.shape[1:])
-    if len(sample) < known.ndim or any(k not in (1, s) for k, s in zip(known.shape[::-1], sample[::-1], strict=False)):
-        raise InputError(f"a bound of z^B has shape {known.shape}, the layer's input has shape {sample}")
+    if len(sample) < array.ndim or any(k not in (1, s) for k, s in zip(array.shape[::-1], sample[::-1], strict=False)):
+        raise InputError(f"a bound of z^B has shape {array.shape}, the layer's input has shape {sample}")
     zero = ops.row_max(ops.zeros_like(x))
-    shape = (1,) * (len(x.shape) - 1 - known.ndim) + known.shape
-    return ops.reshape_rows(ops.stack([zero + float(entry) for entry in known.flat]), shape)
+    shape = (1,) * (len(x.shape) - 1 - array.ndim) + array.shape
+    return ops.reshape_rows(ops.stack([zero + float(entry) for entry in array.flat]), shape)
 
 
 # --- parts of the rules ----------------------------------------------------------------------
