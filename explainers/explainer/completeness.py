@@ -18,6 +18,7 @@ from ..run.call import Call, Chunk
 from ..spec import Array, Numpy, check_finite, largest, row_name
 
 TOLERANCE = 1e-3  # of the output's change
+LEAST = 1e-10  # of the outputs
 FEW = 32  # samples that are compared faster one by one
 
 
@@ -120,7 +121,8 @@ def _mask(packages: Packages, call: Call, chunk: Chunk, y: Numpy) -> Numpy:
 def _rounding(packages: Packages, call: Call, chunk: Chunk) -> Numpy:
     """The largest difference that rounding can explain, (n,): of the outputs, and of the sum of attributions.
 
-    Attributions that cancel count only up to 1e-3 of the outputs, so that large ones do not hide an error.
+    Attributions that cancel count only up to 1e-3 of the outputs: large ones are no excuse. What is below 1e-10 of
+    the outputs says nothing, however little they change.
     """
     assert chunk.ends is not None
 
@@ -132,7 +134,7 @@ def _rounding(packages: Packages, call: Call, chunk: Chunk) -> Numpy:
     size = abs(y).max(1) if y_r is None else np.maximum(abs(y).max(1), abs(host(y_r)).max(1))
     scale, unit = ON_HOST.row_sum(abs(mask)) * size, packages.program.rounding
     spread = sum(abs(host(part)).sum(1) for part in summed(packages, call, chunk))
-    return np.asarray(64 * unit * scale + np.minimum(16 * unit * spread, 1e-3 * scale))
+    return np.asarray(max(64 * unit, LEAST) * scale + np.minimum(16 * unit * spread, 1e-3 * scale))
 
 
 class OnHost:

@@ -174,12 +174,16 @@ class _Windows(Effects):
         self.corners = self._corners()
 
     def _corners(self) -> list[Numpy]:
-        """For each input the first element of every window, (units, axes); outside the sample for others' windows."""
+        """For each input the first element of every window, (units, axes); beyond the sample for other inputs' windows.
+
+        A sample of no axes has one window, with one number for a corner: 0, and 1 for other inputs' windows.
+        """
         result = []
         first = 0
         for starts, shape, count in zip(self.starts, self.shapes, self.counts, strict=True):
-            corners = np.tile(np.array(shape, np.int64).reshape(1, -1), (self.units, 1))
-            corners[first : first + count] = np.array(list(itertools.product(*starts))).reshape(count, len(shape))
+            corners = np.tile(np.array(shape or (1,), np.int64), (self.units, 1))
+            own = np.array(list(itertools.product(*starts)), np.int64).reshape(count, len(shape))
+            corners[first : first + count] = own if shape else 0
             result.append(corners)
             first += count
         return result
@@ -189,11 +193,7 @@ class _Windows(Effects):
 
     def rows(self, units: Units, row: Numpy) -> dict[str, Numpy]:
         window = units.number[row]
-        return {f"corner_{i}": self._with_axis(corners)[window] for i, corners in enumerate(self.corners)}
-
-    def _with_axis(self, corners: Numpy) -> Numpy:
-        """A sample of no axes has one window; its corner is written as one number, 0."""
-        return corners if corners.shape[1] else np.zeros((len(corners), 1), np.int64)
+        return {f"corner_{i}": corners[window] for i, corners in enumerate(self.corners)}
 
     def endpoint(self, which: str) -> dict[str, Any]:
         return {f"corner_{i}": np.array(shape or (1,), np.int64) for i, shape in enumerate(self.shapes)}
