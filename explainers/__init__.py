@@ -28,7 +28,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Names of the comparison, imported at their first use to keep the import of this package quick."""
+    """Import the names of the comparison at first use, so that importing this package stays fast."""
     if name in ("Candidate", "Comparison", "compare"):
         package = import_module(".compare", __name__)
         return package if name == "compare" else getattr(package, name)

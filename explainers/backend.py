@@ -1,4 +1,4 @@
-"""The Backend protocol, and how backends are found.
+"""The Backend protocol, and the lookup of installed backends.
 
 A backend is a package with an entry point in the group ``explainers.backends`` that names an
 object of this protocol. Nothing else is needed: methods and rules are written once, over ``ops``.
@@ -38,7 +38,7 @@ class Runnable(Protocol):
 
 @dataclass
 class Traced:
-    """A model as a graph, with its weights (shared with the model) and what the backend must remember."""
+    """A model as a graph, with its weights (shared with the model) and the backend's own state."""
 
     graph: Graph
     signature: Signature
@@ -59,9 +59,9 @@ class Kernel(Protocol):
 
 
 class Loaded(Protocol):
-    """Compiled programs from a file. ``device``: where they run, as in :class:`Traced`.
+    """Compiled programs loaded from a file. ``device``: the device they run on, as in :class:`Traced`.
 
-    ``ahead``: they were compiled for any number of rows, whatever the engine does otherwise.
+    ``ahead``: whether they were compiled ahead of time, for any number of rows, on any engine.
     """
 
     device: Any
@@ -77,7 +77,7 @@ class Loaded(Protocol):
 
 
 class Models(Protocol):
-    """What a framework knows of its models."""
+    """The part of a backend that recognizes, opens and traces models."""
 
     name: str
     forward_only: bool  # its models can only be called
@@ -90,16 +90,16 @@ class Models(Protocol):
         """Whether ``model`` is of this framework; does not import it."""
 
     def opened(self, model: Any) -> Any:
-        """``model`` itself; for a path, the model that was saved there."""
+        """``model`` itself; for a path, the model saved there."""
 
     def signature(self, model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Signature | None:
-        """The model's inputs: from example arrays or specs, or, with none given, from the model if it knows."""
+        """The model's inputs, from example arrays or specs; without any, from the model itself if it declares them."""
 
     def trace(
         self, model: Any, signature: Signature, *, device: Any, dtype: str | None, examples: Sequence[Any] = (),
         elementary: bool = False,
     ) -> Traced:  # fmt: skip
-        """The model in inference as a graph. Leaves the model as it was. ``examples``: inputs at hand, if any.
+        """The model in inference mode as a graph; the model is unchanged. ``examples``: example inputs, if any.
 
         ``elementary``: take composite operations (norms, attention, recurrent layers) apart.
         """
@@ -108,11 +108,11 @@ class Models(Protocol):
         """The model's weights as they are now."""
 
     def version(self, weights: Mapping[Value, Array]) -> Any:
-        """Something that changes when a weight is written to, where the framework can tell; else a constant."""
+        """A value that changes when a weight is written to; a constant if the framework cannot detect writes."""
 
 
 class Compiler(Protocol):
-    """What makes kernels of programs."""
+    """The part of a backend that compiles programs into kernels."""
 
     engines: Mapping[str, bool]  # engine → whether its shapes are static
     default_engine: str
@@ -123,16 +123,16 @@ class Compiler(Protocol):
         """The namespace that methods and rules are written over, for arrays of this framework."""
 
     def neutral(self) -> AbstractContextManager[Any]:
-        """The framework's plain state: derivatives on, no mixed precision, float32 and the CPU by default."""
+        """A context in the framework's default state: derivatives on, no mixed precision, float32 and CPU."""
 
     def compile(self, program: Runnable, traced: Traced, *, engine: str, rows: Size) -> Kernel:
         """One kernel: for any number of rows, or for exactly ``rows`` on a static engine."""
 
     def free_bytes(self, device: Any) -> int:
-        """Memory that is free on the device."""
+        """Free memory on the device, in bytes."""
 
     def cache_bytes(self, device: Any) -> int | None:
-        """Memory near the processor, which packages of small rows should stay in; None where size alone counts."""
+        """Size of the processor cache that packages of small rows should fit in; None if the cache does not matter."""
 
     def is_out_of_memory(self, error: BaseException) -> bool: ...
 
@@ -144,10 +144,10 @@ class Arrays(Protocol):
         """Whether ``array`` is of this framework; does not import it."""
 
     def stage(self, array: Any, dtype: str, device: Any) -> Array:
-        """A numpy array, or one that ``owns`` said yes to, as the kernel's own, on the device."""
+        """A numpy array, or one of the framework (see ``owns``), as the kernel takes it, on the device."""
 
     def read(self, weight: Any) -> Array:
-        """A weight as it is now, as an array."""
+        """The current value of a weight, as an array."""
 
     def take(self, array: Array, index: Numpy) -> Array:
         """The rows ``index`` of ``array``."""
@@ -178,7 +178,7 @@ class Arrays(Protocol):
 
 
 class Files(Protocol):
-    """How compiled programs are written and read."""
+    """The part of a backend that saves and loads compiled programs."""
 
     files: bool  # whether explanations of its models have a file form
     ahead: tuple[str, ...]  # engines whose programs can be compiled when they are saved
@@ -196,27 +196,27 @@ class Files(Protocol):
         """
 
     def compile_ahead(self, files: Mapping[str, bytes], *, device: str) -> dict[str, bytes]:
-        """What ``save`` made of an engine of ``ahead``, with programs that this machine runs without compiling.
+        """The files from ``save`` for an engine in ``ahead``, plus programs compiled for this machine.
 
         Raises
         ------
-        ArtifactError: the machine has no compiler, or it does not take the program.
+        ArtifactError: the machine has no compiler, or the compiler rejects the program.
         """
 
     def load(
         self, files: Mapping[str, bytes], *, engine: str, device: str, parts: Mapping[str, Sequence[Any]]
     ) -> Loaded:
-        """What ``save`` made, on ``device``; names, sizes and checksums were checked before.
+        """Load the files from ``save`` on ``device``; the caller has checked names, sizes and checksums.
 
         ``parts``: the placeholders of each program.
         """
 
     def versions(self) -> dict[str, str]:
-        """Of the framework, by package."""
+        """The versions of the framework's packages, by package name."""
 
 
 class Backend(Models, Compiler, Arrays, Files, Protocol):
-    """What a framework must bring. :class:`BackendDefaults` has what many share."""
+    """Everything a backend must implement. :class:`BackendDefaults` has common defaults."""
 
 
 class BackendDefaults:
@@ -297,17 +297,17 @@ def device_name(backend: Backend, device: Any) -> str:
 @lru_cache(maxsize=1)
 def backends() -> dict[str, Backend]:
     """Every installed backend by name, forward-only ones last; imports no framework."""
-    found: list[Backend] = [point.load() for point in entry_points(group=GROUP)]
-    return {backend.name: backend for backend in sorted(found, key=lambda b: (b.forward_only, b.name))}
+    backend_objects: list[Backend] = [point.load() for point in entry_points(group=GROUP)]
+    return {backend.name: backend for backend in sorted(backend_objects, key=lambda b: (b.forward_only, b.name))}
 
 
 def named(name: str) -> Backend:
-    known = backends()
-    if name not in known:
-        raise UnknownNameError.among("backend", name, known)
-    if not known[name].installed():
+    installed_backends = backends()
+    if name not in installed_backends:
+        raise UnknownNameError.among("backend", name, installed_backends)
+    if not installed_backends[name].installed():
         raise BackendMissing(f"backend {name!r} needs {name}, which is not installed: pip install 'explainers[{name}]'")
-    return known[name]
+    return installed_backends[name]
 
 
 def find(model: Any, name: str | None) -> Backend:

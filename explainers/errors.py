@@ -5,11 +5,11 @@
     ExplainersError
     ├── InputError          (ValueError)       an input, its shape, dtype, number or name
     │   ├── NonFiniteError                     NaN or infinity, given or computed
-    │   ├── TargetError                        a target that the output has no place for
+    │   ├── TargetError                        a target that does not fit the output
     │   └── BaselineError                      a baseline that does not fit its input
-    ├── UnknownNameError    (ValueError)       a method, engine, layer, output … that is not there
+    ├── UnknownNameError    (ValueError)       a method, engine, layer, output … that does not exist
     ├── TraceError          (RuntimeError)     the model cannot be turned into a graph
-    ├── UnsupportedOperation (RuntimeError)    an operation without a rule, or that an engine lacks
+    ├── UnsupportedOperation (RuntimeError)    an operation without a rule, or not supported by an engine
     ├── ArtifactError       (ValueError)       a file that cannot be written, or is refused
     ├── NotConverged        (RuntimeError)     a tolerance was not reached
     ├── IncompleteError     (RuntimeError)     attributions that do not add up, where strict=True
@@ -19,7 +19,7 @@
     └── BackendMissing      (ImportError)      the framework is not installed
 
     IncompleteWarning       (RuntimeWarning)   attributions that do not add up
-    ColumnsWarning          (UserWarning)      columns taken by place, for want of names
+    ColumnsWarning          (UserWarning)      columns taken by position, because names are unknown
 
 Each message says what was given, what was expected, and what to do.
 """
@@ -40,7 +40,7 @@ class InputError(ExplainersError, ValueError):
 
 
 class NonFiniteError(InputError):
-    """NaN or infinity in an input, or in what the model made of it."""
+    """NaN or infinity in an input, or in the model's output or derivative."""
 
 
 class TargetError(InputError):
@@ -48,7 +48,7 @@ class TargetError(InputError):
 
 
 class BaselineError(InputError):
-    """A baseline does not fit the input that it stands for."""
+    """A baseline does not fit its input."""
 
 
 class UnknownNameError(ExplainersError, ValueError):
@@ -56,11 +56,11 @@ class UnknownNameError(ExplainersError, ValueError):
 
     @classmethod
     def among(cls, kind: str, given: object, known: Iterable[str], advice: str = "") -> UnknownNameError:
-        """An error that lists the names nearest to ``given``, or all of a few."""
+        """An error that lists the names most similar to ``given``, or all names if there are few."""
         names = sorted(known)
         near = difflib.get_close_matches(str(given), names, n=5, cutoff=0.4)
         if near and len(names) > 12:
-            listed = f"Near to it: {', '.join(near)}."
+            listed = f"Similar names: {', '.join(near)}."
         else:
             shown = names[:40]
             listed = f"Known: {', '.join(shown)}{' …' if len(names) > len(shown) else ''}."
@@ -76,14 +76,14 @@ class TraceError(ExplainersError, RuntimeError):
 class UnsupportedOperation(ExplainersError, RuntimeError):
     """A rule set has no rule for an operation of the model, or an engine cannot compile it.
 
-    ``coverage``: every operation of the model with the rule that passes it; prints as a table. None of an engine.
+    ``coverage``: every operation of the model with its rule; prints as a table. None if an engine raised it.
     """
 
     coverage: Any = None
 
 
 class ArtifactError(ExplainersError, ValueError):
-    """An explainer that has no file form, or a file that is damaged, too new, or made for something else."""
+    """An explainer cannot be saved, or a file is damaged, too new, or not for this backend or device."""
 
 
 class NotConverged(ExplainersError, RuntimeError):
@@ -99,7 +99,7 @@ class IncompleteWarning(RuntimeWarning):
 
 
 class ColumnsWarning(UserWarning):
-    """Columns of a table have names that the explainer does not know: they are taken by their places."""
+    """Columns of a table have names that the explainer does not know: they are taken by position."""
 
 
 class PerturbationError(ExplainersError, RuntimeError):
@@ -107,12 +107,12 @@ class PerturbationError(ExplainersError, RuntimeError):
 
 
 class CandidateFailed(ExplainersError, RuntimeError):
-    """A candidate of a comparison, in a process of its own, ended without an answer; the message has its last lines."""
+    """A candidate's process in a comparison ended without a result; the message has the last lines of its output."""
 
 
 class QueueFull(ExplainersError, RuntimeError):
-    """More rows wait than the scheduler takes. Try again later."""
+    """The scheduler's queue is full. Try again later."""
 
 
 class BackendMissing(ExplainersError, ImportError):
-    """A framework is needed that is not installed."""
+    """A required framework is not installed."""

@@ -23,8 +23,8 @@ from .spec import References
 from .stored import Stored
 
 Numpy = npt.NDArray[Any]
-BLOCK = 1 << 23  # letters that are shuffled at once
-ORDER_BITS = np.uint64(0x00FFFFFFFFFFFF00)  # of what is sorted: above stands a letter, below the one that follows it
+BLOCK = 1 << 23  # letters shuffled together in one batch
+ORDER_BITS = np.uint64(0x00FFFFFFFFFFFF00)  # of sort keys: above are a letter's bits, below its successor's
 
 
 def letters_axis(shape: Sequence[int], given: int | None, what: str) -> int:
@@ -32,16 +32,16 @@ def letters_axis(shape: Sequence[int], given: int | None, what: str) -> int:
 
     Raises
     ------
-    InputError: a sample is no matrix, or a square one and no axis is given. ``what``: names who asks.
+    InputError: a sample is not a matrix, or is square and no axis is given. ``what``: the caller's name for messages.
     """
     if len(shape) != 2:
         raise InputError(
-            f"{what} takes samples of one-hot sequences, (letters, positions) or (positions, letters); "
+            f"{what} takes samples that are one-hot sequences, (letters, positions) or (positions, letters); "
             f"got samples of shape {tuple(shape)}"
         )
     if given is None:
         if shape[0] == shape[1]:
-            raise InputError(f"which axis of {tuple(shape)} are the letters? Give alphabet_axis=0 or -1")
+            raise InputError(f"which axis of {tuple(shape)} holds the letters? Give alphabet_axis=0 or -1")
         given = int(shape[1] < shape[0])
     if given not in (0, 1, -1):
         raise InputError(f"alphabet_axis must be 0, −1 or None; got {given!r}")
@@ -57,12 +57,14 @@ def check_one_hot(array: Numpy, axis: int, what: str, first: int = 0, count: int
     _check_letters(x, x.sum(axis=1) != 1, axis, what, first, count)
 
 
-def _check_letters(x: Numpy, wrong: Numpy, axis: int, what: str, first: int = 0, count: int | None = None) -> None:
-    """``x``: (N, letters, positions). ``wrong``: positions (N, positions) that are wrong besides those of other
+def _check_letters(
+    x: Numpy, wrong_positions: Numpy, axis: int, what: str, first: int = 0, count: int | None = None
+) -> None:
+    """``x``: (N, letters, positions). ``wrong_positions``: those (N, positions) that are wrong besides those of other
     numbers than 0 and 1."""
-    wrong = wrong | ((x != 0) & (x != 1)).any(axis=1)
-    if wrong.any():
-        sample, position = map(int, np.argwhere(wrong)[0])
+    wrong_positions = wrong_positions | ((x != 0) & (x != 1)).any(axis=1)
+    if wrong_positions.any():
+        sample, position = map(int, np.argwhere(wrong_positions)[0])
         shape = x.shape[1:] if axis == 0 else x.shape[:0:-1]
         raise InputError(
             f"{what} takes one-hot sequences; sample {first + sample} of {count or len(x)} has "
@@ -74,9 +76,9 @@ def _check_letters(x: Numpy, wrong: Numpy, axis: int, what: str, first: int = 0,
 def dinucleotide_shuffle(x: Any, count: int = 20, seed: Any = 0, *, alphabet_axis: int | None = None) -> Any:
     """Shuffles of each sequence that keep how often every letter follows every other.
 
-    Each is drawn uniformly from all sequences with the same counts of pairs, and the same first and last letter:
-    a random walk along all pairs, each once, after Altschul and Erickson 1985, "Significance of Nucleotide
-    Sequence Alignments", Mol. Biol. Evol. 2(6), 526–538.
+    Each shuffle is drawn uniformly from all sequences with the same counts of pairs and the same first and last
+    letter: a random Eulerian walk that uses every pair once, after Altschul and Erickson 1985, "Significance of
+    Nucleotide Sequence Alignments", Mol. Biol. Evol. 2(6), 526–538.
 
     Parameters
     ----------
@@ -122,7 +124,7 @@ def dinucleotide_shuffle(x: Any, count: int = 20, seed: Any = 0, *, alphabet_axi
 
 @dataclass(frozen=True)
 class DinucleotideShuffles(Stored):
-    """A baseline: for each sample a set of its own :func:`dinucleotide_shuffle`, drawn anew for each call's inputs.
+    """A baseline that draws :func:`dinucleotide_shuffle` references for each sample at each call.
 
     ``Explainer.compile(model, "deeplift_shap", baseline=DinucleotideShuffles(20))``. A value: it goes into files.
     Parameters as for the function.
@@ -146,9 +148,9 @@ class DinucleotideShuffles(Stored):
 def _shuffled(letters: Numpy, seeds: UInt64, shuffles: int, alphabet: int) -> Numpy:
     """Shuffles of sequences of letters (N, L) by their seeds (N,): (N·shuffles, L).
 
-    The pairs that begin with a letter are used in a random order, in which each letter's last must lead, over others'
-    last ones, to the last letter of all: then the walk uses every pair (the theorem of van Aardenne-Ehrenfest and
-    de Bruijn). All sequences walk together, a position at a time.
+    The pairs that begin with a letter are used in a random order. The last pairs of all letters must form a tree that
+    leads to the final letter: then the walk uses every pair (theorem of van Aardenne-Ehrenfest and de Bruijn). All
+    sequences take the walk together, one position at a time.
     """
     count, length = len(letters) * shuffles, letters.shape[1]
     if length < 3:
@@ -175,7 +177,7 @@ def _shuffled(letters: Numpy, seeds: UInt64, shuffles: int, alphabet: int) -> Nu
 
 
 def _in_random_order(letters: Numpy, seeds: UInt64, shuffles: int) -> Numpy:
-    """What follows each letter, letter after letter, each one's in a random order: (N·shuffles, L−1)."""
+    """The successors of each letter in a random order, grouped by letter: (N·shuffles, L−1)."""
     pairs = letters[:, :-1].astype(np.uint64) << np.uint64(56) | letters[:, 1:].astype(np.uint64)
     size = pairs.shape[1]
     ranked = np.empty((len(letters), shuffles, size), np.uint64)

@@ -1,8 +1,8 @@
 """The array functions that programs, methods and rules are written over: one namespace for each backend.
 
 A backend brings a module, or an object, with all of them; ``tests/contract/test_ops.py`` compares each with numpy.
-Arrays are the backend's own. R is the number of rows, U of samples; ``…`` stands for the axes of one sample. Where a
-size is told by an array (``like``), it may be unknown while a program is traced. No function writes into its operands.
+Arrays are the backend's own. R is the number of rows, U of samples; ``…`` stands for the axes of one sample. Where an
+array (``like``) gives a size, that size may be unknown while a program is traced. No function modifies its operands.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Operations(Protocol):
 
     @property
     def no_derivative(self) -> type[Exception]:
-        """What a pullback raises where an operation has no derivative."""
+        """The exceptions that a pullback raises where an operation has no derivative."""
 
     def evaluate(self, node: Node, arrays: Sequence[Array], /) -> tuple[Array, ...]:
         """Run the node's operation on the values of its inputs; all its outputs."""
@@ -38,20 +38,20 @@ class Operations(Protocol):
     def winners(
         self, node: Node, x: Sequence[Array], y: Sequence[Array], y_r: Sequence[Array], from_x: Array, share: Array, /
     ) -> list[Array] | None:
-        """``share`` sent to the entries that a max-pool picked at x where ``from_x``, else at the reference.
+        """``share`` routed to the entries that a max-pool picked at x where ``from_x``, else at the reference.
 
-        None for operations that do not tell which entries they picked.
+        None for operations that do not report which entries they picked.
         """
 
 
 class Elementwise(Protocol):
-    """Of the shape of the operands, which broadcast."""
+    """Elementwise functions; operands broadcast."""
 
     def where(self, condition: Array, x: Array, y: Array, /) -> Array:
         """``x`` where ``condition``, else ``y``."""
 
     def select(self, condition: Array, x: Array, y: Array, /) -> Array:
-        """``where``; ``x`` is not needed any more, and may be written over."""
+        """Like ``where``, but ``x`` may be overwritten."""
 
     def equal(self, x: Array, y: Array, /) -> Array: ...
 
@@ -87,16 +87,16 @@ class Elementwise(Protocol):
         """array − a·b."""
 
     def zeroed(self, array: Array, where: Array, /) -> Array:
-        """0 where ``where``, also in the place of NaN and infinity."""
+        """``array`` with 0 where ``where`` holds, NaN and infinity included."""
 
     def finite(self, array: Array, /) -> Array:
-        """0 in the place of NaN and infinity."""
+        """``array`` with 0 in place of NaN and infinity."""
 
     def normal(self, uniform: Array, /) -> Array:
         """Standard normal numbers from uniform ones in (0, 1), by the inverse distribution function."""
 
     def bits_and(self, array: Array, other: Any, /) -> Array:
-        """Of integers, as are the next two."""
+        """Bitwise and of integers; the next two also take integers."""
 
     def bits_xor(self, array: Array, other: Any, /) -> Array: ...
 
@@ -104,13 +104,13 @@ class Elementwise(Protocol):
 
 
 class RowSums(Protocol):
-    """What the weights of an output are made with: in kernels, and where results are checked."""
+    """The functions that compute a method's output weights, in kernels and in the completeness check."""
 
     def row_sum(self, array: Array, /) -> Array:
         """(R, …) → (R,)."""
 
     def row_mean(self, array: Array, /) -> Array:
-        """Mean over the last axis, which stays with size 1; 0 for one number a row, (R,)."""
+        """Mean over the last axis, kept with size 1; 0 for one number per row, (R,)."""
 
 
 class Reductions(RowSums, Protocol):
@@ -120,16 +120,16 @@ class Reductions(RowSums, Protocol):
         """The sum of all entries, (1,)."""
 
     def sum_axis(self, array: Array, axis: int, /) -> Array:
-        """The sum along ``axis``, which goes."""
+        """The sum along ``axis``, which is dropped."""
 
     def reduce_sum(self, array: Array, axis: Any, /) -> Array:
-        """The sum along ``axis``, or several, which stay with size 1."""
+        """The sum along one or several axes, kept with size 1."""
 
     def reduce_max(self, array: Array, axis: Any, /) -> Array:
-        """The largest entry along ``axis``, or several, which stay with size 1."""
+        """The largest entry along one or several axes, kept with size 1."""
 
     def sum_like(self, array: Array, like: Array, /) -> Array:
-        """``array`` summed over the axes along which ``like`` was broadcast to it; of the shape of ``like``."""
+        """``array`` summed over the axes along which ``like`` was broadcast to it; has the shape of ``like``."""
 
     def row_max(self, array: Array, /) -> Array:
         """(R, …) → (R,)."""
@@ -138,14 +138,14 @@ class Reductions(RowSums, Protocol):
         """(R, …) → (R,)."""
 
     def one_hot_max(self, array: Array, /) -> Array:
-        """(R, …): 1 at each row's first largest entry, else 0; 1 for one number a row."""
+        """(R, …): 1 at each row's first largest entry, else 0; 1 for one number per row."""
 
     def segment_sum(self, array: Array, index: Array, like: Array, /) -> Array:
         """(R, …) → (U, …): the sum of the rows that share an ``index``, (R,); U is the number of rows of ``like``."""
 
 
 class Shapes(Protocol):
-    """Entries taken, moved and repeated."""
+    """Indexing, reshaping and repeating."""
 
     def take(self, array: Array, index: Array, /) -> Array:
         """The rows ``index``, (R,), of ``array``."""
@@ -154,7 +154,7 @@ class Shapes(Protocol):
         """(R, N), index (K,) → (R, K)."""
 
     def gather_rows(self, array: Array, index: Array, axis: int, /) -> Array:
-        """Each row's own entries ``index``, (R, K), along ``axis`` of a sample."""
+        """For each row its entries ``index``, (R, K), along ``axis`` of a sample."""
 
     def unpack_bits(self, array: Array, count: int, /) -> Array:
         """(R, B) bytes → (R, count): the first bits of each row, the highest of a byte first, as booleans."""
@@ -163,7 +163,7 @@ class Shapes(Protocol):
         """(R,), (…) → (R, …): whether each row's number equals each entry of ``array``."""
 
     def scale_rows(self, array: Array, factor: Array, /) -> Array:
-        """(R, …) times (R,): each row by its own number."""
+        """(R, …) times (R,): one factor per row."""
 
     def reshape_rows(self, array: Array, shape: tuple[int, ...], /) -> Array:
         """(R, …) → R samples of ``shape``."""
@@ -188,7 +188,7 @@ class Shapes(Protocol):
         """The axes ``axis`` and ``axis + 1`` as one."""
 
     def expand_axis(self, array: Array, axis: int, like: Array, like_axis: int, /) -> Array:
-        """An axis of size 1, or already right, at the size of ``like`` along ``like_axis``."""
+        """An axis of size 1 expanded to the size of ``like`` along ``like_axis``; no change if it has that size."""
 
     def broadcast_like(self, array: Array, like: Array, /) -> Array:
         """``array`` at the shape of ``like``."""
@@ -198,29 +198,29 @@ class Shapes(Protocol):
 
 
 class Making(Protocol):
-    """New arrays, and dtypes."""
+    """Creating arrays, and dtypes."""
 
     def zeros_like(self, array: Array, /) -> Array: ...
 
     def ones_like(self, array: Array, /) -> Array: ...
 
     def arange(self, size: int, like: Array, /) -> Array:
-        """0 … size − 1 as integers, where ``like`` is."""
+        """0 … size − 1 as integers, on the device of ``like``."""
 
     def blank(self, array: Array, axis: int, first: Array, second: Array, /) -> Array:
-        """Some numbers in the shape of ``array``, with U·B at ``axis``: the rows of ``first`` times of ``second``."""
+        """Arbitrary numbers in the shape of ``array``, but of size U·B at ``axis``: rows of ``first`` × ``second``."""
 
     def cast(self, array: Array, dtype: str, /) -> Array: ...
 
     def cast_like(self, array: Array, like: Array, /) -> Array:
-        """In the dtype of ``like``."""
+        """``array`` in the dtype of ``like``."""
 
     def wide(self, array: Array, /) -> str:
-        """The dtype to compute in beside ``array``: float64 beside float64, else float32."""
+        """The dtype for accumulations over ``array``: float64 for float64, else float32."""
 
     def epsilon(self, array: Array, /) -> float:
         """The distance from 1 to the next number of the array's dtype."""
 
 
 class Ops(Operations, Elementwise, Reductions, Shapes, Making, Protocol):
-    """All of them."""
+    """The complete array namespace."""

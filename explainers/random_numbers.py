@@ -1,7 +1,7 @@
 """Random numbers by counter: (seed, sample, draw) → value.
 
-A draw depends on nothing but its own coordinates, so results are the same for any batching,
-order or number of workers, and the same on every backend. Keys are made here, on the host;
+A draw depends only on its own coordinates, so results are the same for any batching,
+order or number of workers, and the same on every backend. Keys are computed here, on the host;
 :func:`uniform` spreads a key over a sample's elements inside the kernel.
 """
 
@@ -32,15 +32,15 @@ def sample_seeds(seed: Any, count: int) -> UInt64:
     """One 64-bit seed per sample, shape (N,).
 
     An int seeds the whole call: sample i draws from (seed, i). An array of N ints gives each
-    sample its own: a sample with seed k then draws what it draws alone with ``seed=k``.
+    sample its own seed: a sample with seed k draws the same numbers as alone with ``seed=k``.
     """
-    given = np.asarray(0 if seed is None else seed)
+    seeds = np.asarray(0 if seed is None else seed)
     if np.ma.is_masked(seed):
         raise InputError("seed is a masked array, and the numbers behind the mask would be used")
-    if given.dtype.kind not in "iu" or given.ndim > 1 or (given.ndim == 1 and len(given) != count):
+    if seeds.dtype.kind not in "iu" or seeds.ndim > 1 or (seeds.ndim == 1 and len(seeds) != count):
         raise InputError(f"seed must be an int, or {count} ints, one per sample; got {seed!r}")
-    index = np.arange(count, dtype=np.uint64) if given.ndim == 0 else np.zeros(count, np.uint64)
-    base = np.broadcast_to(given.astype(np.uint64, casting="unsafe"), (count,))
+    index = np.arange(count, dtype=np.uint64) if seeds.ndim == 0 else np.zeros(count, np.uint64)
+    base = np.broadcast_to(seeds.astype(np.uint64, casting="unsafe"), (count,))
     with np.errstate(over="ignore"):
         return _mix64(_mix64(base + np.uint64(0x9E3779B97F4A7C15)) + index)
 
@@ -61,7 +61,7 @@ def unit(keys: UInt64) -> npt.NDArray[np.float64]:
 def priorities(keys: UInt64, count: int) -> npt.NDArray[np.int64]:
     """Distinct random numbers for items 0 … count−1 under each key, (…, count): their order is random.
 
-    Above bit ``PRIORITY_BITS`` they are uniform, below stands the item.
+    The bits above ``PRIORITY_BITS`` are uniform, the lower ones hold the item's number.
     """
     if count > 1 << PRIORITY_BITS:
         raise InputError(f"{count} features are too many to draw orders of; at most {1 << PRIORITY_BITS} are allowed")

@@ -1,4 +1,4 @@
-"""Packages filled from the calls of many clients.
+"""A scheduler that fills packages with rows from the calls of many clients.
 
 A call is a generator of pieces (:mod:`explainers.run.base`). The scheduler keeps one waiting piece of every
 call and fills each package from the pieces that may share one, whatever their targets, baselines, steps
@@ -24,28 +24,28 @@ from .run import Packages
 from .run.base import Run, Steps
 from .run.call import Chunk, Piece, Results
 
-LEAST_ROOM = 16  # rows that a package has room for, however long they take
-LEAST_TURN = 32  # rows that a call may ask for where packages are made smaller
-MOST_TURNS = 4  # parts of a package that calls take turns in: more of them cost more than they are worth
-PACE = 0.1  # of what a package tells of the seconds of a row
+LEAST_ROOM = 16  # minimum room of a package in rows, however long they take
+LEAST_TURN = 32  # rows that one piece of a call may have where packages are made smaller
+MOST_TURNS = 4  # parts of a package that calls take turns in: more parts cost more than they gain
+PACE = 0.1  # weight of the latest package in the running estimate of seconds per row
 SHORT = 8  # new calls run alone if they fill at most this part of a package
 
 
 @dataclass
 class SchedulerStats:
-    """What a scheduler has done so far, and what waits."""
+    """Counts of the work a scheduler has done and of the rows that wait."""
 
     calls: int = 0
     packages: int = 0
     rows: int = 0
-    places: int = 0  # rows that the packages had room for
+    places: int = 0  # total room of the packages, in rows
     waiting_calls: int = 0
     waiting_rows: int = 0
 
 
 @dataclass(eq=False)
 class _Job:
-    """A call in progress, with the piece that it waits for."""
+    """A call in progress, with its waiting piece."""
 
     future: Future[Any]
     request: Request
@@ -61,13 +61,13 @@ class _Job:
 
     @property
     def wants(self) -> int:
-        """Rows of its piece."""
+        """The rows of its piece."""
         return len(self.piece) if self.piece else 0
 
 
 @dataclass(eq=False)
 class _Task:
-    """A function that wants the device for itself."""
+    """A function to run on the device's thread, between packages."""
 
     future: Future[Any]
     function: Callable[[], Any]
@@ -76,7 +76,7 @@ class _Task:
 
 @dataclass
 class _Queue:
-    """Calls whose next pieces may share a package: those that had a turn already, and those that had none."""
+    """Calls whose next pieces may share a package, in two lines: those that had a turn already, and new ones."""
 
     old: deque[_Job] = field(default_factory=deque)
     new: deque[_Job] = field(default_factory=deque)
@@ -92,7 +92,7 @@ class _Queue:
 
     @property
     def first(self) -> _Job:
-        """A call that has waited long for a turn."""
+        """The call that is next in line, of those that had a turn if there are any."""
         return self.old[0] if self.old else self.new[0]
 
     @property
@@ -102,7 +102,8 @@ class _Queue:
     def take(self, most: int, *, new_first: bool) -> list[_Job]:
         """The next calls whose pieces fit into a package of ``most`` rows, at least one.
 
-        The first kind has no more than half of it while the other waits. Few new ones that go first go alone.
+        The kind of calls that goes first gets at most half of it while the other kind waits. New calls run alone if
+        they go first and are few.
         """
         taken: list[_Job] = []
         left = most
@@ -123,10 +124,10 @@ class Scheduler:
     Parameters
     ----------
     max_wait: seconds that a call may wait for others to fill its package with.
-    queue_rows: rows of calls that wait or run, in all; a call beyond them raises QueueFull. A call alone is
-        always taken.
+    queue_rows: rows of calls that wait or run, in all; a call beyond them raises QueueFull. A call to an
+        empty queue is always accepted.
     batching: False runs the calls one after the other, each in packages of its own.
-    package_seconds: packages that take longer are made smaller, so that nobody waits long for the one that runs;
+    package_seconds: packages that take longer are made smaller, so that no call waits long for the running one;
         None leaves them as large as the explainers make them.
 
     >>> import numpy as np
@@ -162,7 +163,7 @@ class Scheduler:
         watch: Callable[[Run], None] | None = None,
         **arguments: Any,
     ) -> Future[Explanation]:
-        """What ``explain.explanation(*inputs, **arguments)`` returns, as a Future.
+        """A Future of what ``explain.explanation(*inputs, **arguments)`` returns.
 
         ``timeout``: seconds after which the Future has a TimeoutError. ``watch`` is called on the device's
         thread after each of the call's pieces, with the run in progress. Cancelling the Future drops the rows
@@ -177,9 +178,9 @@ class Scheduler:
     def enqueue(
         self, request: Request, *, timeout: float | None = None, watch: Callable[[Run], None] | None = None
     ) -> Future[Explanation]:
-        """The same for a request that :meth:`.Explainer.request` has made."""
+        """Like :meth:`submit`, for a request from :meth:`.Explainer.request`."""
         if request.explainer.method.generates:
-            raise InputError("Perturbation makes its samples on the host, by itself; call the explainer instead")
+            raise InputError("Perturbation generates samples on the host, by itself; call the explainer instead")
         if request.explainer.interacting:
             raise InputError("interacting=True runs each call as one batch, unmixed; call the explainer instead")
         request.call.watch = watch
@@ -193,7 +194,7 @@ class Scheduler:
     def run(self, explain: Explainer, function: Callable[[], Any], rows: int = 0) -> Future[Any]:
         """What ``function()`` returns, called on the thread of the device that ``explain`` runs on.
 
-        ``rows``: evaluations of the model that it makes, for the queue's limit.
+        ``rows``: evaluations of the model that it makes, counted towards the queue's limit.
         """
         task = _Task(Future(), function, rows)
         self._device(str(explain.device)).admit(task)
@@ -208,13 +209,13 @@ class Scheduler:
             return self._devices[name]
 
     def reserve(self, rows: int) -> None:
-        """Take ``rows`` places in the queue."""
+        """Reserve ``rows`` places in the queue."""
         with self._lock:
             stats = self.stats
             if stats.waiting_rows and stats.waiting_rows + rows > self.queue_rows:
                 raise QueueFull(
-                    f"{stats.waiting_rows} rows wait, {rows} more are too many: the queue holds {self.queue_rows}. "
-                    "Try again later."
+                    f"{stats.waiting_rows} rows are waiting and {rows} more do not fit: the queue "
+                    f"holds {self.queue_rows}. Try again later."
                 )
             stats.calls += 1
             stats.waiting_calls += 1
@@ -247,7 +248,7 @@ class Scheduler:
 
 
 class _Device:
-    """The thread that owns the kernels of one device, and what waits for it."""
+    """The thread that runs the kernels of one device, and its queues."""
 
     def __init__(self, scheduler: Scheduler, name: str) -> None:
         self.scheduler = scheduler
@@ -257,7 +258,7 @@ class _Device:
         self.rooms: dict[int, int] = {}  # rows of a package that the memory holds, by family
         self.paces: dict[int, float] = {}  # seconds of a row, by family
         self.closing = self.dropping = False
-        self.overtaking = False  # whether new calls were let past old ones
+        self.overtaking = False  # whether new calls just went ahead of older ones
         self.changed = threading.Condition()
         self.thread = threading.Thread(target=self._work, name=f"explainers {name}", daemon=True)
         self.thread.start()
@@ -290,7 +291,7 @@ class _Device:
                 key = self._next()
                 if key is not None:
                     self._package(key)
-            except BaseException as error:  # nobody may wait for ever
+            except BaseException as error:  # so that no client waits forever
                 self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
@@ -304,7 +305,7 @@ class _Device:
             _refuse(job.future, error)
 
     def _start(self) -> None:
-        """Begin with what has arrived."""
+        """Start the calls that have arrived."""
         while self.arrived:
             job = self.arrived.popleft()
             if isinstance(job, _Task):
@@ -317,7 +318,7 @@ class _Device:
             self._advance(job, lambda job=job: next(job.steps))  # type: ignore[misc]
 
     def _next(self) -> Hashable | None:
-        """The queue whose turn it is, of those that are full or have waited long enough; waits for one."""
+        """Wait for a queue that is full or has waited long enough; return the one whose turn it is."""
         if not self.scheduler.batching:
             return next(iter(self.queues), None)
         wait = self.scheduler.max_wait
@@ -347,7 +348,7 @@ class _Device:
         return min(new, key=lambda key: self.queues[key].new_rows, default=ready[0])
 
     def _package(self, key: Hashable) -> None:
-        """Run one package of the queue, and let its calls go on."""
+        """Run one package of the queue, and advance its calls."""
         queue = self.queues[key]
         packages = queue.first.packages
         room = self._room(packages)
@@ -375,18 +376,18 @@ class _Device:
         self._fit(packages, rows, time.perf_counter() - began)
 
     def _room(self, packages: Packages) -> int:
-        """Rows of a package that is neither too large nor too long."""
+        """The rows of a package that fits the memory and the time limit."""
         family = packages.family
         room = min(packages.room, self.rooms.get(family, packages.room))
         most, pace = self.scheduler.package_seconds, self.paces.get(family)
         if most is None or pace is None:
             return room
         rows = max(LEAST_ROOM, int(most / pace))
-        return min(room, rows - rows % (1 << rows.bit_length() - 3))  # in steps: pieces are cut for a room, then packed
+        return min(room, rows - rows % (1 << rows.bit_length() - 3))  # rounded: pieces are cut before they are packed
 
     def _fit(self, packages: Packages, rows: int, seconds: float) -> None:
-        """Learn the seconds of a row from packages that are full enough for it."""
-        if packages.static or seconds <= 0:  # each size of a static engine would compile
+        """Update the seconds per row from packages that are full enough."""
+        if packages.static or seconds <= 0:  # a static engine would compile a kernel for each size
             return
         pace, known = seconds / rows, self.paces.get(packages.family)
         if known is None and rows >= LEAST_ROOM:
@@ -433,7 +434,7 @@ class _Device:
                 self.queues.move_to_end(key, last=False)  # one call after the other
 
     def _ended(self, job: _Job) -> bool:
-        """Whether nobody waits for the call any more."""
+        """Whether the call is cancelled or has timed out."""
         if self.dropping:
             job.future.cancel()
         late = job.deadline is not None and time.monotonic() > job.deadline
@@ -458,7 +459,7 @@ def _sender(steps: Steps[list[Chunk]], result: Results | None, failure: Exceptio
 
 
 def _settle(future: Future[Any], function: Callable[[], Any]) -> None:
-    """Give the future what ``function`` returns or raises."""
+    """Set the future to what ``function`` returns or raises."""
     try:
         result = function()
     except BaseException as error:

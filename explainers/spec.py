@@ -14,7 +14,7 @@ from . import structure
 from .errors import BaselineError, InputError, NonFiniteError, TargetError
 from .stored import Stored
 
-# bytes of one number, by dtype
+# bytes per number, by dtype
 FLOATING = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 COMPLEX = {"complex32": 4, "complex64": 8, "complex128": 16}
 Array = Any
@@ -52,7 +52,7 @@ class TensorSpec(Stored):
         if any(size is None for size in shape[1:]):
             raise InputError(
                 f"TensorSpec{shape}: only the first axis, the batch, may be None. Give the other sizes; "
-                "for several sizes, compile one explainer for each."
+                "for several sizes, compile an explainer for each."
             )
         object.__setattr__(self, "shape", (None, *shape[1:]))
         object.__setattr__(self, "dtype", _dtype_name(self.dtype))
@@ -68,7 +68,7 @@ class TensorSpec(Stored):
 
     @cached_property
     def host_dtype(self) -> Any:
-        """The numpy dtype that carries it."""
+        """The numpy dtype that holds its numbers."""
         return "float32" if self.dtype == "bfloat16" else object if self.dtype == STRING else self.dtype
 
     def blank(self, count: int) -> Numpy:
@@ -89,7 +89,7 @@ def _dtype_name(dtype: Any) -> str:
 
 @dataclass(frozen=True)
 class Signature(Stored):
-    """The model's inputs in order. Those from ``positional`` on are passed by keyword.
+    """The model's inputs in order; those from number ``positional`` on are passed by keyword.
 
     ``arguments``: name and form (:mod:`explainers.structure`) of each argument, which ``positional`` counts then;
     empty where each is one array.
@@ -136,42 +136,44 @@ class Signature(Stored):
         return frozenset(name for name, form in self.arguments if structure.fixed(form))
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
-        """The given arrays in the order of the signature.
+        """The arrays of the arguments, in the order of the signature.
 
         Raises
         ------
-        InputError: an input that is unknown or missing, or an argument of another form or fixed value.
+        InputError: an input is unknown or missing, or an argument has another form or fixed value.
         """
         alone = not kwargs and len(args) == len(self.inputs)
         if alone and (not self.arguments or all(hasattr(arg, "shape") for arg in args)):
             return list(args)  # the arrays, in their order
-        given = dict(zip(self.forms, args, strict=False))
-        clash = sorted(given.keys() & kwargs.keys())
-        unknown = sorted(kwargs.keys() - self.forms.keys() - set(self.names))
-        given.update(kwargs)
-        found = {place: given[name] for place, name in enumerate(self.names) if name in given}
-        for name in self.forms.keys() & given.keys():
-            found.update(structure.placed(self.forms[name], given[name], name))
-        missing = [name for place, name in enumerate(self.names) if place not in found]
-        if len(args) > len(self.forms) or clash or unknown or missing:
+        given_arguments = dict(zip(self.forms, args, strict=False))
+        clash = sorted(given_arguments.keys() & kwargs.keys())
+        unknown_names = sorted(kwargs.keys() - self.forms.keys() - set(self.names))
+        given_arguments.update(kwargs)
+        array_by_place = {
+            place: given_arguments[name] for place, name in enumerate(self.names) if name in given_arguments
+        }
+        for name in self.forms.keys() & given_arguments.keys():
+            array_by_place.update(structure.placed(self.forms[name], given_arguments[name], name))
+        missing_names = [name for place, name in enumerate(self.names) if place not in array_by_place]
+        if len(args) > len(self.forms) or clash or unknown_names or missing_names:
             problem = (
                 f"{len(args)} positional inputs"
                 if len(args) > len(self.forms)
                 else f"{clash} twice"
                 if clash
-                else f"unknown inputs {unknown}"
-                if unknown
-                else f"no value for {missing}"
+                else f"unknown inputs {unknown_names}"
+                if unknown_names
+                else f"no value for {missing_names}"
             )
-            flag = any(isinstance(kwargs[name], (bool, str, type(None))) for name in unknown)
+            flag = any(isinstance(kwargs[name], (bool, str, type(None))) for name in unknown_names)
             advice = " A flag is fixed when the model is traced: give it with inputs= to compile." if flag else ""
             raise InputError(f"got {problem}; the model takes ({self}).{advice}")
-        return [found[place] for place in range(len(self.inputs))]
+        return [array_by_place[place] for place in range(len(self.inputs))]
 
     def call(self, arrays: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
         """The model's arguments, positional and by keyword, from its inputs in order."""
-        made = [(name, structure.formed(form, arrays)) for name, form in self.forms.items()]
-        return [value for _, value in made[: self.positional]], dict(made[self.positional :])
+        arguments = [(name, structure.formed(form, arrays)) for name, form in self.forms.items()]
+        return [value for _, value in arguments[: self.positional]], dict(arguments[self.positional :])
 
     def __str__(self) -> str:
         flags = [f"{name}={form.value!r}" for name, form in self.arguments if isinstance(form, structure.Fixed)]
@@ -228,7 +230,7 @@ def _target_forms(shape: tuple[int, ...], count: int) -> str:
 
 @dataclass(frozen=True)
 class Target:
-    """A target, checked against the output's shape, ready to become masks of any run of samples.
+    """A target, checked against the output's shape, that can make masks for any range of samples.
 
     ``kind``: ``"index"`` (``data``: (1 or N, output axes) integers), ``"mask"`` (``data``: (1 or N,
     \\*shape) weights), ``"max"`` or ``"all"``.
@@ -255,7 +257,7 @@ class Target:
 
 
 def largest(outputs: Numpy) -> Target:
-    """The target ``"max"``, given the samples' outputs."""
+    """The index target that ``"max"`` stands for, from the samples' outputs."""
     shape = outputs.shape[1:]
     flat = outputs.reshape(len(outputs), -1).argmax(axis=1)
     return Target("index", shape, np.stack(np.unravel_index(flat, shape), axis=1) if shape else flat[:, None][:, :0])
@@ -274,7 +276,7 @@ def resolve_target(target: Any, shape: tuple[int, ...], count: int, forward_only
 
     Raises
     ------
-    TargetError: with the position, what was given, and the forms that fit.
+    TargetError: names the position, the given value, and the accepted forms.
     """
     if target is None:
         if int(np.prod(shape)) != 1:
@@ -312,7 +314,7 @@ def resolve_target(target: Any, shape: tuple[int, ...], count: int, forward_only
 
 
 def _check_no_indices(target: Any, given: Numpy, shape: tuple[int, ...], count: int) -> None:
-    """TargetError for a mask for all samples that could as well be an index for each, in numbers of another kind."""
+    """TargetError for an ambiguous target: floats that may be a mask for all samples or an index for each."""
     whole = given.dtype.kind != "b" and bool((given == np.floor(given)).all())
     if count < 2 or not whole or given.shape not in ((count,), (count, len(shape))):
         return
@@ -328,7 +330,7 @@ def _check_no_indices(target: Any, given: Numpy, shape: tuple[int, ...], count: 
 
 
 def _beyond(target: Any) -> bool:
-    """Whether there are integers that numpy would make floating-point for want of a dtype that holds them."""
+    """Whether there are integers too large for every integer dtype, which numpy would turn into floats."""
     if isinstance(target, (list, tuple)):
         return any(map(_beyond, target))
     return isinstance(target, int) and not -(2**63) <= target < 2**63
@@ -337,16 +339,16 @@ def _beyond(target: Any) -> bool:
 def is_mask(target: Any, shape: tuple[int, ...], axes: int | None = None) -> bool:
     """Whether ``target`` is an array or list of weights of this shape.
 
-    ``axes`` of one output, all of ``shape`` by default: where there is one, integers are indices.
+    ``axes``: number of axes of one output, by default those of ``shape``; with one axis, integers are indices.
     """
     if not isinstance(target, (list, np.ndarray)):
         return False
     try:
-        given = np.asarray(target)
+        array = np.asarray(target)
     except ValueError:  # ragged
         return False
     axes = len(shape) if axes is None else axes
-    return axes > 0 and given.shape == shape and given.dtype.kind in ("fb" if axes == 1 else "fbiu")
+    return axes > 0 and array.shape == shape and array.dtype.kind in ("fb" if axes == 1 else "fbiu")
 
 
 @lru_cache(maxsize=4096)
@@ -354,40 +356,40 @@ def _one_index(target: int, shape: tuple[int, ...]) -> Target:
     return Target("index", shape, np.array([[target]]))
 
 
-def _indices(target: Any, given: Numpy, shape: tuple[int, ...], count: int) -> Numpy:
+def _indices(target: Any, indices: Numpy, shape: tuple[int, ...], count: int) -> Numpy:
     """Integer indices of shape (N, output axes)."""
-    if given.dtype.kind not in "iu":
+    if indices.dtype.kind not in "iu":
         detail = ""
-        if given.dtype.kind == "f" and given.ndim and given.size:
-            broken = np.argwhere(~np.isfinite(given) | (given != np.round(given)))
+        if indices.dtype.kind == "f" and indices.ndim and indices.size:
+            broken = np.argwhere(~np.isfinite(indices) | (indices != np.round(indices)))
             if len(broken):
                 place = tuple(int(i) for i in broken[0])
-                detail = f" (position {place[0] if len(place) == 1 else place}: {given[place]})"
+                detail = f" (position {place[0] if len(place) == 1 else place}: {indices[place]})"
         raise TargetError(
-            f"target of dtype {given.dtype} and shape {given.shape} is neither integers nor a mask "
+            f"target of dtype {indices.dtype} and shape {indices.shape} is neither integers nor a mask "
             f"of the output's shape{detail}. {_target_forms(shape, count)}"
         )
-    one_for_all = given.ndim == 0 or (isinstance(target, tuple) and given.ndim == 1)
+    one_for_all = indices.ndim == 0 or (isinstance(target, tuple) and indices.ndim == 1)
     if one_for_all:
-        given = given.reshape(1, -1)
-    elif given.ndim == 1 and len(shape) == 1:
-        given = given.reshape(-1, 1)
-    if given.ndim != 2 or given.shape[1] != len(shape):
+        indices = indices.reshape(1, -1)
+    elif indices.ndim == 1 and len(shape) == 1:
+        indices = indices.reshape(-1, 1)
+    if indices.ndim != 2 or indices.shape[1] != len(shape):
         raise TargetError(
             f"target of shape {np.shape(target)} does not index an output of {len(shape)} axes. "
             f"{_target_forms(shape, count)}"
         )
-    if not one_for_all and len(given) != count:
-        raise TargetError(f"{len(given)} targets for {count} samples. {_target_forms(shape, count)}")
-    bad: Numpy = np.any((given < 0) | (given >= np.array(shape)), axis=1)
-    if bad.any():
-        position = int(np.argmax(bad))
-        index = tuple(int(i) for i in given[position])
+    if not one_for_all and len(indices) != count:
+        raise TargetError(f"{len(indices)} targets for {count} samples. {_target_forms(shape, count)}")
+    outside: Numpy = np.any((indices < 0) | (indices >= np.array(shape)), axis=1)
+    if outside.any():
+        position = int(np.argmax(outside))
+        index = tuple(int(i) for i in indices[position])
         raise TargetError(
             f"target {index[0] if len(index) == 1 else index} at position {position} is out of range. "
             f"{_target_forms(shape, count)}"
         )
-    return given
+    return indices
 
 
 # --- baselines -------------------------------------------------------------------------------
@@ -395,7 +397,7 @@ def _indices(target: Any, given: Numpy, shape: tuple[int, ...], count: int) -> N
 
 @dataclass(frozen=True)
 class Baseline:
-    """Baselines as a table and the row of it that each sample starts from.
+    """Baselines as a table, and which row of it each sample uses.
 
     ``tables``: one array (B, \\*sample shape) per attributed input.
     ``per_sample``: sample i uses row i (B = N); otherwise all use row 0, or, for
@@ -425,7 +427,7 @@ def resolve_baseline(
     """Convert any form of baseline to one table of rows for each attributed input.
 
     ``specs``: of the attributed inputs. ``batch()``: the call's inputs, for a callable baseline.
-    ``convert``: to numpy, from whatever array type was given. ``check``: refuse NaN and infinity.
+    ``convert``: any array type to numpy. ``check``: reject NaN and infinity.
     """
     if callable(baseline) and not isinstance(baseline, References) and not hasattr(baseline, "shape"):
         baseline = baseline(batch())
@@ -448,7 +450,7 @@ def resolve_baseline(
 
 
 def _whole_numbers(array: Numpy, spec: TensorSpec) -> Numpy:
-    """A baseline of an input of whole numbers, checked: 0.0, the default, says nothing of ids."""
+    """Check a baseline for an integer input: it must be whole numbers, and the default 0.0 is not a meaningful id."""
     if array.dtype.kind == "f" and spec.dtype not in ("uint8", "bool"):
         raise BaselineError(
             f"the baseline of {spec} must be whole numbers, such as the id of a mask or padding token: give baseline="
@@ -460,7 +462,7 @@ def _whole_numbers(array: Numpy, spec: TensorSpec) -> Numpy:
 
 
 def check_range(array: Numpy, dtype: str, what: str) -> None:
-    """InputError, naming the first, for whole numbers that an integer dtype does not hold."""
+    """Raise InputError, naming the first, for whole numbers outside the range of an integer dtype."""
     low, high = (0, 1) if dtype == "bool" else (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
     wrong = np.argwhere((array < low) | (array > high))
     if len(wrong):

@@ -1,4 +1,4 @@
-"""Values that the file of an explainer may hold. Deriving from :class:`Stored` is all that it takes."""
+"""Values that an explainer's file may hold: every class derived from :class:`Stored`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 
 class Stored:
-    """What a frozen dataclass of numbers, texts, arrays and such values derives from, to be written by its fields.
+    """Base of frozen dataclasses of numbers, texts, arrays and other stored values, which files hold by their fields.
 
-    ``class Kind(Stored, data=False)`` is not written itself: a base class, or one whose fields are users' functions.
+    ``class Kind(Stored, data=False)`` is never written: a base class, or one whose fields are users' functions.
     later: fields that older files lack; they are written where they differ from their default.
     """
 
@@ -24,12 +24,12 @@ class Stored:
 
 
 def kinds(of: type[Any] = Stored) -> dict[str, type[Any]]:
-    """The library's own classes of data by name, in the order of their definition; nobody else's."""
+    """The library's own stored classes by name, in order of definition; users' subclasses are left out."""
     return {kind.__name__: kind for kind in _subclasses(of) if kind.is_data}
 
 
 def _subclasses(kind: type[Any]) -> Iterator[type[Any]]:
-    for found in kind.__subclasses__():
-        if found.__module__.partition(".")[0] == __package__:
-            yield found
-        yield from _subclasses(found)
+    for subclass in kind.__subclasses__():
+        if subclass.__module__.partition(".")[0] == __package__:
+            yield subclass
+        yield from _subclasses(subclass)

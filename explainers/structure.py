@@ -23,7 +23,7 @@ class Fixed(Stored):
 
 
 def form(value: Any, name: str, leaves: list[tuple[str, Any]]) -> Any:
-    """The form of an argument. Its arrays join ``leaves``, each with a name: ``name``, or ``name.key`` within it."""
+    """The form of an argument. Its arrays are appended to ``leaves``, named ``name``, or ``name.key`` if nested."""
     if isinstance(value, _FIXED):
         return Fixed(value)
     if isinstance(value, dict):
@@ -40,7 +40,7 @@ def _inner(name: str, key: Any) -> str:
 
 
 def formed(form: Any, arrays: Sequence[Any]) -> Any:
-    """The argument, with ``arrays`` in their places."""
+    """The argument of this form, filled with ``arrays``."""
     if isinstance(form, Fixed):
         return form.value
     if isinstance(form, dict):
@@ -51,22 +51,22 @@ def formed(form: Any, arrays: Sequence[Any]) -> Any:
 
 
 def placed(form: Any, given: Any, name: str) -> Iterator[tuple[int, Any]]:
-    """The places and arrays of an argument of this form.
+    """The (place, array) pairs of an argument, which must have this form.
 
     Raises
     ------
-    InputError: it has another form, or another fixed value, than the model was traced with.
+    InputError: its form or a fixed value differs from what the model was traced with.
     """
     if isinstance(form, Fixed):
         if type(given) is not type(form.value) or given != form.value:
             raise InputError(
-                f"{name}={given!r}, and this explainer is for {name}={form.value!r}, which is fixed when the model is "
-                "traced: compile another for other values"
+                f"{name}={given!r}, but this explainer was compiled for {name}={form.value!r}, which is fixed "
+                "when the model is traced: compile another explainer for other values"
             )
     elif isinstance(form, (dict, list, tuple)):
-        keys, found = _keys(form), _keys(given)
-        if set(keys) != set(found or ()):
-            what = f"{type(given).__name__} of {list(found)}" if found is not None else type(given).__name__
+        keys, given_keys = _keys(form), _keys(given)
+        if set(keys) != set(given_keys or ()):
+            what = f"{type(given).__name__} of {list(given_keys)}" if given_keys is not None else type(given).__name__
             raise InputError(f"{name} is a {what}; the model was traced with a {type(form).__name__} of {list(keys)}")
         for key in keys:
             yield from placed(form[key], given[key], _inner(name, key))
@@ -81,7 +81,7 @@ def _keys(value: Any) -> Any:
 
 
 def fixed(form: Any) -> bool:
-    """Whether there is no array in it."""
+    """Whether the form contains no array."""
     if isinstance(form, (dict, list, tuple)):
         return all(map(fixed, form.values() if isinstance(form, dict) else form))
     return isinstance(form, Fixed)

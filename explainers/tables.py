@@ -1,6 +1,6 @@
-"""Tables whose columns have names (pandas, polars, Arrow): their numbers in the order of names, and back.
+"""Tables with named columns (pandas, polars, Arrow): to arrays in a given order of columns, and back.
 
-No package is imported here that the caller has not brought.
+No table package is imported unless the caller has imported it already.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ SHOWN = 8  # names in a message
 
 
 class TableLibrary(Protocol):
-    """What one package's tables can do."""
+    """The operations on the tables of one package."""
 
     def labels(self, table: Any) -> Sequence[Any]:
-        """Of its columns, in order."""
+        """The labels of its columns, in order."""
 
     def column(self, table: Any, place: int) -> Numpy:
-        """Missing numbers are NaN; what is no number has dtype object, or another that is none."""
+        """One column as numpy. Missing numbers become NaN; a column without numbers has a non-numeric dtype."""
 
     def kinds(self, table: Any) -> Sequence[Any]:
         """The dtypes of its columns."""
@@ -42,7 +42,7 @@ class TableLibrary(Protocol):
         """A table of these columns with the labels of ``like``, and its index where it has as many rows."""
 
     def cast(self, column: Numpy, dtype: Any) -> tuple[Any, Numpy]:
-        """A column in a dtype of this package, and what is in it now."""
+        """A column cast to a dtype of this package, and the numbers it then holds."""
 
 
 class Pandas:
@@ -141,13 +141,13 @@ KINDS: Mapping[tuple[str, str], TableLibrary] = {
 
 @lru_cache(maxsize=256)
 def _parents(value: Any) -> tuple[tuple[str, str], ...]:
-    """Package and name of a class and all that it inherits from."""
+    """Package and name of a class and of all its base classes."""
     return tuple((parent.__module__.partition(".")[0], parent.__name__) for parent in value.__mro__)
 
 
 @lru_cache(maxsize=256)
 def _kind(value: Any) -> TableLibrary | None:
-    """What a class of tables can do; None for every other class."""
+    """The table library of a class; None for a class of anything else."""
     return next((KINDS[key] for key in _parents(value) if key in KINDS), None)
 
 
@@ -174,7 +174,7 @@ def take(table: Any, places: Numpy) -> Any:
 
 
 def names(table: Any, what: str = "the table") -> tuple[str, ...]:
-    """The names of a table's columns; none where they are only counted, 0, 1, 2 …, as numbers or in a file."""
+    """The names of a table's columns; none if they are only numbered 0, 1, 2 …."""
     return _names(_of(table).labels(table), what)
 
 
@@ -189,19 +189,19 @@ def _names(labels: Sequence[Any], what: str) -> tuple[str, ...]:
 
 
 def dtype(table: Any) -> str:
-    """Of the numbers of all its columns together, as floating-point: float64 unless all of them are narrower."""
+    """The floating-point dtype that holds all columns: float64 unless all of them are narrower."""
     kinds = {str(_column(table, place, "the table").dtype) for place in range(len(_of(table).labels(table)))}
     return str(np.result_type(*kinds)) if kinds and all(kind.startswith("float") for kind in kinds) else "float64"
 
 
 def numbers(table: Any, what: str, order: Sequence[int] | None = None, floating: bool = True) -> Numpy:
-    """The columns of a table as (N, columns), those at ``order`` if it is given.
+    """The columns of a table as an array (N, columns), or only those at the positions ``order``.
 
     ``floating``: whole numbers become floating-point; without it a table of whole numbers stays one.
 
     Raises
     ------
-    InputError: a column that is no number.
+    InputError: a column does not hold numbers.
     """
     places = range(len(_of(table).labels(table))) if order is None else order
     columns = [_column(table, place, what) for place in places]
@@ -228,11 +228,11 @@ def _column(table: Any, place: int, what: str) -> Numpy:
 
 
 def order(given: Sequence[str], wanted: Sequence[str], what: str) -> list[int]:
-    """The places of the names ``wanted`` among those given, which must be the same names.
+    """The positions of the names ``wanted`` in ``given``, which must hold the same names.
 
     Raises
     ------
-    InputError: names that are missing, or that nothing goes by.
+    InputError: names are missing or unknown.
     """
     if tuple(given) == tuple(wanted):
         return list(range(len(wanted)))
@@ -254,20 +254,20 @@ def listed(some: Sequence[str]) -> str:
 
 
 def array(table: Any, spec: TensorSpec, what: str) -> Numpy:
-    """The numbers of a table in the order of the columns that ``spec`` names; by place where either has no names.
+    """The numbers of a table in the order of the columns of ``spec``; by position if either has no names.
 
     Warns
     -----
     ColumnsWarning: the table names its columns, and ``spec`` does not know them.
     """
-    found = names(table, what)
-    if found and not spec.columns:
+    column_names = names(table, what)
+    if column_names and not spec.columns:
         warnings.warn(
-            f"{what} is a table with the columns {listed(found)}, and the explainer knows no names: they are taken by "
-            "their places. Compile it with a table for inputs=, or with TensorSpec(…, columns=…).",
+            f"{what} is a table with the columns {listed(column_names)}, but the explainer knows no column names: they "
+            "are taken by position. Compile it with a table for inputs=, or with TensorSpec(…, columns=…).",
             ColumnsWarning, stacklevel=_outside(),
         )  # fmt: skip
-    places = order(found, spec.columns, what) if found and spec.columns else None
+    places = order(column_names, spec.columns, what) if column_names and spec.columns else None
     return numbers(table, what, places, spec.floating)
 
 
@@ -281,10 +281,10 @@ def _outside() -> int:
 
 def row(series: Any, spec: TensorSpec, what: str) -> Any:
     """A pandas Series with names, such as a row of a frame, as one sample in the order of the columns."""
-    given = _names(list(series.index), what)
-    if not given or not spec.columns:
+    labels = _names(list(series.index), what)
+    if not labels or not spec.columns:
         return series
-    return np.asarray(series)[order(given, spec.columns, what)]
+    return np.asarray(series)[order(labels, spec.columns, what)]
 
 
 def is_row(value: Any) -> bool:
@@ -293,10 +293,10 @@ def is_row(value: Any) -> bool:
 
 
 def aligned(given: Any, specs: Sequence[TensorSpec], what: str = "the baseline") -> Any:
-    """Any form of baseline, with its tables, and rows of tables, as arrays in the order of the specs' columns."""
+    """Any form of baseline, with tables and rows of tables turned into arrays in the order of the specs' columns."""
     if isinstance(given, References):
         return replace(given, array=aligned(given.array, specs, what))
-    if isinstance(given, Stored):  # a value that makes references of the inputs
+    if isinstance(given, Stored):  # an object that makes references from the inputs
         return given
     by_name = {spec.name: spec for spec in specs}
     if isinstance(given, dict):
@@ -317,9 +317,9 @@ def _aligned(part: Any, spec: TensorSpec, what: str) -> Any:
 
 
 def like(result: Numpy, given: Any, spec: TensorSpec) -> Any:
-    """Attributions, (…, N, columns) in the order of ``spec``, in that of the table ``given``.
+    """Attributions (…, N, columns), reordered from the columns of ``spec`` to those of the table ``given``.
 
-    As a table with its index, unless axes of outputs lead.
+    Returned as a table with the same index, unless output axes lead.
     """
     found = names(given)
     if found and spec.columns:
@@ -334,7 +334,7 @@ def like(result: Numpy, given: Any, spec: TensorSpec) -> Any:
 
 
 def refuse(value: Any, what: str) -> None:
-    """InputError for arrays whose numbers numpy would take for others: masked and sparse ones."""
+    """Raise InputError for masked and sparse arrays, which numpy would silently misread."""
     kind: Any = type(value)
     if kind is np.ndarray:
         return
@@ -352,13 +352,13 @@ def refuse(value: Any, what: str) -> None:
 
 
 def example(value: Any, floating: bool) -> Any:
-    """An example that backends understand: a table as an array."""
+    """An example as backends understand it: tables become arrays."""
     refuse(value, "the example")
     return numbers(value, "the example", floating=floating) if is_table(value) else value
 
 
 def signature(backend: Backend, model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Signature | None:
-    """The backend's signature of a model, with the names of the columns of examples that have them."""
+    """The backend's signature of a model, with column names taken from examples that are tables."""
     floating = backend.forward_only
     plain = [example(value, floating) for value in args]
     found = backend.signature(model, plain, {name: example(value, floating) for name, value in kwargs.items()})
@@ -377,7 +377,7 @@ def _columns(value: Any) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Template:
-    """An empty table: what the model expects of its input."""
+    """An empty table with the columns that the model expects."""
 
     kind: TableLibrary
     table: Any
@@ -388,7 +388,7 @@ class Template:
         return cls(_of(value), rows(value, 0, 0), names(value)) if is_table(value) else None
 
     def fill(self, values: Numpy) -> Any:
-        """A table of these numbers, (N, columns), each column in its dtype where that holds them."""
+        """A table of these numbers (N, columns), each column in its original dtype if that can hold them."""
         dtypes = self.kind.kinds(self.table)
         columns = [self._cast(column, kind) for column, kind in zip(values.T, dtypes, strict=True)]
         return self.kind.make(columns, self.table)
@@ -410,7 +410,7 @@ class Template:
 
 
 def of_tables(model: Callable[..., Any], sig: Signature, examples: Sequence[Any]) -> Callable[..., Any]:
-    """A callable of arrays, from one that was given tables for examples and expects them; else itself."""
+    """A callable that takes arrays, wrapping a model whose examples are tables; otherwise the model itself."""
     templates = {
         name: template for name, value in zip(sig.names, examples, strict=True)
         if (template := Template.of(value)) is not None
@@ -425,5 +425,5 @@ def of_tables(model: Callable[..., Any], sig: Signature, examples: Sequence[Any]
         given = [filled(name, value) for name, value in zip(sig.forms, arrays, strict=False)]
         return model(*given, **{name: filled(name, value) for name, value in named.items()})
 
-    call.__qualname__ = type(model).__qualname__  # of an object that has no name itself
+    call.__qualname__ = type(model).__qualname__  # an object without a name of its own
     return update_wrapper(call, model)

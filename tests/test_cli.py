@@ -257,7 +257,7 @@ def test_compile_keras_and_saved_model(folder: Path) -> None:
     [
         (("compile", "net.py:modle", "saliency", "-o", "a.explainer"), "Did you mean 'model'"),
         (("compile", "nowhere:model", "saliency", "-o", "a.explainer"), "no module 'nowhere'"),
-        (("compile", "net.py:model", "salience", "-o", "a.explainer"), "Near to it: saliency"),
+        (("compile", "net.py:model", "salience", "-o", "a.explainer"), "Similar names: saliency"),
         (("compile", "net.py:model", "saliency", "-o", "a.explainer"), "inputs"),
         (("compile", "net.py:model", "saliency", "-o", "a.explainer", "--inputs", "float32[x]"), "float32[1,28,28]"),
         (("compile", "net.py:model", "saliency", "-o", "no/a.explainer", "--inputs", "float32[4]"), "no/"),
@@ -318,7 +318,7 @@ def test_report_says_what_is_wrong(folder: Path) -> None:
     assert "--samples takes a number" in refused(folder, *arguments, "--samples", "all")
     assert "4 features" in refused(folder, *arguments, "--names", "a,b")
     assert "no file" in refused(folder, *arguments, "--names", "@none.txt")
-    assert "no folder" in refused(folder, *arguments[:-1], "nowhere/report.html")
+    assert "does not exist" in refused(folder, *arguments[:-1], "nowhere/report.html")
 
 
 def test_a_mask_for_all_samples_is_not_cut(folder: Path) -> None:

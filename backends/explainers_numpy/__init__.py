@@ -1,4 +1,4 @@
-"""The numpy backend: any callable from arrays to an array, for methods that only look at outputs."""
+"""The numpy backend: any callable from arrays to an array, for forward-only methods."""
 
 from explainers.backend import Backend
 

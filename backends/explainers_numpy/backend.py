@@ -1,4 +1,4 @@
-"""What the core sees of plain callables."""
+"""The backend object for plain callables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from explainers.spec import Numpy, Signature
 
 from . import kernel, ops, trace
 
-LARGEST_POINTS = 2**28  # bytes of perturbed samples that are made at once
+LARGEST_POINTS = 2**28  # bytes of perturbed samples per package
 
 
 class NumpyBackend(BackendDefaults):
@@ -23,7 +23,7 @@ class NumpyBackend(BackendDefaults):
     engines: Mapping[str, bool] = {"eager": False}
     default_engine = "eager"
     forward_only = True
-    largest_package = 4096  # a call of a callable costs more than a row
+    largest_package = 4096  # calling a callable costs more than one more row
 
     def accepts(self, model: Any) -> bool:
         return callable(model)

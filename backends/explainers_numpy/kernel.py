@@ -1,4 +1,4 @@
-"""Programs run as they are: the callable is the only thing that costs."""
+"""Kernels that run programs uncompiled: only the callable costs time."""
 
 from __future__ import annotations
 

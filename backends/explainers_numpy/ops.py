@@ -1,4 +1,4 @@
-"""The array namespace that programs are written in, for numpy."""
+"""The numpy implementation of the array namespace :class:`explainers.ops.Ops`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ insert_axis = np.expand_dims
 
 
 def evaluate(node: Node, arrays: Sequence[Array]) -> tuple[Array, ...]:
-    """Call the node's function, which returns an array or a tuple of them."""
+    """Call the node's function, which returns an array or a tuple of arrays."""
     found = node.payload(*arrays)
     return found if isinstance(found, tuple) else (found,)
 
@@ -45,9 +45,9 @@ def evaluate(node: Node, arrays: Sequence[Array]) -> tuple[Array, ...]:
 def vjp(
     node: Node, arrays: Sequence[Array], places: Sequence[int]
 ) -> tuple[tuple[Array, ...], Callable[[Sequence[Array | None]], Sequence[Array | None]]]:
-    """The node's outputs, and its function's own ``vjp(arrays, messages)``: one array for each operand.
+    """The node's outputs, and the ``vjp(arrays, messages)`` that its function brings: one array for each operand.
 
-    Functions that users bring have none.
+    Functions from users have none.
     """
     derivative = getattr(node.payload, "vjp", None)
 
@@ -63,7 +63,7 @@ def vjp(
 def winners(
     node: Node, x: Sequence[Array], y: Sequence[Array], y_r: Sequence[Array], from_x: Array, share: Array
 ) -> list[Array] | None:
-    """None: functions do not tell which entries they picked."""
+    """None: functions do not report which entries they picked."""
     return None
 
 
@@ -71,9 +71,9 @@ def winners(
 
 
 def select(mask: Array, x: Array, y: Array) -> Array:
-    """``where``, for masks without a pattern: numbers' bits need no branches, which would be guessed wrong.
+    """``where`` by bit operations, for irregular masks: avoids mispredicted branches.
 
-    Rows ``x`` that were taken are written over: a new array costs more than its numbers.
+    Overwrites ``x``, which holds gathered rows: allocating a new array would cost more than the computation.
     """
     if x.dtype != y.dtype or x.dtype not in (np.float16, np.float32, np.float64):
         return np.where(mask, x, y)
@@ -176,11 +176,11 @@ def segment_sum(array: Array, index: Array, like: Array) -> Array:
     return found
 
 
-# --- taken, moved, repeated ------------------------------------------------------------------
+# --- indexing, reshaping, repeating -----------------------------------------------------------
 
 
 def take(array: Array, index: Array) -> Array:
-    if len(array) == 1 and len(index) * array.nbytes > CHEAP_COPY:  # all rows have the same one
+    if len(array) == 1 and len(index) * array.nbytes > CHEAP_COPY:  # all rows have the same index
         return np.broadcast_to(array, (len(index), *array.shape[1:]))
     return np.take(array, index, axis=0)
 

@@ -34,11 +34,11 @@ def _spec(value: Any, name: str) -> TensorSpec:
 
 
 def trace(model: Any, sig: Signature, examples: Sequence[Any]) -> Traced:
-    """One node; its output is known by calling the model on one sample."""
+    """A graph of one node; its output shape is found by calling the model on one sample."""
     probe = [np.zeros((1, *s.sample_shape), s.dtype) for s in sig.inputs]
     if examples and not isinstance(examples[0], TensorSpec) and len(examples[0]):
         probe = [np.array(np.asarray(e)[:1], s.dtype) for e, s in zip(examples, sig.inputs, strict=True)]
-    call, out = _tried(model, sig, examples, probe)
+    call, out = _traced_call(model, sig, examples, probe)
     heads = [Node(s.name, "input", Role.INPUT, outputs=(Output(s.shape, s.dtype),)) for s in sig.inputs]
     inputs = tuple(node.values[0] for node in heads)
     name = getattr(model, "__qualname__", type(model).__qualname__)
@@ -58,11 +58,11 @@ def _source(model: Any) -> str:
 Caller = Callable[..., Numpy]
 
 
-def _tried(model: Any, sig: Signature, examples: Sequence[Any], probe: Sequence[Numpy]) -> tuple[Caller, Numpy]:
-    """The model as a function of numpy arrays, and what it made of ``probe``.
+def _traced_call(model: Any, sig: Signature, examples: Sequence[Any], probe: Sequence[Numpy]) -> tuple[Caller, Numpy]:
+    """The model as a function of numpy arrays, and its output for ``probe``.
 
-    It is given arrays of the kind that the caller has: torch's for a function of torch tensors. One that cannot take
-    them is given numpy's.
+    It is called with the caller's kind of arrays, such as torch tensors for a function of tensors, or with numpy
+    arrays if it does not accept those.
     """
     homes = [owner(example) for example in examples]
     calls = [_caller(model, sig, [None] * len(probe))]
@@ -76,10 +76,12 @@ def _tried(model: Any, sig: Signature, examples: Sequence[Any], probe: Sequence[
             return call, call(*probe)
         except Exception as error:
             failed.append(error)
-    raise _told(failed[0], probe, "arrays of their kind or numpy's" if any(homes) else "numpy arrays") from failed[0]
+    raise _call_error(
+        failed[0], probe, "arrays of their kind or numpy's" if any(homes) else "numpy arrays"
+    ) from failed[0]
 
 
-def _told(error: Exception, probe: Sequence[Numpy], kind: str) -> Exception:
+def _call_error(error: Exception, probe: Sequence[Numpy], kind: str) -> Exception:
     if isinstance(error, ExplainersError):
         return error
     shapes = ", ".join(str(array.shape) for array in probe)
@@ -90,7 +92,7 @@ def _told(error: Exception, probe: Sequence[Numpy], kind: str) -> Exception:
 
 
 def _caller(model: Callable[..., Any], sig: Signature, likes: Sequence[Callable[[Numpy], Any] | None]) -> Caller:
-    """The model on arrays in the signature's order, its result checked and as floating numpy."""
+    """The model as a function of arrays in the signature's order; its result is checked, as floating-point numpy."""
 
     def call(*arrays: Numpy) -> Numpy:
         rows = len(arrays[0])
@@ -101,7 +103,7 @@ def _caller(model: Callable[..., Any], sig: Signature, likes: Sequence[Callable[
 
 
 def _rows(result: Any, rows: int) -> Numpy:
-    """What the model returned for ``rows`` samples, as floating numpy."""
+    """The model's checked result for ``rows`` samples, as floating-point numpy."""
     home = owner(result)
     several = isinstance(result, (tuple, list)) and any(np.ndim(part) > 1 or part is None for part in result)
     array = home.numpy(result) if home else None if several else _numbers(result)
@@ -127,4 +129,4 @@ def _numbers(result: Any) -> Numpy:
     try:
         return np.asarray(result)
     except ValueError as error:
-        raise TraceError(f"the model returned a {type(result).__name__} that is no array: {error}") from error
+        raise TraceError(f"the model returned a {type(result).__name__} that is not an array: {error}") from error

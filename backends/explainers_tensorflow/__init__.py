@@ -13,22 +13,22 @@ BACKEND: Backend = backend.BACKEND
 def register_operation(
     operation: str, role: Role | str, function: Function | str = Function.NONE, *, elementwise: bool | None = None
 ) -> None:
-    """Say what an operation that the library does not know is to attribution rules.
+    """Tell attribution rules how to treat an operation that the library does not know.
 
     Parameters
     ----------
-    operation: its type, such as ``"Betainc"`` or that of a custom op, as in ``tensor.op.type``. It needs a registered
+    operation: its type as in ``tensor.op.type``, such as ``"Betainc"`` or that of a custom op. It needs a registered
         gradient.
-    role: what it is where one of its tensors depends on the model's inputs: ``"linear"``, ``"univariate"``,
+    role: its role when one of its tensors depends on the model's inputs: ``"linear"``, ``"univariate"``,
         ``"gather"`` …; see :class:`explainers.graph.Role`. A univariate operation of two such tensors has no rule.
-    function: of a linear operation: ``"copy"`` where each output entry is an entry of its input or a constant,
-        ``"scale"`` where it is one tensor times constants.
-    elementwise: whether each output entry depends on the entries at its own place only; by default, whether it is
-        univariate.
+    function: for a linear operation: ``"copy"`` if each output entry is an entry of its input or a constant,
+        ``"scale"`` if it is one tensor times constants.
+    elementwise: whether each output entry depends only on the input entries at the same place; by default True for
+        univariate operations only.
 
     Raises
     ------
-    InputError: an operation that has a role already, or a role that says nothing. UnknownNameError.
+    InputError: the operation has a role already, or the role cannot be registered. UnknownNameError.
     """
     roles.REGISTERED.add(operation, role, function, elementwise)
 

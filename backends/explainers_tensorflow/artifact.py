@@ -17,13 +17,13 @@ from . import kernel
 from .trace import _TRACING
 
 FOLDER = "saved_model"
-SIGNATURES = ("explain", "predict")  # the other programs are functions only
+SIGNATURES = ("explain", "predict")  # other programs exist only as functions
 
 
 def save(
     parts: Mapping[str, tuple[Runnable, Kernel | None]], traced: Traced, engine: str
 ) -> dict[str, bytes]:  # fmt: skip
-    """``eager`` is written as ``graph``: a file holds no Python."""
+    """Programs as a SavedModel. The engine ``eager`` is saved as ``graph``, since a file holds no Python."""
     kind = "xla" if engine == "xla" else "graph"
     module = tf.Module()
     module.weights = list(traced.weights.values())
@@ -47,7 +47,7 @@ def _written(module: Any, signatures: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 class LoadedFunctions:
-    """The functions of a SavedModel: each takes any sizes; XLA compiles for a size when it first comes."""
+    """The functions of a SavedModel: each takes any sizes; XLA compiles for a size at its first use."""
 
     ahead = False
 

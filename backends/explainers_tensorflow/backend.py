@@ -1,4 +1,4 @@
-"""What the core sees of TensorFlow and Keras. They are imported at the first use that needs them."""
+"""The backend object for TensorFlow and Keras, which are imported at first use."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ class TensorFlowBackend(BackendDefaults):
     def finite(self, array: Any) -> bool:
         if not array.dtype.is_floating:
             return True
-        if "CPU" in array.device:  # numpy looks at the same memory, and starts sooner
+        if "CPU" in array.device:  # numpy shares the memory, and has less overhead per call
             return bool(np.isfinite(np.asarray(array)).all())
         tf = self.tensorflow
         return bool(tf.reduce_all(tf.math.is_finite(array)))
@@ -198,7 +198,7 @@ class TensorFlowBackend(BackendDefaults):
 
 
 class _State:
-    """Where each variable's numbers lie. As long as they are held here, who writes puts others elsewhere."""
+    """The buffers of all variables. While they are referenced here, a write to a variable allocates a new buffer."""
 
     def __init__(self, weights: Mapping[Value, Any]) -> None:
         from . import ops

@@ -1,7 +1,7 @@
 """A traced function as one flat graph: calls inlined, loops of known length unrolled, variables as placeholders.
 
-Each operation is made again in a new graph, so TensorFlow infers its shapes anew from the inputs'.
-TensorList values (the TensorArray of loops) become Python tuples of plain tensors on the way.
+Each operation is recreated in a new graph, so that TensorFlow infers shapes again from those of the inputs.
+TensorList values (the TensorArray of loops) become Python tuples of plain tensors.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from explainers.errors import TraceError
 from .own import CALLS, Backward, Backwards, Source, Steps, moves, steps
 
 LONG_LOOP, LONGEST_LOOP = 50, 10_000  # steps
-READ = 10  # what tracing and compiling take, by what reading the loop once takes
+READ = 10  # ratio of the time to trace and compile a step to that of reading it
 _log = logging.getLogger(__name__)
 RANDOM = ("Random", "Multinomial", "TruncatedNormal", "Bernoulli", "Dropout")
 WRITES = (
@@ -36,21 +36,21 @@ Modules = tuple[str, ...]  # paths of the layers around an operation, outermost 
 
 @dataclass(frozen=True)
 class Captured:
-    """A variable's handle, or another tensor that the function took from around it."""
+    """A variable's handle or another tensor that a function captures from outside."""
 
     tensor: Any
 
 
 @dataclass(frozen=True)
 class ListValue:
-    """A TensorList whose length is known; ``None`` where nothing was written yet."""
+    """A TensorList of known length; ``None`` for entries that are not written yet."""
 
     items: tuple[Any, ...]
     dtype: tf.DType
 
 
 class _OwnedGraph(tf.Graph):
-    """Remembers for each operation the one that it is ``made_for``, and the layers around it."""
+    """A graph that records for each new operation its original, ``made_for``, and the layers around it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,9 +65,9 @@ class _OwnedGraph(tf.Graph):
 
 @dataclass
 class FlatGraph:
-    """The flat graph with its ends. ``weights``: the variable behind each placeholder that stands for one.
+    """The flat graph with its inputs and outputs. ``weights``: the variable behind each placeholder for one.
 
-    ``own``: the name and the derivative of each operation that has one of its own.
+    ``own``: the name and the derivative of each operation with a custom derivative.
     """
 
     graph: _OwnedGraph
@@ -79,7 +79,7 @@ class FlatGraph:
 
 @dataclass(frozen=True)
 class Inlining:
-    """Where a function is inlined: in which layers, by which operation, at which turn of a loop."""
+    """The context in which a function is inlined: the layers, the calling operation, and the iteration of a loop."""
 
     modules: Modules = ()
     caller: str = ""
@@ -91,7 +91,7 @@ Locate = Callable[[tf.Operation, Inlining], Modules]
 
 @dataclass(frozen=True)
 class Inlined:
-    """A function on its way into the flat graph: ``values`` by the names of its tensors, as far as they are made."""
+    """A function that is being inlined: ``values`` has the tensors recreated so far, by the names of the originals."""
 
     graph: Any
     site: Inlining
@@ -102,11 +102,11 @@ def flatten(
     concrete: Any, weights: Mapping[int, Any], specs: Sequence[tf.TensorSpec], locate: Locate,
     where: Callable[[Any], str], backwards: Backwards,
 ) -> FlatGraph:  # fmt: skip
-    """The concrete function, which uses ``weights``, for inputs of ``specs``, flat.
+    """The concrete function, which uses ``weights``, as a flat graph for inputs of ``specs``.
 
     ``weights``: variables and tables by the ``id`` of their handles.
     ``locate(op, site)``: the paths of the layers around an operation.
-    ``where(op)``: the user's line for error messages, or "". ``backwards``: the model's own derivatives.
+    ``where(op)``: the user's line for error messages, or "". ``backwards``: the model's custom derivatives.
     """
     flat = FlatGraph(_OwnedGraph())
     with flat.graph.as_default():
@@ -141,9 +141,9 @@ class _Flattener:
     # --- functions ---------------------------------------------------------------------------
 
     def inline(self, graph: Any, arguments: Sequence[Any], site: Inlining, count: int) -> list[Any]:
-        """The first ``count`` outputs of the function ``graph`` on ``arguments``, made in the flat graph.
+        """The first ``count`` outputs of the function ``graph`` on ``arguments``, recreated in the flat graph.
 
-        TensorFlow appends to the ends of a function's graph where a tape differentiates it: only the
+        TensorFlow appends outputs to a function's graph where a tape differentiates it: only the
         first of them are the function's own.
         """
         values = {inner.name: value for inner, value in zip(graph.inputs, arguments, strict=False)}
@@ -156,7 +156,7 @@ class _Flattener:
             self.around.pop()
 
     def _computed(self, here: Inlined, outputs: Sequence[Any]) -> list[Any]:
-        """``outputs`` of the function, made as far as they are not yet."""
+        """The flat graph's tensors for ``outputs`` of the function; recreates those that do not exist yet."""
         key = (id(here.graph), *(tensor.name for tensor in outputs))
         if key not in self.orders:
             self.orders[key] = _needed(here.graph, outputs)
@@ -203,7 +203,7 @@ class _Flattener:
                 f"does not work with a batch of any size ({lines[0] if lines else error})",
                 "Use tf.shape(x)[0] (or -1) where the code has a number in place of the batch size.",
             ) from error
-        if op.type.startswith("LookupTableFind"):  # whose shapes TensorFlow's Python knows, and no graph
+        if op.type.startswith("LookupTableFind"):  # their shapes are set by TensorFlow's Python code, not by the graph
             keys, values = tensors[1].shape, op.outputs[0].shape
             made.outputs[0].set_shape(keys.concatenate(values[keys.rank :] if values.rank else ()))
         return list(made.outputs)
@@ -213,19 +213,19 @@ class _Flattener:
             raise self._error(op, "draws random numbers in inference",
                               "An explanation must be repeatable: draw only if training.")  # fmt: skip
         if "PyFunc" in op.type:
-            raise self._error(op, "runs Python code that no graph holds",
+            raise self._error(op, "runs Python code, which a graph cannot hold",
                               "Write it with TensorFlow operations, or explain the model as a callable with "
                               "backend='numpy'.")  # fmt: skip
         functional = any(value.WhichOneof("value") == "func" for value in op.node_def.attr.values())
         stateful = op.op_def.is_stateful and op.type not in LOOKUPS
         if functional or stateful or op.type in ("Switch", "Merge", "Enter", "Exit", "RefSwitch"):
-            raise self._error(op, "cannot be made again outside the model", "Write it with plain tensor operations.")
+            raise self._error(op, "cannot be recreated outside the model", "Write it with plain tensor operations.")
 
     def _error(self, op: tf.Operation, what: str, advice: str) -> TraceError:
         line = self.where(op)
         return TraceError(f"operation {op.type!r} ({op.name}){f' at {line}' if line else ''} {what}. {advice}")
 
-    # --- derivatives of the model's own ------------------------------------------------------
+    # --- custom derivatives ------------------------------------------------------------------
 
     def _own(self, op: tf.Operation, inputs: list[Any], backward: Backward, modules: Modules) -> Sequence[Any]:
         """The operation as one node, whose derivative is ``backward``."""
@@ -259,7 +259,7 @@ class _Flattener:
         return steps(inside, by_place, known, len(tensors))
 
     def _outer(self, tensor: Any, own: dict[str, Any]) -> Any:
-        """What a derivative took from around it: a value of a function that is being inlined, or a tensor."""
+        """A tensor that a derivative captures from outside: a value of a function being inlined, or a capture."""
         if hasattr(tensor, "numpy") or not hasattr(tensor, "graph"):
             return Captured(tensor)
         for here in reversed(self.around):
@@ -311,7 +311,7 @@ class _Flattener:
         """The handle of a table, as a placeholder."""
         if not isinstance(value, Captured):
             raise TraceError(
-                "the model makes a table while it runs. Make it once, outside of the call, or look up before the model."
+                "the model creates a table while it runs. Create it once, outside of it, or look up before the model."
             )
         key = id(value.tensor)
         if key not in self.read:
@@ -328,7 +328,7 @@ class _Flattener:
                     self.written[id(target.tensor)] = op
 
     def check_writes(self) -> None:
-        """A variable that the model both reads and writes in inference makes calls depend on each other."""
+        """Raise an error for a variable that the model reads and writes in inference: calls would affect each other."""
         for key, op in self.written.items():
             if key in self.read:
                 name = getattr(self.known.get(key), "name", "a variable")
@@ -359,7 +359,7 @@ class _Flattener:
     # --- control flow ------------------------------------------------------------------------
 
     def static(self, value: Any) -> Any:
-        """The number that a tensor always has, as numpy; None if it depends on the input."""
+        """The constant value of a tensor, as numpy; None if it depends on the input."""
         if isinstance(value, Captured):
             value = self.tensor(value)
         if isinstance(value, ListValue):
@@ -382,7 +382,7 @@ class _Flattener:
                 )
             if not go:
                 return inputs
-            if turn == LONG_LOOP and self.flat.inputs[0].shape[0] is None:  # once of all the times that it is read
+            if turn == LONG_LOOP and self.flat.inputs[0].shape[0] is None:  # once, not each time that it is read
                 self._tell(op, modules, time.perf_counter() - began)
             inputs = [self._folded(value) for value in self.inline(body, inputs, site, len(inputs))]
         raise self._error(
@@ -390,14 +390,14 @@ class _Flattener:
         )
 
     def _tell(self, op: tf.Operation, modules: Modules, seconds: float) -> None:
-        """What a long loop costs, when ``LONG_LOOP`` steps of it have taken ``seconds``."""
+        """Log the cost of a long loop, of which ``LONG_LOOP`` steps have taken ``seconds``."""
         _log.warning(
             "The loop in %s (%s) is taken apart: each step takes about %.2f s to compile. Save the explainer "
             "to do this once.", modules[-1] if modules else "the model", op.name, READ * seconds / LONG_LOOP,
         )  # fmt: skip
 
     def _folded(self, value: Any) -> Any:
-        """Loop counters as constants, so that the next step's condition is known at once."""
+        """Fold loop counters into constants, so that the next step's condition is known."""
         if not isinstance(value, tf.Tensor) or value.dtype.is_floating or value.op.type == "Const":
             return value
         known = self.static(value) if value.shape.rank == 0 else None
@@ -489,7 +489,7 @@ class _Flattener:
 
 
 def _needed(graph: Any, outputs: Sequence[Any]) -> list[tf.Operation]:
-    """The operations that ``outputs`` are computed from, in the order they were made, each after its inputs."""
+    """The operations that ``outputs`` are computed from, in order of creation, each after its inputs."""
     keep = {tensor.op for tensor in graph.inputs}
     stack = [tensor.op for tensor in outputs]
     while stack:
@@ -499,7 +499,7 @@ def _needed(graph: Any, outputs: Sequence[Any]) -> list[tf.Operation]:
             stack += [tensor.op for tensor in op.inputs]
     left = [op for op in graph.get_operations() if op in keep]
     done: dict[tf.Operation, None] = {}
-    while left:  # once through, but for functions read from a file in another order
+    while left:  # one pass, unless a function from a file has another order
         waiting = []
         for op in left:
             if all(tensor.op in done for tensor in op.inputs):

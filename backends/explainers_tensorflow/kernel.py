@@ -1,7 +1,7 @@
 """Programs as compiled TensorFlow functions.
 
-The program runs once inside one ``tf.function`` whose leading axes are unknown sizes; XLA compiles it
-for those that come. It reads the model's variables at every call, so nothing has to be bound again.
+The program runs once inside one ``tf.function`` whose leading axes have unknown sizes; XLA compiles it
+for each size that occurs. It reads the model's variables at every call, so nothing has to be rebound.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class TensorFlowKernel:
         self.native = native
         self.engine = engine
         self.graph = graph
-        self.weights = weights  # keeps the variables alive for as long as the kernel
+        self.weights = weights  # keeps the variables alive as long as the kernel
         self.captured = [] if graph is None else list(native.captured_inputs)
-        # The public call binds names, checks specs and looks for tapes first: 110 µs that packages do not need.
-        # What it calls then is private to TensorFlow: without it, or where it fails, the public call does.
+        # The public call first binds names, checks specs and looks for tapes: 110 µs that packages can do without.
+        # The function that it calls next is private to TensorFlow: if it is missing or fails, the public call is used.
         self._direct = getattr(getattr(native, "_inference_function", None), "call_preflattened", None)
         self._tried = False
 
@@ -53,7 +53,7 @@ class TensorFlowKernel:
         return self._try(arguments)
 
     def _try(self, arguments: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, ...]:
-        """The first call."""
+        """The first call: try the private function, else fall back to the public call."""
         assert self._direct is not None
         try:
             results = tuple(self._direct([*arguments, *self.captured]))
@@ -66,7 +66,7 @@ class TensorFlowKernel:
         return results
 
     def bind(self, weights: Mapping[Value, Any]) -> None:
-        """Nothing to compile again: the kernel reads the variables themselves."""
+        """Does nothing: the kernel reads the variables themselves."""
 
 
 _BY_INPUT = (
@@ -76,7 +76,7 @@ _BY_INPUT = (
 
 
 def run_error(error: tf.errors.OpError, engine: str, graph: Any) -> ExplainersError | None:
-    """What TensorFlow raised while a kernel ran, by operation and reason; None where the device failed."""
+    """The error for an exception of a running kernel, with operation and reason; None if the device failed."""
     text = str(error)
     if isinstance(error, tf.errors.ResourceExhaustedError) or re.search("RESOURCE_EXHAUSTED|out of memory", text, re.I):
         return None
@@ -100,7 +100,7 @@ _NO_REASON = ("Graph execution error", "Detected at node", "File ", "<stack trac
 
 
 def _reason(text: str) -> str:
-    """The line in which TensorFlow says what is wrong."""
+    """The line of TensorFlow's message that states the problem."""
     text = re.sub(r"\[_XlaMustCompile[^\]]*\]", "", text)
     text = re.sub(r"\{\{function_node [^}]*\}\}|\[\[.*?\]\]|\[Op:\w+\]", "", text)
     text = re.sub(r"\{\{node ([^}]*)\}\}", r"\1", text)
@@ -109,7 +109,7 @@ def _reason(text: str) -> str:
 
 
 def _named(text: str, graph: Any) -> str:
-    """The operation that an error of TensorFlow speaks of."""
+    """The operation that a TensorFlow error refers to."""
     node = re.search(r"\{\{node ([^}]+)\}\}", text)
     eager = re.search(r"__wrapped__(\w+?)_device|\[Op:([A-Z]\w+)\]", text)
     kind = re.search(r"No registered '(\w+)' OpKernel", text)
@@ -121,7 +121,7 @@ def _named(text: str, graph: Any) -> str:
 
 
 class _Weights(Mapping[Value, Any]):
-    """The variables, each read when it is first asked for."""
+    """The variables' values, each read at first access."""
 
     def __init__(self, variables: Mapping[Value, Any]) -> None:
         self.variables = variables
@@ -140,7 +140,7 @@ class _Weights(Mapping[Value, Any]):
 
 
 def compile(program: Runnable, traced: Traced, engine: str, rows: Size) -> TensorFlowKernel:
-    """Trace ``program`` for ``engine``, for any ``rows``: so XLA makes the same of it as of a loaded file's."""
+    """Trace ``program`` for ``engine``, for any ``rows``, so that XLA compiles the same program as from a file."""
 
     def run(*arguments: Any) -> tuple[Any, ...]:
         with tf.device(traced.device) if traced.device else contextlib.nullcontext():

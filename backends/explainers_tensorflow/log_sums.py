@@ -1,6 +1,6 @@
-"""log Σ exp as TensorFlow writes it, as one operation for rules that know it.
+"""Recognizing log Σ exp as TensorFlow writes it, as one operation for rules that know it.
 
-``tf.reduce_logsumexp`` takes the largest entry c out, behind a stop-gradient and a look at whether it is finite:
+``tf.reduce_logsumexp`` subtracts the largest entry c, behind a stop-gradient and a check that it is finite:
 log Σ exp(x − c) + c.
 """
 
@@ -19,13 +19,13 @@ ADDS = ("Add", "AddV2")
 
 def joined(graph: Graph) -> Graph:
     """The graph with every log Σ exp(x − c) + c of x and its largest entry c as one node."""
-    found = {node.name: made for node in graph if node.op in ADDS for made in _log_sum(graph, node)}
-    nodes = tuple(found.get(node.name, node) for node in graph)
-    return Graph(nodes, graph.inputs, graph.outputs).restrict(graph.outputs) if found else graph
+    log_sums = {node.name: log_sum for node in graph if node.op in ADDS for log_sum in _log_sum(graph, node)}
+    nodes = tuple(log_sums.get(node.name, node) for node in graph)
+    return Graph(nodes, graph.inputs, graph.outputs).restrict(graph.outputs) if log_sums else graph
 
 
 def _log_sum(graph: Graph, outer: Node) -> Iterator[Node]:
-    """The node for ``outer``, if it is the last operation of such a sum."""
+    """The joined node for ``outer``, if that is the last operation of such a sum."""
     for first, second in (outer.inputs, outer.inputs[::-1]):
         shift = _shift(graph, second)
         total = _before(graph, first, "Log", "Sum")
@@ -38,9 +38,9 @@ def _log_sum(graph: Graph, outer: Node) -> Iterator[Node]:
         if axes.op != "Const" or not _is_largest(graph, shift, x) or members is None:
             continue
         rank = len(graph.output(x).shape)
-        given = tf.make_ndarray(axes.payload.attributes["value"].tensor).reshape(-1).tolist()
+        axis_list = tf.make_ndarray(axes.payload.attributes["value"].tensor).reshape(-1).tolist()
         attributes = Attributes(
-            axis=tuple(axis if axis < 0 else axis - rank for axis in given),
+            axis=tuple(axis if axis < 0 else axis - rank for axis in axis_list),
             keepdims=total.payload.attributes["keep_dims"].b,
         )
         payload = Region(members, (x,), outer.values[0])
@@ -52,7 +52,7 @@ def _log_sum(graph: Graph, outer: Node) -> Iterator[Node]:
 
 
 def _before(graph: Graph, value: Value, op: str, before: str) -> Node | None:
-    """The node ``before`` whose value goes into the ``op`` that makes ``value``."""
+    """The node of operation ``before`` that feeds the ``op`` which computes ``value``."""
     node = graph.by_name[value.node]
     if node.op != op:
         return None
@@ -61,7 +61,7 @@ def _before(graph: Graph, value: Value, op: str, before: str) -> Node | None:
 
 
 def _shift(graph: Graph, value: Value) -> Node | None:
-    """The stop-gradient behind what is added at the end; axes that the sum drops are dropped between."""
+    """The stop-gradient behind the final summand; in between, axes that the sum drops may be dropped."""
     node = graph.by_name[value.node]
     if node.op in ("Reshape", "Squeeze"):
         node = graph.by_name[node.inputs[0].node]
@@ -69,7 +69,7 @@ def _shift(graph: Graph, value: Value) -> Node | None:
 
 
 def _is_largest(graph: Graph, shift: Node, x: Value) -> bool:
-    """Whether it is the maximum of x, or 0 where that is infinite."""
+    """Whether ``shift`` is the maximum of x, or 0 where that is infinite."""
     node = graph.by_name[shift.inputs[0].node]
     if node.op in ("Select", "SelectV2"):
         node = graph.by_name[node.inputs[1].node]
@@ -77,15 +77,15 @@ def _is_largest(graph: Graph, shift: Node, x: Value) -> bool:
 
 
 def _between(graph: Graph, x: Value, outer: Node) -> tuple[Node, ...] | None:
-    """What makes ``outer`` of x, in order; None if anything else takes part but constants."""
-    needed, waiting = {outer.name}, list(outer.inputs)
-    while waiting:
-        value = waiting.pop()
+    """The nodes that compute ``outer`` from x, in order; None if they use anything else but constants."""
+    node_names, queue = {outer.name}, list(outer.inputs)
+    while queue:
+        value = queue.pop()
         node = graph.by_name[value.node]
-        if value == x or node.name in needed:
+        if value == x or node.name in node_names:
             continue
         if node.role in (Role.INPUT, Role.WEIGHT):
             return None
-        needed.add(node.name)
-        waiting += node.inputs
-    return tuple(node for node in graph if node.name in needed)
+        node_names.add(node.name)
+        queue += node.inputs
+    return tuple(node for node in graph if node.name in node_names)

@@ -1,4 +1,4 @@
-"""The kinds of TensorFlow model: what inputs each takes, and how to call it in inference with flat tensors."""
+"""The kinds of TensorFlow model: the inputs of each, and calling it in inference mode with flat tensors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import tensorflow as tf
 from explainers.errors import InputError, TraceError
 from explainers.spec import Signature, TensorSpec
 
-Leaf = tuple[str, Any]  # dotted path in the arguments, what stands there
+Leaf = tuple[str, Any]  # dotted path in the arguments, leaf
 
 
 def kind(model: Any) -> str | None:
@@ -32,7 +32,7 @@ def kind(model: Any) -> str | None:
 
 
 def opened(model: Any) -> Any:
-    """``model`` itself; for a file or folder, what was saved there."""
+    """``model`` itself; for a file or folder, the model saved there."""
     if not isinstance(model, (str, os.PathLike)):
         return model
     if os.path.isdir(model):
@@ -43,7 +43,7 @@ def opened(model: Any) -> Any:
 
 
 def endpoint(saved: Any) -> Any:
-    """The concrete function that a SavedModel serves with, or its ``__call__``."""
+    """The concrete function of a SavedModel: its serving signature, or its ``__call__``."""
     names = sorted(saved.signatures)
     for name in ("serving_default", "serve", *names[: len(names) == 1]):
         if name in saved.signatures:
@@ -63,7 +63,7 @@ def endpoint(saved: Any) -> Any:
 
 
 def signature(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Signature | None:
-    """Specs from the model where it knows them, with sizes and dtypes from examples where given."""
+    """Specs from the model if it declares them, with sizes and dtypes from examples if given."""
     target = model
     own = template(target)
     if own is not None:
@@ -91,7 +91,7 @@ def signature(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sig
 
 
 def template(model: Any) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """The model's arguments, ``tf.TensorSpec`` in place of tensors, where the model knows them."""
+    """The model's arguments with ``tf.TensorSpec`` in place of tensors, if the model declares them."""
     what = kind(model)
     if what == "keras":
         return _keras_template(model)
@@ -142,7 +142,7 @@ def walk(structure: Any, path: tuple[str, ...] = ()) -> Iterator[Leaf]:
 
 
 def _names(leaves: Sequence[Leaf]) -> list[str]:
-    """The specs' own names if they differ, else the last part of their paths, else the paths."""
+    """The specs' own names if these are distinct, else the last parts of their paths, else the paths."""
     for names in ([spec.name for _, spec in leaves], [path.rpartition(".")[2] for path, _ in leaves]):
         if all(names) and len(set(names)) == len(names):
             return names
@@ -156,7 +156,7 @@ def _own_spec(spec: tf.TensorSpec, name: str) -> TensorSpec:
 
 
 def _matched(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
-    """The examples in the order of ``names``; one list or dict of them may stand for all."""
+    """The examples in the order of ``names``; a single list or dict may hold all of them."""
     if len(args) == 1 and not kwargs and isinstance(args[0], Mapping):
         args, kwargs = [], args[0]
     if len(args) == 1 and not kwargs and isinstance(args[0], (list, tuple)) and len(names) > 1:
@@ -192,7 +192,7 @@ def _python_function(model: Any) -> Any:
 
 
 def _spec(value: Any, name: str, floating: Any) -> TensorSpec:
-    """``floating``: the model's own dtype, which its floating inputs take."""
+    """The spec of an example. ``floating``: the model's dtype, used for its floating-point inputs."""
     if isinstance(value, TensorSpec):
         return TensorSpec(value.shape, value.dtype, name)
     if isinstance(value, (tf.Tensor, tf.Variable, tf.TensorSpec)):
@@ -221,7 +221,7 @@ def _model_dtype(model: Any) -> tf.DType | None:
 
 
 def caller(model: Any, sig: Signature) -> Callable[..., Any]:
-    """The model in inference as a function of flat tensors in the order of ``sig``."""
+    """The model in inference mode as a function of flat tensors in the order of ``sig``."""
     what = kind(model)
     if what == "saved":
         model = endpoint(model)

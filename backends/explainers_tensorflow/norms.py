@@ -1,6 +1,6 @@
-"""Norms as other frameworks write them, for rules that look at the parts of a sum or a product.
+"""Rewriting norms into the form of other frameworks, for rules that look at the parts of a sum or product.
 
-Keras writes x·s + (c − m·s) on TensorFlow where it writes (x − m)·s + c elsewhere, and (x − m)² as one operation.
+On TensorFlow, Keras writes x·s + (c − m·s) instead of (x − m)·s + c, and (x − m)² as one operation.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ SUMS = ("AddV2", "Add")
 
 
 @dataclass(frozen=True)
-class _Found:
+class _SumOfProducts:
     """``outer`` = ``first`` + ``inner``, ``inner`` = ±``second`` + ``rest``; both products have ``common``.
 
-    Without a ``rest`` ``inner`` is ``outer`` itself: the sum of both products.
+    Without ``rest``, ``inner`` is ``outer`` itself: the sum of both products.
     """
 
     outer: Node
@@ -35,7 +35,7 @@ class _Found:
         return {node.name for node in (self.outer, self.first, self.inner, self.second)}
 
     def rewritten(self) -> Iterator[Node]:
-        """The same with one product, in the place of ``outer``."""
+        """The equivalent nodes with a single product, to replace ``outer``."""
         x, m = (_other(product, self.common) for product in (self.first, self.second))
         outputs, last = self.outer.outputs, self.outer.name
         name = self.inner.name if self.rest is not None else f"{last}/factored"
@@ -49,7 +49,7 @@ class _Found:
 
 
 def normalized(graph: Graph) -> Graph:
-    """The graph with the same outputs: squared differences in two steps, norms with one product."""
+    """An equivalent graph: squared differences in two steps, norms with one product."""
     return _factored(_squares_apart(graph))
 
 
@@ -71,7 +71,7 @@ def _squares_apart(graph: Graph) -> Graph:
 
 
 def _unstopped(graph: Graph, value: Value) -> Value:
-    """The mean that ``tf.nn.moments`` stops, since its derivative cancels: its difference must pass all the same."""
+    """The mean behind the stop-gradient of ``tf.nn.moments``. Its derivative cancels, but differences must pass."""
     node = graph.by_name[value.node]
     return node.inputs[0] if node.function is Function.STOP_GRADIENT else value
 
@@ -79,24 +79,24 @@ def _unstopped(graph: Graph, value: Value) -> Value:
 def _factored(graph: Graph) -> Graph:
     uses = Counter(value for node in graph for value in node.inputs)
     uses.update(value for _, value in graph.outputs)
-    found: dict[str, _Found] = {}
-    gone: set[str] = set()
+    matches: dict[str, _SumOfProducts] = {}
+    replaced_names: set[str] = set()
     for outer in graph:
         match = _match(graph, outer, uses)
-        if match is not None and gone.isdisjoint(match.names):  # of a·s + b·s + c·s the first two
-            found[outer.name] = match
-            gone.update(match.names)
+        if match is not None and replaced_names.isdisjoint(match.names):  # the first two products of a·s + b·s + c·s
+            matches[outer.name] = match
+            replaced_names.update(match.names)
     nodes: list[Node] = []
     for node in graph:
-        if node.name in found:
-            nodes += found[node.name].rewritten()
-        elif node.name not in gone:
+        if node.name in matches:
+            nodes += matches[node.name].rewritten()
+        elif node.name not in replaced_names:
             nodes.append(node)
     return Graph(tuple(nodes), graph.inputs, graph.outputs)
 
 
-def _match(graph: Graph, outer: Node, uses: Counter[Value]) -> _Found | None:
-    """What ``outer`` is, if it is a sum of products that nothing else uses."""
+def _match(graph: Graph, outer: Node, uses: Counter[Value]) -> _SumOfProducts | None:
+    """The match at ``outer``, if it is a sum of products that nothing else uses."""
     if outer.op not in SUMS:
         return None
     for a, b in (outer.inputs, outer.inputs[::-1]):
@@ -114,7 +114,7 @@ def _match(graph: Graph, outer: Node, uses: Counter[Value]) -> _Found | None:
             second = graph.by_name[value.node]
             common = set(first.inputs) & set(second.inputs) if _product(second) and uses[value] == 1 else set()
             if len(common) == 1:
-                match = _Found(outer, first, summed, second, rest, common.pop())
+                match = _SumOfProducts(outer, first, summed, second, rest, common.pop())
                 if graph.output(_other(first, match.common)).shape == outer.outputs[0].shape:
                     return match
     return None

@@ -1,6 +1,6 @@
-"""The array namespace that programs are written in, for TensorFlow.
+"""The TensorFlow implementation of the array namespace :class:`explainers.ops.Ops`.
 
-Every function works inside a ``tf.function`` and eagerly alike.
+Every function works both inside a ``tf.function`` and eagerly.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ FIXED_TABLES = (tf.lookup.StaticHashTable, tf.lookup.StaticVocabularyTable)  # f
 
 
 def is_table(weight: Any) -> bool:
-    """Whether ``weight`` is a table that the model looks words or numbers up in, or the handle of one."""
+    """Whether ``weight`` is a lookup table of words or numbers, or the handle of one."""
     return hasattr(weight, "resource_handle") or getattr(weight, "dtype", None) == tf.resource
 
 
 def read(weight: Any) -> Any:
-    """The numbers of a variable as they are now; a table's handle."""
+    """The current value of a variable; for a table, its handle."""
     return getattr(weight, "resource_handle", weight) if is_table(weight) else tf.convert_to_tensor(weight)
 
 
@@ -43,7 +43,7 @@ def read(weight: Any) -> Any:
 
 
 class Recipe:
-    """What it takes to make an operation again: its type, the dtypes of its outputs, its attributes."""
+    """The data to recreate an operation: its type, the dtypes of its outputs, its attributes."""
 
     def __init__(self, op: tf.Operation) -> None:
         self.type = op.type
@@ -53,13 +53,13 @@ class Recipe:
         self.attributes = {name: value for name, value in op.node_def.attr.items() if name in names}
 
     def of_type(self, kind: str) -> Recipe:
-        """Another operation that has the same attributes."""
+        """A recipe of another operation type with the same attributes."""
         recipe = copy(self)
         recipe.type, recipe.definition = kind, None
         return recipe
 
     def make(self, name: str, arrays: Sequence[Any]) -> Any:
-        """The operation on ``arrays``: a ``tf.Operation`` in a graph, an :class:`EagerOperation` else."""
+        """Run the operation on ``arrays``: returns a ``tf.Operation`` in a graph, else an :class:`EagerOperation`."""
         if tf.executing_eagerly():
             return EagerOperation(self, list(arrays))
         return tf.compat.v1.get_default_graph().create_op(
@@ -69,7 +69,7 @@ class Recipe:
     def gradients(
         self, op: Any, arrays: Sequence[Any], cotangents: Sequence[Any], places: Sequence[int]
     ) -> list[Any | None]:  # fmt: skip
-        """The derivative that TensorFlow has registered, towards the inputs at ``places``."""
+        """The derivative registered with TensorFlow, towards the inputs at ``places``."""
         function = get_gradient_function(op)
         if function is None:
             return [None] * len(places)
@@ -89,7 +89,7 @@ class Recipe:
 
 
 class EagerOperation:
-    """An operation that ran at once, with as much of ``tf.Operation`` as gradient functions look at."""
+    """An eagerly executed operation, with the parts of ``tf.Operation`` that gradient functions use."""
 
     _gradient_function = None
     name = ""
@@ -138,10 +138,10 @@ def evaluate(node: Node, arrays: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def _outputs(node: Node, op: Any) -> tuple[Any, ...]:
-    """The operation's outputs, of the node's shapes where TensorFlow knows none."""
-    for tensor, known in zip(op.outputs, node.outputs, strict=True):
+    """The operation's outputs, with the node's shapes where TensorFlow infers none."""
+    for tensor, expected_output in zip(op.outputs, node.outputs, strict=True):
         if tensor.shape.rank is None:
-            tensor.set_shape(known.shape)
+            tensor.set_shape(expected_output.shape)
     return tuple(op.outputs)
 
 
@@ -150,8 +150,8 @@ def vjp(
 ) -> tuple[tuple[Any, ...], Callable[[Sequence[Any]], Sequence[Any]]]:
     """Run the node and return its outputs with its vector–Jacobian product towards ``places``.
 
-    It is the operation's own gradient function, called for this one operation alone, so that no path through
-    another node counts.
+    Uses the operation's own gradient function, called for this operation alone, so that no path through
+    another node contributes.
     """
     op = node.payload.make(node.name, arrays)
 
@@ -216,7 +216,7 @@ def cast_like(array: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
 
 
 def wide(array: tf.Tensor) -> str:
-    """The dtype to compute in beside ``array``."""
+    """The dtype for accumulations over ``array``."""
     return "float64" if array.dtype == tf.float64 else "float32"
 
 
@@ -253,7 +253,7 @@ def unpack_bits(array: tf.Tensor, count: int) -> tf.Tensor:
 
 
 def gather_rows(array: tf.Tensor, index: tf.Tensor, axis: int) -> tf.Tensor:
-    """Each row's own entries ``index``, (R, K), along ``axis`` of a sample."""
+    """For each row its entries ``index``, (R, K), along ``axis`` of a sample."""
     front = move_axis(array, axis + 1, 1)
     return move_axis(tf.gather(front, index, axis=1, batch_dims=1), 1, axis + 1)
 
@@ -317,7 +317,7 @@ def normal(uniform: tf.Tensor) -> tf.Tensor:
     return tf.math.erfinv(uniform * 2 - 1) * math.sqrt(2)
 
 
-# --- what rules compute with -----------------------------------------------------------------
+# --- functions for rules ---------------------------------------------------------------------
 
 absolute = tf.abs
 equal = tf.equal  # unlike ==, it keeps static shapes
@@ -350,7 +350,7 @@ def reduce_max(array: tf.Tensor, axis: int) -> tf.Tensor:
 
 
 def row_mean(array: tf.Tensor) -> tf.Tensor:
-    """Mean over the last axis, kept; 0 for one number a row."""
+    """Mean over the last axis, kept with size 1; 0 for one number per row."""
     return tf.reduce_mean(array, -1, keepdims=True) if array.shape.rank > 1 else tf.zeros_like(array)
 
 
@@ -385,7 +385,7 @@ def join_axis(array: tf.Tensor, axis: int) -> tf.Tensor:
 
 
 def expand_axis(array: tf.Tensor, axis: int, like: tf.Tensor, like_axis: int) -> tf.Tensor:
-    """An axis of size 1, or already right, at the size of ``like`` along ``like_axis``."""
+    """An axis of size 1 expanded to the size of ``like`` along ``like_axis``; no change if it has that size."""
     return _expanded(array, [*_sizes(array, 0, axis), _size(like, like_axis), *_sizes(array, axis + 1)])
 
 
@@ -394,7 +394,7 @@ def broadcast_like(array: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
 
 
 def blank(array: tf.Tensor, axis: int, first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
-    """Of the shape of ``array`` with as many entries at ``axis`` as ``first`` times ``second`` have rows."""
+    """An array in the shape of ``array``, but at ``axis`` of the size rows of ``first`` times rows of ``second``."""
     rows = _size(first, 0) * _size(second, 0)
     return _expanded(tf.zeros((), array.dtype), [*_sizes(array, 0, axis), rows, *_sizes(array, axis + 1)])
 
@@ -410,19 +410,19 @@ def sum_like(array: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
 def winners(
     node: Node, x: Sequence[Any], y: Sequence[Any], y_r: Sequence[Any], from_x: tf.Tensor, share: tf.Tensor
 ) -> list[tf.Tensor] | None:
-    """None: TensorFlow's pools do not tell which entries they picked."""
+    """None: TensorFlow's pools do not report which entries they picked."""
     return None
 
 
 def _sizes(array: tf.Tensor, start: int = 0, stop: int | None = None) -> list[Any]:
-    """The sizes of the axes from ``start`` to ``stop``: numbers where they are known, else scalars."""
+    """The sizes of the axes from ``start`` to ``stop``: ints where known, else scalar tensors."""
     return [_size(array, axis) for axis in range(array.shape.rank)[start:stop]]
 
 
 def _size(array: tf.Tensor, axis: int) -> Any:
     if array.shape[axis] is not None:
         return array.shape[axis]
-    if not hasattr(array, "_dynamic_sizes"):  # many ask for the size of the same array
+    if not hasattr(array, "_dynamic_sizes"):  # the size of the same array is used many times
         array._dynamic_sizes = {}
     if axis not in array._dynamic_sizes:
         array._dynamic_sizes[axis] = tf.shape(array)[axis]
@@ -448,7 +448,7 @@ def _known(sizes: list[Any]) -> list[int | None]:
 
 
 def _with_sizes(array: tf.Tensor, sizes: list[Any]) -> tf.Tensor:
-    """``array``, which was made with these sizes and remembers them."""
+    """``array``, with its known sizes cached for later calls."""
     array.set_shape(_known(sizes))
     if not tf.executing_eagerly():
         array._dynamic_sizes = {axis: size for axis, size in enumerate(sizes) if not isinstance(size, int)}

@@ -1,7 +1,7 @@
-"""Operations whose derivative is the model's own: ``tf.custom_gradient``, and registered gradients put over others.
+"""Operations with a custom derivative: ``tf.custom_gradient``, and overridden gradients of other operations.
 
 TensorFlow marks such an operation with the name of a Python function in its registry. The function is traced
-in the operation's graph, once, and goes with the operation as a small program of its own.
+in the operation's graph, once, and stored with the operation as a small program.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from tensorflow.python.framework.ops import gradient_registry
 
 from .ops import Recipe
 
-CALLS = ("PartitionedCall", "StatefulPartitionedCall", "TPUPartitionedCall")  # have their body's derivative
+CALLS = ("PartitionedCall", "StatefulPartitionedCall", "TPUPartitionedCall")  # differentiated through their bodies
 EXACT = {("tensorflow.python.ops.custom_gradient", "recompute_grad")}  # the forward computation's own derivative
 LOST = (
-    "its derivative is the model's own, and was not saved with the model: save it with "
+    "its derivative is custom and was not saved with the model: save it with "
     "tf.saved_model.SaveOptions(experimental_custom_gradients=True), or give the model as it was built"
 )
 Source = tuple[str, Any, int]  # "cotangent", "output", "input" and a place there; or "step", its name, its output
@@ -27,10 +27,10 @@ Source = tuple[str, Any, int]  # "cotangent", "output", "input" and a place ther
 
 @dataclass(frozen=True)
 class Backward:
-    """The derivative that belongs to an operation.
+    """The custom derivative of an operation.
 
-    ``graph``: its function on a cotangent for each differentiable output; None where there is none to call,
-    for the reason ``lost``. ``places``: the inputs that its results are for.
+    ``graph``: its function of a cotangent for each differentiable output; None if it is not available, for
+    the reason ``lost``. ``places``: the inputs that its results belong to.
     """
 
     name: str
@@ -40,13 +40,13 @@ class Backward:
 
 
 class Backwards:
-    """What the registry has for the operations of a model, each looked up once."""
+    """The registered derivatives of a model's operations, each looked up once."""
 
     def __init__(self) -> None:
         self.known: dict[tf.Operation, Backward | None] = {}
 
     def of(self, op: tf.Operation) -> Backward | None:
-        """None where the derivative is that of the operation, or of the computation before it."""
+        """The custom derivative of ``op``; None if it has the derivative of its type or of the forward computation."""
         if op not in self.known:
             mark = _mark(op)
             self.known[op] = _backward(op, mark) if mark and op.type not in CALLS else None
@@ -54,7 +54,7 @@ class Backwards:
 
 
 def _mark(op: tf.Operation) -> str:
-    """The name in the registry of the gradient function that is put over ``op``, or ""."""
+    """The registry's name of the gradient function that overrides that of ``op``, or ""."""
     return op.node_def.attr["_gradient_op_type"].s.decode() if "_gradient_op_type" in op.node_def.attr else ""
 
 
@@ -80,24 +80,24 @@ def _backward(op: tf.Operation, mark: str) -> Backward | None:
 
 
 def _cell(function: Any, name: str) -> Any:
-    """What ``function`` keeps under ``name`` from around it; None if nothing."""
+    """The closure variable ``name`` of ``function``; None if there is none."""
     names = getattr(getattr(function, "__code__", None), "co_freevars", ())
     return function.__closure__[names.index(name)].cell_contents if name in names else None
 
 
 def _written(function: Any) -> tuple[str, str]:
-    """The module, and the name in it, of the function that ``tf.custom_gradient`` was put on; "" for a loaded one."""
+    """Module and qualified name of the function decorated with ``tf.custom_gradient``; "" for a loaded one."""
     gradient = _cell(_cell(function, "tape_grad_fn"), "grad_fn")
     name = getattr(gradient, "__qualname__", "")
     return getattr(gradient, "__module__", ""), (name.rpartition(".<locals>.")[0] or name).replace(".<locals>", "")
 
 
 def _belongs(function: Any, op: tf.Operation) -> bool:
-    """Whether the registered ``function`` is for ``op``: a file may hold a number that names another one here."""
+    """Whether the registered ``function`` belongs to ``op``: an id from a file may name another function here."""
     tape, loaded = _cell(function, "tape_grad_fn"), _cell(function, "func")
     if tape is not None:
-        made = [t for t in tf.nest.flatten(_cell(tape, "result"), expand_composites=True) if hasattr(t, "op")]
-        return all(any(t is given for given in op.inputs) for t in made) and bool(made)
+        results = [t for t in tf.nest.flatten(_cell(tape, "result"), expand_composites=True) if hasattr(t, "op")]
+        return all(any(t is operand for operand in op.inputs) for t in results) and bool(results)
     if loaded is None:
         return False
     near = [t for t in loaded.captured_inputs if not hasattr(t, "numpy") and t.dtype != tf.resource]
@@ -106,15 +106,17 @@ def _belongs(function: Any, op: tf.Operation) -> bool:
 
 
 def _traced(op: tf.Operation, function: Any) -> tuple[Any, tuple[int, ...]]:
-    """The gradient function as a graph inside that of ``op``, and the places of the inputs that it serves."""
+    """The gradient function traced inside the graph of ``op``, and the places of the inputs that it differentiates."""
     places: list[int] = []
 
-    def run(*given: Any) -> list[Any]:
-        arrived = iter(given)
-        found = function(op, *(next(arrived) if moves(out.dtype) else None for out in op.outputs))
-        found = list(found) if isinstance(found, (list, tuple)) else [found]
-        places[:] = [place for place, part in enumerate(found) if part is not None and moves(op.inputs[place].dtype)]
-        return [tf.convert_to_tensor(found[place]) for place in places]
+    def run(*cotangents: Any) -> list[Any]:
+        remaining_cotangents = iter(cotangents)
+        gradients = function(op, *(next(remaining_cotangents) if moves(out.dtype) else None for out in op.outputs))
+        gradients = list(gradients) if isinstance(gradients, (list, tuple)) else [gradients]
+        places[:] = [
+            place for place, part in enumerate(gradients) if part is not None and moves(op.inputs[place].dtype)
+        ]
+        return [tf.convert_to_tensor(gradients[place]) for place in places]
 
     specs = [tf.TensorSpec(out.shape, out.dtype) for out in op.outputs if moves(out.dtype)]
     with op.graph.as_default():
@@ -129,7 +131,7 @@ def moves(dtype: tf.DType) -> bool:
 
 
 def _is_swish(op: tf.Operation, graph: Any, places: Sequence[int]) -> bool:
-    """Whether ``op`` and its derivative are what ``tf.nn.silu`` makes: x·sigmoid(βx) and no other derivative."""
+    """Whether ``op`` and its derivative come from ``tf.nn.silu``: x·sigmoid(βx) with its true derivative."""
     return len(op.inputs) == 3 and 1 in places and _formulas(op, graph, places) == _swish()
 
 
@@ -149,7 +151,7 @@ def _swish() -> tuple[str, str]:
 
 
 def _formula(tensor: Any, leaves: Mapping[int, str]) -> str:
-    """What ``tensor`` is computed by, calls written out."""
+    """The formula of ``tensor`` as text, with function calls expanded."""
     if id(tensor) in leaves:
         return leaves[id(tensor)]
     op = tensor.op
@@ -157,35 +159,37 @@ def _formula(tensor: Any, leaves: Mapping[int, str]) -> str:
         return str(tf.get_static_value(tensor))
     if op.type in ("Identity", "IdentityN"):
         return _formula(op.inputs[tensor.value_index], leaves)
-    written = [_formula(each, leaves) for each in op.inputs]
+    operand_formulas = [_formula(each, leaves) for each in op.inputs]
     if op.type in CALLS:
         body = op.graph._get_function(op.get_attr("f").name).graph
-        inner = {id(given): text for given, text in zip(body.inputs, written, strict=True)}
+        inner = {id(parameter): text for parameter, text in zip(body.inputs, operand_formulas, strict=True)}
         return _formula(body.outputs[tensor.value_index], inner)
-    return f"{op.type}:{tensor.value_index}({', '.join(written)})"
+    return f"{op.type}:{tensor.value_index}({', '.join(operand_formulas)})"
 
 
-# --- as a part of the flat graph -------------------------------------------------------------
+# --- in the flat graph -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Steps:
-    """A derivative as operations in order, each with where its inputs come from, and its results by input."""
+    """A derivative as operations in order, each with the sources of its inputs, and its results by input."""
 
     made: Mapping[str, tuple[Recipe, tuple[Source, ...]]]
     results: Mapping[int, Source]
-    operands: tuple[Any, ...]  # tensors of the flat graph that it takes beside the operation's inputs
+    operands: tuple[Any, ...]  # tensors of the flat graph that it uses besides the operation's inputs
     lost: str = ""
 
 
-def steps(made: Sequence[tf.Operation], results: Mapping[int, Any], known: Mapping[str, Source], count: int) -> Steps:
-    """The operations ``made``, which compute ``results``. ``known``: the sources of tensors that are given."""
-    inside = {op.name: op for op in made}
+def steps(
+    operations: Sequence[tf.Operation], results: Mapping[int, Any], known_sources: Mapping[str, Source], count: int
+) -> Steps:
+    """The ``operations``, which compute ``results``, as steps. ``known_sources``: of tensors that are given."""
+    inside = {op.name: op for op in operations}
     operands: dict[str, Any] = {}
 
     def source(tensor: Any) -> Source:
-        if tensor.name in known:
-            return known[tensor.name]
+        if tensor.name in known_sources:
+            return known_sources[tensor.name]
         if tensor.op.name in inside:
             return "step", tensor.op.name, tensor.value_index
         operands.setdefault(tensor.name, tensor)
@@ -200,24 +204,24 @@ def steps(made: Sequence[tf.Operation], results: Mapping[int, Any], known: Mappi
 
 
 def _needed(sources: Any, before: Callable[[str], Any]) -> set[str]:
-    """The names of the steps that ``sources`` are computed by."""
+    """The names of the steps that compute ``sources``."""
     names: set[str] = set()
-    waiting = list(sources)
-    while waiting:
-        kind, name, _ = waiting.pop()
+    queue = list(sources)
+    while queue:
+        kind, name, _ = queue.pop()
         if kind == "step" and name not in names:
             names.add(name)
-            waiting += before(name)
+            queue += before(name)
     return names
 
 
 class OwnRecipe(Recipe):
-    """An operation together with its own derivative."""
+    """An operation together with its custom derivative."""
 
     def __init__(self, op: tf.Operation, steps: Steps) -> None:
         super().__init__(op)
         self.count = len(op.inputs)
-        self.made, self.results = steps.made, steps.results  # of the flat graph itself nothing is kept
+        self.made, self.results = steps.made, steps.results  # so that the flat graph itself is not kept alive
 
     def make(self, name: str, arrays: Sequence[Any]) -> Any:
         return super().make(name, arrays[: self.count])

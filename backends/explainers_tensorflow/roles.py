@@ -1,4 +1,4 @@
-"""What each TensorFlow operation is to a rule. An operation that is not listed is opaque."""
+"""The role of each TensorFlow operation. An operation that is not listed is opaque."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ ARITHMETIC = {
     "Exp", "Expm1", "Log", "Log1p", "Sqrt", "Rsqrt", "Reciprocal", "Inv", "Abs", "Pow", "Square", "SquaredDifference",
     *PRODUCT.split(),
 }  # fmt: skip
-GUARDED_QUOTIENTS = {"DivNoNan", "Xdivy"}  # 0 where one operand is 0: no product with a reciprocal
+GUARDED_QUOTIENTS = {"DivNoNan", "Xdivy"}  # 0 where one operand is 0: not a product with a reciprocal
 OF_ONE = {"Atan2", "Xlogy", "Xlog1py"}  # univariate where one operand is constant
 OF_TWO = {"SquaredDifference": Role.PRODUCT, "Maximum": Role.REDUCE_MAX, "Minimum": Role.REDUCE_MAX}
-PAIRED = {"Pow", "Atan2", "Xlogy", "Xlog1py", "Xdivy", "DivNoNan", "FloorMod"}  # functions of two where both move
+PAIRED = {"Pow", "Atan2", "Xlogy", "Xlog1py", "Xdivy", "DivNoNan", "FloorMod"}  # of two tensors if both are active
 SHAPE_ONLY = {"Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike"}
 BATCH_SIZES = {"Shape", "ShapeN", "Size"}
 ALSO_ELEMENTWISE = """
@@ -88,13 +88,13 @@ NORMS = {"FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"}
 
 
 def listed(name: str) -> Role:
-    """Its role as the table or a user has it, before its operands are looked at."""
+    """Its role in the table or as registered, before its operands are considered."""
     own = REGISTERED.get(name)
     return TABLE.get(name, Role.OPAQUE) if own is None else own[0]
 
 
 def elementwise(name: str) -> bool:
-    """Whether each output entry depends on the entries at its own place only."""
+    """Whether each output entry depends only on the input entries at the same place."""
     own = REGISTERED.get(name)
     return name in ELEMENTWISE if own is None else own[2]
 
@@ -102,7 +102,7 @@ def elementwise(name: str) -> bool:
 def role(name: str, places: Sequence[int], distinct: int) -> Role:
     """Role of the operation ``name`` whose inputs at ``places`` depend on the model's inputs.
 
-    ``distinct``: how many different values those are. x·x is a square, c/x a reciprocal.
+    ``distinct``: the number of distinct values among those. x·x is a square, c/x a reciprocal.
     """
     found = listed(name)
     if distinct == 1 and name in OF_ONE:
@@ -114,13 +114,13 @@ def role(name: str, places: Sequence[int], distinct: int) -> Role:
         return OF_TWO.get(name, Role.OPAQUE)
     if name in MATRIX_PRODUCTS and len(places) > 1:
         return Role.BILINEAR
-    if name == "ScaleAndTranslate" and list(places) != [0]:  # linear in the image, not in where it goes
+    if name == "ScaleAndTranslate" and list(places) != [0]:  # linear in the image, not in the coordinates
         return Role.OPAQUE
     return found
 
 
 def function(name: str, found: Role) -> Function:
-    """The framework-independent name of what the operation ``name`` computes, where rules care."""
+    """The framework-independent function of the operation ``name``, where rules distinguish it."""
     own = REGISTERED.get(name)
     if own is not None:
         return own[1] if found is own[0] else Function.NONE
@@ -144,7 +144,7 @@ def function(name: str, found: Role) -> Function:
 
 
 def attributes(found: Function, constants: Sequence[int]) -> Attributes:
-    """What rules for the function need to know. ``constants``: places of the floating constants."""
+    """The attributes that rules for this function need. ``constants``: places of the floating-point constants."""
     if found in (Function.SOFTMAX, Function.LOG_SOFTMAX):
         return Attributes(axis=-1)
     return Attributes(weight=constants[0]) if found.weighted else Attributes()

@@ -1,9 +1,9 @@
-"""Names of layers where only TensorFlow's scopes tell them: saved models, functions, modules.
+"""Names of layers recovered from TensorFlow's scopes: for saved models, functions, modules.
 
 TensorFlow renames a scope that was used before: ``dense_3_1`` may be a layer of that name or another call
-of ``dense_3``. The variables that are read inside keep the layer's own name. Where they tell, the layer
-goes by it; where nothing tells, the scope's name gets a question mark (``flatten_1?``), so that nobody
-names another layer than the one meant.
+of ``dense_3``. Variables that are read inside a scope keep the layer's own name, which is used if there are
+any. Otherwise the scope's name gets a question mark (``flatten_1?``), so that it is not mistaken for another
+layer's name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def numbered(path: str, call: int) -> str:
 
 
 def drop_model(flat: FlatGraph) -> None:
-    """Take the model's own name off the layers' paths where everything is inside it."""
+    """Remove the model's own name from the layers' paths if everything is inside it."""
     origin = flat.graph.origin
     inside = [modules for _, modules in origin.values() if modules]
     heads = {modules[0] for modules in inside}
@@ -33,24 +33,24 @@ def drop_model(flat: FlatGraph) -> None:
 
 
 def settle(flat: FlatGraph) -> None:
-    """Give each layer its own name as far as it is known, and number its calls."""
-    told = _told(flat)
+    """Give each layer its own name, as far as known, and number its calls."""
+    variable_names = _variable_names(flat)
     calls: dict[str, list[str]] = {}
     for name, (op, modules) in flat.graph.origin.items():
-        settled: list[str] = []
+        module_paths: list[str] = []
         path = ""
         for module, (scope, part) in zip(modules, _parts(modules), strict=True):
-            own = _own_name(part, told.get(scope, set()))
+            own = _own_name(part, variable_names.get(scope, set()))
             path = f"{path}.{own}" if path else own
-            known = calls.setdefault(path, [])
-            if module not in known:
-                known.append(module)
-            settled.append(numbered(path, known.index(module)))
-        flat.graph.origin[name] = op, tuple(settled)
+            modules_at_path = calls.setdefault(path, [])
+            if module not in modules_at_path:
+                modules_at_path.append(module)
+            module_paths.append(numbered(path, modules_at_path.index(module)))
+        flat.graph.origin[name] = op, tuple(module_paths)
 
 
 def _parts(modules: Modules) -> Iterator[tuple[str, str]]:
-    """The path of each scope, without the number of its call, and its last part."""
+    """The path of each scope without call numbers, and its last part."""
     outer = ""
     for module in modules:
         scope = module.partition("@")[0]
@@ -58,15 +58,15 @@ def _parts(modules: Modules) -> Iterator[tuple[str, str]]:
         outer = scope
 
 
-def _own_name(part: str, told: set[str]) -> str:
+def _own_name(part: str, variable_names: set[str]) -> str:
     if not re.search(r"_\d+$", part):
-        return part  # TensorFlow renames by a number only
-    return next(iter(told)) if len(told) == 1 else f"{part}?"
+        return part  # TensorFlow renames only by appending a number
+    return next(iter(variable_names)) if len(variable_names) == 1 else f"{part}?"
 
 
-def _told(flat: FlatGraph) -> dict[str, set[str]]:
-    """For each scope the names that variables read inside give it, from the innermost scope outwards."""
-    told: dict[str, set[str]] = {}
+def _variable_names(flat: FlatGraph) -> dict[str, set[str]]:
+    """For each scope, its names according to the variables read inside, from the innermost scope outwards."""
+    names_by_scope: dict[str, set[str]] = {}
     for op in flat.graph.get_operations():
         for tensor in op.inputs:
             variable = flat.weights.get(tensor.op.name)
@@ -79,8 +79,8 @@ def _told(flat: FlatGraph) -> dict[str, set[str]]:
             for (scope, part), name in zip(reversed(scopes), reversed(names), strict=False):
                 if not _may_be(part, name):
                     break
-                told.setdefault(scope, set()).add(name)
-    return told
+                names_by_scope.setdefault(scope, set()).add(name)
+    return names_by_scope
 
 
 def _may_be(part: str, name: str) -> bool:

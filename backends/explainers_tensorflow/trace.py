@@ -1,4 +1,4 @@
-"""A TensorFlow model as a Graph: its concrete function, flattened, read operation by operation."""
+"""Tracing a TensorFlow model into a Graph: its concrete function is flattened and read operation by operation."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from .own import Backwards, OwnRecipe
 from .scopes import numbered
 
 _TRACING = threading.RLock()  # Keras keeps state of its own on its layers while they are called
-_SIZES = (3, 5)  # two batch sizes; what differs between them depends on the batch
+_SIZES = (3, 5)  # two batch sizes; sizes that differ between them depend on the batch
 
 
 def trace(model: Any, sig: Signature, device: Any, dtype: str | None, elementary: bool = False) -> Traced:
-    """The model in inference as a Graph over its own variables; ``elementary``: norms as on other frameworks."""
+    """The model in inference mode as a Graph over its variables. ``elementary``: norms as on other frameworks."""
     place = device_name(device)
     target = model
     _check_dtype(target, sig, dtype)
@@ -53,7 +53,7 @@ def trace(model: Any, sig: Signature, device: Any, dtype: str | None, elementary
 
 
 def device_name(device: Any) -> str | None:
-    """``device`` as TensorFlow writes it in full; None leaves the place to TensorFlow."""
+    """The full TensorFlow name of ``device``; None leaves placement to TensorFlow."""
     if device is None:
         return None
     try:
@@ -73,7 +73,7 @@ def _kind_and_number(device: str) -> str:
 
 
 def _check_dtype(model: Any, sig: Signature, dtype: str | None) -> None:
-    """A TensorFlow graph has its dtypes written into it; it cannot be cast."""
+    """Raise an error unless the model computes in ``dtype``: the dtypes of a TensorFlow graph are fixed."""
     floating = {spec.dtype for spec in sig.inputs if spec.floating}
     own = models._model_dtype(model)
     if own is not None:
@@ -88,7 +88,7 @@ def _check_dtype(model: Any, sig: Signature, dtype: str | None) -> None:
 
 @contextmanager
 def _as_it_was(model: Any) -> Iterator[None]:
-    """Keras layers gather losses while they are called: put back what they had."""
+    """Restore the losses of Keras layers, which collect new ones while they are called."""
     layers = list(model._flatten_layers()) if models.kind(model) == "keras" else []
     before = [list(layer._losses) for layer in layers]
     try:
@@ -104,7 +104,7 @@ def _specs(sig: Signature, batch: int | None) -> list[tf.TensorSpec]:
 
 
 def node_names(names: Iterable[str]) -> list[str]:
-    """``names`` as TensorFlow allows them for operations and arguments, each once."""
+    """``names`` made unique and valid as names of TensorFlow operations and arguments."""
     result: list[str] = []
     for name in names:
         clean = re.sub(r"\W", "_", name) or "input"
@@ -131,7 +131,7 @@ def _weights(model: Any, concrete: Any) -> dict[int, Any]:
 
 
 def _concrete(model: Any, sig: Signature) -> tuple[Any, list[str], dict[str, Modules]]:
-    """The model as a concrete function, its outputs' keys, and the layer of each operation as Keras called it."""
+    """The model as a concrete function, its outputs' keys, and the Keras layers around each operation."""
     call = models.caller(model, sig)
     keys: list[str] = []
     paths: dict[str, Modules] = {}
@@ -152,9 +152,9 @@ def _concrete(model: Any, sig: Signature) -> tuple[Any, list[str], dict[str, Mod
 
 
 def _record_layers(graph: Any, model: Any, paths: dict[str, Modules]) -> None:
-    """Write down, for each operation made in ``graph``, the layers whose calls it was made in.
+    """Record, for each operation created in ``graph``, the layers whose calls created it.
 
-    TensorFlow renames scopes that repeat; Keras' own stack of callers tells exactly who made what.
+    TensorFlow renames repeated scopes; Keras' own call stack is exact.
     """
     if models.kind(model) != "keras":
         return
@@ -185,13 +185,13 @@ def _modules(stack: Sequence[Any], calls: dict[str, list[Any]]) -> Modules:
 
 
 class _Locate:
-    """The layers around an operation: as recorded, else from TensorFlow's names."""
+    """Finds the layers around an operation: as recorded, else from TensorFlow's names."""
 
     def __init__(self, model: Any, paths: dict[str, Modules]) -> None:
         self.paths = paths
         layers = model._flatten_layers() if models.kind(model) == "keras" else ()
         self.layers = {layer.name for layer in layers}
-        self.names: dict[int, set[str]] = {}  # of the operations of each graph
+        self.names: dict[int, set[str]] = {}  # recorded paths of the operations of each graph
 
     def __call__(self, op: tf.Operation, site: Inlining) -> Modules:
         if not site.caller and op.name in self.paths:
@@ -207,7 +207,7 @@ class _Locate:
         return tuple(modules)
 
     def _parts(self, op: tf.Operation, prefix: str) -> list[str]:
-        """The scopes in the operation's name, but for those that another operation made for its own parts."""
+        """The scopes in the operation's name, except those that another operation created for its parts."""
         names = self.names.get(id(op.graph))
         if names is None:
             names = self.names[id(op.graph)] = {other.name for other in op.graph.get_operations()}
@@ -221,7 +221,7 @@ class _Locate:
 
 
 def trace_error(error: Exception) -> TraceError:
-    """Any exception of tracing, with the user's own line and what to do."""
+    """A TraceError for any exception of tracing, with the user's line and advice."""
     where = user_line(error)
     text = re.sub(r"\x1b\[\d*m", "", str(error))
     name = type(error).__name__
@@ -254,20 +254,20 @@ def _foreign(filename: str) -> bool:
 
 
 def user_line(error: BaseException) -> str:
-    """``file:line (code)`` of the last frame that is the model's own, below this package's."""
+    """``file:line (code)`` of the last frame in the model's own code, below this package's."""
     found = ""
     for frame in traceback.extract_tb(error.__traceback__):
         if frame.filename.startswith(_HERE):
             found = ""
         elif not _foreign(frame.filename):
             found = f"{frame.filename}:{frame.lineno} ({(frame.line or '').strip()})"
-    told = re.findall(r'File "([^"]+)", line (\d+), in [^\n]+\n\s*([^\n]+)', str(error))  # by autograph
+    told = re.findall(r'File "([^"]+)", line (\d+), in [^\n]+\n\s*([^\n]+)', str(error))  # converted by autograph
     own = [frame for frame in told if not _foreign(frame[0]) and not frame[0].startswith(_HERE)]
     return "{}:{} ({})".format(*own[-1]) if own else found
 
 
 def user_line_of(op: tf.Operation | None) -> str:
-    """``file:line`` in the user's model that made ``op``, or ""."""
+    """``file:line`` in the user's model that created ``op``, or ""."""
     frames = list(op.traceback or ()) if op is not None else []
     for frame in reversed(frames):
         if frame.filename.startswith(_HERE):
@@ -281,7 +281,7 @@ def user_line_of(op: tf.Operation | None) -> str:
 
 
 def _read(flat: Callable[[int | None], FlatGraph], keys: Sequence[str], kind: str) -> tuple[Graph, dict[Value, Any]]:
-    """The Graph of ``flat(None)``, and the variable behind each of its weights."""
+    """The Graph for ``flat(None)``, and the variable behind each of its weights."""
     found = flat(None)
     if kind == "saved":
         scopes.drop_model(found)
@@ -298,7 +298,7 @@ def _read(flat: Callable[[int | None], FlatGraph], keys: Sequence[str], kind: st
 
 
 def _needed(flat: FlatGraph) -> list[tf.Operation]:
-    """Operations of the flat graph that the outputs are computed from, and the inputs, in order."""
+    """The inputs and the operations of the flat graph that the outputs depend on, in order."""
     keep = {tensor.op for tensor in flat.inputs}
     stack = [tensor.op for tensor in flat.outputs]
     while stack:
@@ -310,7 +310,7 @@ def _needed(flat: FlatGraph) -> list[tf.Operation]:
 
 
 def _operands(flat: FlatGraph, op: tf.Operation) -> list[Any]:
-    """The operation's inputs, and what its own derivative takes beside them."""
+    """The operation's inputs, and the further tensors that its custom derivative uses."""
     return [*op.inputs, *(flat.own[op.name][1].operands if op.name in flat.own else ())]
 
 
@@ -319,10 +319,10 @@ def _value(tensor: Any) -> Value:
 
 
 class _Reader:
-    """Makes nodes of operations, in order, with what is known of the values before them.
+    """Turns operations into nodes, in order, tracking facts about the values before them.
 
-    ``dependent``: the values that the model's inputs reach. ``sized``: integers and booleans that the batch
-    size is written into, not only their shape.
+    ``dependent``: the values that depend on the model's inputs. ``sized``: integers and booleans whose entries, not
+    only shapes, depend on the batch size.
     """
 
     def __init__(self, flat: FlatGraph, shapes: _Shapes) -> None:
@@ -355,7 +355,7 @@ class _Reader:
         )  # fmt: skip
 
     def _counted(self, op: tf.Operation) -> bool:
-        """Whether the batch size shapes an operand."""
+        """Whether an operand's shape or entries depend on the batch size."""
         return any(None in self.shapes.of(tensor).shape for tensor in op.inputs)
 
     def _meaning(self, op: tf.Operation, operands: Sequence[Value]) -> tuple[Role, Function, Attributes]:
@@ -387,10 +387,10 @@ def _is_zero(tensor: Any) -> bool:
 
 
 class _Shapes:
-    """Shapes in which ``None`` stands for what depends on the batch size, and for nothing else.
+    """Shapes in which ``None`` marks exactly the sizes that depend on the batch size.
 
-    The model is flattened for two batch sizes more: what differs between them depends on the batch,
-    what is unknown even then depends on the input's values.
+    The model is flattened for two more batch sizes: a size that differs between them depends on the batch;
+    one that is still unknown depends on the input's values.
     """
 
     def __init__(self, flat: Callable[[int | None], FlatGraph]) -> None:

@@ -16,22 +16,22 @@ BACKEND: Backend = backend.BACKEND
 def register_operation(
     operation: Any, role: Role | str, function: Function | str = Function.NONE, *, elementwise: bool | None = None
 ) -> None:
-    """Say what an operation of your own is to attribution rules. Without a role, only its derivative is known.
+    """Tell attribution rules how to treat a custom operation. Without a role, only its derivative is used.
 
     Parameters
     ----------
-    operation: what ``torch.library.custom_op`` gave, ``torch.ops.library.name``, or ``"library::name"``. It needs a
+    operation: the result of ``torch.library.custom_op``, ``torch.ops.library.name``, or ``"library::name"``. It needs a
         fake implementation, so that it can be traced, and a derivative (``register_autograd``).
-    role: what it is where one of its tensors depends on the model's inputs: ``"linear"``, ``"univariate"``,
+    role: its role when one of its tensors depends on the model's inputs: ``"linear"``, ``"univariate"``,
         ``"gather"`` …; see :class:`explainers.graph.Role`. A univariate operation of two such tensors has no rule.
-    function: of a linear operation: ``"copy"`` where each output entry is an entry of its input or a constant,
-        ``"scale"`` where it is one tensor times constants.
-    elementwise: whether each output entry depends on the entries at its own place only; by default, whether it is
-        univariate.
+    function: for a linear operation: ``"copy"`` if each output entry is an entry of its input or a constant,
+        ``"scale"`` if it is one tensor times constants.
+    elementwise: whether each output entry depends only on the input entries at the same place; by default True for
+        univariate operations only.
 
     Raises
     ------
-    InputError: an operation that has a role already, or a role that says nothing. UnknownNameError.
+    InputError: the operation has a role already, or the role cannot be registered. UnknownNameError.
     """
     name = getattr(operation, "_qualname", None) or getattr(operation, "_qualified_op_name", None) or operation
     name = name.name() if callable(getattr(name, "name", None)) else str(name)

@@ -1,7 +1,7 @@
 """Programs compiled when they are saved: AOTInductor packages.
 
 A package is a zip with the shared library of one program for all sizes. It takes the weights as its first
-arguments, as the ``….pt2`` of torch.export that it is made from does, so that programs share them.
+arguments, like the ``….pt2`` of torch.export that it is compiled from, so that programs share them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MEMBER = re.compile(
 
 
 def needs(device: torch.device) -> dict[str, Any]:
-    """What a package asks of a machine: it is compiled with all that the processor can do."""
+    """The requirements of a package: it uses all instruction sets of the processor that compiles it."""
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return {
         "torch": str(torch.__version__),
@@ -46,7 +46,7 @@ def needs(device: torch.device) -> dict[str, Any]:
 
 
 def unmet(wanted: Mapping[str, Any], device: torch.device) -> str:
-    """Why packages that want this cannot run here; "" where they can."""
+    """The reason why packages with these requirements cannot run here; "" if they can."""
     here = needs(device)
     for name in ("torch", "system", "machine", "gpu"):
         if wanted[name] != here[name]:
@@ -59,7 +59,7 @@ def unmet(wanted: Mapping[str, Any], device: torch.device) -> str:
 
 
 def package(programs: Mapping[str, bytes], weights: int, device: torch.device) -> dict[str, bytes]:
-    """Packages of programs of torch.export that take ``weights`` weights first, as files."""
+    """Compile programs of torch.export, whose first ``weights`` arguments are weights, into packages, as files."""
     _check_compiler()
     files = {}
     for name, content in programs.items():
@@ -86,7 +86,7 @@ def _check_compiler() -> None:
 
 
 def _package(name: str, program: ExportedProgram) -> bytes:
-    """The package of one program, for any number of rows."""
+    """Compile the package of one program, for any number of rows."""
     from torch._inductor import aoti_compile_and_package
 
     examples = tuple(map(_example, _holders(program)))
@@ -107,7 +107,7 @@ def _package(name: str, program: ExportedProgram) -> bytes:
         if not verify.agrees(Package(made, device), graph, arguments, 0):
             made = package(verify.WITHOUT_VECTORS)
             if not verify.agrees(Package(made, device), graph, arguments, 0):
-                raise RuntimeError("what it makes of the program gives other numbers than the program")
+                raise RuntimeError("the compiled program gives other numbers than the original")
     except Exception as error:
         raise ArtifactError(
             f"AOTInductor of torch {torch.__version__} cannot compile the program {name!r} ({type(error).__name__}: "
@@ -122,7 +122,7 @@ def _holders(program: ExportedProgram) -> Sequence[torch.Tensor]:
 
 
 def _example(holder: torch.Tensor) -> torch.Tensor:
-    """Zeros of the sizes that the program was traced with."""
+    """Zeros in the shape that the program was traced with."""
     sizes = [size if isinstance(size, int) else size.node.hint for size in holder.shape]
     return torch.empty_strided(sizes, holder.stride(), dtype=holder.dtype, device=holder.device).zero_()
 
@@ -131,23 +131,23 @@ def _example(holder: torch.Tensor) -> torch.Tensor:
 
 
 def check(name: str, content: bytes) -> None:
-    """A package holds a library, its sources and what torch notes of them, in one folder; nothing is unpickled."""
+    """Check that a package holds only a library, its sources and torch's metadata, in one folder; unpickles nothing."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             names = archive.namelist()
     except zipfile.BadZipFile as error:
-        raise ArtifactError(f"{name}{SUFFIX} is no package of AOTInductor: {error}") from error
+        raise ArtifactError(f"{name}{SUFFIX} is not a package of AOTInductor: {error}") from error
     for member in names:
         if not _MEMBER.fullmatch(member):
             raise ArtifactError(f"{name}{SUFFIX} holds {member!r}, which packages of explainers do not have")
 
 
 class Package:
-    """A loaded package: weights, arguments → results. May be called by several threads."""
+    """A loaded package: weights, arguments → results. Several threads may call it at once."""
 
     def __init__(self, content: bytes, device: torch.device) -> None:
         # Not torch._inductor.aoti_load_package: it imports the compiler and builds a probe with it. The library
-        # stays mapped when its folder is gone.
+        # stays mapped after its folder is deleted.
         with tempfile.TemporaryDirectory(prefix="explainers-", ignore_cleanup_errors=True) as folder:
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
                 for info in archive.infolist():
@@ -170,11 +170,15 @@ class PackageKernel(kernel.WeightsFirst):
         self.holders = [(holder.axis, tuple(holder.shape)) for holder in placeholders]
 
     def __call__(self, *arguments: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The library reads memory by the shapes and plain strides that it was compiled for, so they are checked."""
+        """Checks shapes and strides first: the library reads memory by those that it was compiled for."""
         sizes: dict[str, int] = {}
         for argument, (axis, shape) in zip(arguments, self.holders, strict=True):
-            found = tuple(argument.shape)
-            wanted = (sizes.setdefault(axis, found[0] if found else 0), *shape) if axis else shape
-            if found != wanted:
-                raise InputError(f"a compiled program takes an argument of shape {wanted}; got {found}")
+            argument_shape = tuple(argument.shape)
+            expected_shape = (
+                (sizes.setdefault(axis, argument_shape[0] if argument_shape else 0), *shape) if axis else shape
+            )
+            if argument_shape != expected_shape:
+                raise InputError(
+                    f"a compiled program takes an argument of shape {expected_shape}; got {argument_shape}"
+                )
         return super().__call__(*(a if a.is_contiguous() else a.contiguous() for a in arguments))

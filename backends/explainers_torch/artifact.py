@@ -2,8 +2,8 @@
 
 ``torchscript``: one archive, ``program.pt``, with a method-less parent whose submodules are the programs and
 share their weights. Other engines: one ``….pt2`` of torch.export for each program, which takes the weights as
-its first arguments, and ``weights.safetensors``; it is compiled for a size when that size first comes. Compiled
-ahead, there is a package of AOTInductor for each program, too, and ``aot.json``: what a machine needs to run them.
+its first arguments, and ``weights.safetensors``; it is compiled for a size at its first use. With ahead-of-time
+compilation there is also an AOTInductor package for each program, and ``aot.json``, the requirements to run them.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def save(parts: Parts, traced: Traced, engine: str) -> dict[str, bytes]:
         warnings.simplefilter("ignore")
         weights = {f"weight_{i:04d}": tensor for i, tensor in enumerate(traced.weights.values())}
         files = {f"{name}.pt2": _exported(program, traced) for name, (program, _) in parts.items()}
-    # Tensors of a file share no storage.
+    # Tensors in a file must not share storage.
     files[WEIGHTS] = safetensors.torch.save({k: t.detach().contiguous().clone() for k, t in weights.items()})
     return files
 
@@ -64,7 +64,7 @@ def load(files: Mapping[str, bytes], engine: str, device: str, parts: Mapping[st
     place = torch.device(device)
     if place.type == "cuda" and (not torch.cuda.is_available() or (place.index or 0) >= torch.cuda.device_count()):
         raise ArtifactError(
-            f"it was made for the device {device}, which is not there. Compile the model on this machine."
+            f"it was made for the device {device}, which does not exist here. Compile the model on this machine."
         )
     wanted = {SCRIPT} if engine == "torchscript" else {WEIGHTS, *(f"{name}.pt2" for name in parts)}
     if engine == "inductor" and aot.NEEDS in files:
@@ -77,7 +77,7 @@ def load(files: Mapping[str, bytes], engine: str, device: str, parts: Mapping[st
 
 
 def compile_ahead(files: Mapping[str, bytes], device: str) -> dict[str, bytes]:
-    """The files with packages, which run without a compiler."""
+    """The files plus packages, which run without a compiler."""
     if aot.NEEDS in files:
         return dict(files)
     programs = {name.removesuffix(".pt2"): content for name, content in files.items() if name.endswith(".pt2")}
@@ -126,7 +126,7 @@ class Scripted:
 
 
 def _exported(program: Runnable, traced: Traced) -> bytes:
-    """The flat graph of a program, sizes of leading axes open, as an ExportedProgram: weights, arguments → results."""
+    """A program's flat graph, with dynamic leading axes, as an ExportedProgram: weights, arguments → results."""
     try:
         graph = kernel.flatten(program, traced, None, unrolled=True)
     except TraceError as error:
@@ -164,7 +164,7 @@ def _exported(program: Runnable, traced: Traced) -> bytes:
 
 
 def _complete(graph: fx.GraphModule, holders: Sequence[fx.Node]) -> None:
-    """Shapes of the nodes that simplifying made."""
+    """Add the shapes of nodes that simplifying created."""
     with holders[0].meta["val"].fake_mode:
         for node in graph.graph.nodes:
             if node.op == "call_function" and "val" not in node.meta:
@@ -184,7 +184,7 @@ class _Flat:
 
 
 class Exported:
-    """Programs of torch.export, compiled for a size at its first use, or their packages."""
+    """Loaded programs of torch.export, compiled for a size at its first use, or their packages."""
 
     def __init__(
         self, files: Mapping[str, bytes], engine: str, device: torch.device, parts: Mapping[str, Sequence[Any]]
@@ -206,7 +206,7 @@ class Exported:
         return bool(self.packages)
 
     def _packages(self) -> dict[str, aot.Package]:
-        """The packages, where they can run on this machine."""
+        """The packages, if they can run on this machine."""
         for name in self.parts:
             aot.check(name, self.extra[name + aot.SUFFIX])
         with decoding(aot.NEEDS):
@@ -247,14 +247,14 @@ class Exported:
 
 
 def _laid_out(weights: Mapping[Value, torch.Tensor], strides: Sequence[tuple[int, ...]]) -> dict[Value, torch.Tensor]:
-    """The weights with the strides that the program was traced with: convolutions round by them."""
-    found = {}
+    """The weights with the strides that the program was traced with, on which the rounding of convolutions depends."""
+    arranged_weights = {}
     for (value, tensor), steps in zip(weights.items(), strides, strict=True):
-        found[value] = tensor
+        arranged_weights[value] = tensor
         if tensor.stride() != steps:
-            found[value] = torch.empty_strided(tensor.shape, steps, dtype=tensor.dtype, device=tensor.device)
-            found[value].copy_(tensor)
-    return found
+            arranged_weights[value] = torch.empty_strided(tensor.shape, steps, dtype=tensor.dtype, device=tensor.device)
+            arranged_weights[value].copy_(tensor)
+    return arranged_weights
 
 
 def _opened(content: bytes) -> fx.GraphModule:
@@ -270,7 +270,7 @@ _PROGRAM = re.compile(
 
 
 def _check(name: str, content: bytes) -> None:
-    """torch.export unpickles weights, constants and sample inputs; ours have none, so that nothing is unpickled."""
+    """Reject files with members that torch.export would unpickle: weights, constants, sample inputs. Ours have none."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             for info in archive.infolist():
@@ -283,4 +283,4 @@ def _check(name: str, content: bytes) -> None:
     except (zipfile.BadZipFile, ValueError) as error:
         if isinstance(error, ArtifactError):
             raise
-        raise ArtifactError(f"{name}.pt2 is no program of torch.export: {error}") from error
+        raise ArtifactError(f"{name}.pt2 is not a program of torch.export: {error}") from error

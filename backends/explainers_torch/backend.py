@@ -1,4 +1,4 @@
-"""What the core sees of torch. torch is imported at the first use that needs it."""
+"""The backend object for torch, which is imported at first use."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class TorchBackend(BackendDefaults):
     def _function(self, model: Any) -> Any:
         if not callable(model):
             raise InputError(
-                f"a {type(model).__module__}.{type(model).__qualname__} is no model of torch: give a torch.nn.Module, "
+                f"a {type(model).__module__}.{type(model).__qualname__} is not a torch model: give a torch.nn.Module, "
                 "an ExportedProgram, or a function of tensors"
             )
         from .functions import FunctionModule
@@ -240,7 +240,7 @@ class TorchBackend(BackendDefaults):
 
     def finite(self, array: Any) -> bool:
         if array.device.type == "cpu" and array.numel() < 2**16 and array.dtype is not self.torch.bfloat16:
-            return bool(np.isfinite(array.detach().numpy()).all())  # a fifth of torch's overhead
+            return bool(np.isfinite(array.detach().numpy()).all())  # a fifth of the overhead of torch's own function
         return bool(self.torch.isfinite(array).all())
 
     def free_bytes(self, device: Any) -> int:

@@ -1,4 +1,4 @@
-"""Composite operations taken apart into ones that rules know: a decomposition table for torch.export."""
+"""Decompositions of composite operations into ones that rules know: a table for torch.export."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _affine(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
 
 
 def _column(vector: Tensor | None, x: Tensor) -> Tensor | None:
-    """One number for each channel, to go with (N, C, …)."""
+    """One number per channel, reshaped to broadcast against (N, C, …)."""
     return None if vector is None else vector.reshape(-1, *([1] * (x.ndim - 2)))
 
 
@@ -105,7 +105,7 @@ def attention(
         scores = scores + mask
     if mask is None or is_causal:
         return torch.matmul(torch.softmax(scores, -1), v)
-    return torch.matmul(aten._safe_softmax(scores, -1), v)  # a query that sees no key gets 0
+    return torch.matmul(aten._safe_softmax(scores, -1), v)  # a query without any visible key gets 0
 
 
 def _variance(x: Tensor, dim: Any, correction: Any, keepdim: bool) -> tuple[Tensor, Tensor]:
@@ -170,14 +170,14 @@ def bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -
 def rrelu(
     x: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, generator: Any = None
 ) -> Tensor:
-    """In inference the mean slope; else the random numbers show."""
+    """In inference the mean slope; in training random numbers, which are reported as an error."""
     if training:
         return torch.where(x < 0, x * torch.empty_like(x).uniform_(lower, upper), x)
     return torch.nn.functional.leaky_relu(x, (lower + upper) / 2)
 
 
 def pad(x: Tensor, amounts: list[int], mode: str = "constant", value: float | None = None) -> Tensor:
-    """Circular padding gathers; torch's own writes in place."""
+    """Circular padding by gathering; torch's own decomposition writes in place."""
     if mode == "constant":
         return aten.constant_pad_nd(x, amounts, 0 if value is None else value)
     if mode != "circular":

@@ -1,8 +1,8 @@
 """Programs as compiled torch functions.
 
-The program runs once over fake tensors whose leading axes are symbols; make_fx writes down every
-ATen operation, backward ones included. That flat graph is scripted, handed to Inductor, captured
-as a CUDA graph, or run as it is.
+The program runs once over fake tensors whose leading axes are symbolic; make_fx records every ATen
+operation, including backward ones. That flat graph is scripted, compiled by Inductor, captured as a
+CUDA graph, or run as it is.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class TorchKernel:
         self.native = native
         self.graph = graph
         self.names = names
-        self.forward = getattr(native, "forward", native)  # past the module's hooks
+        self.forward = getattr(native, "forward", native)  # bypasses the module's hooks
 
     def __call__(self, *arguments: torch.Tensor) -> tuple[torch.Tensor, ...]:
         result: tuple[torch.Tensor, ...] = self.forward(*arguments)  # neither weights nor arguments require grad
@@ -66,7 +66,7 @@ class WeightsFirst(TorchKernel):
 
 
 class StaticKernel(WeightsFirst):
-    """Inductor or a CUDA graph: shapes are fixed, one call at a time."""
+    """A kernel of Inductor or a CUDA graph: shapes are fixed, one call at a time."""
 
     def __init__(self, native: Any, graph: fx.GraphModule, weights: Mapping[Value, torch.Tensor]) -> None:
         super().__init__(native, graph, weights)
@@ -99,7 +99,7 @@ def compile(program: Runnable, traced: Traced, engine: str, rows: Size) -> Torch
 def flatten(program: Runnable, traced: Traced, rows: Size, *, unrolled: bool) -> fx.GraphModule:
     """The program as one functional ATen graph: weights, then arguments, in; results out.
 
-    ``unrolled``: recurrent layers step by step; else each is one operation of this package.
+    ``unrolled``: whether recurrent layers run step by step; otherwise each is one operation of this package.
     """
     table = recurrent.FUNCTIONS if unrolled else {}
     keys = list(traced.weights)
@@ -123,7 +123,7 @@ def flatten(program: Runnable, traced: Traced, rows: Size, *, unrolled: bool) ->
     except Exception as error:
         raise _trace_error(error) from error
     make_functional(graph)
-    if any(map(_writes, graph.graph.nodes)):  # what is left is the framework's own to tell
+    if any(map(_writes, graph.graph.nodes)):  # remaining problems are for the framework to report
         with mode, torch.no_grad(), enable_python_dispatcher():
             graph = make_fx(torch.func.functionalize(graph, remove="mutations"), tracing_mode="real")(*flat)
     _check(graph, arguments)
@@ -132,7 +132,7 @@ def flatten(program: Runnable, traced: Traced, rows: Size, *, unrolled: bool) ->
 
 
 def _check(graph: fx.GraphModule, arguments: Sequence[torch.Tensor]) -> None:
-    """The graph must hold for every batch size and write over nothing."""
+    """Check that the graph holds for every batch size and writes nothing in place."""
     for argument in arguments:
         size = argument.shape[0] if argument.ndim else 1
         if isinstance(size, torch.SymInt) and size.node.maybe_as_int() is not None:
@@ -150,7 +150,7 @@ def _writes(node: fx.Node) -> bool:
 
 
 def _lead(holder: Any, rows: Size) -> tuple[int, ...]:
-    """The leading axis of a placeholder: the given size, or one that tells the axes apart."""
+    """The leading size of a placeholder: the given one, or an example size that is distinct for each axis."""
     if not holder.axis:
         return ()
     if isinstance(rows, tuple):
@@ -197,7 +197,7 @@ def _script(graph: fx.GraphModule) -> torch.jit.ScriptModule:
             continue
         if node.target is torch.ops.aten.convolution_backward.default:
             node.args = (*node.args[:3], None, *node.args[4:])
-        if node.target is torch.ops.aten.addmm.default and not node.kwargs:  # TorchScript would make two steps of it
+        if node.target is torch.ops.aten.addmm.default and not node.kwargs:  # TorchScript would execute two steps
             bias, x, turned = node.args
             if turned.target is torch.ops.aten.t:
                 node.target, node.args = torch.ops.aten.linear.default, (x, turned.args[0], bias)

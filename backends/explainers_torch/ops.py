@@ -1,6 +1,6 @@
-"""The array namespace that programs are written in, for torch.
+"""The torch implementation of the array namespace :class:`explainers.ops.Ops`.
 
-Every function works on real tensors and on the fake ones of a trace alike.
+Every function works both on real tensors and on the fake tensors of a trace.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ shift_right = torch.bitwise_right_shift
 def evaluate(node: Node, arrays: Sequence[Any]) -> tuple[Any, ...]:
     """Run the node's operation on the values of its inputs."""
     target, template, leaves = node.payload
-    if target in (_aten.view.default, _aten._unsafe_view.default):  # rules may bring other strides than the model's own
+    if target in (_aten.view.default, _aten._unsafe_view.default):  # rules may pass strides unlike the model's
         target = _aten.reshape.default
     filled = [arrays[leaf.place] if isinstance(leaf, Operand) else leaf for leaf in leaves]
     args, kwargs = pytree.tree_unflatten(filled, template)
@@ -36,7 +36,7 @@ def evaluate(node: Node, arrays: Sequence[Any]) -> tuple[Any, ...]:
 
 
 class Operand:
-    """Marks where an input of the node stands among its arguments."""
+    """A placeholder for an input of the node among its arguments."""
 
     __slots__ = ("place",)
 
@@ -65,7 +65,7 @@ def vjp(
 
 
 def arange(size: int, like: Tensor) -> Tensor:
-    """0 … size−1 as integers, where ``like`` is."""
+    """0 … size−1 as integers, on the device of ``like``."""
     return torch.arange(size, device=like.device)
 
 
@@ -99,7 +99,7 @@ def reduce_max(array: Tensor, axis: int) -> Tensor:
 
 
 def row_mean(array: Tensor) -> Tensor:
-    """Mean over the last axis, kept; 0 for one number a row."""
+    """Mean over the last axis, kept with size 1; 0 for one number per row."""
     return array.mean(-1, keepdim=True) if array.ndim > 1 else torch.zeros_like(array)
 
 
@@ -136,7 +136,7 @@ def join_axis(array: Tensor, axis: int) -> Tensor:
 
 
 def expand_axis(array: Tensor, axis: int, like: Tensor, like_axis: int) -> Tensor:
-    """An axis of size 1, or already right, at the size of ``like`` along ``like_axis``."""
+    """An axis of size 1 expanded to the size of ``like`` along ``like_axis``; no change if it has that size."""
     return array.expand(*array.shape[:axis], like.shape[like_axis], *array.shape[axis + 1 :])
 
 
@@ -145,7 +145,7 @@ def broadcast_like(array: Tensor, like: Tensor) -> Tensor:
 
 
 def blank(array: Tensor, axis: int, first: Tensor, second: Tensor) -> Tensor:
-    """Of the shape of ``array`` with as many entries at ``axis`` as ``first`` times ``second`` have rows."""
+    """An array in the shape of ``array``, but at ``axis`` of the size rows of ``first`` times rows of ``second``."""
     rows = first.shape[0] * second.shape[0]
     return array.new_empty((*array.shape[:axis], rows, *array.shape[axis + 1 :]))
 
@@ -160,9 +160,9 @@ def sum_like(array: Tensor, like: Tensor) -> Tensor:
 def winners(
     node: Node, x: Sequence[Tensor], y: Sequence[Tensor], y_r: Sequence[Tensor], from_x: Tensor, share: Tensor
 ) -> list[Tensor] | None:
-    """``share`` sent to the entries that a max-pool picked at x where ``from_x``, else at the reference.
+    """``share`` routed to the entries that a max-pool picked at x where ``from_x``, else at the reference.
 
-    None for operations that do not tell which entries they picked.
+    None for operations that do not report which entries they picked.
     """
     target, template, leaves = node.payload
     if len(y) < 2 or target not in _POOLS:
@@ -218,7 +218,7 @@ def cast_like(array: Tensor, like: Tensor) -> Tensor:
 
 
 def wide(array: Tensor) -> str:
-    """The dtype to compute in beside ``array``."""
+    """The dtype for accumulations over ``array``."""
     return "float64" if array.dtype is torch.float64 else "float32"
 
 
@@ -256,7 +256,7 @@ def take_columns(array: Tensor, index: Tensor) -> Tensor:
 
 
 def gather_rows(array: Tensor, index: Tensor, axis: int) -> Tensor:
-    """Each row's own entries ``index``, (R, K), along ``axis`` of a sample."""
+    """For each row its entries ``index``, (R, K), along ``axis`` of a sample."""
     spread = index.reshape(-1, *(index.shape[1] if i == axis else 1 for i in range(array.ndim - 1)))
     sizes = [index.shape[1] if i == axis + 1 else size for i, size in enumerate(array.shape)]
     return torch.gather(array, axis + 1, spread.expand(sizes))

@@ -1,4 +1,4 @@
-"""Users' own ``torch.autograd.Function``: one operation of the graph each, with the backward that they wrote."""
+"""Users' ``torch.autograd.Function`` as one operation of the graph each, with the user's backward."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ CALL = torch.ops.explainers_own.call.default
 
 
 class OwnCall:
-    """A call of ``function`` with the arguments that are not tensors."""
+    """A call of ``function``, with its non-tensor arguments."""
 
     def __init__(self, function: type[torch.autograd.Function], args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         self.function, self.args, self.kwargs = function, list(args), kwargs
         self.places = [place for place, arg in enumerate(args) if isinstance(arg, Tensor)]
-        for place in self.places:  # they come anew at each evaluation
+        for place in self.places:  # they differ at each evaluation
             self.args[place] = None
         self.one = True
 
@@ -36,16 +36,16 @@ class OwnCall:
         return self.function.__name__
 
     def __call__(self, tensors: Sequence[Tensor], number: int = 0) -> list[Tensor]:
-        """The function's outputs; its own backward where derivatives are on."""
+        """The function's outputs, with its own backward if derivatives are on."""
         args = list(self.args)
         for place, tensor in zip(self.places, tensors, strict=True):
             args[place] = tensor
-        found = _APPLY(self.function, *args, **self.kwargs)
-        self.one = isinstance(found, Tensor)
-        return [found] if self.one else list(found)
+        outputs = _APPLY(self.function, *args, **self.kwargs)
+        self.one = isinstance(outputs, Tensor)
+        return [outputs] if self.one else list(outputs)
 
 
-_CALLS: list[OwnCall] = []  # while a model is traced; one is at a time
+_CALLS: list[OwnCall] = []  # set while a model is traced, one model at a time
 _THREAD: ContextVar[int | None] = ContextVar("tracing", default=None)
 
 
@@ -69,7 +69,7 @@ def record(cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any
 
 
 def _stand_in() -> Any:
-    __class__ = None  # the code that it stands in for has this free variable
+    __class__ = None  # the code that it replaces has this free variable
 
     def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
         __class__  # noqa: B018
@@ -82,7 +82,7 @@ def _stand_in() -> Any:
 
 @contextmanager
 def recorded() -> Iterator[None]:
-    """``Function.apply`` becomes one operation on this thread, also where a model has taken hold of it before."""
+    """Turn ``Function.apply`` into one operation on this thread, even where a model holds a reference to it."""
     _CALLS.clear()
     code, token = _APPLIED.__code__, _THREAD.set(threading.get_ident())
     _APPLIED.__code__ = _stand_in().__code__

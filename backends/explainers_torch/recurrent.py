@@ -1,9 +1,9 @@
 """``nn.LSTM``, ``nn.GRU`` and ``nn.RNN`` as one operation each, with a backward that loops over the steps.
 
-torch.export and autograd take these layers apart, step by step, so that a graph grows with the length of its
-sequences. Here a layer stays one operation however long they are: the framework's own where only outputs are wanted,
-and one that keeps what its backward needs where a derivative is. The functions are plain TorchScript, too: they go into
-files as code that needs nothing of this library.
+torch.export and autograd unroll these layers step by step, so that a graph grows with the length of its sequences.
+Here a layer stays one operation for any length: the framework's own if only outputs are needed, and one that saves
+the values for its backward if derivatives are. The functions are also valid TorchScript: files hold them as code that
+needs nothing of this library.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 #
 # ``…_steps`` returns the hidden states of all steps, (T, N, H), the last states, and what the backward needs.
 # ``…_back`` returns gradients at the inputs of all steps and at the first states, from those at all hidden states
-# (``messages``) and at the last ones. What does not depend on the steps behind is computed for all steps at once.
+# (``messages``) and at the last ones. Terms that do not depend on other steps are computed for all steps at once.
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -28,7 +28,7 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def _lstm_steps(
     x: Tensor, h: Tensor, c: Tensor, weights: list[Tensor], biases: bool
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Kept: the gates before their functions, (T, N, 4H), and the cells, (T + 1, N, H), the first one first."""
+    """Kept: the gates before their activations, (T, N, 4H), and the cells, (T + 1, N, H), the initial one first."""
     projected = len(weights) % 2 == 1
     part = _linear(x, weights[0], weights[2] + weights[3] if biases else None)
     turned = weights[1].t()
@@ -74,7 +74,7 @@ def _lstm_back(
 
 
 def _gru_steps(x: Tensor, h: Tensor, weights: list[Tensor], biases: bool) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Kept: r and z, (T, N, 2H); n; the states' part of n; the states before each step."""
+    """Kept: r and z, (T, N, 2H); n; the contribution of the states to n; the states before each step."""
     part = _linear(x, weights[0], weights[2] if biases else None)
     size = h.shape[1]
     before: list[Tensor] = []
@@ -118,7 +118,7 @@ def _gru_back(messages: Tensor, at_h: Tensor, weights: list[Tensor], kept: list[
 def _rnn_steps(
     x: Tensor, h: Tensor, weights: list[Tensor], biases: bool, relu: bool
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Kept: the slopes of the steps' function. Not the hidden states: outputs of an operation must not share memory."""
+    """Kept: the slopes of the activation at each step. Not the hidden states: outputs must not share memory."""
     part = _linear(x, weights[0], weights[2] + weights[3] if biases else None)
     turned = weights[1].t()
     hidden: list[Tensor] = []
@@ -149,7 +149,7 @@ def kept(
     x: Tensor, states: list[Tensor], weights: list[Tensor], kind: str, biases: bool, layers: int, bidirectional: bool,
     batch_first: bool,
 ) -> list[Tensor]:  # fmt: skip
-    """The outputs, the last states, and what ``backward`` needs of each layer in each direction."""
+    """The outputs, the last states, and the values that ``backward`` needs of each layer in each direction."""
     directions = 2 if bidirectional else 1
     each = len(weights) // (layers * directions)
     x = x.transpose(0, 1) if batch_first else x
@@ -287,7 +287,7 @@ def _derivative(ctx: Any, messages: list[Tensor]) -> Any:
 
 
 def _differentiable(kind: str) -> Callable[..., list[Tensor]]:
-    """The layer where derivatives are on: it keeps what its backward needs if one may be asked for."""
+    """The layer while derivatives are on: it keeps the values for its backward if an input requires a gradient."""
 
     def layer(x: Tensor, states: list[Tensor], weights: list[Tensor], *how: Any) -> list[Tensor]:
         if torch.is_grad_enabled() and any(array.requires_grad for array in (x, *states)):
@@ -319,7 +319,7 @@ FUNCTIONS: dict[Any, Callable[..., Any]] = {
 
 
 def weights_move(program: torch.export.ExportedProgram) -> bool:
-    """Whether weights of a layer depend on an input: then its backward here, towards data and states, is not all."""
+    """Whether weights of a layer depend on an input: the backward here, towards data and states only, is then wrong."""
     moved = set(program.graph_signature.user_inputs)
     for node in program.graph.nodes:
         if any(other.name in moved for other in node.all_input_nodes):
@@ -330,7 +330,7 @@ def weights_move(program: torch.export.ExportedProgram) -> bool:
 
 
 def as_one(kind: str) -> Callable[..., Any]:
-    """The function of torch called ``kind`` as one operation; itself for packed sequences."""
+    """The torch function ``kind`` as one operation; torch's own for packed sequences."""
     plain = getattr(torch, kind)
 
     def layer(*args: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What each ATen operation is to a rule. An operation that is not listed is opaque."""
+"""The role of each ATen operation. An operation that is not listed is opaque."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ ALIASES = {
     "concatenate": "cat", "unsafe_chunk": "chunk", "unsafe_split": "split", "arctan2": "atan2",
     "unsafe_split_with_sizes": "split_with_sizes",
 }  # fmt: skip
-ADDITIVE = {"linear": 2, "addmm": 0, "baddbmm": 0, "addbmm": 0, **dict.fromkeys(CONVOLUTIONS, 2)}  # a bias' place
+ADDITIVE = {"linear": 2, "addmm": 0, "baddbmm": 0, "addbmm": 0, **dict.fromkeys(CONVOLUTIONS, 2)}  # place of the bias
 
 TABLE: dict[str, Role] = {
     name: role
@@ -105,13 +105,13 @@ NAMES = {
 
 
 def listed(name: str) -> Role:
-    """Its role as the table or a user has it, before its operands are looked at."""
+    """Its role in the table or as registered, before its operands are considered."""
     own = REGISTERED.get(name)
     return TABLE.get(name, Role.OPAQUE) if own is None else own[0]
 
 
 def elementwise(name: str) -> bool:
-    """Whether each output entry depends on the entries at its own place only."""
+    """Whether each output entry depends only on the input entries at the same place."""
     own = REGISTERED.get(name)
     return name in ELEMENTWISE if own is None else own[2]
 
@@ -119,7 +119,7 @@ def elementwise(name: str) -> bool:
 def role(name: str, places: Sequence[int], distinct: int) -> Role:
     """Role of the operation ``name`` whose tensor operands at ``places`` depend on the model's inputs.
 
-    ``distinct``: how many different values those are. x·x is a square, c/x a reciprocal.
+    ``distinct``: the number of distinct values among those. x·x is a square, c/x a reciprocal.
     """
     found = listed(name)
     if found is Role.PRODUCT and distinct == 1:
@@ -137,7 +137,7 @@ def role(name: str, places: Sequence[int], distinct: int) -> Role:
 
 
 def function(name: str, found: Role, places: Sequence[int]) -> Function:
-    """The framework-independent name of what the operation computes, where rules care."""
+    """The framework-independent function of the operation, where rules distinguish it."""
     own = REGISTERED.get(name)
     if own is not None:
         return own[1] if found is own[0] else Function.NONE

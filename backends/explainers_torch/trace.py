@@ -1,4 +1,4 @@
-"""A torch model as a Graph: torch.export with a dynamic batch, made functional, read node by node."""
+"""Tracing a torch model into a Graph: torch.export with a dynamic batch, functionalized and read node by node."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from .ops import Operand
 from .twin import hooks_restored, in_inference
 from .watch import Watch
 
-_TRACING = threading.RLock()  # torch.export keeps state of its own while it runs
+_TRACING = threading.RLock()  # torch.export has global state while it runs
 _EXAMPLE_ROWS = 3
 OWN_LIBRARIES = ("aten", "prims", "explainers_own", "explainers_recurrent")
 
@@ -48,7 +48,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def signature(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Signature | None:
-    """Specs from examples; with none, from an ExportedProgram or a Keras model, which carry theirs."""
+    """Specs from examples; without any, from an ExportedProgram or a Keras model, which declare their inputs."""
     if isinstance(model, torch.jit.ScriptModule):
         raise TraceError(
             f"a {type(model).__name__} is TorchScript: torch.export cannot read it. Give the module that it was made "
@@ -84,7 +84,7 @@ def _own_signature(model: Any) -> Signature | None:
 def _named(
     model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[list[str], Sequence[Any], Mapping[str, Any]]:
-    """The names of the positional arguments, these, and those by keyword."""
+    """The names of the positional arguments, their values, and the keyword arguments."""
     known = inspect.signature(model.forward)
     try:
         known.bind(*args, **kwargs)
@@ -103,8 +103,8 @@ def _named(
 
 
 def _spec(value: Any, name: str, kinds: Sequence[str]) -> TensorSpec:
-    """``kinds``: of the model's floating tensors. Where there is one, floating inputs are of it; where there are
-    several, a tensor is of its own, and an array of the widest."""
+    """The spec of an example. ``kinds``: dtypes of the model's floating-point tensors. If there is one, floating inputs
+    get it; of several, a tensor keeps its own dtype and an array gets the widest."""
     if isinstance(value, TensorSpec):
         return TensorSpec(value.shape, value.dtype, value.name or name)
     if isinstance(value, torch.Tensor):
@@ -122,7 +122,7 @@ def _spec(value: Any, name: str, kinds: Sequence[str]) -> TensorSpec:
 
 
 def _floating_dtypes(model: Any) -> list[str]:
-    """Of the model's parameters, or of its buffers where it has none."""
+    """The floating-point dtypes of the model's parameters, or of its buffers if it has none."""
     if not isinstance(model, torch.nn.Module):
         return []
     for tensors in (model.parameters(), model.buffers()):
@@ -166,7 +166,7 @@ def _home(model: Any) -> torch.device:
 
 
 def _inference_copy(model: Any, dtype: str | None, device: torch.device | None) -> torch.nn.Module:
-    """The same modules over the same tensors, in inference mode: the user's own are never touched."""
+    """A copy of the modules over the same tensors, in inference mode: the user's own are never changed."""
     if isinstance(model, ExportedProgram):
         return model.module()
     if of_keras(model):
@@ -175,7 +175,7 @@ def _inference_copy(model: Any, dtype: str | None, device: torch.device | None) 
 
 
 class _KerasCall(torch.nn.Module):
-    """A Keras model on the torch backend, taking its inputs flat, as in inference."""
+    """A Keras model on the torch backend as a module with flat inputs, in inference mode."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -194,7 +194,7 @@ class _KerasCall(torch.nn.Module):
 
 
 class _KerasScopes(TorchFunctionMode):
-    """Marks each operation with the Keras layers around it: Keras calls them past nn.Module, so export sees none."""
+    """Marks each operation with the Keras layers around it: Keras bypasses nn.Module's call, so export sees none."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -209,7 +209,7 @@ class _KerasScopes(TorchFunctionMode):
 
         found: list[str] = []
         names: list[str] = []
-        for scope in (global_state.get_global_attribute("name_scope_stack") or [])[1:]:  # the first is the model's
+        for scope in (global_state.get_global_attribute("name_scope_stack") or [])[1:]:  # the first is the model itself
             names.append(scope.name)
             path = ".".join(names)
             known = next((name for entered, _, name in self.entered if entered is scope), None)
@@ -224,7 +224,7 @@ class _KerasScopes(TorchFunctionMode):
 def _export(
     module: torch.nn.Module, sig: Signature, device: torch.device, elementary: bool, layers: Mapping[Any, Any]
 ) -> ExportedProgram:
-    """``layers``: what stands in the place of torch's functions of recurrent layers."""
+    """Export the module. ``layers``: replacements for torch's functions of recurrent layers."""
     examples = [
         torch.zeros((_EXAMPLE_ROWS, *s.sample_shape), dtype=getattr(torch, s.dtype), device=device) for s in sig.inputs
     ]
@@ -246,8 +246,8 @@ def _export(
 
 
 def _spell_out(module: torch.nn.Module, kwargs: Mapping[str, Any]) -> None:
-    """Around the forward of our own twin: names in the place of ``**kwargs``, which torch.export loses track of, and
-    only tensors out of it: not the caches of past keys that decoders return."""
+    """Wrap the forward of our twin: named parameters replace ``**kwargs``, which torch.export cannot follow, and only
+    tensors are returned, without the key-value caches of decoders."""
     if isinstance(module, torch.fx.GraphModule):
         return
     forward, known = module.forward, inspect.signature(module.forward)
@@ -263,7 +263,7 @@ def _spell_out(module: torch.nn.Module, kwargs: Mapping[str, Any]) -> None:
 
 
 def _stop_derivatives(program: ExportedProgram) -> None:
-    """Detach what leaves a ``no_grad`` block: torch.export keeps the block, but taking it apart would forget it."""
+    """Detach the values that leave a ``no_grad`` block: torch.export keeps the block, decompositions drop it."""
     for module in list(program.graph_module.modules()):
         for node in list(module.graph.nodes) if isinstance(module, torch.fx.GraphModule) else ():
             if node.op == "call_function" and "set_grad_enabled" in str(node.target) and node.args[0] is False:
@@ -306,12 +306,12 @@ def _trace_error(error: Exception, watch: Watch | None = None) -> TraceError:
 
 
 def _fixed_size(lines: list[str], watch: Watch | None) -> tuple[str, str, list[str]]:
-    """What and advice of a model that holds for some batch sizes, and the framework's lines with the reason first."""
+    """Problem and advice for a model that works for some batch sizes only; the framework's lines, the reason first."""
     reasons = [line.lstrip("- ") for line in lines if line.startswith("- ")] or lines
     bounds = re.search(r"generated guard (.+)", reasons[0])
     if bounds:
         limits = re.sub(r"L\[[^ ]*?\.size\(\)\[0\]", "batch", bounds[1])
-        what = f"it takes another way for some batch sizes: what was traced holds for {limits} only"
+        what = f"it branches on the batch size: the traced program holds for {limits} only"
         return what, "Write the operation that asks for the size in a way that is the same for all.", reasons
     asked = list(dict.fromkeys(map(_users, watch.lengths))) if watch is not None else []
     if asked:
@@ -340,7 +340,7 @@ def _users(frames: traceback.StackSummary) -> str:
 
 
 def user_line(error: BaseException) -> str:
-    """``file:line (code)`` of the last frame that is the user's own."""
+    """``file:line (code)`` of the last frame in the user's code."""
     own_frame = _users(traceback.extract_tb(error.__traceback__))
     if own_frame:
         return own_frame
@@ -461,7 +461,7 @@ def _attributes(
 
 
 def _moves(name: str, operands: Sequence[Value], dependent: set[Value], outputs: Sequence[Output]) -> bool:
-    """Whether integers that depend on an input pick floating entries here (an embedding)."""
+    """Whether integers that depend on an input index floating-point entries here (an embedding)."""
     return roles.listed(name) is Role.GATHER and outputs[0].floating and any(v in dependent for v in operands)
 
 
@@ -478,7 +478,7 @@ def _is_scalar(fx: torch.fx.Node) -> bool:
 
 
 def _op_name(target: Any) -> str:
-    """Its name as the tables of roles have it: with its library in front where that is not torch's own."""
+    """Its name as in the tables of roles: prefixed with its library if that is not torch's own."""
     name = str(getattr(target, "__name__", target)).partition(".")[0]
     library = getattr(target, "namespace", "aten")
     if library not in OWN_LIBRARIES:
@@ -488,7 +488,7 @@ def _op_name(target: Any) -> str:
 
 
 def _relu(name: str, fx: torch.fx.Node) -> Function:
-    """``relu`` for the other ways to write it."""
+    """``relu`` for other ways to write it."""
     bounds = (*fx.args[1:], *fx.kwargs.values())
     if name in ("clamp", "clamp_min") and bounds and bounds[0] == 0 and all(b is None for b in bounds[1:]):
         return Function.RELU
@@ -511,7 +511,7 @@ def _output(val: Any) -> Output:
 
 
 def _modules(fx: torch.fx.Node) -> tuple[str, ...]:
-    """The modules around a node, outermost first; ``@n`` marks the n-th further call of the same module."""
+    """The modules around a node, outermost first; ``@n`` marks the n-th repeated call of the same module."""
     marked = (fx.meta.get("custom") or {}).get("modules")
     if marked is not None:
         return tuple(marked)
@@ -554,7 +554,7 @@ def _key(part: Any) -> str:
 
 
 def bind_weights(model: Any, traced: Traced) -> dict[Value, torch.Tensor]:
-    """The model's weights as they are now: the same storage, without gradient."""
+    """The model's current weights: the same storage, without gradient."""
     memory, program, dtype = traced.memory
     weights = {}
     for value, (_, path) in memory.items():

@@ -1,4 +1,4 @@
-"""The user's model as it is traced: modules of its own over the same tensors, and stores that stay as they were."""
+"""Twins: copies of the user's model for tracing that share its tensors and leave its state unchanged."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import torch
 def in_inference(
     model: torch.nn.Module, device: torch.device | None = None, dtype: torch.dtype | None = None
 ) -> torch.nn.Module:
-    """A twin of the model, out of training, and on another device or in another dtype if asked to."""
-    made: dict[int, Any] = {}
-    twin = _twin(model, made)
-    modules = [found for found in made.values() if isinstance(found, torch.nn.Module)]
-    for module in modules:  # more than twin.modules(): some are kept in plain lists
+    """A twin of the model in evaluation mode, moved to another device or dtype if given."""
+    twin_by_id: dict[int, Any] = {}
+    twin = _twin(model, twin_by_id)
+    modules = [module for module in twin_by_id.values() if isinstance(module, torch.nn.Module)]
+    for module in modules:  # more than twin.modules(): some modules are in plain lists
         module.training = False
     if device is not None or dtype is not None:
         _own_parameters(modules)
@@ -29,65 +29,67 @@ def in_inference(
 
 
 def _own_parameters(modules: Sequence[torch.nn.Module]) -> None:
-    """``Module.to`` changes parameters in place (buffers it replaces): the twin's are to be others than the user's."""
+    """Give the twin parameters of its own: ``Module.to`` changes parameters in place (but replaces buffers)."""
     own: dict[int, torch.nn.Parameter] = {}
     for module in modules:
         for name, parameter in module._parameters.items():
             if parameter is not None:
                 fresh = torch.nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
-                module._parameters[name] = own.setdefault(id(parameter), fresh)  # tied ones stay tied
+                module._parameters[name] = own.setdefault(id(parameter), fresh)  # tied parameters stay tied
 
 
-def _twin(module: torch.nn.Module, made: dict[int, Any]) -> torch.nn.Module:
-    """The module and those below it anew, over the same tensors and whatever else they hold.
+def _twin(module: torch.nn.Module, twin_by_id: dict[int, Any]) -> torch.nn.Module:
+    """Copies of the module and its submodules that share tensors and other attributes.
 
-    Lists, dicts and sets that a module keeps are copied, one level deep: what ``forward`` puts there stays in the twin.
+    Lists, dicts and sets that a module holds are copied, one level deep, so that ``forward`` fills only the twin's.
     """
-    if id(module) in made:
-        known: torch.nn.Module = made[id(module)]
-        return known
+    if id(module) in twin_by_id:
+        existing_twin: torch.nn.Module = twin_by_id[id(module)]
+        return existing_twin
     twin: torch.nn.Module = type(module).__new__(type(module))
-    made[id(module)] = twin
+    twin_by_id[id(module)] = twin
     twin.__dict__.update(module.__dict__)
     for name, value in module.__dict__.items():
         if type(value) in (list, dict, set, OrderedDict):
             twin.__dict__[name] = copy.copy(value)
-    for name, value in twin.__dict__.items():  # modules may be kept past _modules: a list, or to hide their parameters
-        twin.__dict__[name] = _twins(value, made)
+    for name, value in twin.__dict__.items():  # modules may be outside _modules: in a list, or hidden
+        twin.__dict__[name] = _twins(value, twin_by_id)
     return twin
 
 
-def _twins(value: Any, made: dict[int, Any]) -> Any:
-    """``value``, with twins in the place of modules."""
+def _twins(value: Any, twin_by_id: dict[int, Any]) -> Any:
+    """``value``, with modules replaced by their twins."""
     if isinstance(value, torch.nn.Module):
-        return _twin(value, made)
+        return _twin(value, twin_by_id)
     if type(value) in (dict, OrderedDict):
-        return type(value)((key, _twins(entry, made)) for key, entry in value.items())
+        return type(value)((key, _twins(entry, twin_by_id)) for key, entry in value.items())
     if type(value) in (list, tuple):
-        return type(value)(_twins(entry, made) for entry in value)
-    if isinstance(value, types.MethodType):  # forward, put onto the instance, or a module's other method
-        return types.MethodType(value.__func__, _twins(value.__self__, made))
+        return type(value)(_twins(entry, twin_by_id) for entry in value)
+    if isinstance(value, types.MethodType):  # a forward set on the instance, or another method of a module
+        return types.MethodType(value.__func__, _twins(value.__self__, twin_by_id))
     if isinstance(value, functools.partial):
-        return functools.partial(_twins(value.func, made), *_twins(value.args, made), **_twins(value.keywords, made))
-    if isinstance(value, types.FunctionType) and id(value) not in made:
-        made[id(value)] = value  # one that calls itself
-        made[id(value)] = _function(value, made)
-    return made.get(id(value), value)
+        return functools.partial(
+            _twins(value.func, twin_by_id), *_twins(value.args, twin_by_id), **_twins(value.keywords, twin_by_id)
+        )
+    if isinstance(value, types.FunctionType) and id(value) not in twin_by_id:
+        twin_by_id[id(value)] = value  # a recursive function
+        twin_by_id[id(value)] = _function(value, twin_by_id)
+    return twin_by_id.get(id(value), value)
 
 
-def _function(function: types.FunctionType, made: dict[int, Any]) -> types.FunctionType:
-    """The function over twins of the modules that it reaches; itself where there are none."""
+def _function(function: types.FunctionType, twin_by_id: dict[int, Any]) -> types.FunctionType:
+    """The function with the modules it refers to replaced by twins; the function itself if there are none."""
     cells = tuple(cell.cell_contents if filled(cell) else None for cell in function.__closure__ or ())
     names, named = named_globals(function), function.__kwdefaults__ or {}
-    held = (*cells, *names.values(), *named.values(), *(function.__defaults__ or ()))
-    found = _twins(held, made)
-    if all(twin is value for twin, value in zip(found, held, strict=True)):
+    held_objects = (*cells, *names.values(), *named.values(), *(function.__defaults__ or ()))
+    held_twins = _twins(held_objects, twin_by_id)
+    if all(twin is value for twin, value in zip(held_twins, held_objects, strict=True)):
         return function
-    twins = iter(found)
+    twins = iter(held_twins)
     closure = tuple(types.CellType(next(twins)) for _ in cells)
-    known = {**function.__globals__, **{name: next(twins) for name in names}} if names else function.__globals__
+    global_names = {**function.__globals__, **{name: next(twins) for name in names}} if names else function.__globals__
     by_name = {name: next(twins) for name in named}
-    twin = types.FunctionType(function.__code__, known, function.__name__, tuple(twins), closure)
+    twin = types.FunctionType(function.__code__, global_names, function.__name__, tuple(twins), closure)
     twin.__kwdefaults__ = by_name
     if hasattr(function, "__wrapped__"):
         functools.update_wrapper(twin, function)
@@ -95,20 +97,22 @@ def _function(function: types.FunctionType, made: dict[int, Any]) -> types.Funct
 
 
 def named_globals(function: types.FunctionType) -> dict[str, Any]:
-    """The modules, and the functions of the same file, that a user's function names."""
+    """The global modules, and the functions of the same file, that a user's function refers to."""
     if (function.__module__ or "").startswith("torch."):
         return {}
-    found = {name: function.__globals__[name] for name in function.__code__.co_names if name in function.__globals__}
+    global_objects = {
+        name: function.__globals__[name] for name in function.__code__.co_names if name in function.__globals__
+    }
     return {
         name: value
-        for name, value in found.items()
+        for name, value in global_objects.items()
         if isinstance(value, torch.nn.Module) or getattr(value, "__globals__", None) is function.__globals__
     }
 
 
 @contextmanager
 def hooks_restored(module: torch.nn.Module) -> Iterator[None]:
-    """Users' hooks run while the model is traced; what they stored stays as it was before."""
+    """A context that restores the stores of users' hooks, which run while the model is traced."""
     stores = [store for hook in _hooks(module) for store in _stores(hook)]
     before = [copy.copy(store) for store in stores]
     try:
@@ -129,27 +133,31 @@ def _hooks(module: torch.nn.Module) -> Iterator[Any]:
 
 
 def _stores(hook: Any) -> list[Any]:
-    """The lists and dicts that a function reaches: in its closure, its defaults, its object, its module."""
+    """The lists and dicts that a function can access: in its closure, its defaults, its object, its module."""
     function = getattr(hook, "__func__", getattr(hook, "func", hook))
-    held = [getattr(hook, "__self__", None), *getattr(hook, "args", ()), *getattr(hook, "keywords", {}).values()]
-    held += [cell.cell_contents for cell in getattr(function, "__closure__", None) or () if filled(cell)]
-    held += getattr(function, "__defaults__", None) or ()
+    held_objects = [
+        getattr(hook, "__self__", None),
+        *getattr(hook, "args", ()),
+        *getattr(hook, "keywords", {}).values(),
+    ]
+    held_objects += [cell.cell_contents for cell in getattr(function, "__closure__", None) or () if filled(cell)]
+    held_objects += getattr(function, "__defaults__", None) or ()
     names = getattr(getattr(function, "__code__", None), "co_names", ())
-    held += [function.__globals__[name] for name in names if name in getattr(function, "__globals__", {})]
+    held_objects += [function.__globals__[name] for name in names if name in getattr(function, "__globals__", {})]
     if not hasattr(function, "__code__"):
-        held.append(function)  # an object that is called
-    found = []
-    for value in held:
+        held_objects.append(function)  # a callable object
+    stores = []
+    for value in held_objects:
         if isinstance(value, (list, dict, set)):
-            found.append(value)
+            stores.append(value)
         elif not isinstance(value, (type, types.ModuleType, torch.nn.Module)) and hasattr(value, "__dict__"):
-            found.append(value.__dict__)
-            found += [entry for entry in value.__dict__.values() if isinstance(entry, (list, dict, set))]
-    return found
+            stores.append(value.__dict__)
+            stores += [entry for entry in value.__dict__.values() if isinstance(entry, (list, dict, set))]
+    return stores
 
 
 def filled(cell: Any) -> bool:
     try:
         return cell.cell_contents is not None
-    except ValueError:  # not assigned yet
+    except ValueError:  # an unassigned variable
         return False

@@ -1,4 +1,4 @@
-"""What a compiler made of a graph, beside the graph: inductor of torch 2.13 gives wrong numbers for some fused loops.
+"""Checking compiled graphs against the graph: inductor of torch 2.13 gives wrong numbers for some fused loops.
 
 Its vectorised loops are at fault (LRP of a small vision transformer, one row: relevance off by as much as its largest
 entry), so the second try is compiled without them; where that is wrong too, the graph itself runs.
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 def compiled(
     make: Callable[[dict[str, Any]], Native], graph: Native, examples: Sequence[torch.Tensor], weights: int
 ) -> Native:
-    """What ``make(options of inductor)`` gives, if it computes what ``graph`` computes; else the next best.
+    """The result of ``make(options of inductor)`` if it computes the same as ``graph``; else the next best.
 
     ``examples``: arguments of the right shapes, the first ``weights`` of them the model's own.
     """
@@ -38,7 +38,7 @@ def compiled(
 
 
 def probe(examples: Sequence[torch.Tensor], weights: int) -> list[torch.Tensor]:
-    """Random numbers in the place of the arguments; zeros for integers, which are places in tables."""
+    """Random numbers in place of the arguments; zeros for integers, which may index tables."""
     generator = torch.Generator().manual_seed(0)
 
     def drawn(example: torch.Tensor) -> torch.Tensor:
@@ -52,7 +52,7 @@ def probe(examples: Sequence[torch.Tensor], weights: int) -> list[torch.Tensor]:
 
 @torch.no_grad()
 def agrees(native: Native, graph: Native, arguments: Sequence[torch.Tensor], weights: int) -> bool:
-    """Whether both give the same, but for what rounding of the arguments may move."""
+    """Whether both give the same results, up to changes that rounding of the arguments may cause."""
     given = arguments[weights:]
     moved = [array * (1 + 2**-18) if array.dtype.is_floating_point and array.ndim else array for array in given]
     nudged = [*arguments[:weights], *moved]

@@ -1,5 +1,5 @@
-"""What would fix the batch size while ``forward`` is traced, or grow the graph: told with its line, or said in another
-way."""
+"""Watching ``forward`` while it is traced for operations that would fix the batch size or grow the graph: they are
+reported with their line, or replaced."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch.overrides import TorchFunctionMode
 
 
 class Watch(TorchFunctionMode):
-    """``lengths``: the stacks that asked for ``len`` of a tensor, which Python makes a number.
+    """``lengths``: the stacks of calls of ``len`` on a tensor, which Python turns into a fixed number.
 
-    ``layers``: what is called in the place of functions of recurrent layers.
+    ``layers``: replacements for torch's functions of recurrent layers.
     """
 
     def __init__(self, layers: Mapping[Any, Callable[..., Any]]) -> None:
@@ -30,7 +30,7 @@ class Watch(TorchFunctionMode):
 
 
 def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str | None = None) -> Tensor:
-    """``torch.cdist``, whose own code depends on how many rows there are."""
+    """``torch.cdist`` without its branches on the number of rows."""
     return torch.linalg.vector_norm(x1[..., :, None, :] - x2[..., None, :, :], p, dim=-1)
 
 

@@ -1,1 +1,1 @@
-"""From a model and a method to a function: compile, bind what a call is given, give back what it asks for."""
+"""The Explainer: compiling a model and a method, binding the arguments of a call, and returning its results."""

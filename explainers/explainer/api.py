@@ -35,9 +35,9 @@ WARM_RUNS = 3  # TorchScript specializes in its first runs
 
 @dataclass(frozen=True)
 class Request:
-    """A call of an explainer, bound and checked, before it runs.
+    """A call of an explainer, with its arguments bound and checked, before it runs.
 
-    ``warns``: attributions that do not add up give an IncompleteWarning, on the thread that asks for the result.
+    ``warns``: whether attributions that do not add up raise an IncompleteWarning, on the thread that takes the result.
     """
 
     explainer: Explainer
@@ -73,7 +73,7 @@ class Request:
 
         Raises
         ------
-        IncompleteError: where the explainer is strict.
+        IncompleteError: if the explainer is strict.
         """
         found = completeness.check(self.packages, self.call, chunks)
         if found is None or not found.which.any():
@@ -106,7 +106,7 @@ R = TypeVar("R")
 def with_the_arguments_of(
     known: Callable[P, Any],
 ) -> Callable[[Callable[..., R]], Callable[P, R]]:
-    """The signature of ``known``, which spells out the keywords that ``method`` passes on."""
+    """Give the decorated method the signature of ``known``, which spells out the keywords that it passes on."""
 
     def signed(method: Callable[..., R]) -> Callable[P, R]:
         result = inspect.signature(method).return_annotation
@@ -162,25 +162,25 @@ class Explainer:
         model: a torch.nn.Module, torch.export.ExportedProgram, Keras model, tf.Module, tf.function,
             the folder of a SavedModel, a ``.keras`` or ``.pt2`` file, or any callable from arrays to an array.
         method: a name or a value of :mod:`explainers.methods`.
-        inputs: example arrays or TensorSpecs (one, a tuple, or a dict by name), to trace a model now
-            that does not carry its signature; otherwise it is traced at the first call. Of tables (pandas, polars,
-            Arrow) the names of columns are kept: later tables are read by name, arrays by place.
-        wrt: what is attributed: input names or positions, or paths of layers, whose outputs are
+        inputs: example arrays or TensorSpecs (one, a tuple, or a dict by name), to trace a model now that does not
+            declare its inputs; otherwise it is traced at the first call. For tables (pandas, polars, Arrow) the column
+            names are kept: later tables are read by name, arrays by position.
+        wrt: the values to attribute: input names or positions, or paths of layers, whose outputs are
             then attributed. Default: every floating-point input.
-        output: which of several outputs, by key or position; or the path of a layer, whose units are
-            then explained.
+        output: which of several outputs to explain, by key or position; or the path of a layer, whose units
+            are then explained.
         baseline: the default baseline: a number, one sample, one per sample, References, a callable.
         backend: ``"torch"``, ``"tensorflow"`` or ``"numpy"``; by default from the model's type.
         engine: one of the backend's engines; ``"auto"`` takes its default.
         device: where to run; by default where the model is.
-        dtype: ``"float32"``, ``"float64"`` or, on torch, ``"bfloat16"``; by default the model's.
+        dtype: ``"float32"``, ``"float64"`` or, on torch, ``"bfloat16"``; by default that of the model.
         batch_size: rows in a work package; by default from the model's activations and free memory.
-            Never changes results.
+            It never changes results.
         per_token: sum attributions over their last axis: for an embedding layer, one number a token.
-        strict: raise IncompleteError, in place of an IncompleteWarning, where the attributions of a method that
-            is complete by its rules (DeepLIFT) do not add up to the change of the output.
-        interacting: the samples of a batch see one another in the model (a batch statistic, a graph of the samples):
-            run each call as one batch, for methods of one evaluation a sample. What comes is the derivative of the
+        strict: raise IncompleteError instead of an IncompleteWarning if the attributions of a method with
+            guaranteed completeness (DeepLIFT) do not add up to the change of the output.
+        interacting: the samples of a batch affect each other in the model (a batch statistic, a graph of the samples):
+            run each call as one batch, for methods with one evaluation per sample. The result is the derivative of the
             sum of all samples' targets. Without it such a model is an error.
 
         Raises
@@ -239,7 +239,7 @@ class Explainer:
             return self._plan
 
     def _bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Plan, list[Any]]:
-        """The plan and the inputs in the signature's order; traces at the first call."""
+        """The plan, and the inputs in the signature's order; traces the model at the first call."""
         if len(args) == 1 and not kwargs and isinstance(args[0], (dict, tuple)):
             args, kwargs = bind.split(args[0])
         found = self._plan
@@ -300,12 +300,12 @@ class Explainer:
             them: one, several, a tuple, or by name (keywords or one dict).
         target: an int or index tuple into the output, one per sample, a dense mask, ``"max"``, or, for
             forward-only methods, ``"all"`` (output axes then lead in the result).
-        baseline: in place of the default given to ``compile``.
+        baseline: replaces the default given to ``compile``.
         seed: for sampled methods: an int, or one per sample. Default 0.
         batch_size: rows in a package, for this call.
         progress: True for a bar over rows, or a function of (rows done, rows in total).
         allow_nonfinite: let NaN and infinity through, in inputs and results.
-        attribution: for ``Perturbation``: what its generator is given, of the attributed inputs' shapes.
+        attribution: for ``Perturbation``: passed to its generator; has the shapes of the attributed inputs.
 
         Returns
         -------
@@ -318,7 +318,7 @@ class Explainer:
 
         Warns
         -----
-        IncompleteWarning: once for a call, where attributions of a method that is complete by its rules do not add
+        IncompleteWarning: once per call, if attributions of a method with guaranteed completeness do not add
         up: |Σ a − (s(x) − s(r))| > 1e-3·|s(x) − s(r)| + rounding of the outputs. ``stats.incomplete`` counts them.
         """
         asked = Asked(target, baseline, seed, batch_size, progress, allow_nonfinite, attribution)
@@ -333,7 +333,7 @@ class Explainer:
     def explanation(self, *inputs: Any, **arguments: Any) -> Explanation:
         """The attributions with the outputs, baseline outputs, completeness gap and standard error.
 
-        Parameters and errors as for calling; see :class:`Explanation` for what it holds.
+        Parameters and errors as for calling; see :class:`Explanation` for its attributes.
         """
         request = self.request(*inputs, **arguments)
         return request.explanation(request.packages.run(request.call))
@@ -347,9 +347,9 @@ class Explainer:
 
     @neutrally
     def predict(self, *inputs: Any, batch_size: int | None = None, allow_nonfinite: bool = False, **named: Any) -> Any:
-        """f(x): the output that is explained, (N, …), in packages, as the type of the first input.
+        """f(x): the explained output, (N, …), computed in packages, of the type of the first input.
 
-        Inputs, batch_size and errors as for calling. With ``logits`` of a method this is what goes into the
+        Inputs, batch_size and errors as for calling. For a method with ``logits`` this is the input of the
         model's last softmax or sigmoid.
         """
         found, bound = self._bound(inputs, named)
@@ -370,7 +370,7 @@ class Explainer:
         self, inputs: Sequence[Any], named: Mapping[str, Any], asked: Asked, *, details: bool = False,
         samples: bool = True,
     ) -> Request:  # fmt: skip
-        """``samples``: whether these are samples that are explained, not zeros to warm up with."""
+        """``samples``: whether the inputs are samples to explain, not zeros for warming up."""
         found, bound = self._bound(inputs, named)
         arrays, count = bind.arrays(self._backend, found.traced.signature, bound)
         if found.table_sizes:
@@ -408,16 +408,16 @@ class Explainer:
 
     @neutrally
     def save(self, file: Any, *, aot: bool = False) -> None:
-        """Write the explainer to one file, all or nothing: it loads without the model's Python source.
+        """Write the explainer to one file, atomically; it loads without the model's Python source.
 
         ``file``: a path, usually ``….explainer``, or an open binary file. ``aot``: compile it now (torch, engine
-        ``"inductor"``), for any number of rows and the processor of this machine; once loaded, it compiles nothing.
-        An explainer that was loaded from such a file keeps its compiled programs, and that of a plain file can be
-        saved with ``aot`` where it is to run.
+        ``"inductor"``), for any number of rows and the processor of this machine; the loaded explainer compiles
+        nothing. An explainer loaded from such a file keeps its compiled programs; one from a file without them can
+        be saved with ``aot`` on the machine where it is to run.
 
         Raises
         ------
-        InputError: not traced yet, or ``aot`` with another engine. ArtifactError: a part that has no file form,
+        InputError: not traced yet, or ``aot`` with another engine. ArtifactError: a part that cannot be saved,
         such as a function for a baseline; or no C++ compiler for ``aot``.
         """
         plan = self._ready("save")
@@ -425,13 +425,13 @@ class Explainer:
 
     @classmethod
     def load(cls, file: Any, device: Any = None) -> Explainer:
-        """The explainer in a file: a path, bytes, or an open binary file. Nothing is traced again.
+        """Load an explainer from a path, bytes, or an open binary file. Nothing is traced again.
 
-        A file holds compiled code: load only what you trust. ``device``: the one that it was made for.
+        A file holds compiled code: load only files you trust. ``device``: must be the one it was compiled for.
 
         Raises
         ------
-        ArtifactError: damaged, too new, or made for something else; nothing of it was run. BackendMissing.
+        ArtifactError: damaged, too new, or not for this backend or device; no code of it was run. BackendMissing.
         """
         saved = saving.Saved(file)
         self = cls(None, saved.method, saved.backend, saved.options)
@@ -450,7 +450,7 @@ class Explainer:
     def warmup(self, batch_sizes: Sequence[int] | int = (1,), *, predict: bool = False) -> Explainer:
         """Compile and run the kernels that calls of these sizes need, on zeros. Returns itself.
 
-        ``predict``: those of :meth:`predict`, too.
+        ``predict``: also those of :meth:`predict`.
         """
         found = self._ready("warmup")
         sizes = [batch_sizes] if isinstance(batch_sizes, int) else list(batch_sizes)
@@ -476,7 +476,7 @@ class Explainer:
             request = self._request((zeros,), {}, Asked(target, allow_nonfinite=True), samples=False)
             if plan.packages.program.design is None:
                 plan.packages.run(request.call)
-            else:  # zeros need not be samples that the method takes
+            else:  # zeros may not be valid samples for the method
                 plan.packages.run_endpoints(request.call)
 
     def _ready(self, what: str) -> Plan:
@@ -506,7 +506,7 @@ class Explainer:
 
     @property
     def device(self) -> Any:
-        """Where the kernels run, as the framework names it."""
+        """The device of the kernels, as the framework names it."""
         return self._ready("device").traced.device
 
     @property
@@ -516,12 +516,12 @@ class Explainer:
 
     @property
     def attributed(self) -> tuple[TensorSpec, ...]:
-        """What is attributed: inputs, or the values of a layer; in the order of the results."""
+        """The attributed values, inputs or outputs of a layer, in the order of the results."""
         return self._ready("attributed").specs
 
     @property
     def interacting(self) -> bool:
-        """Whether each call is one batch, since its samples see one another."""
+        """Whether each call runs as one batch, since its samples affect each other."""
         return self._options.interacting
 
     @property
@@ -531,7 +531,7 @@ class Explainer:
 
     @property
     def output(self) -> TensorSpec:
-        """The output that is explained."""
+        """The specification of the explained output."""
         plan = self._ready("output")
         key, value = plan.graph.outputs[0]
         return TensorSpec((None, *plan.packages.output_shape), plan.graph.output(value).dtype, str(key))
@@ -554,7 +554,7 @@ class Explainer:
     ) -> Audit:
         """How much each operation contributes to a completeness gap, the largest first.
 
-        For methods that compare with a reference (DeepLIFT): Σ m·Δ over a node's inputs less Σ m·Δ over
+        For methods that compare with a reference (DeepLIFT): Σ m·Δ over a node's inputs minus Σ m·Δ over
         its outputs, in units of the explained output, for each sample. Arguments as for calling.
 
         Raises
@@ -584,12 +584,12 @@ class Explainer:
     def replace(self, **effort: Any) -> Explainer:
         """The same explainer with another effort, such as ``explain.replace(steps=128)``; nothing is compiled again.
 
-        ``effort``: parameters of the method that say how much is evaluated, not what: those in the method's
-        ``effort``, such as ``steps``, ``permutations`` or ``tolerance``.
+        ``effort``: parameters that set how much the method evaluates, listed in its ``effort``: such as
+        ``steps``, ``permutations`` or ``tolerance``.
 
         Raises
         ------
-        UnknownNameError: for a parameter that is not one of these. InputError: as the method raises it.
+        UnknownNameError: a parameter is not one of these. InputError: the method rejects a value.
         """
         for name in effort:
             if name not in self.method.effort:
@@ -603,12 +603,13 @@ class Explainer:
     def with_columns(self, columns: Sequence[str], input: str | None = None) -> Explainer:
         """An explainer that knows the names of a table's columns, and shares everything compiled.
 
-        ``columns``: in the order that the model takes them. ``input``: of which input; by default the only one.
+        ``columns``: in the order of the model's features. ``input``: the input with these columns, by default the
+        only one.
 
         Raises
         ------
-        InputError: not as many names as the input has columns; other names than it has. UnknownNameError: no such
-        input.
+        InputError: the number of names differs from the input's columns, or the input has other names already.
+        UnknownNameError: no such input.
         """
         found = self._ready("with_columns")
         signature = found.traced.signature
@@ -633,7 +634,7 @@ class Explainer:
 
     @neutrally
     def refresh(self) -> Explainer:
-        """Take over the model's weights as they are now. Does not retrace. Returns itself."""
+        """Use the model's current weights. Does not retrace. Returns itself."""
         found = self._ready("refresh")
         self._traced("refresh")
         found.packages.refresh(self._backend.refresh(self._model, found.traced))

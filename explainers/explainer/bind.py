@@ -18,7 +18,7 @@ from .plan import Plan
 
 
 def split(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Inputs as one value, as (positional, by name)."""
+    """Inputs given as one value, split into (positional, by name)."""
     if inputs is None:
         return (), {}
     if isinstance(inputs, dict):
@@ -52,13 +52,13 @@ class Asked:
 
     @classmethod
     def of(cls, arguments: dict[str, Any]) -> tuple[Asked, dict[str, Any]]:
-        """From keywords; with the others of them, which name inputs."""
+        """The arguments among keywords; also returns the other keywords, which name inputs."""
         own = {name: arguments.pop(name) for name in cls.__dataclass_fields__ if name in arguments}
         return cls(**own), arguments
 
 
 def arrays(backend: Backend, signature: Signature, bound: Sequence[Any]) -> tuple[list[Array], int]:
-    """The inputs as numpy or as the backend's own arrays, and how many samples they hold."""
+    """The inputs as numpy or as the backend's own arrays, and the number of samples."""
     found = [_array(backend, value, spec) for value, spec in zip(bound, signature.inputs, strict=True)]
     count = int(found[0].shape[0])
     for array, spec in zip(found, signature.inputs, strict=True):
@@ -68,7 +68,7 @@ def arrays(backend: Backend, signature: Signature, bound: Sequence[Any]) -> tupl
 
 
 def check_ids(backend: Backend, plan: Plan, found: Sequence[Array]) -> None:
-    """InputError for ids that no row of the model's table belongs to: a framework may take another row in silence."""
+    """Raise InputError for ids outside the model's table: a framework may silently use another row."""
     for place, size in plan.table_sizes.items():
         _check_ids(on_host(backend, found[place]), size, f"input {plan.traced.signature.inputs[place].name!r}")
 
@@ -84,7 +84,7 @@ def _check_ids(ids: Numpy, size: int, what: str) -> None:
 def attribution(plan: Plan, method: Method, given: Any, count: int) -> list[Numpy]:
     """The ``attribution`` that a Perturbation's generator gets, checked."""
     if not method.generates:
-        raise InputError(f"attribution= is for the method Perturbation; this is {method.name!r}")
+        raise InputError(f"attribution= is only for the method Perturbation; this is {method.name!r}")
     given = tables.aligned(given if isinstance(given, tuple) else (given,), plan.specs, "attribution")
     parts = [to_numpy(part, "attribution") for part in given]
     wanted = [(count, *spec.sample_shape) for spec in plan.specs]
@@ -191,18 +191,18 @@ def baseline(
             "method 'deeplift_shap' takes References; for one baseline for each sample use 'deeplift', or give "
             "References(array[:, None], per_sample=True)"
         )
-    finite = check or all(np.isfinite(table).all() for table in resolved.tables)  # others are told at each call
+    finite = check or all(np.isfinite(table).all() for table in resolved.tables)  # callables: at each call
     for_all = not (callable(given) or resolved.per_sample or resolved.own)
     if fixed and finite and for_all:
         resolved = replace(resolved, fixed=True)
-        plan.fixed[0] = resolved  # the same for every later call
+        plan.fixed[0] = resolved  # it is the same for every later call
     return resolved
 
 
 def samples_of(value: Any, index: Any, count: int, sample_axes: int | None = None) -> Any:
-    """The entries ``index`` (a slice or positions) of ``value`` if it has one for each of ``count`` samples.
+    """The entries ``index`` (a slice or positions) of ``value`` if it has one entry for each of ``count`` samples.
 
-    ``sample_axes``: axes of one entry, where an array of as many axes stands for all samples.
+    ``sample_axes``: number of axes of one entry; an array with that many axes applies to all samples.
     """
     if isinstance(value, list) and len(value) == count:
         value = np.asarray(value)
@@ -214,5 +214,5 @@ def samples_of(value: Any, index: Any, count: int, sample_axes: int | None = Non
 
 
 def targets_of(target: Any, index: Any, count: int, output_shape: tuple[int, ...]) -> Any:
-    """:func:`samples_of` a target; a mask for all samples is not cut."""
+    """:func:`samples_of` for a target; a mask for all samples is not sliced."""
     return target if is_mask(target, output_shape) else samples_of(target, index, count)

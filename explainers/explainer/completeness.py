@@ -24,7 +24,7 @@ FEW = 32  # samples that are compared faster one by one
 
 @dataclass
 class Incomplete:
-    """Which samples' attributions do not add up; each one's Σ attribution, and what it should be: (N,) each."""
+    """Which samples' attributions do not add up, with each one's Σ attribution and expected sum: (N,) each."""
 
     which: Numpy
     totals: Numpy
@@ -36,10 +36,10 @@ class Incomplete:
 
 
 def check(packages: Packages, call: Call, chunks: Sequence[Chunk]) -> Incomplete | None:
-    """Compare Σ attribution with s(x) − s(r); None where the method does not promise that they are the same.
+    """Compare Σ attribution with s(x) − s(r); None if the method does not guarantee that they are equal.
 
-    Incomplete is above 1e-3·|s(x) − s(r)| and rounding. An output that is not finite is not judged: the caller let
-    it through.
+    A sample is incomplete if they differ by more than 1e-3·|s(x) − s(r)| plus rounding. Outputs that are not finite
+    are skipped: the caller allowed them.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What an explanation holds besides the attributions."""
+"""The result of a call: attributions with the outputs they explain."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Attributions with what they explain.
+    """Attributions with the outputs, target and inputs that they explain.
 
     Attributes
     ----------
@@ -31,14 +31,14 @@ class Explanation:
     completeness_gap: Σ attribution − (s(x) − s(b)), (N,), for methods that are complete, else None; elements of
         one group count once.
     standard_error: like ``attributions``, for sampled methods, else None.
-    incomplete: for which samples the attributions of a method that is complete by its rules do not add up, (N,),
-        beyond 1e-3 of the output's change and rounding; None where the method does not promise it.
+    incomplete: the samples, (N,), whose attributions differ from the output's change by more than 1e-3 of it
+        plus rounding; None if the method does not guarantee completeness.
     evaluations: rows of the model computed for each sample, (N,).
     method: the method's value.
-    approximations: the operations that were passed by their derivative for want of a rule, because the method
+    approximations: the operations without a rule that were passed by their derivative, because the method
         allowed that.
-    given: the model's inputs by name, as they came: nothing is copied.
-    attributed: the names of what is attributed, inputs or a layer's values, in the order of ``attributions``.
+    given: the model's inputs by name, as passed by the caller, not copied.
+    attributed: the names of the attributed inputs or layer values, in the order of ``attributions``.
     """
 
     attributions: Any
@@ -65,11 +65,11 @@ class Explanation:
 
     @property
     def inputs(self) -> dict[str, Numpy]:
-        """The model's inputs by name, as numpy; of the same memory where that is possible."""
+        """The model's inputs by name, as numpy; without copying where possible."""
         return {name: on_host(array) for name, array in self.given.items()}
 
     def parts(self, of: str = "attributions") -> dict[str, Numpy]:
-        """The attributions, or the ``"standard_error"``, as numpy by the name of what is attributed."""
+        """The attributions, or the ``"standard_error"``, as numpy, by the name of the attributed value."""
         found = getattr(self, of)
         if isinstance(found, Mapping):
             return {str(name): on_host(array) for name, array in found.items()}
@@ -94,16 +94,16 @@ class Explanation:
 
         Raises
         ------
-        InputError: for what the kind cannot show. UnknownNameError. NonFiniteError. BackendMissing: no matplotlib.
+        InputError: the kind cannot show these values. UnknownNameError. NonFiniteError. BackendMissing: no matplotlib.
         """
         from .. import plots
 
         return plots.plot(self, kind, **view)
 
     def to_html(self, path: str | os.PathLike[str] | None = None, *, kind: str = "auto", **view: Any) -> str:
-        """One page that needs nothing else: pictures, outputs, gaps and evaluations of each sample.
+        """A self-contained HTML page: pictures, outputs, gaps and evaluations of each sample.
 
-        Arguments and errors as for :meth:`plot`. Returns the page; ``path``: where it is written, too.
+        Arguments and errors as for :meth:`plot`. Returns the page; ``path``: a file to write it to as well.
         """
         from .. import plots
 

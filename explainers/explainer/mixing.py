@@ -14,22 +14,22 @@ from ..program import evaluate
 from ..spec import STRING
 
 ROWS = 3  # the second one changes; the others must not
-LOUDER = 1e3  # so much larger is the other cotangent of the second sample
+LOUDER = 1e3  # factor by which the second sample's other cotangent is larger
 TOLERANCE = 1e-3  # of the largest entry: far above rounding, far below what a batch mean does
 
 
 def check(graph: Graph, traced: Traced, backend: Backend, derivative: bool = True) -> None:
     """Run the model twice on three small samples that differ in the second one; the others must not change.
 
-    What cannot be run on such samples (it may want other numbers) is not judged. ``derivative``: derivatives of
-    the model's own, too.
+    A model that cannot run on such samples (it may need other numbers) is not checked. ``derivative``: whether to
+    check derivatives defined by the model, too.
 
     Raises
     ------
-    InputError: the first or third sample's output moved, or such a derivative; with the first operation that mixes.
+    InputError: the first or third sample's output or derivative changed; names the first operation that mixes.
     """
     if backend.forward_only:
-        return  # a callable may be dear, and count its calls
+        return  # a callable may be expensive, or count its calls
     if derivative:
         _check_derivatives(graph, traced, backend)
     if not _moved(graph, traced, backend, [graph.outputs[0][1]]):
@@ -55,7 +55,7 @@ def _mixed(node: Node) -> InputError:
 
 
 def _moved(graph: Graph, traced: Traced, backend: Backend, targets: Sequence[Value]) -> list[Value]:
-    """Those whose first or third sample differs when the second one does."""
+    """The values whose first or third sample changes when the second sample does."""
     try:
         weights = {value: backend.read(weight) for value, weight in traced.weights.items()}
         first, second = (
@@ -78,7 +78,7 @@ def _moved(graph: Graph, traced: Traced, backend: Backend, targets: Sequence[Val
 
 
 def _check_derivatives(graph: Graph, traced: Traced, backend: Backend) -> None:
-    """Derivatives of the model's own, such as a clipped norm, are anything: each by itself, with two cotangents."""
+    """Check each derivative defined by the model, such as a clipped norm, separately, with two cotangents."""
     own = [
         node for node in graph if node.function is Function.OWN_DERIVATIVE and node.outputs[0].batch_axis is not None
     ]
@@ -101,7 +101,7 @@ def _check_derivatives(graph: Graph, traced: Traced, backend: Backend) -> None:
 
 
 def _passes_on(node: Node, operands: list[Any], graph: Graph, backend: Backend) -> bool:
-    """Whether the first or third sample's derivative differs when only the second one's cotangent does."""
+    """Whether the first or third sample's derivative changes when only the second one's cotangent does."""
     places = [
         place for place, value in enumerate(node.inputs)
         if graph.output(value).floating and graph.output(value).batch_axis is not None
@@ -132,9 +132,9 @@ def _staged(cotangent: Any, kind: Output, factor: float, backend: Backend, like:
 
 
 def _samples(graph: Graph, traced: Traced, backend: Backend, other: bool) -> list[Any]:
-    """Three samples for each input; with ``other``, another second one.
+    """Three samples for each input; ``other``: with a different second sample.
 
-    Integers are 0, words empty, masks let all through.
+    Integers are 0, words are empty, masks are all True.
     """
     generator, arrays = np.random.default_rng(0), []
     for kind in map(graph.output, graph.inputs):

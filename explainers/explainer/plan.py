@@ -1,4 +1,4 @@
-"""A traced model with the program that explains it: what of the model is explained, and to what it is attributed."""
+"""Plans: a traced model with the program that explains it, the explained output and the attributed values."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from ..run.call import Stats
 from ..spec import STRING, Baseline, Signature, TensorSpec
 from . import mixing
 
-ALL = 1 << 40  # rows: each call is one package
-LONG = 20  # seconds of compiling that are told beforehand
+ALL = 1 << 40  # rows: each call runs as one package
+LONG = 20  # seconds of compiling that are announced beforehand
 _log = logging.getLogger(__name__)
 
 
@@ -44,10 +44,10 @@ class Options:
 
 @dataclass(frozen=True)
 class Plan:
-    """A traced model with the program that explains it. Immutable, but for a cached baseline.
+    """A traced model with the program that explains it. Immutable, except for a cached baseline.
 
-    ``specs``: of the attributions. ``places``: theirs among the inputs; None for a layer. ``loaded``: from
-    a file, without the model and without what operations need to be traced again.
+    ``specs``: of the attributions. ``places``: their positions among the inputs; None for a layer. ``loaded``: from
+    a file, without the model and without the data to trace its operations again.
     """
 
     traced: Traced
@@ -142,7 +142,7 @@ def trace(
 def _tell_if_long(packages: Packages, seconds: float) -> None:
     """Log an estimate of the compile time if it is long. ``seconds``: how long tracing the model took.
 
-    Rules are traced operation by operation, at two or three times what the operation itself took.
+    Rules are traced operation by operation, at two or three times the cost of the operation itself.
     """
     rules, walked = packages.program.rules, packages.program.walked
     expected = seconds * (3 if rules is not None and rules.contrast else 2)
@@ -156,7 +156,7 @@ def _tell_if_long(packages: Packages, seconds: float) -> None:
 
 
 def _with_columns(traced: Signature, given: Signature) -> Signature:
-    """The names of columns, which backends need not know."""
+    """Add the names of columns, which backends need not know."""
     specs = (replace(s, columns=g.columns) for s, g in zip(traced.inputs, given.inputs, strict=True))
     return replace(traced, inputs=tuple(specs))
 
@@ -190,7 +190,7 @@ def _check_reached(graph: Graph, wrt: tuple[Value, ...], result: Value) -> None:
         return
     last = stops[-1]
     raise InputError(
-        "no derivative leads from the inputs to the output: it would be 0 everywhere. The last to stop it is "
+        "no derivative leads from the inputs to the output: it would be 0 everywhere. It is stopped last by "
         f"{last.op!r} (node {last.name!r}){f' at {last.source}' if last.source else ''}, such as a no_grad block, a "
         "detached tensor, or a comparison. Take it out of the model, or take a method that only runs it: 'occlusion'."
     )
@@ -263,7 +263,7 @@ def _compares(method: Method) -> bool:
 
 
 def _input_place(graph: Graph, signature: Signature, item: Any, method: Method) -> int:
-    """The place of the input that ``item`` names or numbers, which the method can attribute."""
+    """The position of the input that ``item`` refers to by name or number, if the method can attribute it."""
     if isinstance(item, str) and item in signature.names:
         place = signature.names.index(item)
     elif isinstance(item, int) and not isinstance(item, bool) and 0 <= item < len(signature.inputs):

@@ -1,4 +1,4 @@
-"""Plans ↔ the contents of a file."""
+"""Turning plans into the contents of a file, and back."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Contents = tuple[dict[str, Any], dict[str, bytes]]
 
 
 def contents(plan: Plan, method: Method, backend: Backend, options: Options, aot: bool = False) -> Contents:
-    """The manifest's data, and the members' bytes by name; ``aot``: with programs that are compiled now."""
+    """The manifest's data, and the members' bytes by name; ``aot``: with programs compiled now."""
     if aot and options.engine not in backend.ahead:
         known = [f"backend {b.name!r} with engine {engine!r}" for b in backends().values() for engine in b.ahead]
         raise InputError(
@@ -86,7 +86,7 @@ def _versions(backend: Backend) -> dict[str, str]:
 
 
 class Saved:
-    """A file's contents, checked: what an explainer is made of."""
+    """The checked contents of a file, from which an explainer is built."""
 
     def __init__(self, source: container.Source) -> None:
         self.source = source
@@ -120,7 +120,7 @@ class Saved:
         self.parts = {part: [decode(p, {}) for p in some] for part, some in data["parts"].items()}
 
     def plan(self, device: Any, stats: Stats) -> Plan:
-        """With the backend's compiled programs, on the device that they were made for."""
+        """The plan with the backend's compiled programs, on the device that they were compiled for."""
         with container.reasons(self.source):
             return self._plan(device, stats)
 
@@ -137,7 +137,7 @@ class Saved:
                 "its programs take other arguments than this version gives them (it was made by "
                 f"{self.data['versions']}): save it again with this version, or load it with that one"
             )
-        if self.options.batch_size is None:  # results are the same bits where packages are
+        if self.options.batch_size is None:  # equal packages give bitwise equal results
             packages.batch_size = stats.batch_size = min(packages.batch_size, int(self.data["batch_size"]))
         return Plan(traced, packages, self.graph, self.wrt, self.specs, tuple(self.data["places"]), loaded=True)
 
@@ -148,7 +148,7 @@ class Saved:
         given = device_name(self.backend, device)
         if place and given != place:
             raise ArtifactError(
-                f"it was made for the device {place}, which is written into its programs; they cannot run on "
+                f"it was made for the device {place}, which is fixed in its programs; they cannot run on "
                 f"{device}. Compile the model there, with device={str(device)!r}."
             )
         return given

@@ -1,4 +1,4 @@
-"""From the chunks of a call to arrays of the shape, type and structure that the inputs came in."""
+"""Turning the chunks of a call into arrays of the inputs' shape, type and structure."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Results:
     by_name: bool
 
     def attributions(self, call: Call, chunks: list[Chunk]) -> Any:
-        """In the structure that the inputs came in."""
+        """The attributions, in the structure of the inputs."""
         return self._structured(self._joined(call, chunks) if chunks else self._empty(call))
 
     def explanation(
@@ -97,7 +97,7 @@ class Results:
         raise NonFiniteError(f"{what} is not finite; pass allow_nonfinite=True to let it through")
 
     def _finished(self, index: int, array: Any) -> Any:
-        """``array`` with the type, dtype and device of the input that it belongs to."""
+        """``array`` converted to the type, dtype and device of the input that it belongs to."""
         if self.per_token:
             array = self.host(array).sum(-1)
         place = self.plan.places[index]

@@ -1,4 +1,4 @@
-"""The file of an explainer, and files written whole or not at all."""
+"""The file of an explainer, and atomic writing of files."""
 
 from .container import Manifest, read_manifest
 

@@ -1,14 +1,14 @@
-"""The file of an explainer: a zip, stored, of a manifest and the members that it lists.
+"""The file of an explainer: an uncompressed zip of a manifest and the members that it lists.
 
 ::
 
     manifest.json         what is explained and how; the size and the SHA-256 of every other member
-    graph.json            the traced graph, without what only the framework knows of an operation
+    graph.json            the traced graph, without the framework's own data about operations
     arrays.safetensors    arrays among the method's parameters and in the baseline, if any
     …                     the backend's own: compiled programs and weights
 
-A file is refused, with its reason, before any framework sees a byte of it, unless its members are those of
-the manifest in name, size and checksum. Checksums catch damage, not malice: compiled programs are code.
+A file is rejected, with the reason, before any framework reads it, unless its members match the manifest in
+name, size and checksum. Checksums detect damage, not malice: compiled programs are code.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 
 @dataclass(frozen=True)
 class Member:
-    """One file in the file: bytes, and their SHA-256 in hexadecimal."""
+    """One member of the zip: its size in bytes, and its SHA-256 in hexadecimal."""
 
     size: int
     sha256: str
@@ -57,7 +57,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a file holds.
+    """The description of an explainer's file.
 
     ``method``: as text. ``output``: the key of the explained output. ``placeholders``: the arguments of each
     compiled program, in order. ``device``: "" where the framework chooses. ``batch_size``: rows in a package.
@@ -85,7 +85,7 @@ class Manifest:
 
 
 def read_manifest(source: Source) -> Manifest:
-    """What a file holds, without loading a framework; names and sizes are checked, checksums are not.
+    """Read the manifest of a file without loading a framework; checks names and sizes, but not checksums.
 
     Raises
     ------
@@ -108,16 +108,14 @@ def read_manifest(source: Source) -> Manifest:
 
 
 def read(source: Source) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The manifest's data and all other members, each of the size and checksum that the manifest tells."""
+    """The manifest's data and all other members, after checking each one's size and checksum."""
     with _opened(source) as archive, _reasons(source):
         data, members = _manifest(archive)
         files = {}
         for name, member in members.items():
             files[name] = archive.read(name)
             if hashlib.sha256(files[name]).hexdigest() != member.sha256:
-                raise ArtifactError(
-                    f"member {name!r} does not have the checksum that the manifest tells: it is damaged"
-                )
+                raise ArtifactError(f"member {name!r} does not have the checksum in the manifest: it is damaged")
         return data, files
 
 
@@ -138,7 +136,7 @@ def _reasons(source: Source) -> Iterator[None]:
         except ArtifactError:
             raise
         except _BROKEN as error:
-            raise ArtifactError(f"it is no explainer's file, or cut short ({error})") from error
+            raise ArtifactError(f"it is not an explainer's file, or is truncated ({error})") from error
 
 
 @contextlib.contextmanager
@@ -152,16 +150,16 @@ def reasons(source: Source) -> Iterator[None]:
 
 
 def _manifest(archive: zipfile.ZipFile) -> tuple[dict[str, Any], dict[str, Member]]:
-    """The manifest, once the members are those that it lists."""
+    """The manifest, after checking that the members are those it lists."""
     infos = archive.infolist()
     names = [info.orig_filename for info in infos]
     for info in infos:
         if not _NAME.fullmatch(info.orig_filename) or info.filename != info.orig_filename:
-            raise ArtifactError(f"it has a member with the name {info.orig_filename!r}, which no explainer's file has")
+            raise ArtifactError(f"it has a member with the name {info.orig_filename!r}, unknown in explainers' files")
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.file_size != info.compress_size:
             raise ArtifactError(f"member {info.filename!r} is compressed or encrypted; explainers' files are neither")
     if len(set(names)) != len(names):
-        raise ArtifactError("it has two members of one name")
+        raise ArtifactError("it has two members with the same name")
     if MANIFEST not in names:
         raise ArtifactError(f"it has no {MANIFEST}")
     if archive.getinfo(MANIFEST).file_size > LARGEST_MANIFEST:
@@ -170,32 +168,34 @@ def _manifest(archive: zipfile.ZipFile) -> tuple[dict[str, Any], dict[str, Membe
     _check_format(data)
     with decoding("the manifest"):
         members = {name: Member(int(m["size"]), str(m["sha256"])) for name, m in data["members"].items()}
-    missing = sorted(members.keys() - set(names))
-    extra = sorted(set(names) - members.keys() - {MANIFEST})
-    if missing or extra or MANIFEST in members:
-        raise ArtifactError(f"its members are not those of the manifest: missing {missing}, not listed {extra}")
+    missing_names = sorted(members.keys() - set(names))
+    unlisted_names = sorted(set(names) - members.keys() - {MANIFEST})
+    if missing_names or unlisted_names or MANIFEST in members:
+        raise ArtifactError(
+            f"its members are not those of the manifest: missing {missing_names}, not listed {unlisted_names}"
+        )
     for name, member in members.items():
-        found = archive.getinfo(name).file_size
-        if found != member.size:
-            raise ArtifactError(f"member {name!r} has {found} bytes; the manifest tells {member.size}")
+        size = archive.getinfo(name).file_size
+        if size != member.size:
+            raise ArtifactError(f"member {name!r} has {size} bytes; the manifest says {member.size}")
     return data, members
 
 
 def _check_format(data: Any) -> None:
-    given = data.get("format") if isinstance(data, dict) else None
-    if type(given) is not int or given < 1:
+    version = data.get("format") if isinstance(data, dict) else None
+    if type(version) is not int or version < 1:
         raise ArtifactError(f"its {MANIFEST} has no format number")
-    if given > FORMAT:
-        made = data.get("versions", {}).get("explainers", "a newer version") if isinstance(data, dict) else ""
-        raise ArtifactError(f"it has format {given}; this version reads formats up to {FORMAT}. It was made by "
-                            f"explainers {made}: update.")  # fmt: skip
+    if version > FORMAT:
+        writer = data.get("versions", {}).get("explainers", "a newer version") if isinstance(data, dict) else ""
+        raise ArtifactError(f"it has format {version}; this version reads formats up to {FORMAT}. It was made by "
+                            f"explainers {writer}: update.")  # fmt: skip
 
 
 def parsed(content: bytes, name: str) -> Any:
     try:
         return json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{name} is no JSON: {error}") from error
+        raise ArtifactError(f"{name} is not JSON: {error}") from error
 
 
 @contextlib.contextmanager
@@ -225,7 +225,7 @@ def arrays(content: bytes | None) -> dict[str, Numpy]:
 
 
 def write(target: Any, data: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
-    """To a path, all or nothing, or to an open binary file."""
+    """Write atomically to a path, or to an open binary file."""
     if hasattr(target, "write"):
         _write(target, data, files)
         return

@@ -1,4 +1,4 @@
-"""Values as JSON and named arrays, and back: a closed set of types, nothing looked up by a path in the file."""
+"""Values as JSON and named arrays, and back: a closed set of types; no class is imported by a name in the file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def encode(value: Any, arrays: Arrays, what: str) -> Any:
 
     Raises
     ------
-    ArtifactError: a function, or a type that is not known here.
+    ArtifactError: a function, or a value of an unsupported type.
     """
     kind = type(value)
     if value is None or kind in (bool, int, str):
@@ -60,11 +60,11 @@ def _refusal(value: Any, what: str) -> str:
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
     if callable(value) or (isinstance(value, Stored) and not value.is_data):
         return (
-            f"{what} is code ({getattr(value, '__qualname__', kind)}), which a file of an explainer does not hold. "
+            f"{what} is code ({getattr(value, '__qualname__', kind)}), which cannot be saved in an explainer's file. "
             "Compile with values (numbers, arrays, References, the library's own methods and rules), or give it at "
             "each call: explain(x, baseline=…)."
         )
-    return f"{what} is of type {kind}, which has no file form: give numbers, texts, arrays, or the library's own values"
+    return f"{what} is of type {kind}, which cannot be saved: give numbers, texts, arrays, or the library's own values"
 
 
 def decode(data: Any, arrays: Mapping[str, Numpy]) -> Any:
@@ -107,7 +107,7 @@ _TAGS: dict[str, Callable[[Any, Mapping[str, Numpy]], Any]] = {
 
 
 def encode_graph(graph: Graph) -> Any:
-    """A graph without what only its backend knows of each operation."""
+    """A graph as JSON, without the payloads that only its backend understands."""
     return {
         "nodes": [_node(node) for node in graph],
         "inputs": [list(value) for value in graph.inputs],

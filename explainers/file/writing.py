@@ -15,7 +15,7 @@ Name = str | os.PathLike[str]
 
 
 def place(path: Name) -> Path:
-    """The file that ``path`` means: what a symbolic link points to, also where that is not there yet."""
+    """The file that ``path`` refers to: the target of a symbolic link, even if it does not exist yet."""
     return Path(os.path.realpath(path))
 
 
@@ -32,7 +32,7 @@ def is_stream(path: Name) -> bool:
 
 @contextlib.contextmanager
 def replacing(path: Name) -> Iterator[BinaryIO]:
-    """A new file that takes the place of ``path`` once it is whole; where that fails, the old one is as it was.
+    """A new file that replaces ``path`` once it is complete; if that fails, the old file is unchanged.
 
     A symbolic link stays, and what it points to is replaced. Permissions stay. A device or a pipe is written to.
 
@@ -48,7 +48,7 @@ def replacing(path: Name) -> Iterator[BinaryIO]:
     check(path)
     target = place(path)
     part = target.parent / f".{target.name}.{uuid.uuid4().hex}.part"
-    mode = 0o600 if target.exists() else 0o666  # nobody reads the new file who may not read the old one
+    mode = 0o600 if target.exists() else 0o666  # no more readers than the old one has
     try:
         with open(part, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as stream:
             yield stream
@@ -61,25 +61,25 @@ def replacing(path: Name) -> Iterator[BinaryIO]:
 
 
 def check(path: Name) -> None:
-    """Whether a file may be written at ``path``: an OSError where not."""
+    """Raise an OSError unless a file may be written at ``path``."""
     target, name = place(path), repr(os.fspath(path))
     if target.is_symlink():
         raise OSError(f"{name} is a symbolic link that leads back to itself")
     if target.is_dir():
         raise IsADirectoryError(f"{name} is a folder: give the name of a file")
     if not target.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder for {name}: make it first")
+        raise FileNotFoundError(f"the folder of {name} does not exist: create it first")
     if target.exists() and not os.access(target, os.W_OK):
-        raise PermissionError(f"{name} may not be written to: change its permissions, or give another name")
+        raise PermissionError(f"{name} is not writable: change its permissions, or give another name")
 
 
 def move(made: Path, path: Path) -> None:
-    """``made`` takes the place, the permissions and where that is allowed the owner of the file ``path``."""
+    """Move the file ``made`` to ``path``, with the permissions and, where allowed, the owner of the file there."""
     target = place(path)
     if target.is_file():
         old = target.stat()
         if os.name == "posix":
-            with contextlib.suppress(OSError):  # only root may give a file away
+            with contextlib.suppress(OSError):  # only root may change a file's owner
                 os.chown(made, old.st_uid, old.st_gid)
         os.chmod(made, stat.S_IMODE(old.st_mode))
     os.replace(made, target)

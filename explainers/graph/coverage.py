@@ -21,8 +21,8 @@ class Operation(Stored):
     """One kind of operation of a graph.
 
     ``exactness``: ``exact`` (the rule set has a rule), ``conserving`` (by LRP: nor does a constant or a
-    softmax take relevance away), ``approximate`` (passed by its derivative because the caller allowed
-    that), ``unsupported``, or "" where the walk does not come by.
+    softmax absorb relevance), ``approximate`` (passed by its derivative because the caller allowed
+    that), ``unsupported``, or "" where the walk does not visit it.
     """
 
     op: str
@@ -34,7 +34,7 @@ class Operation(Stored):
 
 @dataclass(frozen=True)
 class Gap:
-    """By how much one node is incomplete: |Σ m·Δ over its inputs − Σ m·Δ over its outputs|, largest and mean."""
+    """The completeness gap of one node: |Σ m·Δ over its inputs − Σ m·Δ over its outputs|, largest and mean."""
 
     node: str
     op: str

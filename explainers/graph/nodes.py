@@ -146,7 +146,7 @@ class Graph:
         return active
 
     def moved(self, wrt: Iterable[Value], by_shape: bool = False) -> set[Value]:
-        """All values, of any dtype, that depend on what ``wrt`` hold, or also on their shapes."""
+        """All values, of any dtype, that depend on the entries of ``wrt``; ``by_shape``: or on their shapes."""
         moved = set(wrt)
         for node in self.nodes:
             if (by_shape or node.function is not Function.SHAPE) and any(value in moved for value in node.inputs):
@@ -154,7 +154,7 @@ class Graph:
         return moved
 
     def needed(self, targets: Iterable[Value], given: Iterable[Value] = ()) -> set[str]:
-        """Names of the nodes that ``targets`` are computed from, when ``given`` are known."""
+        """Names of the nodes needed to compute ``targets`` from the values ``given``."""
         known = set(given)
         stack = [value for value in targets if value not in known]
         names: set[str] = set()
@@ -166,15 +166,15 @@ class Graph:
         return names
 
     def restrict(self, targets: Iterable[tuple[str, Value]]) -> Graph:
-        """The part that computes ``targets``; the inputs all stay, used or not."""
+        """The subgraph that computes ``targets``; all inputs are kept, used or not."""
         wanted = tuple(targets)
         keep = self.needed(value for _, value in wanted) | {value.node for value in self.inputs}
         return Graph(tuple(n for n in self.nodes if n.name in keep), self.inputs, wanted)
 
     def cut(self, at: tuple[Value, ...]) -> Graph:
-        """The graph with the values ``at`` as its first inputs, in place of what computed them.
+        """The graph with the values ``at`` as its first inputs, in place of the nodes that computed them.
 
-        The original inputs follow: whatever does not pass through the cut (masks, a skip
+        The original inputs follow: values that bypass the cut (masks, a skip
         connection around it) is computed from them as before.
         """
         replaced = {value: Value(f"cut_{index}") for index, value in enumerate(at)}

@@ -1,4 +1,4 @@
-"""Rewrites that compute the same with less work."""
+"""A rewrite that computes the same result with less work."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from . import Function, Graph, Node, Role, Value
 
 
 def relu_behind_pools(graph: Graph, keep: Sequence[Value]) -> Graph:
-    """ReLU after the max pool that it came before: max(relu(x)) = relu(max(x)), on fewer entries.
+    """Move a ReLU behind the max pool that follows it: max(relu(x)) = relu(max(x)), on fewer entries.
 
-    Only where nothing else uses what is in between, and never at the values ``keep``.
+    Only where nothing else uses the value in between, and never at the values ``keep``.
     """
     users = Counter(value for node in graph for value in node.inputs)
     users.update([*keep, *(value for _, value in graph.outputs)])
@@ -33,7 +33,7 @@ def relu_behind_pools(graph: Graph, keep: Sequence[Value]) -> Graph:
 def _may_swap(graph: Graph, pool: Node, relu: Node, users: Counter[Value]) -> bool:
     if relu.function is not Function.RELU or users[relu.values[0]] != 1:
         return False
-    if any(users[value] for value in pool.values[1:]):  # someone asks where the maximum was
+    if any(users[value] for value in pool.values[1:]):  # the indices of the maximum are used
         return False
     shape = relu.outputs[0].shape
     return sum(graph.output(v).shape == shape for v in relu.inputs) == 1 and all(

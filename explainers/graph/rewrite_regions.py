@@ -1,7 +1,7 @@
 """Joins elementwise operations of one active tensor into one univariate node.
 
 ``x·sigmoid(x)``, ``x·erfc(−x/√2)/2`` and one ``silu`` or ``gelu`` become the same kind of node
-whatever the framework wrote, so that rules for univariate functions see the whole function.
+in every framework, so that rules for univariate functions see the whole function.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Array = Any
 
 @dataclass(frozen=True)
 class Region:
-    """The members of a joined node, in order, and the value that they make."""
+    """The members of a joined node, in order, and the value that they compute."""
 
     members: tuple[Node, ...]
     inputs: tuple[Value, ...]
@@ -74,10 +74,10 @@ def vjp(ops: Ops, node: Node, arrays: Sequence[Array], places: Sequence[int]) ->
 
 
 def pass_stopped_maxima(graph: Graph) -> Graph:
-    """The graph with a stopped maximum as a plain one.
+    """The graph with the stop-gradient removed from maxima of a softmax written by hand.
 
-    It is what a softmax by hand subtracts from its logits: its own derivative cancels, and where two points are
-    compared so does its difference, but only if it passes.
+    Such a softmax subtracts the maximum from its logits. The maximum's derivative cancels, and so does its difference
+    when two points are compared, but only if it is propagated.
     """
     users = _users(graph)
     nodes = []
@@ -93,8 +93,8 @@ def pass_stopped_maxima(graph: Graph) -> Graph:
 def join(graph: Graph, wrt: Sequence[Value]) -> Graph:
     """The graph with every maximal elementwise region of one active tensor as one univariate node.
 
-    A region's result has the shape of that tensor. Operations that are linear stay outside where they
-    lead or follow the others, and so does a region that is linear as a whole.
+    A region's result has the shape of that tensor. Linear operations at the start or end of a region stay
+    outside it, and a region that is linear as a whole is not joined.
     """
     moved = graph.moved(wrt)
     roots = _roots(graph, moved)
@@ -105,24 +105,24 @@ def join(graph: Graph, wrt: Sequence[Value]) -> Graph:
         if value is None or roots.get(value, value) == value:
             continue
         if all(user is not None and roots.get(user.values[0]) == roots[value] for user in users.get(value, [None])):
-            continue  # every user is in the same region
+            continue  # all its users are in the same region
         last = _bend(graph, node, roots, moved)
-        made = _region(graph, last, roots)
-        if made is not None:
-            joined[last.name] = made
+        node_of_region = _region(graph, last, roots)
+        if node_of_region is not None:
+            joined[last.name] = node_of_region
     nodes = tuple(joined.get(node.name, node) for node in graph)
     return Graph(nodes, graph.inputs, graph.outputs).restrict(graph.outputs)
 
 
 def _roots(graph: Graph, moved: set[Value]) -> dict[Value, Value]:
-    """For each value that is an elementwise function of one moved tensor of its own shape: that tensor."""
+    """Maps each value that is an elementwise function of one moved tensor of its own shape to that tensor."""
     roots: dict[Value, Value] = {}
     for node in graph:
         if not node.elementwise or len(node.outputs) != 1 or node.function is Function.STOP_GRADIENT:
             continue
-        found = {roots.get(value, value) for value in node.inputs if value in moved}
-        if len(found) == 1:
-            root = found.pop()
+        operand_roots = {roots.get(value, value) for value in node.inputs if value in moved}
+        if len(operand_roots) == 1:
+            root = operand_roots.pop()
             if graph.output(root).floating and graph.output(root).shape == node.outputs[0].shape:
                 roots[node.values[0]] = root
     return roots
@@ -150,10 +150,10 @@ def _bend(graph: Graph, node: Node, roots: Mapping[Value, Value], moved: set[Val
 
 
 def _region(graph: Graph, last: Node, roots: Mapping[Value, Value]) -> Node | None:
-    """The members between the root and ``last`` as one node; None where there is nothing to join."""
+    """The members between the root and ``last`` as one node; None if there is nothing to join."""
     root = roots[last.values[0]]
     members = _between(graph, last, root, roots)
-    while True:  # linear operations before the first bend stay on their own
+    while True:  # linear operations before the first nonlinear one stay outside
         first = [member for member in members if root in member.inputs]
         if len(first) != 1 or first[0].role is not Role.LINEAR or first[0] is last:
             break
@@ -191,7 +191,7 @@ def _between(graph: Graph, last: Node, root: Value, roots: Mapping[Value, Value]
 def mark_behind(graph: Graph) -> Graph:
     """The graph with ``attributes.behind``, dense or conv, on univariate nodes: the map that feeds them.
 
-    Between the two there may be linear operations of one tensor that have no weights of their own
+    In between there may be linear operations on one tensor that have no weights of their own
     (a bias, a norm in inference, a reshape).
     """
     behind: dict[Value, Function] = {}
@@ -211,7 +211,7 @@ def mark_behind(graph: Graph) -> Graph:
 def join_bias(graph: Graph, wrt: Sequence[Value]) -> Graph:
     """The graph with every dense or conv node and the constant added to it as one node with a bias.
 
-    In between the entries may change places, as where channels come last to the bias only.
+    In between, the entries may be rearranged, such as when only the bias has channels last.
     """
     active = graph.active(wrt)
     users = _users(graph)
@@ -227,7 +227,7 @@ def join_bias(graph: Graph, wrt: Sequence[Value]) -> Graph:
 def _rearranged(
     graph: Graph, value: Value, user: Node, active: set[Value], users: Mapping[Value, list[Node | None]]
 ) -> list[Node]:
-    """The dense or conv node that makes ``value`` and what rearranges it for ``user`` alone; [] where there is none."""
+    """The dense or conv node that computes ``value``, then what rearranges it for ``user`` only; [] if none."""
     members: list[Node] = []
     while users[value] == [user]:
         user = graph.by_name[value.node]
@@ -244,13 +244,13 @@ def _rearranged(
 
 
 def _same_entries(before: Output, behind: Output) -> bool:
-    """Whether both have as many entries, as far as can be told: one may have the batch folded into an axis."""
+    """Whether both have equally many entries, as far as is known: the batch may be folded into an axis of one."""
     sizes = [math.prod(size for size in output.shape if size is not None) for output in (before, behind)]
     return before.plain != behind.plain or sizes[0] == sizes[1]
 
 
 def _with_bias(members: Sequence[Node], add: Node, bias: Value) -> dict[str, Node]:
-    """All as one node, by the name of the last; none where the first has a bias, or the result another shape."""
+    """All members as one node, named as the last; none if the first has a bias already, or the shape changes."""
     linear = members[0]
     if linear.attributes.bias is not None or members[-1].outputs[0].shape != add.outputs[0].shape:
         return {}
@@ -270,9 +270,9 @@ def _with_bias(members: Sequence[Node], add: Node, bias: Value) -> dict[str, Nod
 
 
 def mark_rescaling(graph: Graph, wrt: Sequence[Value]) -> Graph:
-    """The graph with ``attributes.rescaling`` on products: places of the factors that rescale the other one.
+    """The graph with ``attributes.rescaling`` on products: the places of the factors that only rescale the other one.
 
-    Such a factor is a bent function, entry by entry, of a tensor that was broadcast to the product's shape:
+    Such a factor is a nonlinear elementwise function of a tensor that was broadcast to the product's shape:
     the reciprocal root of a variance, a gate for each channel.
     """
     active = graph.active(wrt)

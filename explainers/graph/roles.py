@@ -1,4 +1,4 @@
-"""What an operation is to an attribution rule, whatever framework wrote it."""
+"""Roles: what kind of operation a node is for attribution rules, independent of the framework."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..errors import InputError, UnknownNameError
 
 
 class Role(enum.Enum):
-    """How a change of the operands reaches the result. Every operation has one."""
+    """How a change of the operands affects the result. Every operation has a role."""
 
     INPUT = "input"  # a placeholder of the model
     WEIGHT = "weight"  # a parameter or a buffer, shared with the model
-    CONSTANT = "constant"  # no floating input reaches its output with a derivative
+    CONSTANT = "constant"  # no derivative flows from a floating-point input to its output
     LINEAR = "linear"  # conv, matmul by a constant, add, mean, reshape, pad, batch norm …
     UNIVARIATE = "univariate"  # elementwise in one active input: relu, gelu, exp …
     PRODUCT = "product"  # mul or div of two active tensors
@@ -24,32 +24,32 @@ class Role(enum.Enum):
     REDUCE_MAX = "reduce_max"  # a maximum or minimum over axes or between tensors
     GATHER = "gather"  # picks entries by integers: embedding, index, take
     COMPOSITE = "composite"  # several of these in one fused op: norms, softmax, attention, LSTM
-    OPAQUE = "opaque"  # nothing is known of it but, perhaps, its derivative
+    OPAQUE = "opaque"  # nothing is known about it but, perhaps, its derivative
 
 
 class Function(str, enum.Enum):  # noqa: UP042 - Python 3.10 has no StrEnum
-    """What an operation computes, where a rule tells it from others of its role. Equal to its text."""
+    """What an operation computes, where rules distinguish it from others of its role. Equal to its text."""
 
-    NONE = ""  # no rule cares
+    NONE = ""  # no rule distinguishes it
     RELU = "relu"
     SIGMOID = "sigmoid"
     STOP_GRADIENT = "stop_gradient"
-    SHAPE = "shape"  # looks at its inputs' shapes only
+    SHAPE = "shape"  # depends only on its inputs' shapes
     QUOTIENT = "quotient"  # of two active tensors
     SOFTMAX = "softmax"  # with attributes.axis
     LOG_SOFTMAX = "log_softmax"  # with attributes.axis
     LOG_SUM_EXP = "log_sum_exp"  # with attributes.axis, a tuple, and .keepdims
-    MINIMUM = "minimum"  # role reduce_max, the other way round
+    MINIMUM = "minimum"  # a minimum, with the role reduce_max
     DENSE = "dense"  # linear, with attributes.weight and perhaps .bias
     CONV = "conv"  # linear, with attributes.weight and perhaps .bias
     COPY = "copy"  # linear, each output entry is an entry of an input or a constant
     SCALE = "scale"  # linear, one tensor times constants
     ADD = "add"  # the sum of its operands
-    IDENTITY = "identity"  # passes a difference, though it stops a derivative
+    IDENTITY = "identity"  # passes a difference but stops a derivative
     ARITHMETIC = "arithmetic"  # a univariate power, root, exponential or logarithm: no activation
     BIVARIATE = "bivariate"  # an elementwise function of two active tensors
     EMBEDDING = "embedding"  # gather, rows of a table by ids
-    OWN_DERIVATIVE = "own_derivative"  # opaque, its derivative being the model's own
+    OWN_DERIVATIVE = "own_derivative"  # opaque, with a derivative defined by the model
 
     __str__ = str.__str__
     __format__ = str.__format__  # type: ignore[assignment]
@@ -102,13 +102,13 @@ def _role(given: Role | str) -> Role:
 
 @dataclass(frozen=True)
 class Attributes:
-    """What rules need to know of an operation, beyond its role and function.
+    """What rules need to know about an operation, beyond its role and function.
 
     axis: the axis of a softmax or the axes of a log-sum-exp, counted from the end; keepdims: as in numpy.
     weight, bias: the places among the inputs of a dense or conv map's operands. lost: why the model's own
-    derivative is not at hand. The rest is marked by rewrites: behind: the kind of weighted map that feeds an
+    derivative is not available. Rewrites set the rest: behind: the kind of weighted map that feeds an
     activation. rescaling: places of the factors of a product that only rescale the other one. rule: the
-    rule that a composite gave to this node.
+    rule that a composite assigned to this node.
     """
 
     axis: int | tuple[int, ...] | None = None

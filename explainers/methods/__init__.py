@@ -40,7 +40,7 @@ DEEPEXPLAIN: Mapping[str, Method] = MappingProxyType(
 
 
 def resolve(method: str | Method) -> Method:
-    """The method that a name stands for; a value is taken as it is."""
+    """The method of this name; a method value is returned as it is."""
     if isinstance(method, Method):
         return method
     if isinstance(method, type) and issubclass(method, Method):

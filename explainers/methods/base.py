@@ -1,4 +1,4 @@
-"""What every method is: a frozen value that says which rows a sample expands to and how they reduce."""
+"""The base class of methods: frozen values that define the rows of a sample and their reduction."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Shapes = Sequence[tuple[int, ...]]
 
 
 class ModelShapes(NamedTuple):
-    """Shapes without the batch axis. ``attributed``; ``of_layer``: whether these are a layer's values.
+    """Shapes without the batch axis. ``attributed``: of what is attributed; ``of_layer``: whether that is a layer.
 
     ``inputs``: of the floating-point inputs. ``channel_axis``: which axis of an image's sample holds the channels.
     """
@@ -36,7 +36,7 @@ class ModelShapes(NamedTuple):
 
 
 class Cam(NamedTuple):
-    """A map of a layer: its path, the method that makes the map, and the axis of channels that the map lacks."""
+    """A class activation map of a layer: its path, the method for it, and the channel axis that the map sums over."""
 
     layer: str
     method: Method
@@ -45,19 +45,19 @@ class Cam(NamedTuple):
 
 @dataclass(frozen=True)
 class Method(Stored, data=False):
-    """The defaults: one row a sample, the derivative's walk, no baseline.
+    """Base class. Defaults: one row per sample, gradient rules, no baseline.
 
     Class attributes
     ----------------
-    name: as registered. rules: the rule set of the reverse walk, or ``None`` (forward only).
+    name: the registered name. rules: the rule set of the reverse walk, or ``None`` (forward only).
     baseline: ``"none"``, ``"point"`` (one for a sample), ``"references"`` (a distribution), or ``"either"``.
-    single: exactly one unperturbed row a sample. complete: Σ attribution = f(x) − f(baseline).
-    sampled: an estimate from random draws, with a standard error. generates: users' code makes its rows on the
-    host, so that its calls run by themselves and take ``attribution=``. accumulators: sums kept per
-    attributed value. effort: the parameters that say how much is evaluated; kernels do not depend on them.
+    single: exactly one unperturbed row per sample. complete: Σ attribution = f(x) − f(baseline).
+    sampled: an estimate from random draws, with a standard error. generates: users' code makes the rows on the
+    host, so that calls are not shared and take ``attribution=``. accumulators: number of sums per attributed
+    value. effort: the parameters that set the number of evaluations; kernels do not depend on them.
 
-    In ``expand`` and ``contribute`` the arrays have the rows leading, ``args`` are the kernel's
-    placeholders by name.
+    In ``expand`` and ``contribute`` rows are the leading axis of arrays; ``args`` are the kernel's placeholders
+    by name.
     """
 
     name: ClassVar[str]
@@ -72,7 +72,7 @@ class Method(Stored, data=False):
 
     @property
     def rule_set(self) -> RuleSet | None:
-        """``rules``, or those that the parameters choose."""
+        """The rule set: ``rules``, unless the parameters choose another."""
         return self.rules
 
     @property
@@ -92,28 +92,28 @@ class Method(Stored, data=False):
 
     @property
     def adds_up(self) -> bool:
-        """Whether Σ attribution = f(x) − f(baseline), of what :meth:`summed` makes of the attributions."""
+        """Whether Σ attribution = f(x) − f(baseline), for the attributions as :meth:`summed` returns them."""
         return self.complete
 
     def summed(self, x: Numpy, attribution: Numpy) -> Numpy:
-        """The part of an attribution that adds up: all of it."""
+        """The part of an attribution that counts for completeness: by default all of it."""
         return attribution
 
     @property
     def takes_integers(self) -> bool:
-        """Whether whole numbers and booleans may be attributed: ids, categories, pixels of one byte."""
+        """Whether integers and booleans may be attributed: ids, categories, byte-valued pixels."""
         return False
 
     @property
     def checks_samples(self) -> bool:
-        """Whether :meth:`check` looks at the samples, which are brought to the host for it."""
+        """Whether :meth:`check` looks at the samples, which are then copied to the host."""
         return False
 
     def check(self, inputs: Sequence[Numpy]) -> None:
-        """Raise InputError for samples that the method cannot take; ``inputs``: the attributed, (N, …) each."""
+        """Raise InputError for samples that the method cannot take. ``inputs``: the attributed ones, (N, …) each."""
 
     def fitted(self, model: ModelShapes) -> Method:
-        """The same method with what follows from the model's shapes; InputError for shapes that it cannot take."""
+        """The method with parameters filled in from the model's shapes; InputError for shapes that it cannot take."""
         return self
 
     def result_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -128,18 +128,18 @@ class Method(Stored, data=False):
     def ends(
         self, ops: Ops, x: list[Array], b: list[Array], args: Mapping[str, Array]
     ) -> tuple[list[Array], list[Array]] | None:
-        """Of methods that move the inputs: two further points of each row. The layer's values there are the
-        ``x`` and ``b`` of :meth:`contribute`; without them it gets those at the row's own point."""
+        """Two further points for each row, for methods that change the inputs. The layer's values there are passed
+        as ``x`` and ``b`` to :meth:`contribute`; by default it gets those at the row's own point."""
         return None
 
     @property
     def cam(self) -> Cam | None:
-        """The map that attributions are multiplied by."""
+        """The class activation map that attributions are multiplied by; None for none."""
         return None
 
     @property
     def takes_sets(self) -> bool:
-        """Whether its baseline may be References."""
+        """Whether its baseline may be :class:`References`."""
         return self.baseline in ("references", "either")
 
     @property
@@ -158,11 +158,11 @@ class Method(Stored, data=False):
         return None
 
     def design(self, shapes: Shapes) -> Design | None:
-        """The rows of samples of these shapes, for a forward-only method."""
+        """The :class:`Design` of a forward-only method for samples of these shapes."""
         return None
 
     def refined(self) -> Method | None:
-        """The same method with more rows a sample, or None where it gives up."""
+        """The method with more rows per sample, or None if it gives up."""
         return None
 
     def count(self, shapes: Shapes) -> int:
@@ -182,7 +182,7 @@ class Method(Stored, data=False):
         return {}
 
     def endpoint(self, which: str) -> dict[str, float | int]:
-        """Row values at which the expansion is the input itself, or the ``"baseline"``."""
+        """Row values for which the expansion is the input itself, or the ``"baseline"``."""
         raise NotImplementedError(f"{self.name} has no endpoint {which}")
 
     def references(self, steps: Numpy, seeds: UInt64, count: int) -> Numpy:
@@ -195,19 +195,19 @@ class Method(Stored, data=False):
     def contribute(
         self, ops: Ops, message: list[Array], x: list[Array], b: list[Array], args: Mapping[str, Array]
     ) -> list[Array]:
-        """What each row adds to its sample's sums: ``accumulators`` arrays for each attributed value."""
+        """The contribution of each row to its sample's sums: ``accumulators`` arrays for each attributed value."""
         return message
 
     def weights(self, ops: RowSums, mask: Array) -> Array:
-        """The message that the walk starts with at the output, from the target mask (U, …)."""
+        """The message at the output where the walk starts, from the target mask (U, …)."""
         return mask
 
     def start(self, ops: Ops, mask: Array, y: Array) -> Array:
-        """The message that the walk of one row for each sample starts with, from the mask and the output."""
+        """Like :meth:`weights`, for methods of one row per sample: from the mask and the output."""
         return mask
 
     def finish(self, sums: list[Numpy], count: int) -> tuple[Numpy, Numpy | None]:
-        """From the ``accumulators`` sums over ``count`` rows to (attribution, standard error or None)."""
+        """Turn the ``accumulators`` sums over ``count`` rows into (attribution, standard error or None)."""
         return sums[0], None
 
 

@@ -26,21 +26,21 @@ class DeepLift(Multiplied):
     """m·(x−r), where the multiplier m = contribution/Δ is carried back by DeepLIFT's rules.
 
     Shrikumar, Greenside and Kundaje 2017, eq. 1–3 and section 3.5. Σ attribution = s(x) − s(r) on
-    any architecture: products, softmax, norms and recurrent cells are taken apart.
+    any architecture: there are rules for products and softmax; norms and recurrent cells are decomposed.
 
     Parameters
     ----------
     rule: ``"rescale"`` (default), ``"revealcancel"``, or ``"genomics"``: Rescale behind convolutions,
         RevealCancel behind dense layers.
-    logits: explain what goes into the model's last softmax or sigmoid instead of what comes out.
-    mean_normalized: explain a class against the mean of all: the target mask less its mean over the
+    logits: explain the input of the model's last softmax or sigmoid instead of its output.
+    mean_normalized: explain a class against the mean of all classes: the target mask minus its mean over the
         output's last axis.
     unsupported: ``"error"`` (default), or ``"gradient"``: pass operations without a rule by their
         derivative. Attributions are then not complete; ``explain.coverage`` and
         ``Explanation.approximations`` name the operations.
     multiply: False returns the multipliers m, contribution per unit of difference.
     hypothetical: for one-hot sequences, what each letter would have contributed at each position:
-        Σ m·(e−r) over the letters there, for every letter e, as TF-MoDISco reads it.
+        Σ m·(e−r) over the letters there, for every letter e, as TF-MoDISco expects it.
     alphabet_axis: which axis of a sample are the letters: 0 or −1; ``None``: the shorter one.
     """
 

@@ -73,7 +73,7 @@ class Deconvnet(Method):
 
 @dataclass(frozen=True)
 class Zero(Method):
-    """The derivative with every activation's set to 0: a control that shows that rules take effect."""
+    """The derivative with that of every activation set to 0: a control that shows that rules take effect."""
 
     name: ClassVar[str] = "zero"
     rules: ClassVar[RuleSet | None] = ZERO
@@ -99,7 +99,7 @@ def quadrature_rule(quadrature: str, steps: int) -> tuple[npt.NDArray[np.float64
 def _gauss_legendre(steps: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """On [0, 1], in O(steps²): Newton's method on the Legendre polynomial (Press et al. 2007, section 4.6.1)."""
     x = np.cos(np.pi * (np.arange(steps, 0, -1) - 0.25) / (steps + 0.5))
-    for _ in range(4):  # three are enough for double precision
+    for _ in range(4):  # three iterations are enough for double precision
         before, value = np.ones(steps), x
         for k in range(2, steps + 1):
             before, value = value, ((2 * k - 1) * x * value - (k - 1) * before) / k
@@ -120,7 +120,7 @@ class IntegratedGradients(Multiplied):
         ``"right"`` (α=k/S, k=1…S), ``"left"``.
     tolerance: repeat with twice the steps until |Σa−Δs| ≤ tolerance·max(|Δs|, rounding of s), for
         each sample by itself; ``None`` takes ``steps`` as they are.
-    max_steps: where ``tolerance`` gives up, with NotConverged.
+    max_steps: number of steps at which ``tolerance`` gives up, with NotConverged.
     multiply: False returns the mean gradient on the path, without the factor x−b.
     hypothetical: for one-hot sequences, what each letter would have contributed at each position:
         Σ g·(e−b) over the letters there, for the mean gradient g and every letter e.
@@ -150,7 +150,7 @@ class IntegratedGradients(Multiplied):
         if self.tolerance is not None and not self.tolerance > 0:
             raise InputError(f"tolerance must be above 0, or None; got {self.tolerance!r}")
         if self.tolerance is not None and (self.hypothetical or not self.multiply):
-            raise InputError("tolerance= looks at the sum of attributions: leave it out, and give steps=")
+            raise InputError("tolerance= checks the sum of attributions: leave it out, and give steps=")
         super().__post_init__()
 
     @property

@@ -32,7 +32,7 @@ class AlongInputs(Method, data=False):
         if not model.inputs:
             raise InputError(
                 f"{self.name} goes from a baseline to the inputs, and no input of the model is floating-point. For "
-                "tokens explain the part of the model behind the embedding, or take 'integrated_gradients' with "
+                "tokens, explain the part of the model behind the embedding, or take 'integrated_gradients' with "
                 "wrt= the layer"
             )
         return self
@@ -51,7 +51,7 @@ class LayerConductance(AlongInputs):
 
     Parameters
     ----------
-    steps: stretches; each costs one derivative and two evaluations up to the layer.
+    steps: number of stretches; each costs one derivative and two evaluations up to the layer.
     """
 
     steps: int = 50
@@ -88,7 +88,7 @@ class LayerConductance(AlongInputs):
 
 @dataclass(frozen=True)
 class InternalInfluence(AlongInputs):
-    """Σ_k w_k·∂s/∂y(b+α_k(x−b)): the mean derivative by each unit y of a layer, from the baseline to x.
+    """Σ_k w_k·∂s/∂y(b+α_k(x−b)): the mean derivative with respect to each unit y of a layer, from the baseline to x.
 
     Leino, Sen, Datta, Fredrikson and Li 2018, "Influence-Directed Explanations for Deep Convolutional Networks",
     eq. 1, with the distribution of interest on the line from b to x.
@@ -137,9 +137,9 @@ class GradCam(Method):
 
     Parameters
     ----------
-    relu: False keeps what speaks against the target, too.
-    logits: explain what goes into the model's last softmax or sigmoid, as the paper does.
-    upsample: True stretches the map to the places of the input, linearly along each axis; a shape, to that shape.
+    relu: False also keeps negative values, evidence against the target.
+    logits: explain the input of the model's last softmax or sigmoid, as the paper does.
+    upsample: True interpolates the map linearly to the input's places; a shape, to that shape.
     channel_axis: of a sample of the layer. ``None``: 0 on torch, −1 on TensorFlow.
     """
 
@@ -192,7 +192,7 @@ class GradCam(Method):
 
 @dataclass(frozen=True)
 class GuidedGradCam(Method):
-    """Guided backpropagation times the map of :class:`GradCam`, stretched to the input (Selvaraju et al. 2017, 3.2).
+    """Guided backpropagation times the map of :class:`GradCam`, interpolated to the input (Selvaraju et al. 2017, 3.2).
 
     Parameters
     ----------
@@ -229,7 +229,7 @@ class GuidedGradCam(Method):
 
 
 def _places_of_inputs(model: ModelShapes, axes: int) -> tuple[int, ...]:
-    """The axes of places of the only input that has as many."""
+    """The shape of the places of the only input with this number of axes of places."""
     fitting = [shape for shape in model.inputs if len(shape) == axes + 1]
     if len(fitting) != 1:
         raise InputError(
@@ -241,7 +241,7 @@ def _places_of_inputs(model: ModelShapes, axes: int) -> tuple[int, ...]:
 
 
 def stretched(ops: Ops, array: Array, shape: tuple[int, ...]) -> Array:
-    """(R, \\*places) at other places, linearly along each axis, with pixels as areas: corners are not aligned."""
+    """(R, \\*places) interpolated linearly to ``shape``, with pixels as areas: corners are not aligned."""
     for axis, (size, wanted) in enumerate(zip(ops.sample_shape(array), shape, strict=True), 1):
         if size == wanted:
             continue

@@ -24,28 +24,28 @@ DEFAULT = relevance(composite("epsilon_plus"))
 
 @dataclass(frozen=True)
 class LRP(Method):
-    """The relevance of each input entry, in the unit of the output: R = w·f(x) carried back by rules.
+    """The relevance of each input entry, in the unit of the output: R = w·f(x) propagated back by rules.
 
     Bach et al. 2015, section 2; on attention, norms and gates by the rules of Achtibat et al. 2024. Σ R stays
-    w·f(x), but for what biases, softmax and the stabilizer ε take. ε is a share of the largest output of the
-    sample at each operation: rules have no unit.
+    w·f(x), except for what biases, softmax and the stabilizer ε absorb. ε is a fraction of the sample's largest
+    output at each operation, so that rules do not depend on units.
 
     Parameters
     ----------
-    composite: which rule passes which layer: a :class:`Composite`, or one of
+    composite: the assignment of rules to layers: a :class:`Composite`, or one of
 
         * ``"epsilon_plus"`` (default): z⁺ for convolutions, ε for dense layers;
         * ``"epsilon_plus_flat"``: the same, flat for the first layer;
         * ``"epsilon_gamma_box"``: γ = ¼ for convolutions, ε for dense layers, z^B for the first layer;
         * ``"alpha_beta"``: α = 2, β = 1 for convolutions, ε for dense layers;
         * ``"epsilon"``: ε for all.
-    logits: explain what goes into the model's last softmax or sigmoid instead of what comes out.
+    logits: explain the input of the model's last softmax or sigmoid instead of its output.
     low, high: bounds of the input for ``"epsilon_gamma_box"``: numbers, or one a channel, (3, 1, 1).
 
     Raises
     ------
-    UnknownNameError, InputError: an unknown composite, bounds that are missing or do not fit; when compiled,
-        a pattern of the composite that no layer goes by.
+    UnknownNameError, InputError: an unknown composite, or bounds that are missing or do not fit; when compiled,
+        a pattern of the composite that matches no layer.
     """
 
     composite: str | Composite = "epsilon_plus"

@@ -1,4 +1,4 @@
-"""Attributions that are multipliers times a difference, m·(x − r), and the two other ways to read the multipliers."""
+"""Attributions that are multipliers times a difference, m·(x − r), and two other results from the multipliers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Multiplied(Method, data=False):
 
     def __post_init__(self) -> None:
         if self.hypothetical and not self.multiply:
-            raise InputError("hypothetical=True and multiply=False are two different results: ask for one of them")
+            raise InputError("hypothetical=True and multiply=False give two different results: choose one of them")
         if self.alphabet_axis not in (None, 0, 1, -1):
             raise InputError(f"alphabet_axis must be 0, −1 or None; got {self.alphabet_axis!r}")
 
@@ -37,7 +37,7 @@ class Multiplied(Method, data=False):
 
     def fitted(self, model: ModelShapes) -> Method:
         if self.hypothetical and model.of_layer:
-            raise InputError("hypothetical=True asks what other letters of an input would have done; wrt= is a layer")
+            raise InputError("hypothetical=True attributes to all letters of an input; wrt= is a layer")
         for shape in model.attributed if self.hypothetical else ():
             letters_axis(shape, self.alphabet_axis, "hypothetical=True")
         return self

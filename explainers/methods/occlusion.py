@@ -39,7 +39,7 @@ class FeatureAblation(Grouped):
 
     Parameters
     ----------
-    groups: an integer map that tells which elements form one feature, broadcastable to the sample's shape;
+    groups: an integer map of which elements form one feature, broadcastable to the sample's shape;
         for several inputs a tuple of maps, whose ids may be shared between inputs. Ids need not be
         contiguous. ``None``: each element by itself.
     """
@@ -94,9 +94,9 @@ class Occlusion(Removal):
 
     Parameters
     ----------
-    window: sizes of the window along the sample's axes, channels included; an int goes for every axis, and
-        covers axes that are shorter whole. For several inputs a tuple of these.
-    stride: likewise; how far each window is from the next, at most the window's size. The last window of an
+    window: sizes of the window along the sample's axes, channels included; an int applies to every axis, and
+        shorter axes are covered whole. For several inputs a tuple of these.
+    stride: likewise; the distance from each window to the next, at most the window's size. The last window of an
         axis is cut off at the border, so that every element is covered.
     aggregate: ``"mean"`` of the effects of the windows that cover an element; ``"mean_per_element"``: the
         same divided by the number of elements in a whole window; ``"sum"``.
@@ -225,7 +225,7 @@ class _Windows(Effects):
         return results, None
 
     def _over_elements(self, effects: Numpy, i: int) -> Numpy:
-        """The sum, at each element, of the effects of the windows that cover it; windows are the last axes."""
+        """The sum, at each element, of the effects of the windows that cover it; the last axes are windows."""
         axes = len(self.shapes[i])
         for axis in range(axes):
             element = np.arange(self.shapes[i][axis])[:, None]
@@ -245,10 +245,10 @@ def _along(axis: int, size: int, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class ISM(Removal):
-    """In-silico mutagenesis of one-hot sequences: s(x with one letter put for another) − s(x).
+    """In-silico mutagenesis of one-hot sequences: s(x with one letter replaced by another) − s(x).
 
-    The result has the input's shape: the effect of writing letter a at position p stands at (a, p), and 0
-    at the letters that are there: they are not evaluated. Zhou and Troyanskaya 2015, "Predicting Effects of
+    The result has the input's shape: the effect of letter a at position p is at (a, p), with 0 at the letters of
+    the sequence itself, which are not evaluated. Zhou and Troyanskaya 2015, "Predicting Effects of
     Noncoding Variants with Deep Learning-Based Sequence Model", methods.
 
     Parameters

@@ -1,4 +1,4 @@
-"""Perturbations that only Python can make: inpainting, superpixels, edits of text."""
+"""Perturbations by arbitrary Python code: inpainting, superpixels, edits of text."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ Reduce = Callable[[Numpy, Any], Any]
 
 @dataclass(frozen=True)
 class Perturbation(Removal, data=False):
-    """Attributions from perturbed samples that workers on the host make while the model runs.
+    """Attributions from perturbed samples that workers on the host generate while the model runs.
 
     Parameters
     ----------
     generate: ``generate(x, attribution)`` yields perturbed samples of the shape of ``x``, one sample without
-        batch axis (a tuple of arrays for several attributed inputs); ``attribution`` is what was given to the
-        call for this sample, or None. Each sample's are made one after the other, by one worker.
-    reduce: ``reduce(values, x)`` returns the attribution, of the shape of ``x``. ``values[0]`` is s(x), then
-        come s of the perturbed samples in their order.
-    workers: samples that are perturbed at once.
-    processes: use processes in place of threads; ``generate`` must then be a function of a module.
-    timeout: seconds that one perturbed sample may take to make.
+        batch axis (a tuple of arrays for several attributed inputs); ``attribution`` is this sample's part of the
+        call's ``attribution=``, or None. One worker generates all perturbations of a sample, in order.
+    reduce: ``reduce(values, x)`` returns the attribution, of the shape of ``x``. ``values[0]`` is s(x), followed
+        by s of the perturbed samples in order.
+    workers: number of samples that are perturbed at once.
+    processes: use processes in place of threads; ``generate`` must then be defined at the top level of a module.
+    timeout: seconds that generating one perturbed sample may take.
     """
 
     generate: Generate

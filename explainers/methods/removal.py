@@ -1,8 +1,8 @@
-"""What forward-only methods share: features that are replaced by the baseline, and sums of what comes out.
+"""Base classes of forward-only methods: features are replaced by the baseline, and the outputs are summed up.
 
-A method says by its :class:`Design` which rows a sample has and how their values add up. The first row is
-the sample itself; a design with two endpoints has the baseline second. Then come units of ``unit`` rows,
-whose values are given to :meth:`Design.add` together.
+A method's :class:`Design` defines the rows of a sample and how their values are summed. The first row is
+the sample itself; a design with two endpoints has the baseline second. Units of ``unit`` rows follow,
+whose values are passed to :meth:`Design.add` together.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Placeholders = dict[str, tuple[str, tuple[int, ...], str]]
 
 @dataclass
 class Units:
-    """Units in the order of their rows, (D,) each: whose they are, their numbers there, and what they draw."""
+    """Units in the order of their rows, (D,) each: their samples, their numbers within the sample, and their draws."""
 
     sample: Numpy
     number: Numpy
@@ -39,14 +39,14 @@ class Units:
         total[self.sample[self.starts]] += np.add.reduceat(parts, self.starts)
 
     def by_sample(self) -> Iterator[tuple[int, slice]]:
-        """Each sample, and where its units stand."""
+        """Each sample with the positions of its units."""
         starts = self.starts.tolist()
         for begin, end in zip(starts, [*starts[1:], len(self.sample)], strict=True):
             yield int(self.sample[begin]), slice(begin, end)
 
     @cached_property
     def starts(self) -> Numpy:
-        """Where each sample's units begin."""
+        """The position of each sample's first unit."""
         return np.flatnonzero(np.concatenate([[True], self.sample[1:] != self.sample[:-1]]))
 
 
@@ -83,11 +83,11 @@ class Design:
         return {}
 
     def draw(self, number: Numpy, seeds: UInt64) -> Numpy:
-        """What units draw, (D, …), for their rows and their sums; by default it is their samples' seeds."""
+        """The random draws of units, (D, …), for their rows and their sums; by default their samples' seeds."""
         return seeds
 
     def rows(self, units: Units, row: Numpy) -> dict[str, Numpy]:
-        """Values of the placeholders whose leading axis is the rows, (R,) rows counted from the units' first."""
+        """Values of the placeholders whose leading axis is the rows. ``row`` (R,): counted from the first unit's."""
         raise NotImplementedError
 
     def endpoint(self, which: str) -> dict[str, Any]:
@@ -95,15 +95,15 @@ class Design:
         raise NotImplementedError
 
     def expand(self, ops: Ops, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
-        """The rows' points; ``x`` may be written over."""
+        """The points of the rows; ``x`` may be overwritten."""
         raise NotImplementedError
 
     def contribute(self, ops: Ops, s: Array, x: list[Array], args: Mapping[str, Array]) -> list[Array]:
-        """What rows with the values s (R,) add to sums that are kept in the kernel, (R, …) each."""
+        """The contribution of rows with the values s (R,) to sums that the kernel computes, (R, …) each."""
         return []
 
     def check(self, inputs: Sequence[Numpy], first: int, count: int) -> None:
-        """Raise for samples ``first`` … of ``count`` that the method cannot take; ``inputs``: the attributed."""
+        """Raise for samples ``first`` … of ``count`` that the method cannot take; ``inputs``: the attributed ones."""
 
     def start(self, count: int, outputs: tuple[int, ...]) -> list[Numpy]:
         """Empty sums of ``count`` samples."""
@@ -122,7 +122,7 @@ class Design:
         return None
 
     def error(self, sums: Sums, samples: Numpy, units: int) -> Numpy:
-        """The largest standard error of each of ``samples``, (n,)."""
+        """For each of ``samples``, its largest standard error, (n,)."""
         raise NotImplementedError
 
 
@@ -136,7 +136,7 @@ class Removal(Method, data=False):
 
     @property
     def takes_integers(self) -> bool:
-        return True  # removed by selecting the baseline, never by multiplying
+        return True  # features are removed by selecting the baseline, never by multiplying
 
     def design(self, shapes: Shapes) -> Design:
         raise NotImplementedError
@@ -189,20 +189,20 @@ def _group_map(given: Any) -> Numpy:
 
 
 def spread(features: Numpy, maps: Sequence[Numpy]) -> list[Numpy]:
-    """From one number a feature, (N, G, …), to one an element: (…, N, \\*shape) for each map."""
+    """Spread one number per feature, (N, G, …), over the feature's elements: (…, N, \\*shape) for each map."""
     lead = np.moveaxis(features, (0, 1), (-2, -1))
     return [lead[..., m] for m in maps]
 
 
 def packed(kept: Numpy) -> Numpy:
-    """Booleans (R, G) as bits, (R, ⌈G/8⌉): rows of whole bytes are packed in one go."""
+    """Booleans (R, G) as bits, (R, ⌈G/8⌉); rows of whole bytes are packed in one call."""
     whole = np.zeros((len(kept), -(-kept.shape[1] // 8), 8), bool)
     whole.reshape(len(kept), -1)[:, : kept.shape[1]] = kept
     return np.packbits(whole).reshape(whole.shape[:2])
 
 
 class Coalitions(Design):
-    """Rows that keep some features and take the others from the baseline: one bit a feature."""
+    """Rows that keep some features and take the others from the baseline: one bit per feature."""
 
     endpoints = 2
 
@@ -219,12 +219,12 @@ class Coalitions(Design):
         return holders | {name: ("", array.shape, "int64") for name, array in self.constants().items()}
 
     def constants(self) -> dict[str, Numpy]:
-        """Each element's feature, of inputs whose elements are not just one feature after the other."""
+        """Each element's feature, for inputs whose elements are not simply one feature each, in order."""
         return {f"feature_{i}": m.ravel() for i, m in enumerate(self.maps) if self._slices[i] is None}
 
     @cached_property
     def _slices(self) -> list[slice | None]:
-        """The features of each input as a slice, where its elements are one feature after the other."""
+        """The features of each input as a slice, if its elements are one feature each, in order."""
         firsts = [int(m.min(initial=self.features)) for m in self.maps]
         in_order = [(np.diff(m.ravel()) == 1).all() for m in self.maps]
         return [

@@ -1,4 +1,4 @@
-"""RISE: random smooth masks, and the mean of those that keep the output high."""
+"""RISE: the mean of random smooth masks, weighted by the model's output."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ __all__ = ["Rise"]
 class Rise(Removal):
     """E[s(x⊙M + b⊙(1−M))·M]/p over random masks M (Petsiuk, Das and Saenko 2018, eq. 6).
 
-    A mask is a grid of entries that are 1 with probability p and 0 otherwise, moved by a random part of a
-    cell and interpolated linearly to the size of the sample.
+    A mask is a grid of entries that are 1 with probability p and 0 otherwise, shifted by a random fraction of
+    a cell and interpolated linearly to the size of the sample.
 
     Parameters
     ----------
@@ -30,8 +30,8 @@ class Rise(Removal):
     grid: cells along each masked axis, at most its size.
     probability: the probability p of a 1 in the grid.
     axes: the axes of a sample that are masked, one to three, such as (0, 1) for (rows, columns, channels);
-        others share the mask. ``None``: all, but of three axes the two longer ones, the first of equal ones
-        being taken for channels.
+        others share the mask. ``None``: all axes, or the two longer ones of three; of equal ones the first is
+        taken for channels.
     """
 
     samples: int = 1000
@@ -41,7 +41,7 @@ class Rise(Removal):
 
     name: ClassVar[str] = "rise"
     effort: ClassVar[tuple[str, ...]] = ("samples",)
-    baseline: ClassVar[str] = "point"  # sums are kept in the kernel, where the rows of References would count as masks
+    baseline: ClassVar[str] = "point"  # the kernel keeps the sums, where rows of References would count as masks
     sampled: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -54,7 +54,7 @@ class Rise(Removal):
 
     @property
     def takes_integers(self) -> bool:
-        return False  # masks are interpolated: an entry may keep a part of itself
+        return False  # masks are interpolated: an entry may be kept in part
 
     def design(self, shapes: Shapes) -> Design:
         return _Masks(shapes, self)
@@ -131,7 +131,7 @@ class _Masks(Design):
         return points
 
     def _masks(self, ops: Ops, x: list[Array], args: Mapping[str, Array]) -> list[Array]:
-        """Masks (R, …) of each input, that go with its samples."""
+        """The masks (R, …) of each input, broadcastable to its samples."""
         masks = []
         first = 0
         for i, (shape, axes) in enumerate(zip(self.mask_shapes, self.axes, strict=True)):
@@ -146,7 +146,7 @@ class _Masks(Design):
         return masks
 
     def _interpolated(self, ops: Ops, mask: Array, axis: int, place: Array, shift: Array) -> Array:
-        """The grid along ``axis`` at the places of the elements."""
+        """The grid, interpolated along ``axis`` at the elements' places."""
         nodes = int(mask.shape[axis])
         size = int(place.shape[0])
         at = ops.reshape_rows(place + shift, (size, 1))
@@ -168,7 +168,7 @@ class _Masks(Design):
         return [np.zeros((count, *shape)) for shape in self.mask_shapes for _ in range(2)]
 
     def add(self, sums: Sums, units: Units, values: Numpy) -> None:
-        """Added up in the kernel."""
+        """Nothing to do: the kernel computes the sums."""
 
     def finish(self, sums: Sums, units: Numpy, inputs: Sequence[Numpy]) -> tuple[list[Numpy], list[Numpy] | None]:
         results, errors = [], []
@@ -176,7 +176,7 @@ class _Masks(Design):
             count = units.reshape(-1, *[1] * len(shape))
             mean = sums.sums[2 * i] / count
             variance = np.maximum(sums.sums[2 * i + 1] / count - mean * mean, 0.0)
-            error = np.sqrt(variance / np.where(count > 1, count - 1, np.nan))  # of one mask it is not known
+            error = np.sqrt(variance / np.where(count > 1, count - 1, np.nan))  # not defined for a single mask
             results.append(np.array(np.broadcast_to(mean, (len(mean), *shape))))
             errors.append(np.array(np.broadcast_to(error, (len(mean), *shape))))
         return results, errors

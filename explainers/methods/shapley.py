@@ -27,20 +27,20 @@ MOST_FEATURES = 20  # of exact Shapley values
 
 @dataclass(frozen=True)
 class ShapleySampling(Grouped):
-    """Mean over random orders of what each feature adds when it joins, from the baseline to the sample.
+    """The change of s when a feature joins, averaged over random orders in which features replace the baseline.
 
     Σ attribution = s(x) − s(b), for any number of permutations. Castro, Gómez and Tejada 2009, section 3.
 
     Parameters
     ----------
-    permutations: random orders for each sample, drawn by itself.
+    permutations: number of random orders, drawn for each sample separately.
     antithetic: take orders in pairs, one the reverse of the other; ``permutations`` is then even. Exact for
         functions of pairs of features.
     groups: as of FeatureAblation. ``None``: each element is a feature.
-    tolerance: draw on until the largest standard error of a sample is at most this, in the unit of the
-        output; ``permutations`` is then how many are drawn first.
-    max_evaluations: of the model for one sample. With ``tolerance`` NotConverged is raised there; without,
-        no more permutations are drawn than fit.
+    tolerance: continue until the largest standard error of a sample is at most this, in the unit of the
+        output; ``permutations`` is then the number of the first draw.
+    max_evaluations: limit of model evaluations per sample. With ``tolerance``, NotConverged is raised at this
+        limit; without, it bounds the number of permutations.
     """
 
     permutations: int = 25
@@ -74,7 +74,7 @@ class ShapleySampling(Grouped):
 
 
 class _Permutations(Coalitions):
-    """A unit is an order of the features, or one and its reverse: the coalitions of 1 … G−1 that come first."""
+    """A unit is an order of the features, or an order and its reverse: the coalitions of the first 1 … G−1 features."""
 
     def __init__(self, shapes: Shapes, method: ShapleySampling) -> None:
         super().__init__(shapes, method.groups)
@@ -84,7 +84,7 @@ class _Permutations(Coalitions):
         self.units = -(-method.permutations // self.orders) if self.unit else 0
 
     def draw(self, number: Numpy, seeds: UInt64) -> Numpy:
-        """When each feature joins in each order, (D, orders, G): a random permutation, and its reverse."""
+        """The position of each feature in each order, (D, orders, G): a random permutation, and its reverse."""
         keys = random_numbers.priorities(random_numbers.draw_keys(seeds, number), self.features)
         ranks = np.empty((len(keys), self.orders, self.features), np.min_scalar_type(-self.features))
         np.put_along_axis(ranks[:, 0], keys.argsort(axis=1), np.arange(self.features)[None], axis=1)
@@ -111,7 +111,7 @@ class _Permutations(Coalitions):
         units.add(sums.sums[1], shares * shares)
 
     def finish(self, sums: Sums, units: Numpy, inputs: Sequence[Numpy]) -> tuple[list[Numpy], list[Numpy] | None]:
-        if not self.unit:  # one feature has it all
+        if not self.unit:  # a single feature gets everything
             whole = (sums.x - sums.b)[:, None] + sums.sums[0]
             return spread(whole, self.maps), spread(np.zeros_like(whole), self.maps)
         count = _column(units, sums.sums[0])

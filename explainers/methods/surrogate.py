@@ -1,4 +1,4 @@
-"""Weighted linear models of what the model does on coalitions of features: KernelSHAP and LIME."""
+"""Weighted linear models of the output on coalitions of features: KernelSHAP and LIME."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def least_squares(
 
     The first ``fixed`` rows of a (S, P) are not drawn. ``paired``: each row is a pair (a, y₁), (−a, y₂) as one,
     (a, (y₁ − y₂)/2), which has the same β; a member has half its weight and leverage. ``combined`` (Q, P): return
-    it times β. By the delta method: β varies as the sum of a⁺·w·(y − a·β) over independent draws, residuals
+    ``combined``·β instead. By the delta method: β varies as the sum of a⁺·w·(y − a·β) over independent draws, residuals
     corrected for leverage (MacKinnon and White 1985, HC2).
     """
     weighted = a * weights[:, None]
@@ -94,7 +94,7 @@ def least_squares(
 
 
 def _inverse(gram: Numpy) -> Numpy:
-    """The inverse of a symmetric matrix, or what comes next to it: that costs five times as much."""
+    """The inverse of a symmetric matrix, or the pseudo-inverse if it is nearly singular, at five times the cost."""
     try:
         inverse: Numpy = np.linalg.inv(gram)
         if abs(gram).sum(axis=0).max(initial=0.0) * abs(inverse).sum(axis=0).max(initial=0.0) < MOST_CONDITION:
@@ -112,12 +112,12 @@ class KernelShap(Grouped):
     """Shapley values by weighted least squares over coalitions, with Σ attribution = s(x) − s(b) kept.
 
     min_φ Σ_S π(S)·(s(S) − s(b) − Σ_{i∈S} φ_i)², π(S) = (G−1)/(C(G,|S|)·|S|·(G−|S|)) (Lundberg and Lee 2017,
-    theorem 2). The smallest and largest coalitions are taken whole as far as ``samples`` reach, the others
-    are drawn by their weight.
+    theorem 2). Sizes of coalitions are enumerated from both ends as far as ``samples`` allows; the others
+    are drawn by weight.
 
     Parameters
     ----------
-    samples: coalitions for each sample, without the empty and the full one. From 2^G − 2 on, all are taken
+    samples: coalitions for each sample, without the empty and the full one. From 2^G − 2 on, all are evaluated
         and the values are exact.
     paired: draw each coalition with its complement (Covert and Lee 2021, section 4.1).
     groups: as of FeatureAblation.
@@ -146,7 +146,7 @@ class _Kernel(_Regression):
         g = self.features
         budget = min(method.samples, max(2**g - 2, 0) if g < 60 else method.samples)
         budget -= budget % 2
-        kernel = np.array([1 / (s * (g - s)) for s in range(1, g)])  # of all coalitions of one size
+        kernel = np.array([1 / (s * (g - s)) for s in range(1, g)])  # total weight of all coalitions of one size
         kernel = kernel / kernel.sum() if g > 1 else kernel
         whole: list[Numpy] = []
         weights: list[Numpy] = []
@@ -157,7 +157,7 @@ class _Kernel(_Regression):
             share = sum(rest[s - 1] for s in sizes) / rest.sum() if rest.sum() > 0 else 0.0
             if number > left * share * (1 + 1e-9):
                 break
-            members = np.zeros((number // 2, g), bool)  # one of each two that complement each other
+            members = np.zeros((number // 2, g), bool)  # one of each complementary pair
             for row, chosen in enumerate(islice(combinations(range(g), size), number // 2)):
                 members[row, list(chosen)] = True
             whole.append(members)
@@ -173,10 +173,10 @@ class _Kernel(_Regression):
         self.weights = np.concatenate([*weights, *([] if self.paired else weights), drawn])
         self.unit = 2 * len(self.whole) + self.drawn
         self.units = 1 if self.unit else 0
-        self.others = np.vstack([np.eye(max(g - 1, 0)), -np.ones(max(g - 1, 0))])  # of which all φ are made
+        self.others = np.vstack([np.eye(max(g - 1, 0)), -np.ones(max(g - 1, 0))])  # from which all φ are computed
 
     def _present(self, seed: int) -> Numpy:
-        """The whole sizes come first. ``paired``: the second half are the complements of the first."""
+        """The enumerated sizes come first. ``paired``: the second half are the complements of the first."""
         g, draws = self.features, self.drawn // 2 if self.paired else self.drawn
         number = np.arange(draws)
         seeds = np.full(draws, seed, np.uint64)

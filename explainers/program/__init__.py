@@ -1,4 +1,4 @@
-"""Graph and method as one pure function of placeholders."""
+"""A graph and a method combined into one pure function of placeholders."""
 
 from .walk import Forward, Placeholder, Program, evaluate
 

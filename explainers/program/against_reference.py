@@ -1,14 +1,14 @@
 """Programs that compare a sample with a reference: DeepLIFT's walk.
 
-The activations of the reference are arguments, computed beforehand by a :class:`~.program.Forward`
-and kept as long as the reference stays. Two forms share one body:
+The reference's activations are arguments, computed beforehand by a :class:`~.program.Forward` and kept as
+long as the reference stays the same. Two forms share one implementation:
 
 * aligned: row i of the samples is compared with row i of the references, or all with the only one;
 * grid: every sample is compared with every reference. The model runs once for each sample; only
   the reverse walk runs for each pair.
 
-In a grid, rules see a value's batch axis as two, (samples, references), of which a value at the
-sample or at the reference fills one; the operations of the model see the pairs as one flat batch.
+In a grid, rules see the batch axis as two axes, (samples, references); a value of the sample has size 1 along
+the second, one of the reference along the first. The model's operations see the pairs as one flat batch.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Contrast(Program):
     """``program(ops, weights, *inputs, mask, choose, *reference activations) → (output, *results)``.
 
     ``results``: the contributions, (U, …) for each attributed value; in a grid their sum over the
-    references. With ``audit``: one array (1, nodes), by how much each walked
-    node is incomplete for one sample.
+    references. With ``audit``: one array (1, nodes), the completeness gap of
+    each walked node for one sample.
     """
 
     grid: bool = False
@@ -53,7 +53,7 @@ class Contrast(Program):
         """Whether attributions add up: they need not where operations without a rule are allowed."""
         return self.method.adds_up and not self.coverage().approximate
 
-    # --- what is needed of the reference -----------------------------------------------------
+    # --- values needed at the reference ------------------------------------------------------
 
     @cached_property
     def _moved(self) -> set[Value]:
@@ -65,7 +65,7 @@ class Contrast(Program):
 
     @cached_property
     def kept(self) -> tuple[Value, ...]:
-        """The values at the reference that the walk compares with; the output is the first."""
+        """The values at the reference that the walk compares with; the first is the output."""
         wanted: dict[Value, None] = dict.fromkeys((self.output, *self.wrt))
         for node in self.walked:
             if self.audit or not self._passes(node):
@@ -99,7 +99,7 @@ class Contrast(Program):
 
     @cached_property
     def others(self) -> tuple[Value, ...]:
-        """The inputs besides ``wrt`` that the reference's activations depend on, by more than their shapes."""
+        """The inputs besides ``wrt`` whose entries, not only shapes, the reference's activations depend on."""
         needed = self.graph.needed(self.kept)
         upstream = {value for node in self.graph if node.name in needed for value in node.values} & self._moved
         candidates = [value for value in self.reference.inputs if value not in self.wrt]
@@ -117,7 +117,7 @@ class Contrast(Program):
         return tuple(result)
 
     def broadcasts(self, node: Node) -> bool:
-        """Whether the output of ``node`` has other entries than its first active input."""
+        """Whether the output of ``node`` has another shape than its first active input."""
         first = active_places(node, self._active)[0]
         return self.graph.output(node.inputs[first]).shape != node.outputs[0].shape
 
@@ -179,7 +179,7 @@ class Contrast(Program):
         return self.carry(ops, {self.output: first}, run.site, run.flattened)
 
     def _split(self, ops: Ops, run: _Run) -> None:
-        """Positive and negative differences of every value on the path, where the rule set carries them."""
+        """Positive and negative differences of every value on the path, if the rule set propagates them."""
         table, splits = self.rules.splits, run.splits
         if not table:
             return
@@ -190,7 +190,7 @@ class Contrast(Program):
             splits.update(zip(node.values, rule(ops, run.site(node, (None,) * len(node.outputs))), strict=False))
 
     def _gaps(self, ops: Ops, run: _Run, messages: Mapping[Value, Any]) -> Array:
-        """Σ m·Δ over each node's inputs less that over its outputs, (1, nodes); for one sample."""
+        """Σ m·Δ over each node's inputs minus that over its outputs, (1, nodes); for one sample."""
         gaps = []
         for node in self.walked:
             passed = run.passed.get(node.name, [])
@@ -205,7 +205,7 @@ class Contrast(Program):
 
 
 class _Run:
-    """The values of one run, at the sample and at the reference, as rules and operations take them."""
+    """The values of one run, at the sample and at the reference, in the layouts of rules and of operations."""
 
     def __init__(
         self, ops: Ops, program: Contrast, values: Mapping[Value, Array], at_reference: Mapping[Value, Array]
@@ -224,7 +224,7 @@ class _Run:
     def axis(self, value: Value) -> int | None:
         return self.graph.output(value).batch_axis
 
-    # --- as rules see them -------------------------------------------------------------------
+    # --- the layout of rules -----------------------------------------------------------------
 
     def x(self, value: Value) -> Array:
         axis = self.axis(value)
@@ -238,11 +238,11 @@ class _Run:
             return self.r_rows(value) if axis is None else self.x(value)
         if not self.grid:
             return self.base[value]
-        assert axis is not None  # what is kept of references has their rows
+        assert axis is not None  # values kept at references have one row per reference
         return self.ops.insert_axis(self.base[value], axis)
 
     def spread(self, rows: Array, value: Value) -> Array:
-        """Flat rows as rules see them."""
+        """Flat rows in the layout of rules."""
         axis = self.axis(value)
         if not self.grid or axis is None:
             return rows
@@ -259,10 +259,10 @@ class _Run:
         array = self.ops.expand_axis(array, axis + 1, self.like_r, 0)
         return self.ops.join_axis(array, axis)
 
-    # --- as the operations of the model see them ---------------------------------------------
+    # --- the layout of the model's operations ------------------------------------------------
 
     def x_rows(self, value: Value) -> Array:
-        """At the sample, one entry for each row."""
+        """The value at the sample, one entry for each row."""
         if not self.grid or value not in self.dependent:
             return self.values[value]
         if value not in self._x_rows:
@@ -270,7 +270,7 @@ class _Run:
         return self._x_rows[value]
 
     def r_rows(self, value: Value) -> Array:
-        """At the reference, one entry for each row."""
+        """The value at the reference, one entry for each row."""
         if value not in self.moved:
             return self.x_rows(value)
         if value not in self._r_rows:
@@ -340,7 +340,7 @@ class _Run:
     def _applied(
         self, node: Node, places: Sequence[int], given: Mapping[int, Array], flat: bool
     ) -> tuple[Sequence[Array], Pullback]:
-        """The operation at flat rows, on the samples' operands but for those ``given`` as rules see them."""
+        """The operation at flat rows, on the samples' operands except those ``given`` in the layout of rules."""
         linear = node.role in (Role.LINEAR, Role.GATHER)
         arrays = []
         for place, value in enumerate(node.inputs):
@@ -361,7 +361,7 @@ class _Run:
         return results, back
 
     def flattened(self, node: Node, passed: Sequence[Any]) -> Sequence[Any]:
-        """What a rule returned for each active input, at flat rows."""
+        """A rule's results for each active input, as flat rows."""
         pairs = list(zip(passed, active_places(node, self.active), strict=True))
         if not self.sees_flat(node):
             pairs = [(m if m is None else self.flat(m, node.inputs[place]), place) for m, place in pairs]
@@ -376,7 +376,7 @@ class _Run:
         return message.by_sign(self.ops, self.x_rows(value) - self.r_rows(value))
 
     def multiplier(self, message: Any, value: Value) -> Array:
-        """One multiplier for each difference, as rules see it."""
+        """One multiplier for each difference, in the layout of rules."""
         return self.spread(self.single(message, value), value)
 
     def total(self, message: Any, value: Value) -> Array:

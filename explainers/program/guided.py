@@ -1,4 +1,4 @@
-"""A walk to the inputs that is multiplied by the map of a layer, in one program: guided Grad-CAM."""
+"""A program that walks to the inputs and multiplies the result by the map of a layer: guided Grad-CAM."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Array = Any
 
 @dataclass(frozen=True)
 class Guided(Program):
-    """Like :class:`Program`, with every attribution multiplied by a map of ``layer``, stretched to its places.
+    """Like :class:`Program`, but every attribution is multiplied by a map of ``layer``, interpolated to its places.
 
-    ``map``: the program that makes the map, of the part of the graph behind the layer. It walks that part a second
-    time, by rules of its own.
+    ``map``: the program that computes the map from the part of the graph behind the layer. It walks that part a second
+    time, with its own rules.
     """
 
     map: Program
@@ -44,7 +44,7 @@ class Guided(Program):
 
 
 def guided(graph: Graph, method: Method, wrt: tuple[Value, ...], cam: Cam) -> Guided:
-    """The program of a method that is multiplied by the map ``cam``."""
+    """The program of a method whose attributions are multiplied by the map ``cam``."""
     layers = graph.layer(cam.layer)
     if len(layers) > 1:
         raise UnknownNameError(f"layer {cam.layer!r} has {len(layers)} outputs: name one inside it")

@@ -13,9 +13,9 @@ from .walk import Forward, Program
 
 @dataclass(frozen=True)
 class Prepared:
-    """The programs of a method. ``prefix``: from the inputs to the layer that rows start behind, if they do.
+    """The programs of a method. ``prefix``: from the inputs to the layer where rows start, if they start at one.
 
-    ``prefix_places``: of its inputs among the model's. ``predictor``: the model itself.
+    ``prefix_places``: the positions of its inputs among the model's. ``predictor``: the model itself.
     """
 
     program: Program
@@ -25,7 +25,7 @@ class Prepared:
 
 
 def prepare(graph: Graph, method: Method, wrt: tuple[Value, ...]) -> Prepared:
-    """Cut the graph where rows start behind a layer, rewrite it for the rules, and check that they pass it.
+    """Cut the graph at the layer where rows start, if any, rewrite it for the rules, and check that rules cover it.
 
     Raises
     ------
@@ -35,7 +35,7 @@ def prepare(graph: Graph, method: Method, wrt: tuple[Value, ...]) -> Prepared:
     places: tuple[int, ...] = ()
     rules = method.rule_set
     moves = not (method.single or method.moves_inputs) or (rules is not None and rules.contrast)
-    if moves and not set(wrt) <= set(graph.inputs):  # rows start behind a layer: compute it once
+    if moves and not set(wrt) <= set(graph.inputs):  # rows start at a layer: compute it once
         prefix = Forward(graph.restrict((str(i), value) for i, value in enumerate(wrt)))
         places = tuple(graph.inputs.index(value) for value in prefix.inputs)
         graph = graph.cut(wrt)

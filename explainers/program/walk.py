@@ -1,11 +1,11 @@
 """Graph + method → one pure function of placeholders over an ``ops`` namespace.
 
 A :class:`Program` knows no framework. A backend calls it once with its own traced arrays and
-keeps what comes out, compiled, as a kernel. Per package it does, all on the device::
+compiles the recorded operations as a kernel. Per package the kernel does, all on the device::
 
     take the rows' samples and baselines → expand → forward → reverse walk → contribute → sum per sample
 
-Leading axes of the placeholders: ``samples`` (U, those that the package touches), ``baselines``
+Leading axes of the placeholders: ``samples`` (U, those in the package), ``baselines``
 (B, a table), ``rows`` (R), or none.
 """
 
@@ -35,7 +35,7 @@ ACCUMULATE = {"bfloat16": "float32", "float16": "float32", "float32": "float32",
 
 @dataclass(frozen=True)
 class Placeholder(Stored):
-    """One argument of a kernel: its leading axis (``samples``, ``baselines``, ``rows`` or "") and the rest."""
+    """One argument of a kernel: its leading axis (``samples``, ``baselines``, ``rows`` or ""), other axes and dtype."""
 
     name: str
     axis: str
@@ -49,7 +49,7 @@ class Program:
 
     ``output``: f of each row, (R, …). ``results``: for a walk, the sums of each sample's
     contributions, (U, …), one per attributed value and accumulator. Forward-only methods have s = Σ w·f of
-    each row, (R,), and what their design sums up in the kernel.
+    each row, (R,), and the sums that their design computes in the kernel.
     """
 
     graph: Graph
@@ -62,7 +62,7 @@ class Program:
 
     @property
     def single(self) -> bool:
-        """One row a sample, in order: no index, no expansion."""
+        """Whether there is one row per sample, in order: no index, no expansion."""
         return self.method.single
 
     @property
@@ -81,7 +81,7 @@ class Program:
 
     @cached_property
     def design(self) -> Design | None:
-        """The rows of a forward-only method."""
+        """The :class:`Design` of a forward-only method."""
         return self.method.design([self.sample_shape(v) for v in self.wrt])
 
     @cached_property
@@ -93,17 +93,17 @@ class Program:
 
     @cached_property
     def nested(self) -> bool:
-        """Whether some of ``wrt`` are computed from others: layers one behind the other."""
+        """Whether some of ``wrt`` are computed from others: a layer and another behind it."""
         return nested(self.graph, self.wrt)
 
     @cached_property
     def walked(self) -> tuple[Node, ...]:
-        """The nodes that the walk passes, in order."""
+        """The nodes that the walk visits, in order."""
         return tuple(node for node in self.graph if self._walked(node)) if self.rules else ()
 
     @cached_property
     def promises(self) -> bool:
-        """Whether the rules make attributions add up: all operations on the path conserve relevance."""
+        """Whether attributions are guaranteed to add up: all operations on the path conserve relevance."""
         rules = self.rules
         if rules is None or self.nested or self.stabilizer > 1e-4:
             return False
@@ -242,14 +242,14 @@ class Program:
         return node.name in self.path and any(value in self._active for value in node.inputs)
 
     def walk(self, ops: Ops, values: Mapping[Value, Array], pullbacks: Mapping[str, Any], mask: Array) -> list[Array]:
-        """Carry ``mask``, the message at the output, back to ``wrt`` by the rules."""
+        """Propagate ``mask``, the message at the output, back to ``wrt`` by the rules."""
         messages = self.messages(ops, values, pullbacks, mask)
         return [messages[value] if value in messages else ops.zeros_like(values[value]) for value in self.wrt]
 
     def messages(
         self, ops: Ops, values: Mapping[Value, Array], pullbacks: Mapping[str, Any], mask: Array
     ) -> dict[Value, Array]:
-        """The message at every value that ``mask``, the one at the output, reaches by the rules."""
+        """The message at every value that ``mask``, the message at the output, reaches by the rules."""
         active = self.graph.active(self.wrt)
 
         def site(node: Node, arrived: tuple[Array | None, ...]) -> Site:
@@ -292,7 +292,7 @@ class Program:
         return messages
 
     def problem(self, node: Node) -> UnsupportedOperation | None:
-        """Why the walk cannot pass ``node``; None where it can."""
+        """The reason why the walk cannot pass ``node``; None if it can."""
         assert self.rules is not None
         outputs = [self.graph.output(value) for value in (*node.inputs, *node.values) if value in self._active]
         if not self.rules.complex and any(not output.floating for output in outputs):
@@ -306,7 +306,7 @@ class Program:
     def check_rules(self) -> None:
         """Raise UnsupportedOperation now if any visited node cannot be passed; it carries the coverage.
 
-        A derivative of the model's own is named first: what is computed before it has no say in it.
+        A derivative defined by the model is named first: what precedes it does not matter for it.
         """
         for node in sorted(self.walked, key=lambda node: node.function is not Function.OWN_DERIVATIVE):
             problem = self.problem(node)
@@ -315,7 +315,7 @@ class Program:
                 raise problem
 
     def coverage(self) -> Coverage:
-        """One row per (op, role, rule): how often it occurs, and by which rule the walk passes it."""
+        """One row per (op, role, rule): how often it occurs, and which rule the walk applies."""
         found: Counter[tuple[str, str, str, str]] = Counter()
         for node in self.graph:
             if node.role not in (Role.INPUT, Role.WEIGHT):
@@ -333,7 +333,7 @@ class Program:
 
 @dataclass(frozen=True)
 class Forward:
-    """The graph's outputs as a program: the inputs that they need in; values out, samples leading."""
+    """A program that computes the graph's outputs from the inputs that they need; samples are the leading axis."""
 
     graph: Graph
 
@@ -374,7 +374,7 @@ def evaluate(
     walked: Container[str] = (),
     wrt: Iterable[Value] = (),
 ) -> tuple[dict[Value, Array], dict[str, Any]]:
-    """Compute ``targets``. Also the vector–Jacobian products, towards ``wrt``, of the ``walked`` nodes."""
+    """Compute ``targets``, and the vector–Jacobian products, towards ``wrt``, of the nodes ``walked``."""
     values: dict[Value, Array] = dict(zip(graph.inputs, inputs, strict=True))
     pullbacks: dict[str, Any] = {}
     active = graph.active(wrt)

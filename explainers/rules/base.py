@@ -16,7 +16,7 @@ Rule = Callable[[Any, Any], Sequence[Message | None]]  # (ops, Site)
 
 
 def passing(rule: Rule) -> Rule:
-    """Marks a rule that looks at messages only, at no value."""
+    """Mark a rule that depends only on messages, not on values."""
     rule.passing = True  # type: ignore[attr-defined]
     return rule
 
@@ -55,7 +55,7 @@ class RuleSet:
 
     ``contrast``: rules compare each value with its value at a reference. ``elementary``: composite
     operations are taken apart and elementwise regions joined before the walk. ``splits``: how
-    positive and negative differences go forward through each role or function, for rules that need them.
+    positive and negative differences propagate forward through each role or function, for rules that need them.
     ``fallback``: used where the table has no entry; by default that is an error. ``reorders``: the order
     of a ReLU and a max pool makes no difference to the rules. ``complex``: rules hold for complex numbers.
     ``refuses``: why there is no rule for what goes by these functions, whatever their role.
@@ -73,7 +73,7 @@ class RuleSet:
     refuses: Mapping[Function, str] = field(default_factory=dict)
 
     def prepare(self, graph: Graph, wrt: Sequence[Value]) -> Graph:
-        """The graph as the rules want it, with ``attributes.rule`` on nodes that have a rule of their own."""
+        """The graph as the rules need it, with ``attributes.rule`` on nodes that have a rule of their own."""
         return graph
 
     def rule(self, node: Node) -> Rule:
@@ -88,11 +88,11 @@ class RuleSet:
         return rule
 
     def passes(self, node: Node) -> bool:
-        """Whether the rule for ``node`` is the same at every point: it looks at no value."""
+        """Whether the rule for ``node`` is the same at every point: it depends on no value."""
         return bool(getattr(self.rule(node), "passing", False))
 
     def stabilizer(self, node: Node) -> float:
-        """The ε that the rule for ``node`` adds to denominators, as a share of the largest; 0 for none."""
+        """The ε that the rule for ``node`` adds to denominators, as a fraction of the largest; 0 for none."""
         return 0.0
 
     def named(self, node: Node) -> str:
@@ -101,7 +101,7 @@ class RuleSet:
         return getattr(rule, "__name__", str(rule))
 
     def exactness(self, graph: Graph, node: Node, places: Sequence[int]) -> str:
-        """What a coverage says of ``node``, which has a rule. ``places``: those of its active inputs."""
+        """The exactness of ``node`` in a coverage table; it has a rule. ``places``: those of its active inputs."""
         return "approximate" if self.rule(node) is self.fallback else "exact"
 
 

@@ -1,4 +1,4 @@
-"""Composites: which rule of relevance propagation passes which layer.
+"""Composites: assignments of relevance propagation rules to layers.
 
 Montavon et al. 2019, "Layer-Wise Relevance Propagation: An Overview", section 10.3; Kohlbrenner et al. 2020,
 "Towards Best Practice in Explaining Neural Network Decisions with LRP".
@@ -24,12 +24,12 @@ Where = Role | str | int
 
 @dataclass(frozen=True)
 class Composite(Stored):
-    """Which rule passes which layer: the first entry that fits, ``default`` for other dense and conv layers.
+    """Assigns rules to layers: the first entry that fits, ``default`` for other dense and conv layers.
 
-    ``entries``: pairs of where and a rule. Where is a :class:`~explainers.graph.Role`; ``"dense"`` or
+    ``entries``: pairs (where, rule). ``where`` is a :class:`~explainers.graph.Role`; ``"dense"`` or
     ``"conv"``; a pattern for the paths of modules, such as ``"features.*"``; or the number of dense and
     conv layers between the input and this one: 0 for the first, −1 for the last. ``Epsilon`` by a pattern
-    also passes other linear operations there, ``Pass`` also activations; all other rules dense and conv.
+    also applies to other linear operations there, ``Pass`` also to activations; all other rules to dense and conv only.
 
     >>> composite = Composite([(0, ZBox(0, 1)), ("features.*", Gamma(0.5))], default=Epsilon(1e-3))
     """
@@ -48,7 +48,7 @@ class Composite(Stored):
         object.__setattr__(self, "entries", tuple((where, rule) for where, rule in self.entries))
 
     def assign(self, graph: Graph, wrt: Sequence[Value]) -> Graph:
-        """The graph with ``attributes.rule`` on every node that an entry or the default passes."""
+        """The graph with ``attributes.rule`` set on every node that an entry or the default applies to."""
         walked = _walked(graph, wrt)
         first, last = _depths(graph, walked)
         nodes: dict[str, Node] = {node.name: node for node in graph}
@@ -70,7 +70,7 @@ class Composite(Stored):
             if isinstance(where, str):
                 known = {m for node in walked if _fits(rule, node, where) for m in (*node.modules, node.scope) if m}
                 raise UnknownNameError.among(
-                    "module pattern", where, known, f"No layer that {rule} can pass has such a path."
+                    "module pattern", where, known, f"No layer that {rule} applies to has such a path."
                 )
             if where not in (0, -1):
                 raise InputError(f"no dense or conv layer is at depth {where}: there are {depth} depths, from 0")
@@ -85,11 +85,11 @@ def _check_entry(where: Any, rule: Any) -> None:
         return
     if not rule.passes_weighted and (where in WEIGHTED or isinstance(where, int)):
         raise InputError(
-            f"{rule!r} goes with operations whose input and output have one shape, not with dense or conv layers; "
+            f"{rule!r} applies to operations whose input and output have the same shape, not to dense or conv layers; "
             f"got {where!r}"
         )
     if rule.only_weighted and isinstance(where, Role) and where is not Role.LINEAR:
-        raise InputError(f"{rule!r} passes dense and conv layers, which have the role linear; got {where!r}")
+        raise InputError(f"{rule!r} applies to dense and conv layers, which have the role linear; got {where!r}")
 
 
 def _fits(rule: Rule, node: Node, where: Where) -> bool:
@@ -116,7 +116,7 @@ def _walked(graph: Graph, wrt: Sequence[Value]) -> list[Node]:
 
 
 def _depths(graph: Graph, walked: Sequence[Node]) -> tuple[dict[str, int], dict[str, int]]:
-    """Of each dense and conv node: how many are before it on the longest way; how many behind, from −1 down."""
+    """For each dense and conv node: how many precede it on the longest path; how many follow, from −1 down."""
     before: dict[Value, int] = {}
     behind: dict[Value, int] = {}
     first, last = {}, {}
@@ -138,7 +138,7 @@ def _depths(graph: Graph, walked: Sequence[Node]) -> tuple[dict[str, int], dict[
 
 @dataclass(frozen=True)
 class Relevance(RuleSet):
-    """The table of LRP with a composite for the layers that have weights."""
+    """The table of LRP, with a composite for the layers that have weights."""
 
     composite: Composite = field(default_factory=Composite)
 

@@ -3,7 +3,7 @@
 Shrikumar, Greenside and Kundaje 2017, "Learning Important Features Through Propagating Activation
 Differences": the linear rule (3.5.1), the Rescale rule (3.5.2) and RevealCancel (3.5.3). Products are
 shared like two-player Shapley values (their appendix and Lundberg and Lee 2017, section 4.2); the
-other functions are made of these, so that Σ m·Δ is the same before and behind every operation.
+other rules are built from these, so that Σ m·Δ is the same before and behind every operation.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..graph import Function, Graph, Role, Value, rewrite_regions
 from ..ops import Ops
 from .base import Array, Rule, RuleSet, Site, passing
 
-FARTHEST = 30  # times |f(x)| + |f(r)|, to which RevealCancel follows arithmetic
+FARTHEST = 30  # times |f(x)| + |f(r)|: the largest values that RevealCancel accepts in between
 ROUNDING = 4  # units in the last place by which a value may be off
 
 
@@ -34,11 +34,11 @@ def identity(ops: Ops, at: Site) -> Sequence[Array | None]:
 
 
 def divided(ops: Ops, change: Array, difference: Array, slope: Array, size: Array) -> Array:
-    """The slope change/difference of a chord, or ``slope``, the tangent's, where it is the same but for rounding.
+    """The slope change/difference of a chord, or the tangent's ``slope`` where the two agree up to rounding.
 
-    ``size``: magnitude of the values that ``change`` is a difference of: where slope·difference is as near to
-    ``change`` as their rounding is, the chord's slope is noise and the tangent's is right. So it is where both ends
-    are the same, or the same infinity. A slope that is not finite, as at the root of 0, counts as 0.
+    ``size``: magnitude of the values whose difference is ``change``. Where slope·difference matches ``change`` to
+    within their rounding, the chord's slope is noise and the tangent's is right. The same holds where both ends are
+    equal, or the same infinity. A slope that is not finite, such as that of √x at 0, counts as 0.
     """
     rounding, slope = ROUNDING * ops.epsilon(change), ops.finite(slope)
     far = ops.absolute(ops.minus_product(change, slope, difference)) > rounding * size
@@ -53,7 +53,7 @@ def rescale(ops: Ops, at: Site) -> Sequence[Array | None]:
     x, r, y, y_r, m = at.x[0], at.x_r[0], at.y[0], at.y_r[0], at.message[0]
     slope, *again = derivative(at, ops.midway(x, r), m)
     dx, size = x - r, ops.absolute(m) * (ops.absolute(y) + ops.absolute(y_r))
-    share = ops.sum_like(m * ops.difference(y, y_r), dx)  # c/x with c of more axes: what x adds at all of its places
+    share = ops.sum_like(m * ops.difference(y, y_r), dx)  # c/x with c of more axes: sums what x contributes
     return [divided(ops, share, dx, slope, ops.sum_like(size, dx)), *again]
 
 
@@ -61,11 +61,11 @@ def _ratio(ops: Ops, at: Site) -> list[Any]:
     """Δy/Δx."""
     x, r, y, y_r = at.x[0], at.x_r[0], at.y[0], at.y_r[0]
     slope, *again = derivative(at, ops.midway(x, r), ops.ones_like(y))
-    return [divided(ops, y - y_r, x - r, slope, 2 * ops.absolute(y_r)), *again]  # where y differs, Δy is precise
+    return [divided(ops, y - y_r, x - r, slope, 2 * ops.absolute(y_r)), *again]  # where the ys differ, Δy is precise
 
 
 def derivative(at: Site, point: Array, message: Array) -> list[Any]:
-    """A univariate operation's vector–Jacobian product at ``point``; x·x has its operand twice, the sum comes first."""
+    """A univariate operation's vector–Jacobian product at ``point``; for x·x the first operand gets the sum of both."""
     _, pullback = at.apply(dict.fromkeys(at.places, point))
     parts: list[Any] = list(pullback([message]))
     return [sum(parts[1:], parts[0]), *[None] * (len(parts) - 1)]
@@ -83,8 +83,8 @@ def product(ops: Ops, at: Site) -> Sequence[Array | None]:
 
     For u·v with a factor v that rescales (a reciprocal root, a gate), the two orders v·Δu + u_r·Δv and
     v_r·Δu + u·Δv count in the proportion |v_r| : |v| in place of halves. So m_u is the harmonic mean of v and v_r,
-    and no share is larger than twice the smaller of the two makes it: halves are huge numbers that cancel where v
-    and v_r differ by orders of magnitude.
+    at most twice the smaller of the two. Halves would be huge numbers that cancel where v and v_r differ by orders
+    of magnitude.
     """
     rescaling = at.node.attributes.rescaling
     if len(at.places) != 2 or len(rescaling) != 1:
@@ -106,7 +106,7 @@ def _proportions(ops: Ops, a: Array, b: Array) -> tuple[Array, Array]:
 
 
 def quotient(ops: Ops, at: Site) -> Sequence[Array | None]:
-    """z = x/y as the product of x and v = 1/y, which rescales x, in terms that stay small.
+    """z = x/y as the product of x and v = 1/y, which rescales x, written without large intermediate values.
 
     For y and y_r of one sign: m_x = m/ȳ and m_y = −m·z̄/ȳ, where ȳ and z̄ are the means of input and reference.
     """
@@ -134,7 +134,7 @@ def bivariate(ops: Ops, at: Site) -> Sequence[Array | None]:
 
 
 def extreme(ops: Ops, at: Site) -> Sequence[Array | None]:
-    """Maximum or minimum: m·Δy goes to the winner of x or, where that is farther out, of the reference.
+    """Maximum or minimum: m·Δy goes to the winner of x or, if that is more extreme, of the reference.
 
     With M = max(y, y_r), m·(M−y_r) belongs to the entries where x has its maximum and m·(y−M) to those
     where the reference has; one of the two is 0.
@@ -157,8 +157,8 @@ def extreme(ops: Ops, at: Site) -> Sequence[Array | None]:
     return [ops.where(part == 0, part, part / (x - r)) for part, x, r in zip(routed, at.x, at.x_r, strict=True)]
 
 
-# softmax and its relatives are never taken apart: their exponentials and sums differ by many orders of magnitude
-# between input and reference, and products of what is huge with what is tiny lose everything that is between.
+# softmax and its relatives are never decomposed: their exponentials and sums differ by many orders of magnitude
+# between input and reference, and products of huge with tiny numbers lose all precision.
 # With L = log Σ exp(x) each is a sum of logarithmic means, all in [0, 1], of probabilities.
 
 
@@ -201,7 +201,7 @@ class _Shares:
 
     @classmethod
     def of(cls, ops: Ops, x: Array, r: Array, axis: Any) -> _Shares:
-        """L is kept as largest entry and rest, so that the rounding of large entries cancels."""
+        """L is held as its largest entry plus a remainder, so that the rounding of large entries cancels."""
         (top, below, rest), (top_r, below_r, rest_r) = _log_total(ops, x, axis), _log_total(ops, r, axis)
         change = (top - top_r) + ops.difference(rest, rest_r)
         up, rest, rest_r = change >= 0, ops.finite(rest), ops.finite(rest_r)
@@ -212,7 +212,7 @@ class _Shares:
         return cls(w, u, u_r, dx, ops.difference(u, u_r))
 
     def taken(self, ops: Ops, m: Array, axis: Any) -> Array:
-        """m_j − w_j·Σm. Where one w is almost 1 and Δx_j large, 1 − w_j is what the other shares leave of Δu_j.
+        """m_j − w_j·Σm. Where one w is almost 1 and Δx_j is large, 1 − w_j is computed from the other shares and Δu_j.
 
         Σw ≤ 1, so that at most one is above ½. There (1 − w)·Δx would be the difference of two large numbers.
         """
@@ -225,7 +225,7 @@ class _Shares:
 
 
 def _log_total(ops: Ops, x: Array, axis: Any) -> tuple[Array, Array, Array]:
-    """The largest entry, 0 where it is −∞; x less that; L less that."""
+    """The largest entry, or 0 if it is −∞; x minus it; L minus it."""
     top = ops.finite(ops.reduce_max(x, axis))
     below = x - top
     return top, below, ops.log(ops.reduce_sum(ops.exp(below), axis))
@@ -259,7 +259,7 @@ _FUNCTIONS: dict[Function, Rule] = {
 
 @dataclass(frozen=True)
 class Differences(RuleSet):
-    """A table of DeepLIFT; products know which of their factors rescales the other one."""
+    """A table of DeepLIFT; on products it marks the factors that only rescale the other one."""
 
     def prepare(self, graph: Graph, wrt: Sequence[Value]) -> Graph:
         return rewrite_regions.mark_rescaling(graph, wrt)
@@ -273,7 +273,7 @@ RESCALE = Differences("deeplift_rescale", _ROLES, _FUNCTIONS, contrast=True, ele
 
 @dataclass(frozen=True)
 class Split:
-    """Two arrays: for, or of, the positive and the negative part of each difference."""
+    """Two arrays, one for the positive and one for the negative part of each difference."""
 
     positive: Array
     negative: Array
@@ -282,12 +282,12 @@ class Split:
         return Split(self.positive + other.positive, self.negative + other.negative)
 
     def swapped(self, ops: Ops, keep: Array) -> Split:
-        """The parts exchanged where ``keep`` is False."""
+        """The two parts, exchanged where ``keep`` is False."""
         positive = ops.where(keep, self.positive, self.negative)
         return Split(positive, ops.where(keep, self.negative, self.positive))
 
     def by_sign(self, ops: Ops, difference: Array) -> Array:
-        """One multiplier for each whole difference: its sign says which; the mean of both where it is 0."""
+        """One multiplier for each whole difference: that of its sign; the mean of both where it is 0."""
         mean = (self.positive + self.negative) * 0.5
         return ops.where(difference > 0, self.positive, ops.where(difference < 0, self.negative, mean))
 
@@ -334,13 +334,13 @@ def reveal_weighted(ops: Ops, at: Site) -> Sequence[Split | None]:
 
 
 def _signed(ops: Ops, at: Site) -> list[Array]:
-    """For each active input whether what it adds to the outputs has its own sign: of a map without weights."""
+    """For each active input of a map without weights: whether its contribution to the outputs has the input's sign."""
     slopes = at.pullback([ops.ones_like(y) for y in at.y])
     return [ops.zeros_like(x) >= 0 if slope is None else slope >= 0 for slope, x in zip(slopes, at.x, strict=True)]
 
 
 def split_linear(ops: Ops, at: Site) -> Sequence[Split]:
-    """The parts go through on their own; exchanged where the map turns the sign."""
+    """Each part passes through separately; the parts are exchanged where the map flips the sign."""
     ordered = [part.swapped(ops, keep) for part, keep in zip(at.split, _signed(ops, at), strict=True)]
     still, _ = at.apply({place: ops.zeros_like(x) for place, x in zip(at.places, at.x, strict=True)})
     up, _ = at.apply({place: part.positive for place, part in zip(at.places, ordered, strict=True)})
@@ -358,7 +358,7 @@ def reveal_linear(ops: Ops, at: Site) -> Sequence[Split | None]:
 
 
 def _parts(ops: Ops, at: Site) -> Split:
-    """Δx⁺ and Δx⁻, 0 where one is no more than the rounding of the other and of r."""
+    """Δx⁺ and Δx⁻; a part within the rounding of the other and of r counts as 0."""
     part = at.split[0]
     rise, fall = ops.absolute(part.positive), ops.absolute(part.negative)
     least = (ops.absolute(at.x_r[0]) + rise + fall) * (ROUNDING * ops.epsilon(rise))
@@ -372,8 +372,8 @@ def split_revealed(ops: Ops, at: Site) -> Sequence[Split]:
 def _revealed(ops: Ops, at: Site) -> tuple[Split, Array]:
     """Δy⁺ = ½[f(r+Δ⁺) − f(r) + f(x) − f(r+Δ⁻)], Δy⁻ = ½[f(r+Δ⁻) − f(r) + f(x) − f(r+Δ⁺)] (eq. in 3.5.3).
 
-    Rescale where f is not defined at r+Δ⁺ or r+Δ⁻ (a logarithm, a square root), or where arithmetic leads to numbers
-    far larger than f(x) and f(r) (an exponential, a reciprocal). Also the size of what is subtracted.
+    Rescale where f is not defined at r+Δ⁺ or r+Δ⁻ (a logarithm, a square root), or where it is far larger there than
+    f(x) and f(r) (an exponential, a reciprocal). Also returns the magnitude of the subtracted values.
     """
     part, r, y, y_r = _parts(ops, at), at.x_r[0], at.y[0], at.y_r[0]
     (rising, *_), _ = at.apply(dict.fromkeys(at.places, r + part.positive))
@@ -383,7 +383,7 @@ def _revealed(ops: Ops, at: Site) -> tuple[Split, Array]:
     largest = ops.maximum(ops.absolute(rising), ops.absolute(falling))
     defined = largest <= FARTHEST * size if at.node.function is Function.ARITHMETIC else largest < math.inf
     no_rise, no_fall = ops.equal(part.positive, 0), ops.equal(part.negative, 0)
-    up, down = ops.where(no_fall, y - y_r, up), ops.where(no_rise, y - y_r, down)  # all, where one part is
+    up, down = ops.where(no_fall, y - y_r, up), ops.where(no_rise, y - y_r, down)  # all of Δy, where one part is 0
     up = ops.zeroed(ops.where(defined, up, part.positive * ratio), no_rise)
     down = ops.zeroed(ops.where(defined, down, part.negative * ratio), no_fall)
     made = Split(up, down)
@@ -423,7 +423,7 @@ def behind_dense(ops: Ops, at: Site) -> Sequence[Split | None]:
 
 
 def whole(rule: Rule) -> Rule:
-    """A rule for whole differences, between values whose parts were split by the sign of the difference."""
+    """Adapt a rule for whole differences to differences in two parts: both parts get its multiplier."""
 
     def passed(ops: Ops, at: Site) -> Sequence[Split | None]:
         pairs = zip(at.message, at.y, at.y_r, strict=False)

@@ -1,4 +1,4 @@
-"""Derivatives, and their variants that bend the backward pass of ReLU.
+"""Derivatives, and variants that change the backward pass of ReLU.
 
 gradient: chain rule. guided_backprop: m·[x>0]·[m>0] (Springenberg et al. 2015, section 3).
 deconvnet: m·[m>0] (Zeiler and Fergus 2014, section 2.1). zero: every activation's derivative is 0.
@@ -33,7 +33,7 @@ def deconv_relu(ops: Ops, at: Site) -> Sequence[Array | None]:
 
 
 _CHAIN = dict.fromkeys(set(Role) - {Role.INPUT, Role.WEIGHT, Role.CONSTANT}, vjp)
-_OWN = {Function.OWN_DERIVATIVE: "its derivative is the model's own, which no rule for activations reaches into"}
+_OWN = {Function.OWN_DERIVATIVE: "its derivative is defined by the model: rules for activations do not apply inside"}
 
 GRADIENT = RuleSet("gradient", _CHAIN, complex=True)
 GUIDED_BACKPROP = RuleSet(

@@ -6,7 +6,7 @@ with Deep Taylor Decomposition" (w², z⁺, z^B: table 1); Montavon et al. 2019,
 Propagation: An Overview" (γ, composites); Achtibat et al. 2024, "AttnLRP" (products, softmax, norms).
 
 With the contributions c_jk = x_j·w_jk to the output z_k = Σ_j c_jk + b_k of a linear map, each rule is
-R_j = Σ_k (share of j in k)·R_k. A bias takes its own share, which goes nowhere.
+R_j = Σ_k (share of j in k)·R_k. A bias takes its own share, which is not propagated further.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..stored import Stored
 from .base import Array, Rule, RuleSet, Site, passing, unsupported
 from .gradient import GRADIENT, vjp
 
-LARGEST_BOUND = 64  # entries of a bound for z^B
+LARGEST_BOUND = 64  # most entries of a bound of z^B
 
 
 # --- rules for linear maps -------------------------------------------------------------------
@@ -34,8 +34,8 @@ LARGEST_BOUND = 64  # entries of a bound for z^B
 class LayerRule(Stored, data=False):
     """A rule as a value, for the entries of a composite. It is written to files by its fields.
 
-    passes_weighted: whether it may pass dense and conv layers; only_weighted: and nothing else.
-    shares_bias: what a bias adds to an output goes to the inputs, too.
+    passes_weighted: whether it applies to dense and conv layers; only_weighted: whether to nothing else.
+    shares_bias: whether the relevance of a bias is redistributed to the inputs.
     """
 
     passes_weighted: ClassVar[bool] = True
@@ -47,15 +47,15 @@ class LayerRule(Stored, data=False):
 
     @property
     def stabilizer(self) -> float:
-        """The share of a row's largest output that it adds to denominators."""
+        """The ε that it adds to denominators, as a fraction of a row's largest output."""
         return 0.0
 
     def fits(self, node: Node) -> bool:
-        """Whether it can pass ``node``."""
+        """Whether it applies to ``node``."""
         return node.function.weighted
 
     def conserves(self, graph: Graph, node: Node, places: Sequence[int]) -> bool:
-        """Whether all relevance of the outputs goes to the active inputs, but for ε; where in doubt, no."""
+        """Whether all relevance of the outputs reaches the active inputs, except for ε; False if uncertain."""
         return not node.function.normalizes and (
             not node.function.weighted or self.shares_bias or node.attributes.bias is None
         )
@@ -110,12 +110,12 @@ class Epsilon(Stabilized):
 
 
 def _own_part(ops: Ops, at: Site, y: Array) -> Array | None:
-    """What the only active operand of x ± c adds: c may be a mask of huge numbers, which is no scale for x."""
+    """The contribution of the only active operand of x ± c: c may be a mask of huge numbers, no scale for x."""
     return ops.zeros_like(y) + at.x[0] if at.node.elementwise and len(at.x) == 1 else None
 
 
 def _times(ops: Ops, x: Array, passed: Array) -> Array:
-    """x·passed; 0 where nothing is passed, also to a masked x = −∞."""
+    """x·passed; 0 where ``passed`` is 0, even for a masked x = −∞."""
     return ops.where(passed == 0, ops.zeros_like(passed), x * passed)
 
 
@@ -147,7 +147,7 @@ class AlphaBeta(Stabilized):
         _not_negative("beta", self.beta)
         _not_negative("epsilon", self.epsilon)
         if abs(self.alpha - self.beta - 1) > 1e-9:
-            raise InputError(f"αβ keeps relevance only where alpha − beta = 1; got {self.alpha} and {self.beta}")
+            raise InputError(f"αβ conserves relevance only if alpha − beta = 1; got {self.alpha} and {self.beta}")
 
     def __call__(self, ops: Ops, at: Site) -> Sequence[Array | None]:
         total, shares = _signed(ops, at, 1)
@@ -193,7 +193,7 @@ class Gamma(Stabilized):
 
 @dataclass(frozen=True)
 class Flat(LayerRule):
-    """R_j = Σ_k 1/n_k·R_k: each of the n_k inputs of an output alike (Lapuschkin et al. 2019, supplement)."""
+    """R_j = Σ_k 1/n_k·R_k: equal shares for the n_k inputs of an output (Lapuschkin et al. 2019, supplement)."""
 
     shares_bias: ClassVar[bool] = True
 
@@ -232,7 +232,7 @@ class ZBox(Stabilized):
                 raise InputError(f"z^B needs the bounds of its input, low= and high=, as numbers; got {name}={bound!r}")
             if np.size(bound) > LARGEST_BOUND:
                 raise InputError(
-                    f"a bound of z^B has at most {LARGEST_BOUND} entries, such as one a channel; {name} has "
+                    f"a bound of z^B has at most {LARGEST_BOUND} entries, such as one per channel; {name} has "
                     f"{np.size(bound)}"
                 )
             object.__setattr__(self, name, frozen(bound))
@@ -251,26 +251,26 @@ class ZBox(Stabilized):
 
 
 def frozen(bound: Any) -> Any:
-    """Nested tuples of numbers for an array or lists, so that what holds it is a value."""
+    """An array or lists as nested tuples of numbers, so that the rule that holds it is hashable."""
     if isinstance(bound, (list, tuple)):
         return tuple(map(frozen, bound))
     return frozen(bound.tolist()) if hasattr(bound, "tolist") else bound
 
 
 def _bound(ops: Ops, bound: Any, x: Array) -> Array:
-    """``bound`` as an array that goes with ``x``, built of its entries."""
-    known = np.asarray(bound, np.float64)
-    if not known.ndim:
-        return float(known)
+    """``bound`` as an array that broadcasts against ``x``."""
+    array = np.asarray(bound, np.float64)
+    if not array.ndim:
+        return float(array)
     sample = tuple(x.shape[1:])
-    if len(sample) < known.ndim or any(k not in (1, s) for k, s in zip(known.shape[::-1], sample[::-1], strict=False)):
-        raise InputError(f"a bound of z^B has shape {known.shape}, what goes into the layer has shape {sample}")
+    if len(sample) < array.ndim or any(k not in (1, s) for k, s in zip(array.shape[::-1], sample[::-1], strict=False)):
+        raise InputError(f"a bound of z^B has shape {array.shape}, the layer's input has shape {sample}")
     zero = ops.row_max(ops.zeros_like(x))
-    shape = (1,) * (len(x.shape) - 1 - known.ndim) + known.shape
-    return ops.reshape_rows(ops.stack([zero + float(entry) for entry in known.flat]), shape)
+    shape = (1,) * (len(x.shape) - 1 - array.ndim) + array.shape
+    return ops.reshape_rows(ops.stack([zero + float(entry) for entry in array.flat]), shape)
 
 
-# --- what the rules are made of --------------------------------------------------------------
+# --- parts of the rules ----------------------------------------------------------------------
 
 Shares = Callable[[Array], list[Array | None]]
 
@@ -291,7 +291,7 @@ def _input(at: Site) -> Array:
 
 
 def _mapped(ops: Ops, at: Site, x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, Shares]:
-    """The map with other operands, by default without bias: z, and S_k ↦ Σ_k c_jk·S_k for each active operand."""
+    """The map on other operands, by default without bias: z, and S_k ↦ Σ_k c_jk·S_k for each active operand."""
     given = {_input_place(at): x, at.node.attributes.weight: weight}
     if at.node.attributes.bias is not None:
         place = at.node.attributes.bias
@@ -343,7 +343,7 @@ def _not_negative(name: str, value: Any) -> None:
 
 
 class Copied(LayerRule, data=False):
-    """Each output entry is an input entry: what it has goes there."""
+    """Each output entry is a copy of an input entry, which gets its relevance."""
 
     __name__ = "copied"
     passing = True
@@ -357,7 +357,7 @@ class Copied(LayerRule, data=False):
 
 
 def _adds_constant(graph: Graph, node: Node, places: Sequence[int]) -> bool:
-    """Whether a constant is added, or stands where a condition says so."""
+    """Whether a constant is added, or selected by a condition."""
     others = [value for place, value in enumerate(node.inputs) if place not in places]
     return any(graph.output(value).floating for value in others) or (node.elementwise and bool(others))
 
@@ -367,18 +367,18 @@ def _entries(outputs: Sequence[Output]) -> int:
 
 
 def unchanged(ops: Ops, at: Site) -> Sequence[Array | None]:
-    """One operand of the result's shape, or broadcast to it. x·x has its operand twice, the first takes all."""
+    """One operand of the result's shape, or broadcast to it; for x·x the first of the two operands gets everything."""
     return [ops.sum_like(at.message[0], at.x[0]), *[None] * (len(at.x) - 1)]
 
 
 @passing
 def winner(ops: Ops, at: Site) -> Sequence[Array | None]:
-    """The largest (or smallest) entry takes all."""
+    """The largest (or smallest) entry gets everything."""
     return at.pullback(at.message)
 
 
 def product(ops: Ops, at: Site) -> Sequence[Array | None]:
-    """Half to each factor (Achtibat et al. 2024, proposition 3.3); nothing to a factor that rescales (3.4)."""
+    """Half to each factor (Achtibat et al. 2024, proposition 3.3); nothing to a factor that only rescales (3.4)."""
     keep = [place for place in at.places if place not in at.node.attributes.rescaling] or at.places
     whole = at.message[0] / len(keep)
     return [ops.sum_like(whole, x) if place in keep else None for place, x in zip(at.places, at.x, strict=True)]
@@ -439,7 +439,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Ratios(RuleSet):
-    """The gradient's table, but for activations, joined first whatever wrote them: all univariate but arithmetic."""
+    """The gradient's table except for activations: all univariate operations but arithmetic, joined beforehand."""
 
     def prepare(self, graph: Graph, wrt: Sequence[Value]) -> Graph:
         return rewrite_regions.join(graph, wrt)

@@ -1,10 +1,10 @@
 """From calls to results, in packages.
 
-A call (:mod:`~.work.call`) becomes runs, each a generator of pieces of work: one row a sample
-(:mod:`~.work.summed`), each sample beside references (:mod:`~.work.contrasted`, with their kept activations in
-:mod:`~.work.references`), forward passes only (:mod:`~.work.forward`), or samples that users' generators make
-(:mod:`~.work.perturbed` by :mod:`~.work.workers`). :class:`Packages` executes pieces, those of many calls joined
-(:mod:`~.work.joining`) if a scheduler asks.
+A call (:mod:`~.run.call`) becomes runs, each a generator of pieces of work: rows of samples
+(:mod:`~.run.summed`), samples compared with references (:mod:`~.run.contrasted`, whose kept activations are in
+:mod:`~.run.references`), forward passes only (:mod:`~.run.forward`), or samples from users' generators
+(:mod:`~.run.perturbed`, by :mod:`~.run.workers`). :class:`Packages` executes pieces; a scheduler joins those of
+many calls (:mod:`~.run.joining`).
 """
 
 from .packages import Packages

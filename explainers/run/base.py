@@ -1,8 +1,8 @@
 """The base of all runs: one chunk of samples on its way through the packages.
 
-A run is a generator of :class:`~.call.Piece`: what it next wants of the device. It is sent the results and
-goes on, and returns the chunk's results. So the same run serves a call, which executes each piece as it
-comes, and a scheduler, which fills one package from the pieces of many calls.
+A run is a generator of :class:`~.call.Piece`, the rows to execute next. It is sent the results of each piece, and
+returns the chunk's results at its end. The same run serves a call, which executes each piece at once, and a
+scheduler, which fills one package from the pieces of many calls.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Found = TypeVar("Found")
 class Estimate(NamedTuple):
     """A preliminary result for samples start … stop−1 of a call, before their run has ended.
 
-    One array (n, …) for each attributed value, NaN for samples of which nothing is known; standard errors
-    likewise, or None; evaluations (n,): rows that the estimate is made of.
+    One array (n, …) for each attributed value, NaN for samples without an estimate; standard errors
+    likewise, or None; evaluations (n,): the number of rows behind the estimate.
     """
 
     start: int
@@ -40,7 +40,7 @@ Steps = Generator[Piece, Results, Found]
 
 
 class Run:
-    """Samples start … stop−1 of a call, on the device."""
+    """The run of samples start … stop−1 of a call, staged on the device."""
 
     def __init__(self, packages: Packages, call: Call, staged: Staged, start: int, stop: int) -> None:
         self.packages, self.backend = packages, packages.backend
@@ -50,16 +50,16 @@ class Run:
         raise NotImplementedError
 
     def estimate(self) -> Estimate | None:
-        """What is known so far; None where the method's result comes at once."""
+        """The estimate so far; None if the method has no preliminary results."""
         return None
 
     @property
     def size(self) -> int:
-        """Rows that the next piece may have. A scheduler changes it on the way."""
+        """The most rows of the next piece. A scheduler may change it during the run."""
         return self.packages.limit(self.call.batch_size)
 
     def piece(self, touched: Numpy, sample: Numpy, baseline: Numpy, values: dict[str, Numpy]) -> Piece:
-        """Rows of the samples ``touched`` (ascending): ``sample``: which of these each row is of."""
+        """A piece with rows of the samples ``touched`` (ascending); ``sample``: the index into these for each row."""
         staged, first, last = self.staged, int(touched[0]), int(touched[-1]) + 1
         if last - first != len(touched):
             inputs = [self.backend.take(array, touched) for array in staged.inputs]
@@ -88,7 +88,7 @@ class Run:
         return np.concatenate(parts)
 
     def report(self, rows: int) -> None:
-        """``rows`` have been evaluated."""
+        """Report that ``rows`` have been evaluated."""
         if self.call.progress:
             self.call.progress(rows)
         if self.call.watch:

@@ -1,4 +1,4 @@
-"""What goes through a call: the request, what of it is on the device, its rows, and its results."""
+"""The data of a call: the request, its staged samples on the device, its rows, and its results."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ..random_numbers import UInt64
 from ..spec import Array, Baseline, Numpy, Target
 
 Progress = Callable[[int], None]
-Results = tuple[Array, ...]  # of a kernel
+Results = tuple[Array, ...]  # the arguments of a kernel
 
 
 @dataclass
 class Stats:
-    """What an explainer has done so far. Counts are exact under threads; times are wall seconds."""
+    """Counts and times of an explainer's work so far. Counts are exact under threads; times are wall seconds."""
 
     traces: int = 0
     compiled_shapes: list[str] = field(default_factory=list)
@@ -55,9 +55,9 @@ class Stats:
 
 @dataclass(slots=True)
 class Call:
-    """One call, bound and checked. ``inputs``: in the signature's order, numpy or the backend's own.
+    """One call, with its arguments bound and checked. ``inputs``: in the signature's order, numpy or the backend's own.
 
-    ``batch_size``: rows that it may ask for at once.
+    ``batch_size``: the most rows of one package.
     """
 
     count: int
@@ -70,16 +70,16 @@ class Call:
     details: bool = False
     progress: Progress | None = None
     attribution: list[Numpy] | None = None  # for generators of perturbed samples
-    watch: Callable[[Any], None] | None = None  # is shown the run after each of its pieces
+    watch: Callable[[Any], None] | None = None  # called with the run after each of its pieces
 
     def __len__(self) -> int:
         return self.count
 
 
 class Ends(NamedTuple):
-    """What attributions add up to: f at the samples less f at their references, on the device or not.
+    """The outputs whose difference attributions sum to: f at the samples and at their references, on any device.
 
-    y: (n, …). y_r: (n, …) or (1, …); None for 0.
+    y: (n, …). y_r: (n, …) or (1, …); None stands for 0.
     """
 
     y: Array
@@ -88,7 +88,7 @@ class Ends(NamedTuple):
 
 @dataclass(slots=True)
 class Chunk:
-    """Results of a run of samples: one entry per attributed value; numpy or the backend's own arrays."""
+    """Results for consecutive samples: one entry per attributed value; numpy or the backend's own arrays."""
 
     start: int
     stop: int
@@ -104,7 +104,7 @@ class Chunk:
 
 @dataclass(slots=True)
 class Staged:
-    """A chunk on the device: what packages take slices of."""
+    """A chunk of samples on the device, which packages take slices of."""
 
     count: int
     inputs: list[Array]
@@ -115,7 +115,7 @@ class Staged:
     seeds: UInt64 | None
 
     def table_rows(self, sample: Numpy, reference: Numpy) -> Numpy:
-        """The rows of ``tables`` that hold ``reference`` of ``sample``, where there is a distribution."""
+        """The rows of ``tables`` that hold ``reference`` of ``sample``, for a distribution of baselines."""
         own = self.baseline is not None and self.baseline.own
         return reference + sample * len(self.baseline or ()) if own else reference
 
@@ -132,7 +132,7 @@ class Rows:
 
 @dataclass(slots=True)
 class Piece:
-    """Rows that a run wants of the device: samples first … last−1 of ``staged``.
+    """Rows that a run asks to execute: of the samples first … last−1 of ``staged``.
 
     ``kind``: ``"samples"`` (one row each), ``"rows"``, ``"aligned"`` (each against its reference, whose
     ``activations`` have as many rows as there are samples, or one) or ``"grid"`` (each against ``references``).
@@ -148,7 +148,7 @@ class Piece:
     part: str = ""
 
     def __len__(self) -> int:
-        """Rows of the model."""
+        """Number of evaluations of the model."""
         return len(self.rows.sample) if self.rows else self.count * self.references
 
     @property

@@ -1,4 +1,4 @@
-"""Methods that compare with references: each sample with its own, or with every one of a distribution."""
+"""Runs of methods that compare with references: each sample with one, or with every one of a distribution."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class ContrastRun(Run):
-    """One chunk of samples."""
+    """The run of one chunk of samples."""
 
     def __init__(self, packages: Packages, call: Call, staged: Staged, start: int, stop: int) -> None:
         super().__init__(packages, call, staged, start, stop)
@@ -49,7 +49,7 @@ class ContrastRun(Run):
         return chunk
 
     def _against_all(self) -> Steps[tuple[Array, Numpy, list[Array]]]:
-        """Means over the references, with f of each sample and the mean of f over its references."""
+        """Means over the references; also f of each sample, and the mean of f over its references."""
         staged, packages = self.staged, self.packages
         assert staged.baseline is not None
         total, own = len(staged.baseline), staged.baseline.own
@@ -78,7 +78,7 @@ class ContrastRun(Run):
         return together, references / total, means
 
     def _activations(self, sample: int, first: int, last: int) -> list[Array]:
-        """Of the references first … last−1, which all samples share or which are this one's."""
+        """The activations of the references first … last−1, which are shared by all samples or belong to ``sample``."""
         baseline = self.staged.baseline
         assert baseline is not None
         if not baseline.own:
@@ -87,7 +87,7 @@ class ContrastRun(Run):
         return self.references.run([self.backend.take(table, rows) for table in self.staged.tables], [])
 
     def _spans(self, total: int, width: int) -> list[tuple[int, int]]:
-        """The references in runs of ``width``; on a static engine the last ones one by one."""
+        """The references in spans of ``width``; on a static engine the last ones one by one."""
         whole = total // width * width
         spans = [(low, low + width) for low in range(0, whole, width)]
         if self.packages.static:
@@ -95,7 +95,7 @@ class ContrastRun(Run):
         return spans + ([(whole, total)] if whole < total else [])
 
     def _pairs(self) -> Steps[tuple[Array, Numpy, list[Array]]]:
-        """Like a grid, where the references' activations depend on the sample: every pair runs whole."""
+        """Like a grid, for reference activations that depend on the sample: every pair is evaluated in full."""
         staged, packages = self.staged, self.packages
         assert staged.baseline is not None
         total, n = len(staged.baseline), staged.count
@@ -130,7 +130,7 @@ class ContrastRun(Run):
 
 
 def aligned(packages: Packages, staged: Staged, references: ReferenceActivations, part: str = "") -> Piece:
-    """Samples that have a reference each, or share one, with its activations."""
+    """A piece of samples that each have a reference, or share one, with its activations."""
     assert staged.baseline is not None
     one = None if staged.baseline.per_sample or staged.baseline.own else references.one_row(staged.inputs)
     if one is not None:
@@ -138,7 +138,7 @@ def aligned(packages: Packages, staged: Staged, references: ReferenceActivations
         activations = references.shared(staged.baseline, 0, 1, row, one)
     else:
         count, tables = staged.count, staged.tables
-        if staged.baseline.own:  # the first of each sample's
+        if staged.baseline.own:  # the first reference of each sample
             first = staged.table_rows(np.arange(count), np.zeros(count, np.int64))
             tables = [packages.backend.take(table, first) for table in tables]
         tables = [packages.backend.expand(t, count) if t.shape[0] != count else t for t in tables]
@@ -147,7 +147,7 @@ def aligned(packages: Packages, staged: Staged, references: ReferenceActivations
 
 
 def audit(packages: Packages, call: Call) -> list[tuple[Any, Numpy]]:
-    """By how much each walked node is incomplete, for each sample."""
+    """The completeness gap of each walked node, for each sample."""
     program = packages.audited
     references = ReferenceActivations(
         program, packages.backend, packages.traced, lambda rows: packages.kernel(rows, "audit reference"),

@@ -1,9 +1,9 @@
-"""Forward-only methods: rows → packages → values → per-sample sums.
+"""Runs of forward-only methods: rows → packages → values → per-sample sums.
 
-The rows of a chunk's samples stand one after the other: a sample's endpoints, then its units; with a
-distribution of baselines each row but the sample itself once for every reference. A package takes the next
-``batch_size`` rows, whichever samples they belong to. Values are added to the samples' sums as they come:
-what waits is one unit of one sample.
+The rows of a chunk's samples follow one another: a sample's endpoints, then its units; with a distribution
+of baselines, each row except the sample itself is repeated for every reference. A package takes the next
+``batch_size`` rows, across samples. Values are added to the samples' sums immediately: at most one incomplete
+unit is buffered.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class _Pattern:
-    """A sample's rows with the units first … last−1: the sample is −2, its baseline −1, then come the units."""
+    """A sample's rows for the units first … last−1: the sample itself is −2, its baseline −1, then the units follow."""
 
     first: int
     last: int
@@ -37,18 +37,18 @@ class _Pattern:
 
 @dataclass
 class _Rows:
-    """Rows of a package, (R,) each."""
+    """The rows of a package, (R,) each."""
 
-    touched: Numpy  # their samples (U,)
-    local: Numpy  # which of these each row is of
+    touched: Numpy  # the samples in the package, (U,)
+    local: Numpy  # index into these for each row
     reference: Numpy
-    mark: list[Numpy]  # where samples and where baselines stand
-    units: Units | None  # whose rows the others are
+    mark: list[Numpy]  # the positions of samples and of baselines among the rows
+    units: Units | None  # the samples of the other rows
     row: Numpy  # counted from the first unit's first row
 
 
 class ForwardRun(Run):
-    """One chunk of samples."""
+    """The run of one chunk of samples."""
 
     def __init__(self, packages: Packages, call: Call, staged: Staged, start: int, stop: int) -> None:
         super().__init__(packages, call, staged, start, stop)
@@ -70,8 +70,8 @@ class ForwardRun(Run):
         self.baseline_outputs = (
             np.zeros((count, *packages.output_shape)) if call.details and self.design.endpoints == 2 else None
         )
-        self.open: list[Numpy] = []  # values of a unit that is not complete
-        self.part = np.zeros(())  # sum over the references of a row that is not complete
+        self.open: list[Numpy] = []  # values of an incomplete unit
+        self.part = np.zeros(())  # partial sum over the references of a row
 
     # --- a chunk -------------------------------------------------------------------------------
 
@@ -108,7 +108,7 @@ class ForwardRun(Run):
         return None if array is None else array.astype(self.packages.mask_host_dtype)
 
     def _checked(self) -> list[Numpy]:
-        """The attributed inputs on the host, for designs that look at them."""
+        """The attributed inputs on the host, checked by designs that look at them."""
         if type(self.design).check is Design.check:
             return []
         places = [self.packages.program.graph.inputs.index(value) for value in self.packages.program.wrt]
@@ -117,7 +117,7 @@ class ForwardRun(Run):
         return inputs
 
     def _find_max(self) -> Steps[None]:
-        """Each sample's largest output, from the evaluation that is its first row."""
+        """Find each sample's largest output by evaluating its first row."""
         outputs = yield from self.endpoint_outputs("input")
         self._finite(outputs, 0)
         self.target = largest(outputs)
@@ -169,7 +169,7 @@ class ForwardRun(Run):
     # --- rows ------------------------------------------------------------------------------------
 
     def _stream(self, samples: Numpy, first: int, last: int, skip: int) -> Steps[None]:
-        """Evaluate the units first … last−1 of ``samples``, with endpoints from number ``skip`` on before unit 0."""
+        """Evaluate the units first … last−1 of ``samples``; the endpoints from number ``skip`` on precede unit 0."""
         pattern = self._pattern(first, last, skip)
         total = len(samples) * len(pattern.row)
         end = 0
@@ -182,7 +182,7 @@ class ForwardRun(Run):
             self.report(end - begin)
 
     def _pattern(self, first: int, last: int, skip: int) -> _Pattern:
-        """The rows of a sample with the units first … last−1."""
+        """The rows of a sample for the units first … last−1."""
         marks = np.arange(skip, self.design.endpoints) - 2 if first == 0 else np.arange(0)
         of_units = (last - first) * self.design.unit
         rows = np.concatenate([marks, np.arange(of_units)])
@@ -192,14 +192,14 @@ class ForwardRun(Run):
         return _Pattern(first, last, row, reference)
 
     def _rows(self, samples: Numpy, pattern: _Pattern, begin: int, end: int) -> _Rows:
-        """The rows begin … end−1 of ``samples``, one sample's after the other's."""
+        """The rows begin … end−1 of ``samples``, sample by sample."""
         local, place = np.divmod(np.arange(begin, end), len(pattern.row))
         touched = samples[local[0] : local[-1] + 1]
         row, of_units = pattern.row[place], (pattern.last - pattern.first) * self.design.unit
         mark = [np.flatnonzero(row == which) for which in (-2, -1)]
         if not of_units:
             return _Rows(touched, local - local[0], pattern.reference[place], mark, None, row)
-        row = np.maximum(row, 0) + local * of_units  # endpoints have a value, too, until it is overwritten
+        row = np.maximum(row, 0) + local * of_units  # endpoints get a value, too, which is overwritten below
         unit = np.arange(row[0] // self.design.unit, row[-1] // self.design.unit + 1)
         row -= unit[0] * self.design.unit
         owner, number = np.divmod(unit, pattern.last - pattern.first)
@@ -210,7 +210,7 @@ class ForwardRun(Run):
         return _Rows(touched, local - local[0], pattern.reference[place], mark, units, row)
 
     def _package(self, rows: _Rows) -> Steps[tuple[Any, Numpy]]:
-        """Outputs (on the device) and values, (R, …), of rows."""
+        """The outputs (on the device) and values (R, …) of rows."""
         values = self.design.rows(rows.units, rows.row) if rows.units else {}
         for mark, which in zip(rows.mark, ("input", "baseline"), strict=True):
             if len(mark):
@@ -233,7 +233,7 @@ class ForwardRun(Run):
     # --- values --------------------------------------------------------------------------------
 
     def _keep(self, rows: _Rows, y: Any, values: Numpy) -> None:
-        """Outputs and values (R, …) of rows: endpoints to their places, units to the sums."""
+        """Store the outputs and values (R, …) of rows: endpoints at their places, units in the sums."""
         inside = np.ones(len(values), bool)
         ends = ((self.sums.x, self.outputs, 1), (self.sums.b, self.baseline_outputs, self.references))
         for mark, (total, outputs, count) in zip(rows.mark, ends, strict=True):
@@ -255,11 +255,11 @@ class ForwardRun(Run):
             whole, rest = np.split(joined, [complete * self.design.unit])
             units = rows.units.first(complete)
             self.design.add(self.sums, units, whole.reshape(complete, -1, *whole.shape[1:]))
-            self.units[units.sample] = units.number + 1  # the last of a sample's is the one that stays
+            self.units[units.sample] = units.number + 1  # of several rows of a sample the last is kept
             self.open = [rest] if len(rest) else []
 
     def _over_references(self, values: Numpy, reference: Numpy) -> Numpy:
-        """Means over the references, of rows whose references are complete."""
+        """Means over the references, for rows whose references are complete."""
         if self.references == 1 or not len(values):
             return values
         starts = np.flatnonzero(reference == 0)

@@ -1,4 +1,4 @@
-"""Pieces of several runs as one package, and its results divided among them."""
+"""Joining pieces of several runs into one package, and dividing its results among them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .call import Piece, Results, Rows, Staged
 
 
 def joined(backend: Backend, pieces: Sequence[Piece]) -> Piece:
-    """Several pieces as one: their samples, and where they have them their rows and baselines, in a row."""
+    """Several pieces joined into one: their samples, and any rows and baselines, concatenated."""
     *inputs, mask = map(backend.concat, zip(*(piece.samples() for piece in pieces), strict=True))
     first = pieces[0]
     count = sum(piece.count for piece in pieces)
@@ -28,9 +28,9 @@ def joined(backend: Backend, pieces: Sequence[Piece]) -> Piece:
 
 
 def _rows(backend: Backend, pieces: Sequence[Piece], staged: Staged) -> Rows:
-    """The rows of several pieces, over the baselines of all of them, which ``staged`` is given."""
+    """The rows of several pieces, with indices into all their baselines, which are stored in ``staged``."""
     samples, baselines, values = [], [], []
-    tables: dict[int, list[Array]] = {}  # those of one baseline once
+    tables: dict[int, list[Array]] = {}  # a shared baseline is included once
     offsets: dict[int, int] = {}
     at = rows_before = 0
     for number, piece in enumerate(pieces):
@@ -59,7 +59,7 @@ def _rows(backend: Backend, pieces: Sequence[Piece], staged: Staged) -> Rows:
 
 
 def divided(pieces: Sequence[Piece], results: Results, by_row: int) -> list[Results]:
-    """Each piece's part of the results; the first ``by_row`` have an entry for each row, others for each sample."""
+    """Each piece's part of the results; the first ``by_row`` have an entry per row, the others one per sample."""
     found = []
     row = sample = 0
     for piece in pieces:

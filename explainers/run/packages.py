@@ -35,7 +35,7 @@ from .references import ReferenceActivations
 from .summed import SingleRun, SummedRun
 
 Found = TypeVar("Found")
-SMALL_PACKAGE = 32  # rows that a package has at least, whatever the cache holds
+SMALL_PACKAGE = 32  # minimum rows of a package, whatever the cache size
 
 
 class Packages:
@@ -48,7 +48,7 @@ class Packages:
         self.backend, self.traced, self.engine, self.stats = backend, traced, engine, stats
         self.ahead = loaded is not None and loaded.ahead
         self.static = backend.engines[engine] and not self.ahead
-        self.loaded = loaded  # kernels from a file, in place of those that the backend compiles
+        self.loaded = loaded  # kernels from a file, instead of compiling
         prepared = prepare(graph, method, wrt)
         self.program, self.predictor = prepared.program, prepared.predictor
         self.prefix, self._prefix_places = prepared.prefix, prepared.prefix_places
@@ -67,7 +67,7 @@ class Packages:
         stats.batch_size = self.batch_size
         self._kernels: dict[tuple[str, Size], Kernel] = {}
         self._lock = threading.Lock()
-        self.known_rows: dict[tuple[Method, bool], tuple[Rows, Rows]] = {}  # as many as possible, and the last call's
+        self.known_rows: dict[tuple[Method, bool], tuple[Rows, Rows]] = {}  # of the largest chunk, and of the last one
         self._last_mask: tuple[Target, tuple[int, int], Array] | None = None
         self.references: ReferenceActivations | None = None
         if isinstance(self.program, Contrast):
@@ -79,7 +79,7 @@ class Packages:
         ]
 
     def variant(self, method: Method) -> Packages:
-        """The same for a method that differs in its effort only; the kernels are shared."""
+        """Packages for a method that differs only in its effort; the kernels are shared."""
         other = copy.copy(self)
         other.method, other.program = method, dataclasses.replace(self.program, method=method)
         other.count = other.rows_per_sample(1)
@@ -93,11 +93,11 @@ class Packages:
 
     @property
     def room(self) -> int:
-        """Rows in a package."""
+        """The number of rows in a package."""
         return self.limit(self.batch_size)
 
     def rows_per_sample(self, references: int) -> int:
-        """Evaluations for a sample, at first where a method refines its result."""
+        """Evaluations per sample; for a method that refines its result, those of the first pass."""
         design = self.program.design
         if design is None:
             return self.method.count(self.shapes)
@@ -108,13 +108,13 @@ class Packages:
 
     @property
     def places(self) -> list[int]:
-        """Of the attributed inputs among the model's; for methods that explain no layer."""
+        """The positions of the attributed inputs among the model's, for methods that do not attribute a layer."""
         return [self.program.graph.inputs.index(value) for value in self.program.wrt]
 
     # --- kernels -----------------------------------------------------------------------------
 
     def _memory_batch(self) -> int:
-        """A package whose activations are a small part of the free memory and, if rows are small, fit the cache."""
+        """The rows whose activations take a small part of the free memory and, if rows are small, fit the cache."""
         row = max(1, self.program.graph.row_bytes())
         budget = min(self.backend.free_bytes(self.traced.device) // 4, 2**31)
         rows = min(budget // (row * (2 if self.program.rules else 1)), self.backend.largest_package)
@@ -124,19 +124,19 @@ class Packages:
         return 1 << max(0, rows.bit_length() - 1)
 
     def bucket(self, rows: int) -> int | None:
-        """The static size that ``rows`` rows are padded to; None where the engine takes any."""
+        """The static size that ``rows`` rows are padded to; None if the engine takes any size."""
         return 1 << (rows - 1).bit_length() if self.static else None
 
     def limit(self, batch_size: int) -> int:
-        """Rows in a package: a power of two where shapes are static."""
+        """The rows of a package for a batch size: a power of two if shapes are static."""
         size = min(batch_size, self.stats.batch_size) if self.stats.out_of_memory else batch_size
         return 1 << (size.bit_length() - 1) if self.static else size
 
     def kernel(self, rows: Size, part: str = "") -> Kernel:
-        """The kernel for a static size, or the one for any; compiled at its first use.
+        """The kernel for a static size, or the one for any size; compiled at first use.
 
         ``part``: ``"prefix"`` (up to a layer), ``"reference"``, ``"predict"``, or the program itself. ``rows``:
-        of every leading axis, or of (samples, baselines).
+        the size of every leading axis, or of (samples, baselines).
         """
         key = (part, rows)
         kernel = self._kernels.get(key)
@@ -158,7 +158,7 @@ class Packages:
         return self.backend.compile(self._part(part), self.traced, engine=self.engine, rows=rows)
 
     def parts(self) -> dict[str, tuple[Any, Kernel | None]]:
-        """The programs that calls run, each with its kernel for any size, if there is one yet."""
+        """The programs that calls run, each with its kernel for any size, if it is compiled already."""
         names = ["", "predict"] + ["prefix"] * (self.prefix is not None) + ["reference"] * (self.references is not None)
         return {part or "explain": (self._part(part), self._kernels.get((part, None))) for part in names}
 
@@ -171,18 +171,18 @@ class Packages:
 
     @property
     def audited(self) -> Contrast:
-        """The program that tells by how much each node is incomplete."""
+        """The program that computes the completeness gap of each node."""
         assert isinstance(self.program, Contrast)
         return dataclasses.replace(self.program, audit=True, grid=False)
 
     def compile(self, rows: int) -> None:
-        """Compile what packages of ``rows`` rows need."""
+        """Compile the kernels that packages of ``rows`` rows need."""
         size = self.bucket(rows)
         if self.prefix:
             self.kernel(size, "prefix")
         if isinstance(self.program, Contrast):
             self.kernel(self.bucket(1) if self.program.shared else size, "reference")
-            if self.program.grid:  # pairs of static sizes are known once there are references
+            if self.program.grid:  # pairs of static sizes depend on the number of references
                 if size is None:
                     self.kernel(None)
                 return
@@ -252,7 +252,7 @@ class Packages:
         return parts
 
     def _input(self, place: int, part: Array, start: int, count: int, check: bool) -> Array:
-        """Samples from ``start`` on of one input, checked, on the device."""
+        """The samples of one input from ``start`` on, checked and staged on the device."""
         spec = self.traced.signature.inputs[place]
         if check and spec.floating:
             self._check_input(part, f"input {spec.name!r}", start, count)
@@ -269,14 +269,14 @@ class Packages:
         return kind(self, call, self.stage_call(call, start, stop), start, stop)
 
     def execute(self, pieces: Sequence[Piece]) -> list[Results]:
-        """Run pieces of one key as one package: the results of each."""
+        """Run pieces with equal keys as one package; returns the results of each."""
         if len(pieces) == 1:
             return [self._execute(pieces[0])]
         by_row = (2 if self.program.design else 1) if pieces[0].kind == "rows" else 0
         return divided(pieces, self._execute(joined(self.backend, pieces)), by_row)
 
     def _execute(self, piece: Piece) -> Results:
-        """One kernel call; the results without padding where their leading axis is the samples'."""
+        """One kernel call; removes the padding of results whose leading axis is the samples."""
         if piece.kind == "rows":
             return self._call(piece)
         count = piece.count
@@ -286,7 +286,7 @@ class Packages:
             arguments = [self.backend.pad(array, size) for array in arguments]
         arguments.insert(len(piece.staged.inputs) + 1, piece.staged.choose)
         if piece.shared:
-            # Compiled code takes equal axes as equal; elsewhere one reference is broadcast.
+            # Compiled code assumes equal axes to stay equal; elsewhere a single reference is broadcast.
             spread = piece.kind == "aligned" and (size is not None or self.ahead)
             arguments += (
                 [self.backend.pad(a, size or count) for a in piece.activations] if spread else piece.activations
@@ -299,7 +299,7 @@ class Packages:
         return tuple(array[:count] for array in results) if padded else results
 
     def endpoint_rows(self, which: str) -> dict[str, Numpy]:
-        """The row values at which the expansion is the sample, or its baseline."""
+        """The row values for which the expansion is the sample, or its baseline."""
         given = (self.program.design or self.method).endpoint(which)
         return {p.name: np.full(p.shape, given[p.name], _host(p.dtype)) for p in self._row_holders}
 
@@ -314,7 +314,7 @@ class Packages:
         return self.backend.stage(array, dtype, self.traced.device)
 
     def stage_call(self, call: Call, start: int, stop: int) -> Staged:
-        """Bring samples start … stop−1, their masks and baselines to the device."""
+        """Stage samples start … stop−1, their masks and baselines on the device."""
         whole = start == 0 and stop == call.count
         inputs = []
         for place, array in enumerate(call.inputs):
@@ -340,7 +340,7 @@ class Packages:
         return Staged(count, inputs, mask, choose, tables, call.baseline, seeds)
 
     def _mask(self, target: Target, start: int, stop: int) -> Array:
-        """The target's weights on the device; those of the last call are kept."""
+        """The target's mask on the device; that of the last call is cached."""
         known, key = self._last_mask, (start, stop)
         if known is not None and known[0] is target and known[1] == key:
             return known[2]
@@ -349,11 +349,11 @@ class Packages:
         return mask
 
     def stage(self, array: Numpy, value: Value) -> Array:
-        """``array`` as ``value`` of the graph."""
+        """``array`` on the device, with the dtype of ``value`` of the graph."""
         return self._to_device(array, self.program.dtype(value))
 
     def run_endpoints(self, call: Call) -> None:
-        """The model at the call's samples themselves."""
+        """Evaluate the model at the call's samples themselves."""
         self.drive(self._run(call, 0, len(call)).endpoint_outputs("input"))
 
     @property
@@ -364,7 +364,7 @@ class Packages:
         return self._to_device(mask, self.mask_dtype)
 
     def host_dtype(self, value: Value) -> str:
-        """The numpy dtype that carries attributions of ``value``: that of the output, where it is whole numbers."""
+        """The numpy dtype for attributions of ``value``: that of the output if ``value`` holds integers."""
         floating = self.program.graph.output(value).floating
         return _host(self.program.dtype(value)) if floating else self.mask_host_dtype
 
@@ -403,12 +403,12 @@ class Packages:
         return result
 
     def _table(self, table: Array, piece: Piece, rows: Rows, bucket: int | None) -> Array:
-        """The baselines that a package's rows point into."""
+        """The baselines that a package's rows index into."""
         baseline = piece.staged.baseline
         assert baseline is not None
         if baseline.per_sample:
             return table[piece.first : piece.last]
-        if bucket is not None and baseline.distribution:  # a static shape: bring the rows' own
+        if bucket is not None and baseline.distribution:  # a static shape: gather only the rows' own
             return self.backend.take(table, rows.baseline)
         return table
 
@@ -430,5 +430,5 @@ class Packages:
 
 
 def _host(dtype: str) -> str:
-    """The numpy dtype that carries ``dtype``."""
+    """The numpy dtype that holds ``dtype``."""
     return "float32" if dtype in ("bfloat16", "float16") else dtype

@@ -1,4 +1,4 @@
-"""Samples that users' generators perturb on the host: made by workers, gathered into packages, reduced per sample."""
+"""Runs of samples that users' generators perturb on the host: workers generate, packages evaluate, users reduce."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from .workers import END, produce
 if TYPE_CHECKING:
     from .packages import Packages
 
-READY = 4  # packages that may wait, made, for the model
+READY = 4  # generated packages that may wait for the model
 
 
 class PerturbedRun(ForwardRun):
-    """One chunk of samples."""
+    """The run of one chunk of samples."""
 
     def __init__(self, packages: Packages, call: Call, staged: Staged, start: int, stop: int) -> None:
         super().__init__(packages, call, staged, start, stop)
@@ -86,7 +86,7 @@ class PerturbedRun(ForwardRun):
         return arrays
 
     def _evaluate(self, size: int) -> Steps[None]:
-        """Run the model on the first ``size`` rows that wait."""
+        """Run the model on the first ``size`` waiting rows."""
         rows, self.waiting = self.waiting[:size], self.waiting[size:]
         samples = np.array([sample for sample, _ in rows])
         backend, packages = self.packages.backend, self.packages
@@ -107,7 +107,7 @@ class PerturbedRun(ForwardRun):
             self.values[sample].append(value)
 
     def _chunk(self) -> Chunk:
-        """Every sample reduced."""
+        """Reduce every sample to its attributions."""
         count, outputs = self.staged.count, self.packages.output_shape if self.all else ()
         results = [
             np.zeros((*outputs, count, *shape), array.dtype)

@@ -1,4 +1,4 @@
-"""The activations of references: computed once, kept while the reference and the weights stay."""
+"""The activations of references: computed once and cached while the reference and the weights stay the same."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from ..graph import Value
 from ..program.against_reference import Contrast
 from ..spec import Array, Baseline, TensorSpec
 
-MOST_ROWS = 16  # different rows of other inputs whose reference activations are kept
-LARGEST_COMPARED = 2**20  # bytes of other inputs that are compared row by row
-LARGEST_CACHE = 2**31  # bytes of activations of one set of references
+MOST_ROWS = 16  # distinct rows of other inputs whose reference activations are cached
+LARGEST_COMPARED = 2**20  # most bytes of other inputs that are compared row by row
+LARGEST_CACHE = 2**31  # most bytes of cached activations of one set of references
 
 
 @dataclass
 class ReferenceActivations:
     """Runs a program's reference pass. ``kernel(rows)`` gives its kernel; ``bucket`` pads static shapes.
 
-    Activations of a baseline that is the same object at every call are kept. Where they depend on
-    other inputs of the sample (an attention mask), they are computed anew for each package.
+    Activations of a baseline that is the same object at every call are cached. Where they depend on
+    other inputs of the sample (an attention mask), they are recomputed for each package.
     """
 
     program: Contrast
@@ -44,8 +44,8 @@ class ReferenceActivations:
     ) -> list[Array]:
         """Activations of the references first … last−1, the same for every sample.
 
-        ``inputs``: one row of the graph's inputs, where activations depend on those; ``name`` tells
-        different such rows apart.
+        ``inputs``: one row of the graph's inputs, if activations depend on those; ``name`` identifies the row
+        in the cache.
         """
         state = self.backend.version(self.traced.weights)
         key = (first, last, name)
@@ -63,7 +63,7 @@ class ReferenceActivations:
         return result
 
     def one_row(self, inputs: Sequence[Array]) -> bytes | None:
-        """A name for what the samples' other inputs hold, if that is the same for all of them."""
+        """A cache key of the other inputs' values, if these are the same for all samples."""
         name = b""
         for value, array in zip(self.program.graph.inputs, inputs, strict=True):
             if value in self.program.others:
@@ -78,8 +78,8 @@ class ReferenceActivations:
     def run(self, tables: Sequence[Array], inputs: Sequence[Array]) -> list[Array]:
         """One activation for each of the program's ``kept``, for as many rows as the tables have.
 
-        ``inputs``: all of the graph's inputs for the same rows; none where activations depend on nothing
-        of them but their shapes.
+        ``inputs``: all of the graph's inputs for the same rows; none if activations depend only on
+        their shapes.
         """
         count = int(tables[0].shape[0])
         given = dict(zip(self.program.graph.inputs, inputs, strict=bool(inputs)))

@@ -1,4 +1,4 @@
-"""Gradient methods: a sample's attribution is one row's, or the sum over its rows."""
+"""Runs of gradient methods: a sample's attribution is that of its single row, or the sum over its rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class SingleRun(Run):
-    """Methods of one row a sample."""
+    """The run of a method with one row per sample."""
 
     def steps(self) -> Steps[Chunk]:
         y, *results = yield Piece("samples", self.staged, 0, self.staged.count)
@@ -33,7 +33,7 @@ class SingleRun(Run):
 
 
 class SummedRun(Run):
-    """Sums over each sample's rows; endpoints where the call needs them."""
+    """The run of a method that sums over each sample's rows, with endpoints if the call needs them."""
 
     _sums: list[Numpy] | None = None  # of the first _summed rows of the chunk
     _summed = 0
@@ -121,7 +121,7 @@ class SummedRun(Run):
         return sums
 
     def _piece(self, method: Method, samples: Numpy, local: Numpy, step: Numpy) -> Piece:
-        """The rows (samples[local], step); ``local`` ascends."""
+        """A piece with the rows (samples[local], step); ``local`` is ascending."""
         staged, chosen = self.staged, samples[local]
         seeds = staged.seeds[chosen] if staged.seeds is not None else np.zeros(len(step), np.uint64)
         values = method.rows(step, seeds)
@@ -150,7 +150,7 @@ class SummedRun(Run):
         return np.broadcast_to(total / count, (staged.count, *self.packages.output_shape))
 
     def _until_tolerance(self, chunk: Chunk) -> Steps[None]:
-        """Refine the method until each sample is complete; the finished leave the packages."""
+        """Refine the method until each sample is complete; finished samples are left out."""
         method: Method = self.packages.method
         tolerance = method.refines_to or 0.0
         assert chunk.outputs is not None
@@ -190,7 +190,7 @@ class SummedRun(Run):
 
 
 def first_rows(packages: Packages, method: Method, run: Run, rows: int) -> Rows:
-    """The first rows of samples without draws, as slices of what is kept on the device."""
+    """The first rows of samples, for methods without draws, as slices of a cache on the device."""
     staged = run.staged
     count = method.count(packages.shapes)
     key = method, bool(staged.baseline and staged.baseline.per_sample)

@@ -1,7 +1,7 @@
-"""Workers that run users' generators, one sample at a time each, ahead of who takes what they make.
+"""Workers that run users' generators, one sample at a time each, ahead of the consumer.
 
-What they yield goes through a bounded queue. An error, a generator that takes too long, or the end of a
-worker comes out as a :class:`~explainers.errors.PerturbationError` that names the sample.
+Their results pass through a bounded queue. An error, a generator that takes too long, or the death of a
+worker is raised as a :class:`~explainers.errors.PerturbationError` that names the sample.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from ..errors import PerturbationError
 
 Task = tuple[int, Sequence[Any]]  # a sample's number and the arguments of its generator
 LOOK = 0.05  # seconds between looks at the workers
-FLUSH = 0.02  # seconds that a process gathers what it has made
+FLUSH = 0.02  # seconds for which a process collects results before it sends them
 
 
 def produce(
     function: Callable[..., Iterable[Any]], tasks: Iterator[Task], *, workers: int, processes: bool, timeout: float,
     ready: int, name: Callable[[int], str],
 ) -> Generator[tuple[int, Any], None, None]:  # fmt: skip
-    """(sample, what its generator yielded) as it comes, in order within a sample; (sample, END) at its end.
+    """Yield (sample, item of its generator) as items arrive, in order within a sample, and (sample, END) at its end.
 
-    ``tasks`` is taken from the caller's thread. ``ready``: how much may wait.
+    ``tasks`` is iterated on the caller's thread. ``ready``: most items that may wait.
     """
     pool: _Pool = (_Processes if processes else _Threads)(function, workers, ready)
     left = iter(tasks)
@@ -60,20 +60,20 @@ END = _End()
 
 
 class _Pool:
-    """Workers that say, for one another's sake, which sample they are at and since when."""
+    """A pool of workers, each of which reports its current sample and when its current step began."""
 
     def __init__(self, function: Callable[..., Iterable[Any]], workers: int) -> None:
         self.function = function
         self.samples: list[int | None] = [None] * workers
 
     def give(self, worker: int, task: Task | None) -> int:
-        """The worker's next task; how many were given."""
+        """Hand out the worker's next task, if any; returns the number of tasks handed out."""
         self.samples[worker] = None if task is None else task[0]
         self._send(worker, task)
         return int(task is not None)
 
     def take(self) -> Iterator[tuple[int, int, str, Any]]:
-        """What has been made; returns after ``LOOK`` seconds, or when there is no more, for a look at the workers."""
+        """The items that are ready. Returns after ``LOOK`` seconds or when none is left, to check the workers."""
         until = time.monotonic() + LOOK
         with contextlib.suppress(queue.Empty):
             yield self.made.get(timeout=LOOK)
@@ -81,7 +81,7 @@ class _Pool:
                 yield self.made.get_nowait()
 
     def look(self, timeout: float, name: Callable[[int], str]) -> None:
-        """Raise if a worker is dead or takes too long."""
+        """Raise if a worker has died or takes too long."""
         for worker, sample in enumerate(self.samples):
             if sample is None:
                 continue
@@ -103,7 +103,7 @@ class _Pool:
         raise NotImplementedError
 
     def _since(self, worker: int) -> float:
-        """When the step in progress began; 0 while there is none."""
+        """The time at which the step in progress began; 0 if there is none."""
         raise NotImplementedError
 
     def stop(self) -> None:
@@ -175,9 +175,10 @@ class _Processes(_Pool):
         try:
             for process in self.processes:
                 process.start()
-        except (AttributeError, TypeError, ImportError) as error:  # what pickle raises
+        except (AttributeError, TypeError, ImportError) as error:  # the exceptions that pickle raises
             raise PerturbationError(
-                f"generate ({function!r}) cannot be sent to a process: {error}. Use a function of a module, or threads."
+                f"generate ({function!r}) cannot be sent to a process: {error}. "
+                "Use a function defined at the top level of a module, or threads."
             ) from error
 
     def _send(self, worker: int, task: Task | None) -> None:
@@ -215,7 +216,7 @@ def _run(
     function: Callable[..., Iterable[Any]], task: Task, put: Callable[..., None], clock: Callable[[float], None],
     flush: float,
 ) -> None:  # fmt: skip
-    """Run one sample's generator to its end and put what it yields, gathered over ``flush`` seconds."""
+    """Run one sample's generator to its end; put its items on the queue, collected over ``flush`` seconds."""
     sample, arguments = task
     gathered: list[Any] = []
     last = time.monotonic()

@@ -27,7 +27,7 @@ BAD: dict[str, tuple[Callable[[Any], Any], type[ExplainersError], str]] = {
     "squeezed": (lambda x: model(x)[:, :1].squeeze(), TraceError, r"squeeze\(\) drops the batch axis"),
     "a mean": (lambda x: model(x).mean(), TraceError, "must return one row for each sample"),
     "one row too many": (lambda x: np.ones((len(x) + 1, 3)), TraceError, r"shape \(2, 3\) for 1 samples"),
-    "ragged": (lambda x: [[1.0, 2.0], [1.0]], TraceError, "a list that is no array"),
+    "ragged": (lambda x: [[1.0, 2.0], [1.0]], TraceError, "a list that is not an array"),
     "raises": (lambda x: 1 / 0, TraceError, "the model raised ZeroDivisionError for one sample"),
     "None": (lambda x: None, TraceError, "NoneType of dtype object"),
 }
@@ -98,5 +98,5 @@ def test_flags_of_callables() -> None:
     exact = Explainer.compile(model, "exact_shapley")(X, target=0)
     explain = Explainer.compile(scaled, "exact_shapley")
     np.testing.assert_allclose(explain(X, 3, twice=True, target=0), 6 * exact)
-    with pytest.raises(InputError, match="twice=False, and this explainer is for twice=True"):
+    with pytest.raises(InputError, match="twice=False, but this explainer was compiled for twice=True"):
         explain(X, 3, twice=False, target=0)

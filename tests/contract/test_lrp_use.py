@@ -253,13 +253,13 @@ MADE: list[tuple[Callable[[], Any], str]] = [
     (lambda: LRP("epsilon_gamma_box", low=1, high=0), "low must be at most high"),
     (lambda: LRP("epsilon_gamma_box", low="a", high=0), r"as numbers; got low='a'"),
     (lambda: LRP("epsilon_gamma_box", low=np.nan, high=0), "as numbers"),
-    (lambda: ZBox(np.zeros((3, 224, 224)), 1), "at most 64 entries, such as one a channel"),
+    (lambda: ZBox(np.zeros((3, 224, 224)), 1), "at most 64 entries, such as one per channel"),
     (lambda: LRP(low=0, high=1), "'epsilon_plus' takes no bounds"),
     (lambda: LRP(Composite(), low=0), "has its bounds in its ZBox"),
     (lambda: LRP("epsilon_plus_flatt"), "Did you mean 'epsilon_plus_flat'"),
     (lambda: LRP(Gamma()), "composite must be a Composite or one of epsilon_plus"),
     (lambda: LRP(None), "composite must be a Composite"),
-    (lambda: AlphaBeta(2, 2), "only where alpha − beta = 1; got 2 and 2"),
+    (lambda: AlphaBeta(2, 2), "only if alpha − beta = 1; got 2 and 2"),
     (lambda: AlphaBeta("2", 1), "alpha must be a number ≥ 0; got '2'"),
     (lambda: Epsilon(-1), "epsilon must be a number ≥ 0; got -1"),
     (lambda: Epsilon(float("nan")), "epsilon must be a number"),
@@ -270,7 +270,7 @@ MADE: list[tuple[Callable[[], Any], str]] = [
     (lambda: Composite([("conv", Gamma)]), r"'conv' needs a rule such as Epsilon\(\)"),
     (lambda: Composite([("conv", "gamma")]), "needs a rule"),
     (lambda: Composite([(1.5, Gamma())]), "starts with a Role, a text or a depth; got 1.5"),
-    (lambda: Composite([("conv", Pass())]), "not with dense or conv"),
+    (lambda: Composite([("conv", Pass())]), "not to dense or conv"),
     (lambda: Composite([(Role.UNIVARIATE, Gamma())]), "have the role linear"),
     (lambda: Composite(default=None), "needs a rule"),
 ]
@@ -287,7 +287,7 @@ COMPILED: list[tuple[Composite, str]] = [
     (Composite([("head*", Gamma()), ("*.conv", Flat())]), r"module pattern '\*\.conv'.*Known: first, head, second"),
     (Composite([(3, Gamma())]), "no dense or conv layer is at depth 3: there are 3 depths, from 0"),
     (Composite([(-4, Gamma())]), "at depth -4"),
-    (Composite([(0, ZBox(np.zeros((3, 1, 1)), 1))]), r"shape \(3, 1, 1\), what goes into .* shape \(1, 8, 8\)"),
+    (Composite([(0, ZBox(np.zeros((3, 1, 1)), 1))]), r"shape \(3, 1, 1\), the layer.s input has shape \(1, 8, 8\)"),
 ]  # fmt: skip
 
 

@@ -180,7 +180,7 @@ def test_the_generator_is_given_the_attribution() -> None:
     assert order == np.argsort(X, axis=1).tolist()
     with pytest.raises(errors.InputError, match="attribution has shape"):
         explain(X, target=0, attribution=X[:2])
-    with pytest.raises(errors.InputError, match="is for the method Perturbation"):
+    with pytest.raises(errors.InputError, match="is only for the method Perturbation"):
         Explainer.compile(model, "feature_ablation")(X, target=0, attribution=X)
 
 

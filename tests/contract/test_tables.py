@@ -261,7 +261,7 @@ def test_names_outlive_a_change_of_dtype(frame: Any) -> None:
 def test_names_that_are_not_known_are_taken_by_place_with_a_warning(frame: Any) -> None:
     explain = Explainer.compile(lambda x: x @ np.array([1.0, 100.0, -10.0]), "exact_shapley", inputs=np.zeros((1, 3)))
     with pytest.warns(
-        errors.ColumnsWarning, match="the explainer knows no names: they are taken by their places"
+        errors.ColumnsWarning, match="the explainer knows no column names: they are taken by position"
     ) as told:
         found = explain(frame)
     assert told[0].filename == __file__

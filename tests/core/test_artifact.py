@@ -79,7 +79,7 @@ def a_rule(ops: Any, at: Any) -> Any:
         (lambda x: x, r"value is code \(.*<lambda>\)"),
         (methods.Perturbation(print, max), "value is code"),
         (LRP(Composite([("conv", a_rule)])), r"value\.composite\.entries\[0\]\[1\] is code \(a_rule\)"),
-        (Mine(), "value is of type .*Mine, which has no file form"),
+        (Mine(), "value is of type .*Mine, which cannot be saved"),
         ([1, {"k": object()}], r"value\[1\]\['k'\] is of type builtins.object"),
         (np.array([None]), "value is of type numpy.ndarray"),
         (b"bytes", "value is of type builtins.bytes"),

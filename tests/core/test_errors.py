@@ -37,7 +37,7 @@ def test_few_names_are_all_listed() -> None:
 def test_of_many_names_the_near_ones_are_listed() -> None:
     names = [f"layer{i}.weight" for i in range(60)]
     message = str(errors.UnknownNameError.among("layer", "layer7.wieght", names, "Look again."))
-    assert "Near to it:" in message
+    assert "Similar names:" in message
     assert "layer7.weight" in message
     assert message.endswith("Look again.")
     assert len(message) < 300

@@ -185,7 +185,7 @@ def test_a_full_queue_says_when_to_come_back_and_recovers(gated: Live, gate: Gat
         refused = gated.explain("gate", ONE * 2, target=0)
         assert refused.status_code == 503
         assert 1 <= int(refused.headers["Retry-After"]) <= 60
-        assert "15 rows wait, 10 more are too many" in refused.json()["error"]
+        assert "15 rows are waiting and 10 more do not fit" in refused.json()["error"]
         assert gated.infer(
             "gate", inputs=[{"name": "x", "shape": [2, 4], "datatype": "FP32", "data": ONE * 2}],
             parameters={"target": 0},

@@ -87,7 +87,7 @@ def test_flags_are_fixed_by_the_first_call(flags: dict[str, Any]) -> None:
     equal(explain(X, target=1), wanted)  # they may be left out then
     assert explain.stats.traces == 1
     if "scale" in flags:
-        with pytest.raises(InputError, match=r"scale=True, and this explainer is for scale=False"):
+        with pytest.raises(InputError, match=r"scale=True, but this explainer was compiled for scale=False"):
             explain(X, scale=True, target=1)
     else:
         with pytest.raises(InputError, match=r"unknown inputs \['scale'\].*A flag is fixed when the model is traced"):
@@ -102,7 +102,7 @@ def test_flags_given_to_compile_and_kept_in_a_file() -> None:
     loaded = Explainer.load(file.getvalue())
     for each in (explain, loaded):
         equal(each(X, target=1), explain(x=X, scale=False, target=1)["x"])
-        with pytest.raises(InputError, match="mask=True, and this explainer is for mask=None"):
+        with pytest.raises(InputError, match="mask=True, but this explainer was compiled for mask=None"):
             each(X, mask=True, target=1)
 
 
@@ -145,7 +145,7 @@ def test_nested_arguments_are_checked_at_each_call() -> None:
         equal(part, right)
     for bad, words in (
         ({"ys": [Y, Y], "thrice": True}, r"more.ys is a list of \[0, 1\]; the model was traced with a list of \[0\]"),
-        ({"ys": [Y], "thrice": False}, "more.thrice=False, and this explainer is for more.thrice=True"),
+        ({"ys": [Y], "thrice": False}, "more.thrice=False, but this explainer was compiled for more.thrice=True"),
         ({"ys": [Y]}, r"more is a dict of \['ys'\]; the model was traced with a dict of \['ys', 'thrice'\]"),
         ((Y, Y), r"more is a tuple of \[0, 1\]; the model was traced with a dict"),
     ):
@@ -245,7 +245,7 @@ def test_a_function_without_a_module() -> None:
 
 
 def test_what_is_no_function_of_tensors() -> None:
-    with pytest.raises(InputError, match=r"a builtins\.int is no model of torch"):
+    with pytest.raises(InputError, match=r"a builtins\.int is not a torch model"):
         Explainer.compile(3, "gradient", backend="torch")
     with pytest.raises(UnsupportedOperation, match="for a function of tensors say so with backend='torch'"):
         Explainer.compile(closure(NET), "gradient")
