@@ -245,7 +245,7 @@ def test_unknown_names(label: str) -> None:
         ({"engine": "graf"}, r"unknown engine of backend '\w+' 'graf'. .*eager"),
         ({"backend": "tensor"}, r"unknown backend 'tensor'.*numpy.*tensorflow.*torch"),
         ({"wrt": "pixels"}, r"unknown input or layer 'pixels'"),
-        ({"wrt": 3}, r"unknown input 3"),
+        ({"wrt": 3}, r"unknown input or layer 3"),
     ]
     for options, match in refused:
         options = {"method": "feature_ablation", **options}

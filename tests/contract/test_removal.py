@@ -402,7 +402,7 @@ def total(x: np.ndarray) -> np.ndarray:
         (lambda: compiled(methods.Rise(axes=(0, 5))), "do not all exist"),
         (lambda: compiled(methods.ISM())(X, target=0), "one-hot"),
         (lambda: Explainer.compile(total, "ism", inputs=np.zeros((1, 3, 3))), "alphabet_axis"),
-        (lambda: Explainer.compile(total, "ism", inputs=np.zeros((1, 3))), "one input of samples"),
+        (lambda: Explainer.compile(total, "ism", inputs=np.zeros((1, 3))), "samples that are one-hot sequences"),
         (lambda: compiled("rise")(X, target="all"), "not possible"),
     ],
 )
