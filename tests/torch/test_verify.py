@@ -72,3 +72,14 @@ def test_a_program_that_inductor_gets_wrong() -> None:
     right = Explainer.compile(model, "lrp", inputs=x, engine="eager")(x, target=1)
     found = Explainer.compile(model, "lrp", inputs=x, engine="inductor")(x, target=1)
     np.testing.assert_allclose(found, right, atol=1e-4 * abs(right).max())
+
+
+def test_random_numbers_that_the_program_cannot_take() -> None:
+    """Numbers that become places in a table: zeros are tried in their place, and tell the wrong from the right."""
+    table = torch.arange(3.0) + 1
+    pick = lambda x: (table[x.long() * 1000],)  # noqa: E731
+    arguments = verify.probe([torch.zeros(5)], 0)
+    assert verify.agrees(pick, pick, arguments, 0)
+    assert not verify.agrees(lambda x: (pick(x)[0] + 1,), pick, arguments, 0)
+    never = lambda x: (table[(x + 1).long() * 1000],)  # noqa: E731
+    assert verify.agrees(never, never, arguments, 0)
