@@ -15,7 +15,6 @@ from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 import numpy as np
-import psutil
 
 from .errors import ArtifactError, BackendMissing, InputError, UnknownNameError
 from .graph import Graph, Value
@@ -244,6 +243,8 @@ class BackendDefaults:
         return nullcontext()
 
     def free_bytes(self, device: Any) -> int:
+        import psutil  # importing this library stays quick
+
         return int(psutil.virtual_memory().available)
 
     def cache_bytes(self, device: Any) -> int | None:
