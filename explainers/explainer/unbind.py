@@ -19,7 +19,7 @@ from .explanation import Explanation
 from .plan import Plan
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Results:
     """Makes the return value of a call. ``bound``: the inputs as the caller passed them; ``by_name``: as a dict."""
 
