@@ -109,8 +109,40 @@ def _gauss_legendre(steps: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np
     return (x + 1) / 2, weights / weights.sum()
 
 
+class Quadrature(Method, data=False):
+    """A method that evaluates ``steps`` points between the baseline and the values that it moves.
+
+    A subclass declares the fields ``steps`` and ``quadrature``.
+    """
+
+    steps: int
+    quadrature: str
+    baseline: ClassVar[str] = "point"
+    single: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        one_of("quadrature", self.quadrature, QUADRATURES)
+        at_least("steps", self.steps, 2 if self.quadrature == "trapezoid" else 1)
+
+    def count(self, shapes: Shapes) -> int:
+        return self.steps
+
+    def placeholders(self, shapes: Shapes) -> dict[str, tuple[str, tuple[int, ...], str]]:
+        return {"alpha": ("rows", (), "float"), "weight": ("rows", (), "float")}
+
+    def rows(self, steps: Numpy, seeds: UInt64) -> dict[str, Numpy]:
+        nodes, weights = quadrature_rule(self.quadrature, self.steps)
+        return {"alpha": nodes[steps], "weight": weights[steps]}
+
+    def endpoint(self, which: str) -> dict[str, float | int]:
+        return {"alpha": 1.0 if which == "input" else 0.0, "weight": 0.0}
+
+    def expand(self, ops: Ops, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
+        return between(ops, x, b, args["alpha"])
+
+
 @dataclass(frozen=True)
-class IntegratedGradients(Multiplied):
+class IntegratedGradients(Quadrature, Multiplied):
     """(x−b)·Σ_k w_k ∇s(b+α_k(x−b)) (Sundararajan, Taly and Yan 2017, eq. 1 and section 5).
 
     Parameters
@@ -139,19 +171,16 @@ class IntegratedGradients(Multiplied):
 
     name: ClassVar[str] = "integrated_gradients"
     effort: ClassVar[tuple[str, ...]] = ("steps", "quadrature", "tolerance", "max_steps")
-    baseline: ClassVar[str] = "point"
-    single: ClassVar[bool] = False
     complete: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        one_of("quadrature", self.quadrature, QUADRATURES)
-        at_least("steps", self.steps, 2 if self.quadrature == "trapezoid" else 1)
+        Quadrature.__post_init__(self)
+        Multiplied.__post_init__(self)
         at_least("max_steps", self.max_steps, self.steps)
         if self.tolerance is not None and not self.tolerance > 0:
             raise InputError(f"tolerance must be above 0, or None; got {self.tolerance!r}")
         if self.tolerance is not None and (self.hypothetical or not self.multiply):
             raise InputError("tolerance= checks the sum of attributions: leave it out, and give steps=")
-        super().__post_init__()
 
     @property
     def refines_to(self) -> float | None:
@@ -160,22 +189,6 @@ class IntegratedGradients(Multiplied):
     def refined(self) -> Method | None:
         more = self.steps * 2
         return replace(self, steps=more) if more <= self.max_steps else None
-
-    def count(self, shapes: Shapes) -> int:
-        return self.steps
-
-    def placeholders(self, shapes: Shapes) -> dict[str, tuple[str, tuple[int, ...], str]]:
-        return {"alpha": ("rows", (), "float"), "weight": ("rows", (), "float")}
-
-    def rows(self, steps: Numpy, seeds: UInt64) -> dict[str, Numpy]:
-        nodes, weights = quadrature_rule(self.quadrature, self.steps)
-        return {"alpha": nodes[steps], "weight": weights[steps]}
-
-    def endpoint(self, which: str) -> dict[str, float | int]:
-        return {"alpha": 1.0 if which == "input" else 0.0, "weight": 0.0}
-
-    def expand(self, ops: Ops, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
-        return between(ops, x, b, args["alpha"])
 
     def contribute(
         self, ops: Ops, message: list[Array], x: list[Array], b: list[Array], args: Mapping[str, Array]

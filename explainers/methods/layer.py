@@ -10,8 +10,8 @@ from ..errors import InputError
 from ..ops import Ops
 from ..random_numbers import UInt64
 from ..rules import GUIDED_BACKPROP, RuleSet
-from .base import Array, Cam, Method, ModelShapes, Numpy, Shapes, at_least, one_of
-from .gradient import QUADRATURES, between, quadrature_rule
+from .base import Array, Cam, Method, ModelShapes, Numpy, Shapes, at_least
+from .gradient import Quadrature, between
 
 __all__ = ["GradCam", "GuidedGradCam", "InternalInfluence", "LayerConductance"]
 
@@ -87,7 +87,7 @@ class LayerConductance(AlongInputs):
 
 
 @dataclass(frozen=True)
-class InternalInfluence(AlongInputs):
+class InternalInfluence(Quadrature, AlongInputs):
     """Σ_k w_k·∂s/∂y(b+α_k(x−b)): the mean derivative with respect to each unit y of a layer, from the baseline to x.
 
     Leino, Sen, Datta, Fredrikson and Li 2018, "Influence-Directed Explanations for Deep Convolutional Networks",
@@ -103,23 +103,6 @@ class InternalInfluence(AlongInputs):
 
     name: ClassVar[str] = "internal_influence"
     effort: ClassVar[tuple[str, ...]] = ("steps", "quadrature")
-
-    def __post_init__(self) -> None:
-        one_of("quadrature", self.quadrature, QUADRATURES)
-        at_least("steps", self.steps, 2 if self.quadrature == "trapezoid" else 1)
-
-    def placeholders(self, shapes: Shapes) -> dict[str, tuple[str, tuple[int, ...], str]]:
-        return {"alpha": ("rows", (), "float"), "weight": ("rows", (), "float")}
-
-    def rows(self, steps: Numpy, seeds: UInt64) -> dict[str, Numpy]:
-        nodes, weights = quadrature_rule(self.quadrature, self.steps)
-        return {"alpha": nodes[steps], "weight": weights[steps]}
-
-    def endpoint(self, which: str) -> dict[str, float | int]:
-        return {"alpha": 1.0 if which == "input" else 0.0, "weight": 0.0}
-
-    def expand(self, ops: Ops, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
-        return between(ops, x, b, args["alpha"])
 
     def contribute(
         self, ops: Ops, message: list[Array], x: list[Array], b: list[Array], args: Mapping[str, Array]
