@@ -24,6 +24,7 @@ from .stored import Stored
 
 Numpy = npt.NDArray[Any]
 BLOCK = 1 << 23  # letters shuffled together in one batch
+MOST_LETTERS = 255  # one byte each, with one for unknown letters
 ORDER_BITS = np.uint64(0x00FFFFFFFFFFFF00)  # of sort keys: above are a letter's bits, below its successor's
 
 
@@ -107,6 +108,8 @@ def dinucleotide_shuffle(x: Any, count: int = 20, seed: Any = 0, *, alphabet_axi
         )
     axis = letters_axis(given.shape[1:], alphabet_axis, "dinucleotide_shuffle")
     one_hot = np.moveaxis(given, axis + 1, 1)
+    if one_hot.shape[1] > MOST_LETTERS:
+        raise InputError(f"dinucleotide_shuffle takes at most {MOST_LETTERS} letters; got {one_hot.shape[1]}")
     _check_letters(one_hot, one_hot.sum(axis=1) > 1, axis, "dinucleotide_shuffle")
     known = one_hot.any(axis=1)
     letters = np.where(known, one_hot.argmax(axis=1), one_hot.shape[1]).astype(np.uint8)

@@ -111,8 +111,7 @@ class ForwardRun(Run):
         """The attributed inputs on the host, checked by designs that look at them."""
         if type(self.design).check is Design.check:
             return []
-        places = [self.packages.program.graph.inputs.index(value) for value in self.packages.program.wrt]
-        inputs = [self.packages.backend.numpy(self.staged.inputs[place]) for place in places]
+        inputs = [self.packages.backend.numpy(self.staged.inputs[place]) for place in self.packages.places]
         self.design.check(inputs, self.start, len(self.call))
         return inputs
 

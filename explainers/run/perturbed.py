@@ -28,7 +28,7 @@ class PerturbedRun(ForwardRun):
 
     def __init__(self, packages: Packages, call: Call, staged: Staged, start: int, stop: int) -> None:
         super().__init__(packages, call, staged, start, stop)
-        self.places = [packages.program.graph.inputs.index(value) for value in packages.program.wrt]
+        self.places = packages.places
         self.x = [packages.backend.numpy(staged.inputs[place]) for place in self.places]
         self.values: list[list[Any]] = [[] for _ in range(staged.count)]
         self.waiting: list[tuple[int, list[Numpy]]] = []

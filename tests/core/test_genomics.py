@@ -32,7 +32,7 @@ def arrangements(first: int, left: Counter[tuple[int, int]]) -> Iterator[tuple[i
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 10, 500])
-@pytest.mark.parametrize("alphabet", [1, 2, 4, 20])
+@pytest.mark.parametrize("alphabet", [1, 2, 4, 20, 255])
 def test_counts_of_pairs_and_ends_are_kept(length: int, alphabet: int) -> None:
     letters = np.random.default_rng(length).integers(0, alphabet, (5, length))
     found = genomics.dinucleotide_shuffle(one_hot(letters, alphabet), 3, seed=2, alphabet_axis=-1)
@@ -109,6 +109,7 @@ def test_empty_and_integers() -> None:
         (np.zeros((1, 4, 9)), {"count": 0}, "count must be"),
         (np.zeros((1, 4, 9)), {"seed": [1, 2]}, "seed must be"),
         (np.array([["a"]]), {}, "takes numbers"),
+        (np.zeros((1, 256, 300)), {}, "at most 255 letters; got 256"),
     ],
 )
 def test_errors(x: np.ndarray, options: dict[str, Any], message: str) -> None:
