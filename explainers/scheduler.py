@@ -254,9 +254,9 @@ class _Device:
         self.scheduler = scheduler
         self.queues: OrderedDict[Hashable, _Queue] = OrderedDict()
         self.arrived: deque[_Job | _Task] = deque()
-        self.active: dict[int, int] = {}  # calls in progress by family
-        self.rooms: dict[int, int] = {}  # rows of a package that the memory holds, by family
-        self.paces: dict[int, float] = {}  # seconds of a row, by family
+        self.active: dict[Any, int] = {}  # calls in progress by family
+        self.rooms: dict[Any, int] = {}  # rows of a package that the memory holds, by family
+        self.paces: dict[Any, float] = {}  # seconds of a row, by family
         self.closing = self.dropping = False
         self.overtaking = False  # whether new calls just went ahead of older ones
         self.changed = threading.Condition()

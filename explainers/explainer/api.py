@@ -53,9 +53,7 @@ class Request:
     @property
     def rows(self) -> int:
         """How many evaluations of the model the call needs, where that can be said in advance."""
-        baseline = self.call.baseline
-        references = len(baseline) if baseline is not None and baseline.distribution else 1
-        return len(self.call) * self.packages.rows_per_sample(references)
+        return self.packages.rows(self.call)
 
     def attributions(self, chunks: list[Chunk]) -> Any:
         """The attributions, as a call returns them, from the results of the run."""
@@ -290,6 +288,7 @@ class Explainer:
         progress: Progress = False,
         allow_nonfinite: bool = False,
         attribution: Any = None,
+        groups: Any = None,
         **named: Any,
     ) -> Any:
         """Attributions of ``target`` to the inputs.
@@ -306,6 +305,9 @@ class Explainer:
         progress: True for a bar over rows, or a function of (rows done, rows in total).
         allow_nonfinite: let NaN and infinity through, in inputs and results.
         attribution: for ``Perturbation``: passed to its generator; has the shapes of the attributed inputs.
+        groups: for methods with ``groups``: a map of integer feature ids for each sample, (N, …), with the axes of
+            the attributed input, or 1 where it is the same along one; a tuple or dict for several. Samples may
+            have different numbers of features.
 
         Returns
         -------
@@ -321,7 +323,7 @@ class Explainer:
         IncompleteWarning: once per call, if attributions of a method with guaranteed completeness do not add
         up: |Σ a − (s(x) − s(r))| > 1e-3·|s(x) − s(r)| + rounding of the outputs. ``stats.incomplete`` counts them.
         """
-        asked = Asked(target, baseline, seed, batch_size, progress, allow_nonfinite, attribution)
+        asked = Asked(target, baseline, seed, batch_size, progress, allow_nonfinite, attribution, groups)
         request = self._request(inputs, named, asked)
         chunks = request.packages.run(request.call)
         if chunks and chunks[0].ends is not None:
@@ -377,6 +379,8 @@ class Explainer:
             bind.check_ids(self._backend, found, arrays)
         if samples and self.method.checks_samples:
             self.method.check([on_host(self._backend, arrays[place]) for place in found.packages.places])
+        if asked.groups is not None:
+            found = bind.with_groups(found, self.method)
         call = self._call(found, bound, arrays, count, asked)
         call.details = details
         return Request(self, found, call, self._results(found, bound, inputs, named))
@@ -394,12 +398,14 @@ class Explainer:
             given = type(asked.baseline).__name__
             raise BaselineError(f"method {method.name!r} has no baseline; got one of type {given}")
         seeds = random_numbers.sample_seeds(asked.seed, count) if method.sampled else None
-        references = len(baseline) if baseline is not None and baseline.distribution else 1
-        rows = packages.rows_per_sample(references) if asked.progress else 0
-        report = reporter(asked.progress, count * rows) if asked.progress and count else None
         self.stats.called()
         call = Call(count, arrays, target, baseline, seeds, int(asked.batch_size or packages.batch_size), check)
-        call.progress = report
+        if asked.groups is None:
+            packages.check_size()
+        else:
+            call.groups = bind.groups(found, method, asked.groups, count)
+        if asked.progress and count:
+            call.progress = reporter(asked.progress, packages.rows(call))
         if asked.attribution is not None:
             call.attribution = bind.attribution(found, method, asked.attribution, count)
         return call

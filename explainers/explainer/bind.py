@@ -12,8 +12,20 @@ import numpy as np
 from .. import tables
 from ..backend import Backend, on_host, owner
 from ..errors import BaselineError, InputError
-from ..methods import Method
-from ..spec import STRING, Array, Baseline, Numpy, Signature, TensorSpec, check_range, is_mask, resolve_baseline
+from ..methods import METHODS, Method
+from ..methods.groups import SampleGroups, whole_numbers
+from ..spec import (
+    STRING,
+    Array,
+    Baseline,
+    Numpy,
+    Signature,
+    TensorSpec,
+    check_range,
+    is_mask,
+    resolve_baseline,
+    row_name,
+)
 from .plan import Plan
 
 
@@ -49,6 +61,7 @@ class Asked:
     progress: bool | Callable[[int, int], None] = False
     allow_nonfinite: bool = False
     attribution: Any = None
+    groups: Any = None
 
     @classmethod
     def of(cls, arguments: dict[str, Any]) -> tuple[Asked, dict[str, Any]]:
@@ -79,6 +92,58 @@ def _check_ids(ids: Numpy, size: int, what: str) -> None:
         raise InputError(
             f"{what} holds the id {ids[wrong]} at {wrong}; the model's table has {size} entries, 0 … {size - 1}"
         )
+
+
+def with_groups(plan: Plan, method: Method) -> Plan:
+    """The plan for a call that brings groups of its own."""
+    if not method.takes_groups:
+        known = ", ".join(repr(name) for name, kind in METHODS.items() if kind.takes_groups)
+        raise InputError(f"method {method.name!r} has no groups of features; these have: {known}")
+    if method.has_groups:
+        raise InputError(
+            "the explainer was compiled with groups for all samples, and the call brings others: compile it with a "
+            f"method without groups, such as {method.name!r}, to give them at each call"
+        )
+    packages = plan.packages.by_elements()
+    return plan if packages is plan.packages else replace(plan, packages=packages)
+
+
+def groups(plan: Plan, method: Method, given: Any, count: int) -> SampleGroups:
+    """The groups of a call, checked: one array of ids for each attributed value."""
+    given = tables.aligned(given, plan.specs, "groups")
+    names = [spec.name for spec in plan.specs]
+    if isinstance(given, dict):
+        if set(given) != set(names):
+            raise InputError(f"groups for {sorted(given)}; the attributed values are {names}")
+        given = tuple(given[name] for name in names)
+    parts = given if isinstance(given, tuple) else (given,)
+    if len(parts) != len(names):
+        raise InputError(f"{len(parts)} group maps for {len(names)} attributed values: give a tuple, one for each")
+    ids = [_group_ids(part, spec, count) for part, spec in zip(parts, plan.specs, strict=True)]
+    found = SampleGroups.of(ids, plan.packages.shapes)
+    for number, first in zip(*np.unique(found.counts, return_index=True), strict=True):
+        try:
+            plan.packages.design(found.part(first, first + 1))
+        except InputError as error:
+            raise InputError(f"{row_name(int(first), count)} has {number} groups: {error}") from error
+    return found
+
+
+def _group_ids(given: Any, spec: TensorSpec, count: int) -> Numpy:
+    what = f"groups of {spec.name!r}"
+    if isinstance(given, list) and len({np.shape(part) for part in given}) > 1:
+        raise InputError(f"{what} differ in shape from sample to sample; give one array, padded like the samples")
+    ids = to_numpy(given, what)
+    whole_numbers(ids)
+    shape = spec.sample_shape
+    fits = ids.ndim == 1 + len(shape) and all(n in (1, size) for n, size in zip(ids.shape[1:], shape, strict=True))
+    if not fits or ids.shape[0] not in (1, count):
+        wanted = ", ".join(["N", *map(str, shape)])
+        raise InputError(
+            f"{what} have the shape {ids.shape}; for {count} samples they need ({wanted}) with N = {count}, or 1 for "
+            "an axis along which the groups are the same"
+        )
+    return ids if len(ids) == count else np.repeat(ids, count, axis=0)
 
 
 def attribution(plan: Plan, method: Method, given: Any, count: int) -> list[Numpy]:

@@ -39,6 +39,8 @@ class Explanation:
         allowed that.
     given: the model's inputs by name, as passed by the caller, not copied.
     attributed: the names of the attributed inputs or layer values, in the order of ``attributions``.
+    groups: the features of a call with ``groups``: for each attributed value the numbers 0 … G−1 of its elements'
+        features, (N, …); else None.
     """
 
     attributions: Any
@@ -53,6 +55,7 @@ class Explanation:
     given: Mapping[str, Any] = field(default_factory=dict, repr=False)
     attributed: tuple[str, ...] = ()
     incomplete: Numpy | None = None
+    groups: tuple[Numpy, ...] | None = None
 
     @property
     def largest_gap(self) -> float:

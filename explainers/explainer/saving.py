@@ -132,7 +132,10 @@ class Saved:
                 self.backend, traced, self.method, self.wrt, self.graph,
                 engine=self.options.engine, batch_size=self.options.batch_size, stats=stats, loaded=loaded,
             )  # fmt: skip
-        if _placeholders(packages) != self.data["parts"]:
+        expected = _placeholders(packages)
+        if "groups" not in self.data["parts"]:  # an older file
+            expected.pop("groups", None)
+        if expected != self.data["parts"]:
             raise ArtifactError(
                 "its programs take other arguments than this version gives them (it was made by "
                 f"{self.data['versions']}): save it again with this version, or load it with that one"

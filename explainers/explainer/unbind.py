@@ -52,14 +52,15 @@ class Results:
             count = len(self.plan.wrt)
             joined = [self._whole([_present(c.standard_errors[i]) for c in chunks], i) for i in range(count)]
             errors = self._structured([self._finished(i, error) for i, error in enumerate(joined)])
-        rows = np.full(len(call), packages.count)
         if chunks and chunks[0].evaluations is not None:
             rows = np.concatenate([_present(c.evaluations) for c in chunks])
+        else:
+            rows = np.full(len(call), packages.count if chunks else 0)
         names = self.plan.traced.signature.names
         return Explanation(
             self.attributions(call, chunks), outputs, baselines, mask, gap, errors, rows, method, approximate,
             given=dict(zip(names, self.bound, strict=True)), attributed=tuple(spec.name for spec in self.plan.specs),
-            incomplete=incomplete,
+            incomplete=incomplete, groups=call.groups.maps if call.groups else None,
         )  # fmt: skip
 
     def outputs(self, parts: list[Array], check: bool) -> Any:

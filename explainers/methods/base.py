@@ -91,6 +91,11 @@ class Method(Stored, data=False):
         return False
 
     @property
+    def takes_groups(self) -> bool:
+        """Whether a call may bring groups of features of its own, a map for each sample."""
+        return False
+
+    @property
     def adds_up(self) -> bool:
         """Whether Σ attribution = f(x) − f(baseline), for the attributions as :meth:`summed` returns them."""
         return self.complete

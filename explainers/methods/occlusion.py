@@ -13,7 +13,8 @@ from ..errors import InputError
 from ..genomics import check_one_hot, letters_axis
 from ..ops import Ops
 from .base import Array, Numpy, Shapes, one_of
-from .removal import Design, Grouped, Placeholders, Removal, Sums, Units, feature_maps, spread
+from .groups import Groups
+from .removal import Coalitions, Design, Grouped, Placeholders, Removal, Sums, Units
 
 __all__ = ["ISM", "FeatureAblation", "Occlusion"]
 
@@ -48,22 +49,57 @@ class FeatureAblation(Grouped):
 
     name: ClassVar[str] = "feature_ablation"
 
+    @property
+    def of_elements(self) -> Grouped:
+        return _AblationOfElements()
+
     def design(self, shapes: Shapes) -> Design:
         return _Ablation(shapes, self.groups)
+
+
+class _AblationOfElements(FeatureAblation, data=False):
+    """Feature ablation by a kernel that is told for each element whether a row keeps it."""
+
+    @property
+    def of_elements(self) -> Grouped:
+        return self
+
+    def design(self, shapes: Shapes) -> Design:
+        return _Removals(shapes, self.groups)
+
+
+class _Removals(Coalitions, Effects):
+    """Row k keeps all features but the k-th."""
+
+    endpoints = 1
+
+    def __init__(self, shapes: Shapes, groups: Any) -> None:
+        super().__init__(shapes, groups)
+        self.units = self.features
+
+    def kept(self, units: Units, row: Numpy) -> Numpy:
+        kept: Numpy = np.arange(self.features) != units.number[row][:, None]
+        return kept
+
+    def add(self, sums: Sums, units: Units, values: Numpy) -> None:
+        Effects.add(self, sums, units, values)
+
+    def finish(self, sums: Sums, units: Numpy, inputs: Sequence[Numpy]) -> tuple[list[Numpy], list[Numpy] | None]:
+        return self.groups.spread(sums.sums[0]), None
 
 
 class _Ablation(Effects):
     def __init__(self, shapes: Shapes, groups: Any) -> None:
         super().__init__(shapes)
-        self.maps = feature_maps(groups, shapes)
-        self.units = 1 + max((int(m.max(initial=-1)) for m in self.maps), default=-1)
+        self.groups = Groups(groups, shapes)
+        self.units = self.groups.count
 
     def placeholders(self) -> Placeholders:
-        maps: Placeholders = {f"groups_{i}": ("", m.shape, "int64") for i, m in enumerate(self.maps)}
+        maps: Placeholders = {f"groups_{i}": ("", m.shape, "int64") for i, m in enumerate(self.groups.maps)}
         return {"feature": ("rows", (), "int64"), **maps}
 
     def constants(self) -> dict[str, Numpy]:
-        return {f"groups_{i}": m.astype(np.int64) for i, m in enumerate(self.maps)}
+        return {f"groups_{i}": m.astype(np.int64) for i, m in enumerate(self.groups.maps)}
 
     def rows(self, units: Units, row: Numpy) -> dict[str, Numpy]:
         return {"feature": units.number[row]}
@@ -78,7 +114,7 @@ class _Ablation(Effects):
         ]
 
     def finish(self, sums: Sums, units: Numpy, inputs: Sequence[Numpy]) -> tuple[list[Numpy], list[Numpy] | None]:
-        return spread(sums.sums[0], self.maps), None
+        return self.groups.spread(sums.sums[0]), None
 
 
 # --- occlusion -------------------------------------------------------------------------------

@@ -7,18 +7,19 @@ whose values are passed to :meth:`Design.add` together.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 
-from ..errors import InputError
 from ..ops import Ops
 from ..random_numbers import UInt64
 from ..rules import RuleSet
 from .base import Array, Method, Numpy, Shapes
+from .groups import Groups, SampleGroups
 
 Placeholders = dict[str, tuple[str, tuple[int, ...], str]]
 
@@ -73,6 +74,9 @@ class Design:
     @property
     def rows_per_sample(self) -> int:
         return self.endpoints + self.units * self.unit
+
+    def check_size(self) -> None:
+        """Raise InputError if samples have more features than the method can take."""
 
     def placeholders(self) -> Placeholders:
         """Further kernel arguments: name → (leading axis, shape, "float" or an integer dtype)."""
@@ -151,68 +155,42 @@ class Grouped(Removal, data=False):
     def has_groups(self) -> bool:
         return self.groups is not None
 
+    @property
+    def takes_groups(self) -> bool:
+        return True
 
-# --- features --------------------------------------------------------------------------------
+    @property
+    def of_elements(self) -> Grouped:
+        """The method whose kernel is told for each row which elements it keeps, for groups that come with a call."""
+        return self
 
-
-def feature_maps(groups: Any, shapes: Shapes) -> list[Numpy]:
-    """One map of feature numbers 0…G−1 per input, each of the sample's shape."""
-    if groups is None:
-        sizes = [int(np.prod(shape)) for shape in shapes]
-        starts = np.cumsum([0, *sizes[:-1]])
-        return [np.arange(start, start + n).reshape(s) for start, n, s in zip(starts, sizes, shapes, strict=True)]
-    given = groups if isinstance(groups, tuple) else (groups,)
-    if len(given) != len(shapes):
-        raise InputError(f"{len(given)} group maps for {len(shapes)} attributed inputs: give a tuple, one for each")
-    maps = []
-    for group, shape in zip(map(_group_map, given), shapes, strict=True):
-        if group.dtype.kind not in "iu":
-            raise InputError(f"groups must hold integer feature ids; got dtype {group.dtype}")
-        try:
-            maps.append(np.broadcast_to(group, shape))
-        except ValueError:
-            raise InputError(f"groups of shape {group.shape} do not broadcast to a sample of shape {shape}") from None
-    flat = np.concatenate([m.ravel() for m in maps])
-    numbers = np.unique(flat, return_inverse=True)[1]
-    splits = np.split(numbers, np.cumsum([m.size for m in maps])[:-1])
-    return [part.reshape(shape) for part, shape in zip(splits, shapes, strict=True)]
-
-
-def _group_map(given: Any) -> Numpy:
-    try:
-        return np.asarray(given)
-    except ValueError:
-        raise InputError(
-            f"groups={given!r} is ragged. Give one feature id for each element of a sample: [0, 1, 1, 2, 2] in place "
-            "of [[0], [1, 2], [3, 4]]"
-        ) from None
-
-
-def spread(features: Numpy, maps: Sequence[Numpy]) -> list[Numpy]:
-    """Spread one number per feature, (N, G, …), over the feature's elements: (…, N, \\*shape) for each map."""
-    lead = np.moveaxis(features, (0, 1), (-2, -1))
-    return [lead[..., m] for m in maps]
-
-
-def packed(kept: Numpy) -> Numpy:
-    """Booleans (R, G) as bits, (R, ⌈G/8⌉); rows of whole bytes are packed in one call."""
-    whole = np.zeros((len(kept), -(-kept.shape[1] // 8), 8), bool)
-    whole.reshape(len(kept), -1)[:, : kept.shape[1]] = kept
-    return np.packbits(whole).reshape(whole.shape[:2])
+    def design_of(self, groups: SampleGroups) -> Coalitions:
+        """The design for samples with these groups, equally many in each."""
+        design = replace(self, groups=groups).design(groups.shapes)  # type: ignore[call-arg]
+        assert isinstance(design, Coalitions)
+        design.check_size()
+        return design
 
 
 class Coalitions(Design):
-    """Rows that keep some features and take the others from the baseline: one bit per feature."""
+    """Rows that keep some features and take the others from the baseline: one bit per feature.
+
+    ``groups``: an integer map for each attributed value, None (each element is a feature), or :class:`SampleGroups`
+    with equally many features in each sample: the kernel's bits are then one per element.
+    """
 
     endpoints = 2
 
     def __init__(self, shapes: Shapes, groups: Any) -> None:
         super().__init__(shapes)
-        self.maps = feature_maps(groups, shapes)
+        self.groups: Groups | SampleGroups = groups if isinstance(groups, SampleGroups) else Groups(groups, shapes)
+        self.features = self.groups.count
 
-    @cached_property
-    def features(self) -> int:
-        return 1 + max((int(m.max(initial=-1)) for m in self.maps), default=-1)
+    def of(self, groups: SampleGroups) -> Coalitions:
+        """The same design for other samples with as many features."""
+        other = copy.copy(self)
+        other.groups = groups
+        return other
 
     def placeholders(self) -> Placeholders:
         holders: Placeholders = {"coalition": ("rows", (-(-self.features // 8),), "uint8")}
@@ -220,20 +198,21 @@ class Coalitions(Design):
 
     def constants(self) -> dict[str, Numpy]:
         """Each element's feature, for inputs whose elements are not simply one feature each, in order."""
-        return {f"feature_{i}": m.ravel() for i, m in enumerate(self.maps) if self._slices[i] is None}
+        return {f"feature_{i}": m.ravel() for i, m in enumerate(self.groups.maps) if self._slices[i] is None}
 
     @cached_property
     def _slices(self) -> list[slice | None]:
         """The features of each input as a slice, if its elements are one feature each, in order."""
-        firsts = [int(m.min(initial=self.features)) for m in self.maps]
-        in_order = [(np.diff(m.ravel()) == 1).all() for m in self.maps]
+        firsts = [int(m.min(initial=self.features)) for m in self.groups.maps]
+        in_order = [(np.diff(m.ravel()) == 1).all() for m in self.groups.maps]
         return [
             slice(first, first + m.size) if plain else None
-            for first, m, plain in zip(firsts, self.maps, in_order, strict=True)
+            for first, m, plain in zip(firsts, self.groups.maps, in_order, strict=True)
         ]
 
     def rows(self, units: Units, row: Numpy) -> dict[str, Numpy]:
-        return {"coalition": packed(self.kept(units, row))}
+        sample = units.sample[row // max(self.unit, 1)]
+        return {"coalition": self.groups.bits(self.kept(units, row), sample)}
 
     def kept(self, units: Units, row: Numpy) -> Numpy:
         """Which features each row keeps, (R, G) booleans."""
@@ -245,22 +224,14 @@ class Coalitions(Design):
     def expand(self, ops: Ops, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
         points = []
         features = ops.unpack_bits(args["coalition"], self.features)
-        for i, (value, base, m) in enumerate(zip(x, b, self.maps, strict=True)):
+        for i, (value, base, shape) in enumerate(zip(x, b, self.shapes, strict=True)):
             part = self._slices[i]
             kept = ops.take_columns(features, args[f"feature_{i}"]) if part is None else features[:, part]
-            points.append(ops.select(ops.reshape_rows(kept, m.shape), value, base))
+            points.append(ops.select(ops.reshape_rows(kept, shape), value, base))
         return points
 
     def start(self, count: int, outputs: tuple[int, ...]) -> list[Numpy]:
         return [np.zeros((count, self.features, *outputs))]
 
     def total(self, attributions: Sequence[Numpy]) -> Numpy:
-        pairs = zip(attributions, self.maps, strict=True)
-        flat = np.concatenate([a.reshape(*a.shape[: a.ndim - m.ndim], m.size) for a, m in pairs], axis=-1)
-        found: Numpy = flat[..., self._first_elements].sum(axis=-1, dtype=np.float64)
-        return found
-
-    @cached_property
-    def _first_elements(self) -> Numpy:
-        """One element of each feature."""
-        return np.unique(np.concatenate([m.ravel() for m in self.maps]), return_index=True)[1]
+        return self.groups.totals(attributions)

@@ -18,7 +18,7 @@ from .. import random_numbers
 from ..errors import InputError
 from ..random_numbers import UInt64
 from .base import Numpy, Shapes, at_least
-from .removal import Coalitions, Design, Grouped, Sums, Units, spread
+from .removal import Coalitions, Design, Grouped, Sums, Units
 
 __all__ = ["ExactShapley", "ShapleySampling"]
 
@@ -113,10 +113,10 @@ class _Permutations(Coalitions):
     def finish(self, sums: Sums, units: Numpy, inputs: Sequence[Numpy]) -> tuple[list[Numpy], list[Numpy] | None]:
         if not self.unit:  # a single feature gets everything
             whole = (sums.x - sums.b)[:, None] + sums.sums[0]
-            return spread(whole, self.maps), spread(np.zeros_like(whole), self.maps)
+            return self.groups.spread(whole), self.groups.spread(np.zeros_like(whole))
         count = _column(units, sums.sums[0])
         errors = self._errors(sums.sums[0], sums.sums[1], count)
-        return spread(sums.sums[0] / count, self.maps), spread(errors, self.maps)
+        return self.groups.spread(sums.sums[0] / count), self.groups.spread(errors)
 
     def _errors(self, total: Numpy, squares: Numpy, count: Any) -> Numpy:
         """The standard error of the mean over units; NaN where there is but one."""
@@ -159,12 +159,14 @@ class _AllCoalitions(Coalitions):
 
     def __init__(self, shapes: Shapes, groups: Any) -> None:
         super().__init__(shapes, groups)
+        self.units = max(2**self.features - 2, 0)
+
+    def check_size(self) -> None:
         if self.features > MOST_FEATURES:
             raise InputError(
                 f"exact Shapley values of {self.features} features need 2^{self.features} evaluations a sample; at "
                 f"most {MOST_FEATURES} features are allowed. Join elements with groups=, or take ShapleySampling."
             )
-        self.units = max(2**self.features - 2, 0)
 
     def kept(self, units: Units, row: Numpy) -> Numpy:
         return subsets(units.number[row] + 1, self.features)
@@ -179,7 +181,7 @@ class _AllCoalitions(Coalitions):
 
     def finish(self, sums: Sums, units: Numpy, inputs: Sequence[Numpy]) -> tuple[list[Numpy], list[Numpy] | None]:
         ends = (sums.x - sums.b)[:, None] / max(self.features, 1)
-        return spread(sums.sums[0] + ends, self.maps), None
+        return self.groups.spread(sums.sums[0] + ends), None
 
 
 def subsets(numbers: Numpy, features: int) -> Numpy:

@@ -15,7 +15,8 @@ from .. import random_numbers
 from ..errors import InputError
 from ..random_numbers import UInt64
 from .base import Numpy, Shapes, at_least
-from .removal import Coalitions, Design, Grouped, Sums, Units, packed, spread
+from .groups import Groups, packed
+from .removal import Coalitions, Design, Grouped, Sums, Units
 
 __all__ = ["KernelShap", "Lime"]
 
@@ -40,7 +41,16 @@ class _Regression(Coalitions):
         return np.stack([self.packed(seed) for seed in seeds.tolist()])
 
     def rows(self, units: Units, row: Numpy) -> dict[str, Numpy]:
-        return {"coalition": units.drawn.reshape(-1, units.drawn.shape[-1]).take(row, axis=0)}
+        if isinstance(self.groups, Groups):
+            return {"coalition": self._bits(units, row)}
+        return super().rows(units, row)
+
+    def kept(self, units: Units, row: Numpy) -> Numpy:
+        return np.unpackbits(self._bits(units, row), axis=1, count=self.features).view(bool)
+
+    def _bits(self, units: Units, row: Numpy) -> Numpy:
+        bits: Numpy = units.drawn.reshape(-1, units.drawn.shape[-1]).take(row, axis=0)
+        return bits
 
     def start(self, count: int, outputs: tuple[int, ...]) -> list[Numpy]:
         return [np.zeros((count, self.features, *outputs)) for _ in range(2)]
@@ -60,7 +70,7 @@ class _Regression(Coalitions):
         raise NotImplementedError
 
     def finish(self, sums: Sums, units: Numpy, inputs: Sequence[Numpy]) -> tuple[list[Numpy], list[Numpy] | None]:
-        return spread(sums.sums[0], self.maps), spread(sums.sums[1], self.maps)
+        return self.groups.spread(sums.sums[0]), self.groups.spread(sums.sums[1])
 
 
 def least_squares(
@@ -142,7 +152,7 @@ class KernelShap(Grouped):
 class _Kernel(_Regression):
     def __init__(self, shapes: Shapes, method: KernelShap) -> None:
         super().__init__(shapes, method.groups)
-        self.paired = method.paired
+        self.samples, self.paired = method.samples, method.paired
         g = self.features
         budget = min(method.samples, max(2**g - 2, 0) if g < 60 else method.samples)
         budget -= budget % 2
@@ -166,14 +176,17 @@ class _Kernel(_Regression):
             left -= number
         self.whole = np.concatenate([np.zeros((0, g), bool), *whole])
         self.drawn = left if rest.sum() > 1e-12 else 0
-        if g > 1 and not len(self.whole) and self.drawn < g:
-            raise InputError(f"KernelShap(samples={method.samples}) is too few for {g} features: give {2 * g} or more")
         self.sizes = rest / rest.sum() if self.drawn else rest
         drawn = np.full(self.drawn // 2 if self.paired else self.drawn, rest.sum() / max(self.drawn, 1))
         self.weights = np.concatenate([*weights, *([] if self.paired else weights), drawn])
         self.unit = 2 * len(self.whole) + self.drawn
         self.units = 1 if self.unit else 0
         self.others = np.vstack([np.eye(max(g - 1, 0)), -np.ones(max(g - 1, 0))])  # from which all φ are computed
+
+    def check_size(self) -> None:
+        g = self.features
+        if g > 1 and not len(self.whole) and self.drawn < g:
+            raise InputError(f"KernelShap(samples={self.samples}) is too few for {g} features: give {2 * g} or more")
 
     def _present(self, seed: int) -> Numpy:
         """The enumerated sizes come first. ``paired``: the second half are the complements of the first."""
@@ -206,7 +219,7 @@ class _Kernel(_Regression):
     def finish(self, sums: Sums, units: Numpy, inputs: Sequence[Numpy]) -> tuple[list[Numpy], list[Numpy] | None]:
         if self.features == 1:
             whole = (sums.x - sums.b)[:, None]
-            return spread(whole, self.maps), spread(np.zeros_like(whole), self.maps)
+            return self.groups.spread(whole), self.groups.spread(np.zeros_like(whole))
         return super().finish(sums, units, inputs)
 
 

@@ -195,7 +195,7 @@ def _incomplete(explanation: Explanation) -> str:
     name = explanation.method.name
     if not explanation.method.adds_up or explanation.baseline_outputs is None:
         return f"the attributions of {name!r} do not add up from a baseline's output to the output"
-    if explanation.method.has_groups:
+    if explanation.method.has_groups or explanation.groups is not None:
         return "elements of one group share their effect"
     return ""
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from ..methods.groups import SampleGroups
 from ..random_numbers import UInt64
 from ..spec import Array, Baseline, Numpy, Target
 
@@ -70,6 +71,7 @@ class Call:
     details: bool = False
     progress: Progress | None = None
     attribution: list[Numpy] | None = None  # for generators of perturbed samples
+    groups: SampleGroups | None = None
     watch: Callable[[Any], None] | None = None  # called with the run after each of its pieces
 
     def __len__(self) -> int:

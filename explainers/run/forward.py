@@ -52,9 +52,8 @@ class ForwardRun(Run):
 
     def __init__(self, packages: Packages, call: Call, staged: Staged, start: int, stop: int) -> None:
         super().__init__(packages, call, staged, start, stop)
-        assert packages.program.design is not None
         self.method = packages.method
-        self.design: Design = packages.program.design
+        self.design: Design = packages.design_of(call, start, stop)
         baseline = staged.baseline
         self.references = len(baseline) if baseline and baseline.distribution else 1
         self.all = call.target.kind == "all"

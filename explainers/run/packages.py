@@ -19,12 +19,16 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..backend import Backend, Kernel, Loaded, Size, Traced
+from ..errors import ArtifactError
 from ..graph import Graph, Value
 from ..methods.base import Method
+from ..methods.groups import SampleGroups
+from ..methods.removal import Coalitions, Design, Grouped
 from ..program import Placeholder
 from ..program.against_reference import Contrast
 from ..program.prepare import prepare
 from ..spec import Array, Numpy, Target, check_finite
+from . import together
 from .base import Run, Steps
 from .call import Call, Chunk, Piece, Results, Rows, Staged, Stats
 from .contrasted import ContrastRun
@@ -35,6 +39,7 @@ from .references import ReferenceActivations
 from .summed import SingleRun, SummedRun
 
 Found = TypeVar("Found")
+MOST_DESIGNS = 64  # that are kept
 SMALL_PACKAGE = 32  # minimum rows of a package, whatever the cache size
 
 
@@ -57,11 +62,12 @@ class Packages:
         self.count = self.rows_per_sample(1)
         self.output_shape = self.program.sample_shape(self.program.output)
         self.mask_dtype = self.program.dtype(self.program.output)
-        kinds = {holder.name: holder.dtype for holder in self.program.placeholders}
-        self.constants = {
-            name: backend.stage(array.astype(_host(kinds[name])), kinds[name], traced.device)
-            for name, array in self._constants().items()
-        }
+        if method.has_groups or not method.takes_groups:  # else they may come with a call
+            self.check_size()
+        self.own_part = ""  # the name of the program's kernels
+        self._by_elements: Packages | None = None
+        self._designs: dict[int, Coalitions] = {}  # of groups that come with calls, by the number of features
+        self.constants = self._staged_constants()
         self._choose = [backend.stage(np.array(flag), self.mask_dtype, traced.device) for flag in (0.0, 1.0)]
         self.batch_size = batch_size or self._memory_batch()
         stats.batch_size = self.batch_size
@@ -74,22 +80,20 @@ class Packages:
             self.references = ReferenceActivations(
                 self.program, backend, traced, lambda rows: self.kernel(rows, "reference"), self.bucket
             )
-        self._row_holders = [
-            p for p in self.program.placeholders if p.axis == "rows" and p.name not in ("sample", "baseline")
-        ]
+        self._row_holders = self._of_rows()
 
     def variant(self, method: Method) -> Packages:
         """Packages for a method that differs only in its effort; the kernels are shared."""
         other = copy.copy(self)
         other.method, other.program = method, dataclasses.replace(self.program, method=method)
         other.count = other.rows_per_sample(1)
-        other.known_rows = {}
+        other.known_rows, other._designs = {}, {}
         return other
 
     @property
-    def family(self) -> int:
-        """A number that all variants of the same packages share."""
-        return id(self._kernels)
+    def family(self) -> tuple[int, str]:
+        """A value that all variants of the same packages share."""
+        return id(self._kernels), self.own_part
 
     @property
     def room(self) -> int:
@@ -99,17 +103,72 @@ class Packages:
     def rows_per_sample(self, references: int) -> int:
         """Evaluations per sample; for a method that refines its result, those of the first pass."""
         design = self.program.design
-        if design is None:
-            return self.method.count(self.shapes)
-        return 1 + (design.rows_per_sample - 1) * references
+        return self.method.count(self.shapes) if design is None else _rows(design, references)
 
-    def _constants(self) -> dict[str, Numpy]:
-        return self.program.design.constants() if self.program.design else self.method.constants(self.shapes)
+    def check_size(self) -> None:
+        """Raise InputError if the method cannot take as many features as samples have."""
+        if self.program.design is not None:
+            self.program.design.check_size()
+
+    def rows(self, call: Call) -> int:
+        """Evaluations of a call, as :meth:`rows_per_sample`."""
+        baseline = call.baseline
+        references = len(baseline) if baseline is not None and baseline.distribution else 1
+        if call.groups is None:
+            return len(call) * self.rows_per_sample(references)
+        first = np.unique(call.groups.counts, return_index=True, return_counts=True)[1:]
+        return sum(int(n) * _rows(self.design_of(call, i, i + 1), references) for i, n in zip(*first, strict=True))
+
+    def _staged_constants(self) -> dict[str, Array]:
+        design, kinds = self.program.design, {holder.name: holder.dtype for holder in self.program.placeholders}
+        found = design.constants() if design else self.method.constants(self.shapes)
+        return {name: self._to_device(array.astype(_host(kinds[name])), kinds[name]) for name, array in found.items()}
+
+    def _of_rows(self) -> list[Placeholder]:
+        holders = [holder for holder in self.program.placeholders if holder.axis == "rows"]
+        return [holder for holder in holders if holder.name not in ("sample", "baseline")]
 
     @property
     def places(self) -> list[int]:
         """The positions of the attributed inputs among the model's, for methods that do not attribute a layer."""
         return [self.program.graph.inputs.index(value) for value in self.program.wrt]
+
+    # --- groups that come with a call ----------------------------------------------------------
+
+    def by_elements(self) -> Packages:
+        """Packages whose rows say for each element whether it is kept: these, or others of the same kernels."""
+        assert isinstance(self.method, Grouped)
+        method = self.method.of_elements
+        if method is self.method:
+            return self
+        with self._lock:
+            other = self._by_elements
+            if other is None:
+                other = self._by_elements = copy.copy(self)
+                other.method, other.own_part = method, "groups"
+                other.program = dataclasses.replace(self.program, method=method)
+                other.known_rows, other.constants = {}, other._staged_constants()
+                other._row_holders = other._of_rows()
+            return other
+
+    def design_of(self, call: Call, start: int, stop: int) -> Design:
+        """The design for the samples start … stop−1 of a call, which have equally many features."""
+        if call.groups is None:
+            assert self.program.design is not None
+            return self.program.design
+        return self.design(call.groups.part(start, stop))
+
+    def design(self, groups: SampleGroups) -> Coalitions:
+        """The design for samples with equally many features."""
+        with self._lock:
+            design = self._designs.get(groups.count)
+            if design is None:
+                if len(self._designs) >= MOST_DESIGNS:
+                    self._designs.pop(next(iter(self._designs)))
+                assert isinstance(self.method, Grouped)
+                design = self.method.design_of(groups)
+                self._designs[groups.count] = design
+        return design.of(groups)
 
     # --- kernels -----------------------------------------------------------------------------
 
@@ -138,6 +197,7 @@ class Packages:
         ``part``: ``"prefix"`` (up to a layer), ``"reference"``, ``"predict"``, or the program itself. ``rows``:
         the size of every leading axis, or of (samples, baselines).
         """
+        part = part or self.own_part
         key = (part, rows)
         kernel = self._kernels.get(key)
         if kernel is None:
@@ -154,15 +214,22 @@ class Packages:
 
     def _compiled(self, part: str, rows: Size) -> Kernel:
         if self.loaded is not None:
-            return self.loaded.kernel(part or "explain", rows)
+            try:
+                return self.loaded.kernel(part or "explain", rows)
+            except (KeyError, AttributeError) as error:
+                raise ArtifactError(f"the file is older than the program {part!r}: save the explainer again") from error
         return self.backend.compile(self._part(part), self.traced, engine=self.engine, rows=rows)
 
     def parts(self) -> dict[str, tuple[Any, Kernel | None]]:
         """The programs that calls run, each with its kernel for any size, if it is compiled already."""
         names = ["", "predict"] + ["prefix"] * (self.prefix is not None) + ["reference"] * (self.references is not None)
+        if self.has_other_groups:
+            names.append("groups")
         return {part or "explain": (self._part(part), self._kernels.get((part, None))) for part in names}
 
     def _part(self, part: str) -> Any:
+        if part == "groups":
+            return self.by_elements().program
         if part in ("", "prefix", "predict"):
             return {"": self.program, "prefix": self.prefix, "predict": self.predictor}[part]
         assert isinstance(self.program, Contrast)
@@ -200,6 +267,8 @@ class Packages:
 
     def run(self, call: Call) -> list[Chunk]:
         """Results chunk by chunk, in order."""
+        if call.groups is not None:
+            return together.run(self, call)
         return self.drive(self.steps(call))
 
     def drive(self, steps: Steps[Found]) -> Found:
@@ -217,13 +286,13 @@ class Packages:
             found: Found = stop.value
             return found
 
-    def steps(self, call: Call) -> Steps[list[Chunk]]:
-        """Yield the pieces of a call one after the other, and return its results."""
+    def steps(self, call: Call, start: int = 0, end: int | None = None) -> Steps[list[Chunk]]:
+        """Yield the pieces of a call, or of its samples start … end−1, one after the other, and return the results."""
         chunks = []
-        start, count = 0, call.count
-        while start < count:
+        end = call.count if end is None else end
+        while start < end:
             size = self.limit(call.batch_size)
-            stop = min(start + size, count)
+            stop = min(start + size, end) if call.groups is None else call.groups.alike(start, min(start + size, end))
             try:
                 chunks.append((yield from self._run(call, start, stop).steps()))
             except Exception as error:
@@ -357,6 +426,11 @@ class Packages:
         self.drive(self._run(call, 0, len(call)).endpoint_outputs("input"))
 
     @property
+    def has_other_groups(self) -> bool:
+        """Whether groups that come with a call need a program of their own."""
+        return self.method.takes_groups and not self.method.has_groups and self.by_elements() is not self
+
+    @property
     def mask_host_dtype(self) -> str:
         return _host(self.mask_dtype)
 
@@ -427,6 +501,10 @@ class Packages:
             filler = array[:1] if holder.name != "sample" else np.array([bucket - 1])
             array = np.concatenate([array, np.repeat(filler, bucket - len(array), axis=0)])
         return self._to_device(np.ascontiguousarray(array, _host(holder.dtype)), holder.dtype)
+
+
+def _rows(design: Design, references: int) -> int:
+    return 1 + (design.rows_per_sample - 1) * references
 
 
 def _host(dtype: str) -> str:

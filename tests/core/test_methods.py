@@ -11,7 +11,7 @@ import explainers
 from explainers import methods
 from explainers.errors import InputError, UnknownNameError
 from explainers.methods.gradient import QUADRATURES, quadrature_rule
-from explainers.methods.removal import feature_maps, spread
+from explainers.methods.groups import feature_maps, spread
 
 
 def test_public_names() -> None:
