@@ -81,6 +81,7 @@ class Models(Protocol):
     name: str
     forward_only: bool  # its models can only be called
     channel_axis: int  # of a sample of a layer of images, as the framework has it by default
+    takes_lengths: bool  # whether axes besides the batch may vary from call to call
 
     def installed(self) -> bool:
         """Whether the framework can be imported; does not import it."""
@@ -223,6 +224,7 @@ class BackendDefaults:
 
     forward_only = False
     channel_axis = 0
+    takes_lengths = False
     largest_package = 1024
     files = False
     ahead: tuple[str, ...] = ()

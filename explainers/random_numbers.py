@@ -7,6 +7,7 @@ order or number of workers, and the same on every backend. Keys are computed her
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,7 @@ def uniform(ops: Ops, keys: Any, shape: tuple[int, ...], dtype: str, first: int 
     Two rounds of a 32-bit integer hash over (key, element), done in int64 with multipliers below
     2³¹ so that no product overflows; 23 bits reach the result, which float32 holds exactly.
     """
-    size = int(np.prod(shape))
+    size = math.prod(shape)
     element = ops.bits_and((ops.arange(size, keys) + first) * 0x9E3779B1, _MASK32)
     h = ops.bits_and(element + keys[:, 0:1], _MASK32)
     h = _mix32(ops, h)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from . import structure
 from .errors import BaselineError, InputError, NonFiniteError, TargetError
+from .lengths import EXAMPLES, NAME, Length, named, sized
 from .stored import Stored
 
 # bytes per number, by dtype
@@ -26,6 +27,9 @@ STRING = "string"
 @dataclass(frozen=True)
 class TensorSpec(Stored):
     """Shape and dtype of one input, ``"string"`` for words. The first axis is the batch and is written ``None``.
+
+    Other axes that vary from call to call, such as the length of a text, are ``None``, too, or names: axes of one name
+    have one size in a call, and ``None`` is called ``"length"``.
 
     ``columns``: names of the last axis, where samples are rows of a table.
 
@@ -49,12 +53,7 @@ class TensorSpec(Stored):
             )
         if not shape:
             raise InputError("a TensorSpec needs the batch as its first axis; got the shape ()")
-        if any(size is None for size in shape[1:]):
-            raise InputError(
-                f"TensorSpec{shape}: only the first axis, the batch, may be None. Give the other sizes; "
-                "for several sizes, compile an explainer for each."
-            )
-        object.__setattr__(self, "shape", (None, *shape[1:]))
+        object.__setattr__(self, "shape", (None, *map(_size, shape[1:])))
         object.__setattr__(self, "dtype", _dtype_name(self.dtype))
 
     @cached_property
@@ -71,6 +70,10 @@ class TensorSpec(Stored):
         """The numpy dtype that holds its numbers."""
         return "float32" if self.dtype == "bfloat16" else object if self.dtype == STRING else self.dtype
 
+    def at(self, sizes: Mapping[str, int]) -> TensorSpec:
+        """The spec for a call with these sizes of the axes that vary."""
+        return replace(self, shape=(None, *sized(self.sample_shape, sizes)))
+
     def blank(self, count: int) -> Numpy:
         """``count`` samples of zeros, or of empty words."""
         return np.full((count, *self.sample_shape), "" if self.dtype == STRING else 0, self.host_dtype)
@@ -78,6 +81,11 @@ class TensorSpec(Stored):
     def __str__(self) -> str:
         inner = ", ".join(["batch", *map(str, self.sample_shape)])
         return f"{self.name or 'input'}: {self.dtype}[{inner}]"
+
+
+def _size(given: Any) -> int:
+    """The size of an axis; a name, or None, is one that varies."""
+    return Length(given or NAME, EXAMPLES[0]) if given is None or isinstance(given, str) else given
 
 
 def _dtype_name(dtype: Any) -> str:
@@ -124,6 +132,42 @@ class Signature(Stored):
     @cached_property
     def names(self) -> tuple[str, ...]:
         return tuple(spec.name for spec in self.inputs)
+
+    @cached_property
+    def lengths(self) -> dict[str, Length]:
+        """The axes that vary from call to call, by name."""
+        return {name: size for spec in self.inputs for name, size in named(spec.shape).items()}
+
+    def at(self, sizes: Mapping[str, int]) -> Signature:
+        """The signature for a call with these sizes of the axes that vary."""
+        return replace(self, inputs=tuple(spec.at(sizes) for spec in self.inputs))
+
+    def sizes(self, arrays: Sequence[Any]) -> dict[str, int]:
+        """The sizes of the axes that vary, from a call's arrays in the signature's order.
+
+        Raises
+        ------
+        InputError: axes of one name differ, or the model does not take this size.
+        """
+        found: dict[str, tuple[int, str]] = {}
+        for spec, array in zip(self.inputs, arrays, strict=True):
+            shape = tuple(getattr(array, "shape", None) or np.shape(array))
+            if len(shape) != len(spec.shape):
+                raise InputError(f"input {spec.name!r} has shape {shape}; the model takes {spec}")
+            for given, size in zip(shape[1:], spec.sample_shape, strict=True):
+                if not isinstance(size, Length):
+                    continue
+                known, first = found.setdefault(size.name, (given, spec.name))
+                if given != known:
+                    raise InputError(
+                        f"the axis {size.name!r} has the size {known} in input {first!r} and {given} in {spec.name!r}"
+                    )
+                if not size.low <= given <= size.high:
+                    raise InputError(
+                        f"input {spec.name!r} has the shape {shape}; the model takes sizes of {size.name!r} from "
+                        f"{size.low} to {size.high:g}"
+                    )
+        return {name: size for name, (size, _) in found.items()}
 
     @cached_property
     def forms(self) -> dict[str, Any]:

@@ -29,6 +29,7 @@ def of_keras(model: Any) -> bool:
 class TorchBackend(BackendDefaults):
     name = "torch"
     engines: Mapping[str, bool] = {"torchscript": False, "inductor": True, "cudagraphs": True, "eager": False}
+    takes_lengths = True
     default_engine = "torchscript"
     ahead: tuple[str, ...] = ("inductor",)
     files = True

@@ -24,6 +24,7 @@ from torch.utils import _pytree as pytree
 from explainers.backend import Runnable, Size, Traced
 from explainers.errors import ExplainersError, InputError, TraceError
 from explainers.graph import Value
+from explainers.lengths import Length, varies
 
 from . import ops, recurrent, verify
 from .simplify import make_functional, simplify
@@ -134,12 +135,13 @@ def flatten(program: Runnable, traced: Traced, rows: Size, *, unrolled: bool) ->
 def _check(graph: fx.GraphModule, arguments: Sequence[torch.Tensor]) -> None:
     """Check that the graph holds for every batch size and writes nothing in place."""
     for argument in arguments:
-        size = argument.shape[0] if argument.ndim else 1
-        if isinstance(size, torch.SymInt) and size.node.maybe_as_int() is not None:
-            raise TraceError(
-                "an operation of the model fixed the batch size while it was traced. Explain it with "
-                "backend='numpy', or give an engine with static shapes, such as 'inductor'."
-            )
+        for axis, size in enumerate(argument.shape):
+            if isinstance(size, torch.SymInt) and size.node.maybe_as_int() is not None:
+                what = "a size that varies" if axis else "the batch size"
+                raise TraceError(
+                    f"an operation of the model fixed {what} while it was traced. Explain it with "
+                    "backend='numpy', or give an engine with static shapes, such as 'inductor'."
+                )
     for node in graph.graph.nodes:
         if _writes(node):
             raise TraceError(f"operation {node.target} writes in place inside the compiled program; please report this")
@@ -161,11 +163,20 @@ def _lead(holder: Any, rows: Size) -> tuple[int, ...]:
 def _fake(mode: FakeTensorMode, holder: Any, rows: Size, device: torch.device) -> torch.Tensor:
     lead = _lead(holder, rows)
     real = torch.empty((*lead, *holder.shape), dtype=getattr(torch, holder.dtype), device=device)
-    if rows or not holder.axis:
+    if rows or not (holder.axis or varies(holder.shape)):
         return mode.from_tensor(real, static_shapes=True)
-    sizes = [DimDynamic.DUCK] + [DimDynamic.STATIC] * len(holder.shape)
+    if not holder.axis:
+        raise InputError(f"the argument {holder.name!r} varies in size without rows; please report this")
+    sizes = [DimDynamic.DUCK, *map(_dynamic, holder.shape)]
     context: Any = StatelessSymbolicContext(dynamic_sizes=sizes)
     return mode.from_tensor(real, symbolic_context=context, source=ConstantSource(holder.name))
+
+
+def _dynamic(size: int) -> DimDynamic:
+    """Axes of one length share a symbol; sizes that are computed from a length have one of their own each."""
+    if not isinstance(size, Length):
+        return DimDynamic.STATIC
+    return DimDynamic.DUCK if size.plain else DimDynamic.DYNAMIC
 
 
 def _own_weights(graph: fx.GraphModule, traced: Traced) -> dict[Value, str]:

@@ -129,6 +129,7 @@ class Explainer:
         self._plan: Plan | None = None
         self._by_first_call = False
         self._of_other_dtypes: dict[tuple[str, ...], Plan] = {}
+        self._of_ones: dict[tuple[str, ...], Plan] = {}  # axes that vary, with the size 1
         self._uncovered: Coverage | None = None
         self._lock = threading.RLock()
 
@@ -251,7 +252,25 @@ class Explainer:
         bound = found.traced.signature.bind(args, dict(kwargs))
         if self._by_first_call and self._backend.forward_only:
             found = self._of_dtype(found, bound)
+        if found.traced.signature.lengths:
+            found = self._of_sizes(found, found.traced.signature.sizes(bound))
         return found, bound
+
+    def _of_sizes(self, found: Plan, sizes: dict[str, int]) -> Plan:
+        """The plan for a call with these sizes of the axes that vary. What a model does along an axis of size 1 may be
+        special (it is broadcast), so that these are traced by themselves."""
+        ones = {name: 1 for name, size in sizes.items() if size == 1}
+        if ones and not self._backend.forward_only:
+            self._traced("an axis of size 1")
+            with self._lock:
+                key = tuple(ones)
+                if key not in self._of_ones:
+                    signature = found.traced.signature.at(ones)
+                    self._of_ones[key] = plan.trace(
+                        self._model, self._backend, self.method, self._options, signature, signature.inputs, self.stats
+                    )
+                found = self._of_ones[key]
+        return found.at(sizes)
 
     def _of_dtype(self, found: Plan, bound: list[Any]) -> Plan:
         """The plan for the dtypes of this call: a callable may compute differently in each dtype."""
@@ -603,7 +622,7 @@ class Explainer:
         found = self._ready("replace")
         other = Explainer(self._model, replace(self.method, **effort), self._backend, self._options)
         other.stats = self.stats
-        other._plan = replace(found, packages=found.packages.variant(other.method))
+        other._plan = replace(found, packages=found.packages.variant(other.method), of_sizes={})
         return other
 
     def with_columns(self, columns: Sequence[str], input: str | None = None) -> Explainer:
@@ -635,7 +654,7 @@ class Explainer:
         )
         other = Explainer(self._model, self.method, self._backend, self._options)
         other.stats = self.stats
-        other._plan = replace(found, traced=traced, specs=specs, fixed={})
+        other._plan = replace(found, traced=traced, specs=specs, fixed={}, of_sizes={})
         return other
 
     @neutrally
@@ -643,7 +662,9 @@ class Explainer:
         """Use the model's current weights. Does not retrace. Returns itself."""
         found = self._ready("refresh")
         self._traced("refresh")
-        found.packages.refresh(self._backend.refresh(self._model, found.traced))
+        for known in (found, *self._of_ones.values()):
+            known.packages.refresh(self._backend.refresh(self._model, known.traced))
+            known.of_sizes.clear()
         return self
 
     def __repr__(self) -> str:

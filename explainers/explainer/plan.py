@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 from ..backend import Backend, Traced
 from ..errors import InputError, TargetError, UnknownNameError
 from ..graph import Function, Graph, Role, Value
-from ..methods import Method
+from ..lengths import Length
+from ..methods import METHODS, Method
 from ..methods.base import ModelShapes
 from ..program.walk import nested
 from ..run import Packages
@@ -22,7 +24,9 @@ from ..spec import STRING, Baseline, Signature, TensorSpec
 from . import mixing
 
 ALL = 1 << 40  # rows: each call runs as one package
+MOST_SIZES = 256  # of axes that vary, whose plans are kept
 LONG = 20  # seconds of compiling that are announced beforehand
+_LOCK = threading.Lock()
 _log = logging.getLogger(__name__)
 
 
@@ -58,6 +62,22 @@ class Plan:
     places: tuple[int | None, ...]
     loaded: bool = False
     fixed: dict[int, Baseline] = field(default_factory=dict)
+    of_sizes: dict[tuple[int, ...], Plan] = field(default_factory=dict)
+
+    def at(self, sizes: Mapping[str, int]) -> Plan:
+        """The plan for a call with these sizes of the axes that vary; those used last are kept."""
+        key = tuple(sizes.values())
+        found = self.of_sizes.get(key)
+        if found is None:
+            traced = replace(self.traced, signature=self.traced.signature.at(sizes))
+            specs = tuple(spec.at(sizes) for spec in self.specs)
+            packages = self.packages.at(sizes)
+            found = replace(self, traced=traced, packages=packages, specs=specs, fixed={}, of_sizes={})
+            with _LOCK:
+                while len(self.of_sizes) >= MOST_SIZES:
+                    del self.of_sizes[next(iter(self.of_sizes))]
+                self.of_sizes[key] = found
+        return found
 
     @cached_property
     def table_sizes(self) -> dict[int, int]:
@@ -82,6 +102,7 @@ def trace(
     """Trace the model and compile the first kernel."""
     began = time.perf_counter()
     rules = method.rule_set
+    _check_lengths(signature, backend, method, options)
     traced = backend.trace(
         model, signature, device=options.device, dtype=options.dtype, examples=examples,
         elementary=rules is not None and rules.elementary,
@@ -103,6 +124,7 @@ def trace(
             f"first axis. Pick another with output=; there are {_outputs(traced.graph)}."
         )
     wrt, places = _pick_wrt(graph, traced.signature, options.wrt, method)
+    _check_plain(graph, (result, *wrt))
     if rules is not None:
         _check_reached(graph, wrt, result)
     specs = tuple(
@@ -137,6 +159,38 @@ def trace(
     elif options.batch_size is not None:
         packages.compile(packages.limit(options.batch_size))
     return Plan(traced, packages, graph, wrt, specs, places)
+
+
+def _check_lengths(signature: Signature, backend: Backend, method: Method, options: Options) -> None:
+    """Refuse axes that vary where the backend, the engine or the method needs their sizes."""
+    if not signature.lengths:
+        return
+    advice = "Give the size, and compile an explainer for each size that you need"
+    if not backend.takes_lengths:
+        raise InputError(f"({signature}): backend {backend.name!r} needs all sizes but the batch's. {advice}.")
+    if backend.engines[options.engine]:
+        raise InputError(f"({signature}): engine {options.engine!r} compiles for fixed sizes. {advice}.")
+    if not method.takes_lengths:
+        known = ", ".join(repr(name) for name, kind in METHODS.items() if kind.takes_lengths)
+        raise InputError(
+            f"({signature}): {method.name!r} needs all sizes but the batch's. {advice}, or take one of {known}."
+        )
+    if method.has_groups:
+        raise InputError(
+            f"({signature}): groups for all samples do not fit samples of different sizes. Give them at each call: "
+            "explain(x, groups=…)"
+        )
+
+
+def _check_plain(graph: Graph, values: Sequence[Value]) -> None:
+    """Refuse values whose size along an axis is computed from one that varies."""
+    for value in values:
+        odd = [size for size in graph.output(value).shape if isinstance(size, Length) and not size.plain]
+        if odd:
+            raise InputError(
+                f"{graph.output(value)}: the size {odd[0]} is computed from one that varies, and cannot be "
+                "known before the model runs. Explain another output or layer, or give the size in inputs="
+            )
 
 
 def _tell_if_long(packages: Packages, seconds: float) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from ..backend import owner
 from ..errors import ArtifactError
 from ..graph import Attributes, Function, Graph, Node, Output, Role, Value
+from ..lengths import Length
 from ..spec import Numpy
 from ..stored import Stored, kinds
 
@@ -28,6 +29,8 @@ def encode(value: Any, arrays: Arrays, what: str) -> Any:
     kind = type(value)
     if value is None or kind in (bool, int, str):
         return value
+    if kind is Length:
+        return {"length": [value.name, int(value), value.axis, value.example, value.low, encode(value.high, {}, what)]}
     if isinstance(value, (np.bool_, np.integer, np.floating)):
         return encode(value.item(), arrays, what)
     if kind is float:
@@ -100,6 +103,7 @@ _TAGS: dict[str, Callable[[Any, Mapping[str, Numpy]], Any]] = {
     "slice": lambda body, arrays: slice(*(decode(part, arrays) for part in body)),
     "role": lambda body, arrays: Role(body),
     "array": lambda body, arrays: arrays[body],
+    "length": lambda body, arrays: Length(*(decode(part, arrays) for part in body)),
 }
 
 
@@ -116,7 +120,7 @@ def encode_graph(graph: Graph) -> Any:
 
 
 def _node(node: Node) -> list[Any]:
-    outputs = [[list(out.shape), out.dtype, out.plain] for out in node.outputs]
+    outputs = [[encode(list(out.shape), {}, node.name), out.dtype, out.plain] for out in node.outputs]
     known = {f.name: getattr(node.attributes, f.name) for f in fields(node.attributes)}
     given = {name: value for name, value in known.items() if value != getattr(Attributes, name)}
     attributes = encode(given, {}, f"attributes of {node.name}")
@@ -129,7 +133,7 @@ def _node(node: Node) -> list[Any]:
 def decode_graph(data: Any) -> Graph:
     nodes = []
     for name, op, role, inputs, outputs, scope, modules, function, elementwise, attributes, source in data["nodes"]:
-        made = tuple(Output(tuple(shape), dtype, plain) for shape, dtype, plain in outputs)
+        made = tuple(Output(tuple(decode(shape, {})), dtype, plain) for shape, dtype, plain in outputs)
         operands = tuple(Value(*value) for value in inputs)
         kind = {"scope": scope, "modules": tuple(modules), "function": Function(function), "elementwise": elementwise}
         known = {**kind, "attributes": Attributes(**decode(attributes, {})), "source": source}

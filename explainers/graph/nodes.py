@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from ..errors import TraceError, UnknownNameError
+from ..lengths import Length
 from ..spec import COMPLEX, FLOATING
 from .roles import Attributes, Function, Role
 
@@ -254,15 +255,15 @@ class Graph:
     def _order(self) -> dict[str, int]:
         return {node.name: place for place, node in enumerate(self.nodes)}
 
-    def row_bytes(self) -> int:
-        """The size of one row's activations in bytes, over all nodes."""
+    def row_bytes(self, sizes: Mapping[str, int] | None = None) -> int:
+        """The size of one row's activations in bytes, over all nodes. ``sizes``: of the axes that vary."""
         total = 0
         for node in self.nodes:
             for out in node.outputs:
                 if None in out.shape:
                     count = 1
                     for size in out.shape:
-                        count *= size or 1
+                        count *= (size.at(sizes) if sizes and isinstance(size, Length) else int(size or 1)) or 1
                     total += count * {**FLOATING, **COMPLEX}.get(out.dtype, 8)
         return total
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -252,7 +253,7 @@ class SmoothGrad(Method):
             shape = ops.sample_shape(value)
             spread = ops.row_max(value) - ops.row_min(value)
             noise = ops.normal(random_numbers.uniform(ops, args["key"], shape, ops.wide(value), first))
-            first += int(np.prod(shape))
+            first += math.prod(shape)
             points.append(ops.cast_like(value + ops.scale_rows(noise, spread * args["scale"]), value))
         return points
 

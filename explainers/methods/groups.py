@@ -31,11 +31,15 @@ class Groups:
         """Spread one number per feature, (N, G, …), over the feature's elements: (…, N, \\*shape) for each map."""
         return spread(features, self.maps)
 
-    def bits(self, kept: Numpy, sample: Numpy) -> Numpy:
-        """The argument of the kernel that says which features a row keeps, as bits, (R, ⌈G/8⌉), from booleans (R, G).
+    def elements(self, kept: Numpy, sample: Numpy) -> list[Numpy]:
+        r"""Which elements rows keep, (R, \*shape) for each map, of rows that keep the features ``kept``, (R, G).
 
         ``sample``: each row's sample.
         """
+        return [kept[:, m] for m in self.maps]
+
+    def bits(self, kept: Numpy, sample: Numpy) -> Numpy:
+        """The argument of the kernel that says which features a row keeps, as bits, (R, ⌈G/8⌉)."""
         return packed(kept)
 
     def totals(self, attributions: Sequence[Numpy]) -> Numpy:
@@ -103,13 +107,17 @@ class SampleGroups:
             results.append(np.array(np.broadcast_to(values.reshape(*lead, *m.shape[1:]), (*lead, *shape))))
         return results
 
-    def bits(self, kept: Numpy, sample: Numpy) -> Numpy:
-        """Which *elements* a row keeps, as bits, (R, ⌈elements/8⌉): a kernel for it serves samples with any groups."""
+    def elements(self, kept: Numpy, sample: Numpy) -> list[Numpy]:
+        """As :meth:`Groups.elements`."""
         parts = []
         for m, shape in zip(self.maps, self.shapes, strict=True):
-            index = m[sample].reshape(len(sample), -1)
-            part = np.take_along_axis(kept, index, axis=1).reshape(len(sample), *m.shape[1:])
-            parts.append(np.broadcast_to(part, (len(sample), *shape)).reshape(len(sample), -1))
+            part = np.take_along_axis(kept, _flat(m[sample]), axis=1).reshape(len(sample), *m.shape[1:])
+            parts.append(np.broadcast_to(part, (len(sample), *shape)))
+        return parts
+
+    def bits(self, kept: Numpy, sample: Numpy) -> Numpy:
+        """Which *elements* a row keeps, as bits, (R, ⌈elements/8⌉): a kernel for it serves samples with any groups."""
+        parts = [_flat(part) for part in self.elements(kept, sample)]
         return packed(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1))
 
     def totals(self, attributions: Sequence[Numpy]) -> Numpy:

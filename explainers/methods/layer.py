@@ -132,6 +132,7 @@ class GradCam(Method):
     channel_axis: int | None = None
 
     name: ClassVar[str] = "grad_cam"
+    takes_lengths: ClassVar[bool] = False
 
     @property
     def explains_logits(self) -> bool:
@@ -188,6 +189,7 @@ class GuidedGradCam(Method):
     channel_axis: int | None = None
 
     name: ClassVar[str] = "guided_grad_cam"
+    takes_lengths: ClassVar[bool] = False
     rules: ClassVar[RuleSet | None] = GUIDED_BACKPROP
 
     @property

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..genomics import check_one_hot, letters_axis
+from ..lengths import varies
 from ..ops import Ops
 from .base import Array, Numpy, Shapes, one_of
 from .groups import Groups
@@ -54,7 +55,7 @@ class FeatureAblation(Grouped):
         return _AblationOfElements()
 
     def design(self, shapes: Shapes) -> Design:
-        return _Ablation(shapes, self.groups)
+        return (_Removals if any(map(varies, shapes)) else _Ablation)(shapes, self.groups)
 
 
 class _AblationOfElements(FeatureAblation, data=False):
@@ -143,6 +144,7 @@ class Occlusion(Removal):
     aggregate: str = "mean"
 
     name: ClassVar[str] = "occlusion"
+    takes_lengths: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         one_of("aggregate", self.aggregate, AGGREGATES)
@@ -296,6 +298,7 @@ class ISM(Removal):
     alphabet_axis: int | None = None
 
     name: ClassVar[str] = "ism"
+    takes_lengths: ClassVar[bool] = False
     baseline: ClassVar[str] = "none"
 
     def __post_init__(self) -> None:

@@ -42,6 +42,7 @@ class Perturbation(Removal, data=False):
     timeout: float = 60.0
 
     name: ClassVar[str] = "perturbation"
+    takes_lengths: ClassVar[bool] = False
     generates: ClassVar[bool] = True
     baseline: ClassVar[str] = "none"
 

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..lengths import varies
 from ..ops import Ops
 from ..random_numbers import UInt64
 from ..rules import RuleSet
@@ -176,7 +177,8 @@ class Coalitions(Design):
     """Rows that keep some features and take the others from the baseline: one bit per feature.
 
     ``groups``: an integer map for each attributed value, None (each element is a feature), or :class:`SampleGroups`
-    with equally many features in each sample: the kernel's bits are then one per element.
+    with equally many features in each sample: the kernel's bits are then one per element. Where samples vary in size,
+    a row has a byte per element.
     """
 
     endpoints = 2
@@ -185,6 +187,7 @@ class Coalitions(Design):
         super().__init__(shapes)
         self.groups: Groups | SampleGroups = groups if isinstance(groups, SampleGroups) else Groups(groups, shapes)
         self.features = self.groups.count
+        self.varies = any(map(varies, shapes))
 
     def of(self, groups: SampleGroups) -> Coalitions:
         """The same design for other samples with as many features."""
@@ -193,11 +196,15 @@ class Coalitions(Design):
         return other
 
     def placeholders(self) -> Placeholders:
+        if self.varies:
+            return {f"kept_{i}": ("rows", tuple(shape), "uint8") for i, shape in enumerate(self.shapes)}
         holders: Placeholders = {"coalition": ("rows", (-(-self.features // 8),), "uint8")}
         return holders | {name: ("", array.shape, "int64") for name, array in self.constants().items()}
 
     def constants(self) -> dict[str, Numpy]:
         """Each element's feature, for inputs whose elements are not simply one feature each, in order."""
+        if self.varies:
+            return {}
         return {f"feature_{i}": m.ravel() for i, m in enumerate(self.groups.maps) if self._slices[i] is None}
 
     @cached_property
@@ -211,17 +218,24 @@ class Coalitions(Design):
         ]
 
     def rows(self, units: Units, row: Numpy) -> dict[str, Numpy]:
-        sample = units.sample[row // max(self.unit, 1)]
-        return {"coalition": self.groups.bits(self.kept(units, row), sample)}
+        kept, sample = self.kept(units, row), units.sample[row // max(self.unit, 1)]
+        if self.varies:
+            return {f"kept_{i}": part for i, part in enumerate(self.groups.elements(kept, sample))}
+        return {"coalition": self.groups.bits(kept, sample)}
 
     def kept(self, units: Units, row: Numpy) -> Numpy:
         """Which features each row keeps, (R, G) booleans."""
         raise NotImplementedError
 
     def endpoint(self, which: str) -> dict[str, Any]:
+        if self.varies:
+            return {f"kept_{i}": int(which == "input") for i in range(len(self.shapes))}
         return {"coalition": 255 if which == "input" else 0}
 
     def expand(self, ops: Ops, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
+        if self.varies:
+            kept_by_input = [args[f"kept_{i}"] > 0 for i in range(len(x))]
+            return [ops.select(kept, *pair) for kept, pair in zip(kept_by_input, zip(x, b, strict=True), strict=True)]
         points = []
         features = ops.unpack_bits(args["coalition"], self.features)
         for i, (value, base, shape) in enumerate(zip(x, b, self.shapes, strict=True)):

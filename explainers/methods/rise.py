@@ -40,6 +40,7 @@ class Rise(Removal):
     axes: tuple[int, ...] | None = None
 
     name: ClassVar[str] = "rise"
+    takes_lengths: ClassVar[bool] = False
     effort: ClassVar[tuple[str, ...]] = ("samples",)
     baseline: ClassVar[str] = "point"  # the kernel keeps the sums, where rows of References would count as masks
     sampled: ClassVar[bool] = True

@@ -41,7 +41,7 @@ class _Regression(Coalitions):
         return np.stack([self.packed(seed) for seed in seeds.tolist()])
 
     def rows(self, units: Units, row: Numpy) -> dict[str, Numpy]:
-        if isinstance(self.groups, Groups):
+        if isinstance(self.groups, Groups) and not self.varies:
             return {"coalition": self._bits(units, row)}
         return super().rows(units, row)
 

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from ..errors import UnsupportedOperation
 from ..graph import Function, Graph, Node, Role, Value, rewrite_regions
 from ..graph.coverage import Coverage, Operation
+from ..lengths import sized
 from ..methods.base import Method
 from ..methods.removal import Design
 from ..ops import Ops
@@ -49,12 +50,14 @@ class Program:
 
     ``output``: f of each row, (R, …). ``results``: for a walk, the sums of each sample's
     contributions, (U, …), one per attributed value and accumulator. Forward-only methods have s = Σ w·f of
-    each row, (R,), and the sums that their design computes in the kernel.
+    each row, (R,), and the sums that their design computes in the kernel. ``sizes``: of the axes that vary, for the
+    arguments of a call; programs are compiled without.
     """
 
     graph: Graph
     method: Method
     wrt: tuple[Value, ...]
+    sizes: Mapping[str, int] = field(default_factory=dict, kw_only=True)
 
     @property
     def output(self) -> Value:
@@ -135,15 +138,19 @@ class Program:
         return self.graph.output(value).dtype
 
     def sample_shape(self, value: Value) -> tuple[int, ...]:
-        return tuple(size for size in self.graph.output(value).shape[1:] if size is not None)
+        shape = [size for size in self.graph.output(value).shape[1:] if size is not None]
+        return sized(shape, self.sizes) if self.sizes else tuple(shape)
 
     def _placeholders_without_baseline(self) -> list[Placeholder]:
-        result = list(input_placeholders(self.graph.inputs, self.graph))
+        result = [replace(p, shape=sized(p.shape, self.sizes)) if self.sizes else p for p in self._inputs()]
         shape, dtype = self.sample_shape(self.output), self.dtype(self.output)
         result.append(Placeholder("mask", "samples", shape, dtype))
         if self.single:
             result.append(Placeholder("choose", "", (), dtype))
         return result
+
+    def _inputs(self) -> Iterator[Placeholder]:
+        return input_placeholders(self.graph.inputs, self.graph)
 
     @cached_property
     def placeholders(self) -> tuple[Placeholder, ...]:

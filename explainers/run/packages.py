@@ -13,7 +13,7 @@ import copy
 import dataclasses
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,6 +21,7 @@ import numpy as np
 from ..backend import Backend, Kernel, Loaded, Size, Traced
 from ..errors import ArtifactError
 from ..graph import Graph, Value
+from ..lengths import varies
 from ..methods.base import Method
 from ..methods.groups import SampleGroups
 from ..methods.removal import Coalitions, Design, Grouped
@@ -69,17 +70,15 @@ class Packages:
         self._designs: dict[int, Coalitions] = {}  # of groups that come with calls, by the number of features
         self.constants = self._staged_constants()
         self._choose = [backend.stage(np.array(flag), self.mask_dtype, traced.device) for flag in (0.0, 1.0)]
+        self._given_size = batch_size
         self.batch_size = batch_size or self._memory_batch()
         stats.batch_size = self.batch_size
         self._kernels: dict[tuple[str, Size], Kernel] = {}
         self._lock = threading.Lock()
         self.known_rows: dict[tuple[Method, bool], tuple[Rows, Rows]] = {}  # of the largest chunk, and of the last one
         self._last_mask: tuple[Target, tuple[int, int], Array] | None = None
-        self.references: ReferenceActivations | None = None
-        if isinstance(self.program, Contrast):
-            self.references = ReferenceActivations(
-                self.program, backend, traced, lambda rows: self.kernel(rows, "reference"), self.bucket
-            )
+        self._whole: Packages = self  # with the programs that are compiled, for any sizes of the axes that vary
+        self.references = self._new_references()
         self._row_holders = self._of_rows()
 
     def variant(self, method: Method) -> Packages:
@@ -90,10 +89,30 @@ class Packages:
         other.known_rows, other._designs = {}, {}
         return other
 
+    def at(self, sizes: Mapping[str, int]) -> Packages:
+        """Packages for calls with these sizes of the axes that vary; the kernels are shared."""
+        other = copy.copy(self)
+        other.program = dataclasses.replace(self.program, sizes=sizes)
+        other.shapes = [other.program.sample_shape(value) for value in other.program.wrt]
+        other.output_shape = other.program.sample_shape(other.program.output)
+        other.count = other.rows_per_sample(1)
+        other.batch_size = self._given_size or other._memory_batch()
+        other.constants, other._row_holders = other._staged_constants(), other._of_rows()
+        other.known_rows, other._designs, other._by_elements, other._last_mask = {}, {}, None, None
+        other.references = other._new_references()
+        return other
+
+    def _new_references(self) -> ReferenceActivations | None:
+        if not isinstance(self.program, Contrast):
+            return None
+        return ReferenceActivations(
+            self.program, self.backend, self.traced, lambda rows: self.kernel(rows, "reference"), self.bucket
+        )
+
     @property
-    def family(self) -> tuple[int, str]:
-        """A value that all variants of the same packages share."""
-        return id(self._kernels), self.own_part
+    def family(self) -> tuple[Any, ...]:
+        """A value that all variants of the same packages share, whose pieces may be joined."""
+        return id(self._kernels), self.own_part, *self.program.sizes.values()
 
     @property
     def room(self) -> int:
@@ -139,7 +158,7 @@ class Packages:
         """Packages whose rows say for each element whether it is kept: these, or others of the same kernels."""
         assert isinstance(self.method, Grouped)
         method = self.method.of_elements
-        if method is self.method:
+        if method is self.method or any(map(varies, self.shapes)):  # whose rows say it anyway
             return self
         with self._lock:
             other = self._by_elements
@@ -174,7 +193,7 @@ class Packages:
 
     def _memory_batch(self) -> int:
         """The rows whose activations take a small part of the free memory and, if rows are small, fit the cache."""
-        row = max(1, self.program.graph.row_bytes())
+        row = max(1, self.program.graph.row_bytes(self.program.sizes))
         budget = min(self.backend.free_bytes(self.traced.device) // 4, 2**31)
         rows = min(budget // (row * (2 if self.program.rules else 1)), self.backend.largest_package)
         cache = self.backend.cache_bytes(self.traced.device)
@@ -218,7 +237,7 @@ class Packages:
                 return self.loaded.kernel(part or "explain", rows)
             except (KeyError, AttributeError) as error:
                 raise ArtifactError(f"the file is older than the program {part!r}: save the explainer again") from error
-        return self.backend.compile(self._part(part), self.traced, engine=self.engine, rows=rows)
+        return self.backend.compile(self._whole._part(part), self.traced, engine=self.engine, rows=rows)
 
     def parts(self) -> dict[str, tuple[Any, Kernel | None]]:
         """The programs that calls run, each with its kernel for any size, if it is compiled already."""
