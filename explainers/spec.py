@@ -37,7 +37,7 @@ class TensorSpec(Stored):
     (1, 28, 28)
     """
 
-    shape: tuple[int | None, ...]
+    shape: tuple[int | str | None, ...]
     dtype: str = "float32"
     name: str = ""
     columns: tuple[str, ...] = field(default=(), repr=False)
@@ -59,7 +59,7 @@ class TensorSpec(Stored):
     @cached_property
     def sample_shape(self) -> tuple[int, ...]:
         """The shape of one sample, without the batch axis."""
-        return tuple(size for size in self.shape[1:] if size is not None)
+        return tuple(size for size in self.shape[1:] if isinstance(size, int))
 
     @cached_property
     def floating(self) -> bool:
@@ -69,6 +69,16 @@ class TensorSpec(Stored):
     def host_dtype(self) -> Any:
         """The numpy dtype that holds its numbers."""
         return "float32" if self.dtype == "bfloat16" else object if self.dtype == STRING else self.dtype
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether ``shape`` may be that of a sample; axes that vary may have any size."""
+        pairs = zip(shape, self.sample_shape, strict=False)
+        return len(shape) == len(self.sample_shape) and all(isinstance(s, Length) or n == s for n, s in pairs)
+
+    @property
+    def declared(self) -> list[int]:
+        """The shape with −1 for the batch and the axes that vary, as protocols write it."""
+        return [-1, *(-1 if isinstance(size, Length) else size for size in self.sample_shape)]
 
     def at(self, sizes: Mapping[str, int]) -> TensorSpec:
         """The spec for a call with these sizes of the axes that vary."""
@@ -136,7 +146,7 @@ class Signature(Stored):
     @cached_property
     def lengths(self) -> dict[str, Length]:
         """The axes that vary from call to call, by name."""
-        return {name: size for spec in self.inputs for name, size in named(spec.shape).items()}
+        return {name: size for spec in self.inputs for name, size in named(spec.sample_shape).items()}
 
     def at(self, sizes: Mapping[str, int]) -> Signature:
         """The signature for a call with these sizes of the axes that vary."""
@@ -150,7 +160,7 @@ class Signature(Stored):
         InputError: axes of one name differ, or the model does not take this size.
         """
         found: dict[str, tuple[int, str]] = {}
-        for spec, array in zip(self.inputs, arrays, strict=True):
+        for spec, array in zip(self.inputs, arrays, strict=True) if self.lengths else ():
             shape = tuple(getattr(array, "shape", None) or np.shape(array))
             if len(shape) != len(spec.shape):
                 raise InputError(f"input {spec.name!r} has shape {shape}; the model takes {spec}")

@@ -12,7 +12,10 @@ import numpy as np
 from explainers.backend import Traced, owner
 from explainers.errors import ExplainersError, InputError, TraceError
 from explainers.graph import Graph, Node, Output, Role, Value
+from explainers.lengths import Length
 from explainers.spec import Numpy, Signature, TensorSpec
+
+Caller = Callable[..., Numpy]
 
 
 def signature(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Signature | None:
@@ -39,12 +42,26 @@ def trace(model: Any, sig: Signature, examples: Sequence[Any]) -> Traced:
     if examples and not isinstance(examples[0], TensorSpec) and len(examples[0]):
         probe = [np.array(np.asarray(e)[:1], s.dtype) for e, s in zip(examples, sig.inputs, strict=True)]
     call, out = _traced_call(model, sig, examples, probe)
-    heads = [Node(s.name, "input", Role.INPUT, outputs=(Output(s.shape, s.dtype),)) for s in sig.inputs]
+    lengths = _lengths(call, sig, out) if sig.lengths else {}
+    heads = [Node(s.name, "input", Role.INPUT, outputs=(Output((None, *s.sample_shape), s.dtype),)) for s in sig.inputs]
     inputs = tuple(node.values[0] for node in heads)
     name = getattr(model, "__qualname__", type(model).__qualname__)
-    kind = Output((None, *out.shape[1:]), str(out.dtype))
+    kind = Output((None, *(lengths.get(axis, size) for axis, size in enumerate(out.shape[1:], 1))), str(out.dtype))
     body = Node("model", name, Role.OPAQUE, inputs, (kind,), source=_source(model), payload=call)
     return Traced(Graph((*heads, body), inputs, (("0", Value("model")),)), sig, {})
+
+
+def _lengths(call: Caller, sig: Signature, out: Numpy) -> dict[int, Length]:
+    """The axes of the output that vary with those of the inputs, found by calling with one more place along each."""
+    found: dict[int, Length] = {}
+    for name, length in sig.lengths.items():
+        longer = sig.at({name: length + 1})
+        larger = call(*(spec.blank(1) for spec in longer.inputs))
+        for axis, (before, after) in enumerate(zip(out.shape, larger.shape, strict=True)):
+            if before != after:
+                same = before == int(length) and after == length + 1
+                found[axis] = Length(name if same else f"depending on {name}", before, axis=name)
+    return found
 
 
 def _source(model: Any) -> str:
@@ -53,9 +70,6 @@ def _source(model: Any) -> str:
         return f"{inspect.getsourcefile(model)}:{inspect.getsourcelines(model)[1]}"
     except (TypeError, OSError):
         return ""
-
-
-Caller = Callable[..., Numpy]
 
 
 def _traced_call(model: Any, sig: Signature, examples: Sequence[Any], probe: Sequence[Numpy]) -> tuple[Caller, Numpy]:

@@ -383,6 +383,10 @@ def _fixed_size(lines: list[str], watch: Watch | None) -> tuple[str, str, list[s
         limits = re.sub(r"L\[[^ ]*?\.size\(\)\[0\]", "batch", bounds[1])
         what = f"it branches on the batch size: the traced program holds for {limits} only"
         return what, "Write the operation that asks for the size in a way that is the same for all.", reasons
+    varying = re.search(r"L\['(\w+)'\].*?size\(\)\[([1-9]\d*)\] as dynamic", reasons[0])
+    if varying:
+        what = f"it works for one size of axis {varying[2]} of {varying[1]!r} only, which inputs= lets vary"
+        return what, "Give the size there, and compile an explainer for each size that you need.", reasons
     asked = list(dict.fromkeys(map(_users, watch.lengths))) if watch is not None else []
     if asked:
         what = f"it works for one batch size only, since len() of a tensor is a fixed number: {'; '.join(asked)}"

@@ -97,9 +97,10 @@ def request_for(
     """
     total = inputs[0].shape[0]
     rows = [_read_rows(array, index) for array in inputs]
+    output = explain.output.at(explain.signature.sizes(rows))
     request = explain.request(
         *rows,
-        target=_target(explain, arguments["target"], index, total, rows[0].shape[0]),
+        target=_target(output, arguments["target"], index, total, rows[0].shape[0]),
         baseline=_baseline(explain, arguments["baseline"], index, total),
         allow_nonfinite=allow_nonfinite,
     )
@@ -139,14 +140,14 @@ def _one_each(explain: Explainer, baseline: Any, axes: int) -> Any:
     return baseline
 
 
-def _target(explain: Explainer, target: Any, index: Any, total: int, count: int) -> Any:
+def _target(output: TensorSpec, target: Any, index: Any, total: int, count: int) -> Any:
     """The target of the ``count`` samples ``index``; a single mask is repeated for each sample.
 
     Raises
     ------
     TargetError: there are as many samples as outputs, so the mask could also be one index per sample.
     """
-    shape = explain.output.sample_shape
+    shape = output.sample_shape
     if is_mask(target, shape):
         resolve_target(target, shape, total)
         return np.broadcast_to(np.asarray(target), (count, *shape))

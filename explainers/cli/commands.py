@@ -287,7 +287,8 @@ def _shapes(explain: Explainer, inputs: list[Any], total: int) -> Iterator[tuple
     """Shape and dtype of each attribution array for all samples; the dtype is that of its input."""
     dtypes = [tables.dtype(tables.rows(a, 0, 0)) if tables.is_table(a) else a.dtype for a in inputs]
     input_dtypes = dict(zip(explain.signature.names, map(np.dtype, dtypes), strict=True))
-    for spec in explain.attributed:
+    sizes = explain.signature.sizes(inputs)
+    for spec in (spec.at(sizes) for spec in explain.attributed):
         spec_dtype = np.dtype("float32" if spec.dtype == "bfloat16" else spec.dtype)
         dtype = input_dtypes.get(spec.name, input_dtypes[explain.signature.names[0]])
         shape = spec.sample_shape[:-1] if explain.per_token else spec.sample_shape

@@ -102,6 +102,8 @@ def specs(texts: Sequence[str]) -> Any:
 
     >>> specs(["float32[1,28,28]"])
     (TensorSpec(shape=(None, 1, 28, 28), dtype='float32', name=''),)
+    >>> specs(["int64[length]"])  # a size that varies from call to call
+    (TensorSpec(shape=(None, length), dtype='int64', name=''),)
     """
     if not texts:
         return None
@@ -121,7 +123,8 @@ def _spec(text: str) -> tuple[str, Any]:
     try:
         if not bracket or not sizes.endswith("]"):
             raise ValueError("no sizes in brackets")
-        shape = tuple(int(size) for size in sizes[:-1].split(",") if size.strip())
+        parts = [size.strip() for size in sizes[:-1].split(",") if size.strip()]
+        shape = tuple(size if size.isidentifier() else int(size) for size in parts)
         return name, TensorSpec((None, *shape), dtype or "float32", name)
     except (ValueError, TypeError) as error:
         raise InputError(

@@ -162,7 +162,8 @@ class Explainer:
             the folder of a SavedModel, a ``.keras`` or ``.pt2`` file, or any callable from arrays to an array.
         method: a name or a value of :mod:`explainers.methods`.
         inputs: example arrays or TensorSpecs (one, a tuple, or a dict by name), to trace a model now that does not
-            declare its inputs; otherwise it is traced at the first call. For tables (pandas, polars, Arrow) the column
+            declare its inputs; otherwise it is traced at the first call. Axes of a TensorSpec that are None, or names,
+            vary from call to call. For tables (pandas, polars, Arrow) the column
             names are kept: later tables are read by name, arrays by position.
         wrt: the values to attribute: input names or positions, or paths of layers, whose outputs are
             then attributed. Default: every floating-point input.

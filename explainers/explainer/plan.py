@@ -177,8 +177,7 @@ def _check_lengths(signature: Signature, backend: Backend, method: Method, optio
         )
     if method.has_groups:
         raise InputError(
-            f"({signature}): groups for all samples do not fit samples of different sizes. Give them at each call: "
-            "explain(x, groups=…)"
+            f"({signature}): groups for all samples do not fit samples of different sizes. Give them at each call."
         )
 
 
@@ -188,8 +187,8 @@ def _check_plain(graph: Graph, values: Sequence[Value]) -> None:
         odd = [size for size in graph.output(value).shape if isinstance(size, Length) and not size.plain]
         if odd:
             raise InputError(
-                f"{graph.output(value)}: the size {odd[0]} is computed from one that varies, and cannot be "
-                "known before the model runs. Explain another output or layer, or give the size in inputs="
+                f"{graph.output(value)}: the size along an axis is computed from one that varies, and "
+                "cannot be known before the model runs. Explain another output or layer, or give the size in inputs="
             )
 
 

@@ -112,7 +112,7 @@ class SampleGroups:
         parts = []
         for m, shape in zip(self.maps, self.shapes, strict=True):
             part = np.take_along_axis(kept, _flat(m[sample]), axis=1).reshape(len(sample), *m.shape[1:])
-            parts.append(np.broadcast_to(part, (len(sample), *shape)))
+            parts.append(np.array(np.broadcast_to(part, (len(sample), *shape))))
         return parts
 
     def bits(self, kept: Numpy, sample: Numpy) -> Numpy:

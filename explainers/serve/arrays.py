@@ -58,8 +58,9 @@ def _numbers(level: list[Any], dtype: Any, what: str) -> Numpy:
 def batch(value: Any, spec: TensorSpec, what: str) -> Numpy:
     """Nested lists of numbers as samples of an input, (N, …), with its dtype."""
     array = array_of(value, what)
-    if array.shape[1:] != spec.sample_shape or not array.ndim:
-        expected_shape = f"for each instance, {spec.sample_shape}" if array.ndim else f"{('N', *spec.sample_shape)}"
+    if not array.ndim or not spec.fits(array.shape[1:]):
+        sample_shape = f"({', '.join(map(str, spec.sample_shape))}{',' * (len(spec.sample_shape) == 1)})"
+        expected_shape = f"for each instance, {sample_shape}" if array.ndim else f"(N, {sample_shape[1:]}"
         given_shape = f"{array.shape[1:]}" if array.ndim else "one number"
         raise InputError(f"{what}: shape {given_shape} given, {expected_shape} expected (input {spec})")
     if array.dtype.kind == "f" and not spec.floating:

@@ -84,9 +84,10 @@ class Job:
     @property
     def numbers(self) -> int:
         """How many numbers the answer contains."""
-        output = math.prod(self.model.output.sample_shape)
+        sizes = self.model.explain.signature.sizes(self.inputs)
+        output = math.prod(self.model.output.at(sizes).sample_shape)
         times = output if isinstance(self.arguments.target, str) and self.arguments.target == "all" else 1
-        attributed = sum(math.prod(spec.sample_shape) for spec in self.model.attributed)
+        attributed = sum(math.prod(spec.at(sizes).sample_shape) for spec in self.model.attributed)
         return self.count * (output + times * attributed)
 
 

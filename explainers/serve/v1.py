@@ -77,7 +77,7 @@ def full(model: Model, explanation: Explanation, attributions: list[Numpy]) -> I
         values = [array[number] for array in attributions]
         deviations = None if errors is None else [array[number] for array in errors]
         if isinstance(explanation.target, str):
-            indices = np.ndindex(*model.output.sample_shape)
+            indices = np.ndindex(*explanation.outputs.shape[1:])
             yield [_of_output(model, explanation, number, index, values, deviations) for index in indices]
         else:
             yield _of_target(model, explanation, number, values, deviations)
@@ -145,7 +145,7 @@ def estimate(model: Model, running_estimate: Estimate) -> dict[str, Any]:
 def metadata(model: Model) -> dict[str, Any]:
     def shape(spec: Any) -> dict[str, Any]:
         columns = {"columns": spec.columns} if spec.columns else {}
-        return {"name": spec.name, "dtype": spec.dtype, "shape": [-1, *spec.sample_shape], **columns}
+        return {"name": spec.name, "dtype": spec.dtype, "shape": spec.declared, **columns}
 
     return {
         "name": model.name,

@@ -206,7 +206,7 @@ def server_metadata() -> dict[str, Any]:
 
 def metadata(model: Model) -> dict[str, Any]:
     def tensor(name: str, spec: TensorSpec) -> dict[str, Any]:
-        return {"name": name, "datatype": NAMES.get(spec.dtype, "FP32"), "shape": [-1, *spec.sample_shape]}
+        return {"name": name, "datatype": NAMES.get(spec.dtype, "FP32"), "shape": spec.declared}
 
     return {
         "name": model.name,

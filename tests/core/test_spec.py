@@ -106,6 +106,15 @@ def test_binding_inputs() -> None:
             signature.bind(args, kwargs)
 
 
-def test_only_the_batch_may_be_open() -> None:
-    with pytest.raises(InputError, match="only the first axis"):
-        TensorSpec((None, None, 3))
+def test_axes_that_vary() -> None:
+    spec = TensorSpec((None, None, 3, "width"), name="x")
+    assert str(spec) == "x: float32[batch, length, 3, width]"
+    assert spec.declared == [-1, -1, 3, -1]
+    assert spec.fits((7, 3, 1)) and not spec.fits((7, 4, 1)) and not spec.fits((7, 3))  # noqa: PT018
+    signature = Signature((spec, TensorSpec((None, None), name="y")), 2)
+    sizes = signature.sizes([np.zeros((2, 7, 3, 4)), np.zeros((2, 7))])
+    assert sizes == {"length": 7, "width": 4}
+    assert signature.at(sizes).inputs[0].sample_shape == (7, 3, 4)
+    assert spec.sample_shape != signature.at({"length": 11, "width": 11}).inputs[0].sample_shape  # not the example's
+    with pytest.raises(InputError, match="'length' has the size 7 in input 'x' and 8 in 'y'"):
+        signature.sizes([np.zeros((2, 7, 3, 4)), np.zeros((2, 8))])
