@@ -15,8 +15,12 @@ from ..explainer.api import Explainer, Request
 from ..explainer.bind import samples_of, targets_of
 from ..spec import References, TensorSpec, is_mask, resolve_target
 from . import sources
+from .loading import Compiling, Subject, examples
 
 File = Annotated[Path, typer.Argument(help="An explainer's file.", exists=True, dir_okay=False)]
+Explained = Annotated[
+    str, typer.Argument(help="An explainer's file; or, as module:name or file.py:name, an Explainer, or a model.")
+]
 Inputs = Annotated[list[Path], typer.Argument(help="Samples: npy, npz, zarr or parquet; a file for each input.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Where to write.")]
 Target = Annotated[str | None, typer.Option(help="3, 1,2, max, or @file.npy: one a sample, or a mask.")]
@@ -33,6 +37,22 @@ def load_explainer(file: Path, device: str | None, setting: list[str] | None) ->
     """The explainer in a file, with the effort parameters of ``--set``."""
     explain = Explainer.load(file, device)
     return explain.replace(**sources.parameters(setting, explain.method.effort)) if setting else explain
+
+
+def prepared(
+    subject: Subject, compiling: Compiling, arrays: dict[str, Any], columns: list[str] | None
+) -> tuple[Explainer, list[Any]]:
+    """The explainer of these samples, with its column names, and its inputs in order."""
+    explain = with_columns(subject.explainer(compiling, lambda: examples(arrays)), columns)
+    return explain, bind_inputs(explain, arrays)
+
+
+def baseline_of(explain: Explainer, baseline: str | None, references: str | None) -> Any:
+    """The baseline or set of References that the options give; None for the explainer's own."""
+    if baseline is not None and references is not None:
+        raise InputError("give --baseline or --references, not both")
+    value = tables.aligned(sources.baseline(references or baseline), explain.attributed)
+    return References(value) if references else value
 
 
 def bind_inputs(explain: Explainer, arrays: dict[str, Any]) -> list[Any]:

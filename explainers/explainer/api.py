@@ -495,6 +495,11 @@ class Explainer:
             )
 
     @property
+    def traced(self) -> bool:
+        """Whether the model is traced, so that its inputs are known: by ``inputs=`` of ``compile``, or a first call."""
+        return self._plan is not None
+
+    @property
     def backend(self) -> str:
         """The backend's name."""
         return self._backend.name
