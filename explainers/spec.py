@@ -27,7 +27,8 @@ STRING = "string"
 class TensorSpec(Stored):
     """Shape and dtype of one input, ``"string"`` for words. The first axis is the batch and is written ``None``.
 
-    ``columns``: names of the last axis, where samples are rows of a table.
+    ``columns``: names of the last axis, where samples are rows of a table. ``words``: the code books of the columns
+    that hold no numbers (:class:`explainers.code_books.Words`), filled by the library.
 
     >>> TensorSpec((None, 1, 28, 28), "float32", "image").sample_shape
     (1, 28, 28)
@@ -37,8 +38,9 @@ class TensorSpec(Stored):
     dtype: str = "float32"
     name: str = ""
     columns: tuple[str, ...] = field(default=(), repr=False)
+    words: Any = field(default=None, repr=False, compare=False)
 
-    later: ClassVar[frozenset[str]] = frozenset({"columns"})
+    later: ClassVar[frozenset[str]] = frozenset({"columns", "words"})
 
     def __post_init__(self) -> None:
         shape = tuple(self.shape)
@@ -402,7 +404,8 @@ class Baseline:
     ``tables``: one array (B, \\*sample shape) per attributed input.
     ``per_sample``: sample i uses row i (B = N); otherwise all use row 0, or, for
     ``distribution``, any of the B rows. ``own``: a distribution of B for each sample, tables
-    (N, B, \\*sample shape). ``fixed``: the same object at every call.
+    (N, B, \\*sample shape). ``fixed``: the same object at every call. ``given``: the arrays that hold the codes of
+    columns without numbers, which live as long as these.
     """
 
     tables: tuple[Array, ...]
@@ -411,6 +414,7 @@ class Baseline:
     distribution: bool = False
     fixed: bool = False
     own: bool = False
+    given: Any = None
 
     def __len__(self) -> int:
         return int(self.tables[0].shape[1 if self.own else 0])
@@ -433,7 +437,8 @@ def resolve_baseline(
         baseline = baseline(batch())
     distribution = isinstance(baseline, References)
     own = distribution and baseline.per_sample
-    parts = _per_input(baseline.array if distribution else baseline, specs)
+    given = baseline.array if distribution else baseline
+    parts = _per_input(given, specs)
     tables = [
         _baseline_table(part, spec, count, distribution, own, convert, check)
         for part, spec in zip(parts, specs, strict=True)
@@ -442,11 +447,11 @@ def resolve_baseline(
         sizes = {table.shape[1 if own else 0] for table in tables}
         if len(sizes) != 1:
             raise BaselineError(f"the inputs have different numbers of references: {sorted(sizes)}")
-        return Baseline(tuple(tables), distribution=True, own=own)
+        return Baseline(tuple(tables), distribution=True, own=own, given=given)
     per_sample = any(len(table) == count and count != 1 for table in tables)
     if per_sample:
         tables = [np.broadcast_to(t, (count, *t.shape[1:])) if len(t) != count else t for t in tables]
-    return Baseline(tuple(tables), per_sample)
+    return Baseline(tuple(tables), per_sample, given=given)
 
 
 def _whole_numbers(array: Numpy, spec: TensorSpec) -> Numpy:

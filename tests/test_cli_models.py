@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from explainers import Explainer, References, serve
-from explainers.methods import Occlusion, ShapleySampling
+from explainers.methods import FeatureAblation, Occlusion, ShapleySampling
 
 from .test_cli import done, refused, run
 
@@ -208,6 +208,91 @@ def test_another_model_or_method_does_not_go_on(
         assert expected in refused(folder, *command)
     finally:
         (folder / "own.py").write_text(source)
+
+
+def test_the_method_is_part_of_what_tells_runs_apart(model: Any) -> None:
+    from explainers.cli.loading import Compiling, Subject
+
+    subject, x = Subject("own.py:explain", "model", model), np.zeros((1, 4))
+    made = [
+        subject.identity(Explainer.compile(model, method, inputs=x), Compiling())
+        for method in (
+            FeatureAblation(), FeatureAblation(np.array([0, 0, 1, 1])), FeatureAblation(np.array([0, 1, 1, 1])),
+            FeatureAblation(np.array([0, 1, 1, 1])),
+        )
+    ]  # fmt: skip
+    assert made[2] == made[3]
+    assert made[0] != made[1] != made[2] != made[0]
+
+
+# --- tables of words ---------------------------------------------------------------------------
+
+TABLES = """
+import numpy as np
+kinds = set()
+def model(table):
+    kinds.add(type(table).__module__.partition(".")[0])
+    rows = table.to_pylist() if hasattr(table, "to_pylist") else table.to_dict("records") if hasattr(table, "iloc") \\
+        else table.to_dicts()
+    return np.array([len(row["word"] or "") * row["times"] + 3 * (row["color"] == "red") for row in rows])
+def pandas_only(table):
+    return table["word"].str.len().to_numpy() * table["times"].to_numpy()
+"""
+
+
+@pytest.fixture(scope="module")
+def words(folder: Path) -> Any:
+    """Tables of words and a module with functions of them; the frame of 40 rows."""
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    (folder / "of_words.py").write_text(TABLES)
+    frame = pandas.DataFrame({
+        "word": ["x" * (i % 5) + "é" * (i % 3) for i in range(40)], "times": np.arange(40.0),
+        "color": pandas.Categorical(["red", "blue"] * 20, categories=["blue", "green", "red"]),
+    })  # fmt: skip
+    frame.to_parquet(folder / "words.parquet")
+    frame[["color", "times", "word"]].iloc[3:4].to_parquet(folder / "row.parquet")
+    frame.iloc[:6].to_parquet(folder / "rows.parquet")
+    return frame
+
+
+@pytest.mark.parametrize("kind", [None, "arrow", "pandas", "polars"])
+@pytest.mark.parametrize("option", ["--baseline", "--references"])
+def test_a_table_of_words(folder: Path, words: Any, option: str, kind: str | None) -> None:
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("polars" if kind == "polars" else "pandas")
+    given = "@row.parquet" if option == "--baseline" else "@rows.parquet"
+    extra = ("--tables", kind) if kind else ()
+    done(
+        folder, "run", "of_words.py:model", "words.parquet", "--method", "exact_shapley", option, given, "--block", "7",
+        "-o", "words_out.parquet", "--overwrite", *extra,
+    )  # fmt: skip
+    names: dict[str, Any] = {}
+    exec(TABLES, names)
+    baseline = words.iloc[3:4] if option == "--baseline" else References(words.iloc[:6])
+    right = Explainer.compile(names["model"], "exact_shapley", inputs=words, baseline=baseline)(words)
+    found = pandas.read_parquet(folder / "words_out.parquet")
+    assert list(found) == list(words)
+    np.testing.assert_allclose(found, right, atol=1e-12)
+
+
+def test_what_is_wrong_with_words_is_told(folder: Path, words: Any) -> None:
+    command = ("run", "of_words.py:model", "words.parquet", "--method", "exact_shapley", "-o", "w.npy")
+    assert "column 'word' (and 1 more) of input 'input' holds no numbers" in refused(folder, *command)
+    assert "a table of one row" in refused(folder, *command, "--baseline", "@rows.parquet")
+    assert "unknown kind of table 'excel'" in refused(folder, *command, "--tables", "excel")
+    only = ("run", "of_words.py:pandas_only", *command[2:])
+    assert "--tables pandas" in refused(folder, *only, "--references", "@rows.parquet")
+    done(folder, *only, "--references", "@rows.parquet", "--tables", "pandas")
+    (folder / "w.npy").unlink()
+    serving = ("serve", "of_words.py:model", "--method", "exact_shapley", "--inputs", "words.parquet")
+    assert "requests are arrays of numbers" in refused(folder, *serving)
+
+
+def test_a_report_of_words(folder: Path, words: Any) -> None:
+    options = ("--method", "exact_shapley", "--references", "@rows.parquet", "--samples", "2,", "-o", "words.html")
+    done(folder, "report", "of_words.py:model", "words.parquet", *options)
+    assert "Sample 2" in (folder / "words.html").read_text(encoding="utf-8")
 
 
 # --- errors ----------------------------------------------------------------------------------

@@ -51,8 +51,19 @@ def baseline_of(explain: Explainer, baseline: str | None, references: str | None
     """The baseline or set of References that the options give; None for the explainer's own."""
     if baseline is not None and references is not None:
         raise InputError("give --baseline or --references, not both")
-    value = tables.aligned(sources.baseline(references or baseline), explain.attributed)
+    value = sources.baseline(references or baseline)
+    if not any(spec.words for spec in explain.attributed):
+        value = tables.aligned(value, explain.attributed)
+    elif not references and any(tables.is_table(t) and t.shape[0] != 1 for t in _parts(value)):
+        raise InputError(
+            "--baseline needs a table of one row where columns hold no numbers; give more rows, a background, with "
+            "--references"
+        )
     return References(value) if references else value
+
+
+def _parts(value: Any) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else [value]
 
 
 def bind_inputs(explain: Explainer, arrays: dict[str, Any]) -> list[Any]:
@@ -87,10 +98,11 @@ def bind_inputs(explain: Explainer, arrays: dict[str, Any]) -> list[Any]:
 def _check_table(table: Any, spec: TensorSpec) -> None:
     what = f"the table of input {spec.name!r}"
     names = tables.names(table, what)
-    tables.numbers(tables.rows(table, 0, 0), what)
+    places = tables.order(names or spec.columns, spec.columns, what) if spec.columns else None
+    tables.numbers(tables.rows(table, 0, 0), what, places, words=spec.words)
     if spec.columns:
-        tables.order(names or spec.columns, spec.columns, what)
-    elif names and spec.sample_shape == (len(names),):
+        return
+    if names and spec.sample_shape == (len(names),):
         raise InputError(
             f"{what} names its columns, and the explainer's file knows no names, so nothing tells which of them is "
             f"which input of the model. Say the model's order: --columns {','.join(names)} if it is the table's, here "

@@ -46,7 +46,7 @@ from .calls import (
     with_columns,
 )
 from .loading import Compiling, Subject, default_baseline, probe, served
-from .options import MethodName, ModelOptions, ReferenceSet, Spec, with_model_options
+from .options import MethodName, ModelOptions, ReferenceSet, Spec, TableKind, with_model_options
 
 app = typer.Typer(name="explainers", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console()
@@ -211,6 +211,7 @@ def run(
     restart: Annotated[bool, typer.Option("--restart", help="Discard the results of an interrupted run.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
     allow_nonfinite: Annotated[bool, typer.Option("--allow-nonfinite", help="Let NaN and infinity through.")] = False,
+    table_kind: TableKind = None,
     *,
     options: ModelOptions,
 ) -> None:
@@ -219,7 +220,7 @@ def run(
     with command_errors("run"):
         if block is not None and block < 1:
             raise InputError(f"--block must be ≥ 1; got {block}")
-        subject, compiling = Subject.of(explainer), Compiling(method, setting or (), options, device)
+        subject, compiling = Subject.of(explainer), Compiling(method, setting or (), options, device, table_kind)
         explain, bound_inputs = prepared(subject, compiling, files.read(inputs), columns)
         baseline_value = baseline_of(explain, baseline, references)
         arguments = {"target": sources.target(target), "baseline": baseline_value, "seed": seed}
@@ -369,6 +370,7 @@ def serve(
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="A limit of the server, or a parameter of --method: name=value.")
     ] = None,
+    table_kind: TableKind = None,
     *,
     options: ModelOptions,
 ) -> None:
@@ -379,7 +381,7 @@ def serve(
         except ImportError as error:
             raise InputError(f"{error}. Serving needs a few packages more: pip install 'explainers[serve]'") from error
         limits, setting_of_method = sources.divided(setting or [], list(serving.Settings.__dataclass_fields__), method)
-        compiling = Compiling(method, setting_of_method, options, device)
+        compiling = Compiling(method, setting_of_method, options, device, table_kind)
         default = default_baseline(baseline, references)
         explainers = served(explainer, compiling, inputs or [], default)
         serving.run(explainers, host, port, key_file=keys, insecure=insecure, **limits)

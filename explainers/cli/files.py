@@ -87,6 +87,9 @@ def _digest(value: Any) -> Any:
         return {name: _digest(part) for name, part in value.items()}
     if isinstance(value, References):
         return {"references": _digest(value.array)}
+    if tables.is_table(value):
+        rows = tables.values(value, "the table").tolist()
+        return hashlib.sha256(json.dumps([tables.names(value), rows], default=repr).encode()).hexdigest()
     return hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest() if isinstance(value, np.ndarray) else value
 
 

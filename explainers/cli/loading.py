@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import re
 import zipfile
@@ -15,7 +16,7 @@ import numpy as np
 
 from .. import tables
 from ..compare import model_names
-from ..errors import ArtifactError, ExplainersError, InputError
+from ..errors import ArtifactError, ExplainersError, InputError, TraceError, UnknownNameError
 from ..explainer.api import Explainer
 from ..file import container
 from ..file.encoding import Arrays, encode
@@ -34,6 +35,7 @@ class Compiling:
     setting: Sequence[str] = ()
     options: ModelOptions = field(default_factory=ModelOptions)
     device: str | None = None
+    tables: str | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Subject:
         if self.kind == "model":
             return
         what = "the file of an explainer" if self.kind == "file" else "an Explainer"
-        given = {"method": compiling.method, **compiling.options.given}
+        given = {"method": compiling.method, "tables": compiling.tables, **compiling.options.given}
         wrong = [name for name, value in given.items() if value is not None]
         if self.kind == "explainer" and compiling.device is not None:
             wrong.append("device")
@@ -121,7 +123,16 @@ class Subject:
                 f"functions, such as {self.text}.{functions[0]}"
             )
         method = sources.method(compiling.method, compiling.setting)
-        explain = compiling.options.compile(self.value, method, inputs, compiling.device, **more)
+        try:
+            examples = _of_kind(inputs, compiling.tables or "arrow")
+            explain = compiling.options.compile(self.value, method, examples, compiling.device, **more)
+        except TraceError as error:
+            if compiling.tables is not None or not any(map(tables.is_table, _parts(inputs))):
+                raise
+            raise TraceError(
+                f"{error} The parquet file reached it as an Arrow table: --tables pandas or --tables polars gives it "
+                "another kind."
+            ) from error
         if not explain.traced:
             raise InputError(
                 f"the model {self.text!r} does not say what inputs it takes: give --inputs float32[4], the sizes of "
@@ -154,6 +165,7 @@ class Subject:
             "method": _encoded(explain.method),
             "options": compiling.options.given,
             "device": compiling.device,
+            "tables": compiling.tables,
         }
 
 
@@ -241,13 +253,35 @@ def examples(arrays: dict[str, Any]) -> Any:
 
 def _trace(text: str, explain: Explainer, inputs: Any) -> None:
     """Trace an explainer by a first call with the examples ``inputs``."""
-    parts = inputs.values() if isinstance(inputs, dict) else inputs if isinstance(inputs, tuple) else (inputs,)
-    if not all(hasattr(part, "__len__") for part in parts):  # specs, or nothing
+    if not all(hasattr(part, "__len__") for part in _parts(inputs)):  # specs, or nothing
         raise InputError(
             f"the Explainer {text!r} does not know its inputs yet, as it was compiled without them and not called: its "
             "module must give example arrays when it compiles it"
         )
     explain.predict(inputs, allow_nonfinite=True)
+
+
+def _parts(inputs: Any) -> list[Any]:
+    if isinstance(inputs, dict):
+        return list(inputs.values())
+    return list(inputs) if isinstance(inputs, tuple) else [inputs]
+
+
+def _of_kind(inputs: Any, kind: str) -> Any:
+    """Examples with Arrow tables turned into tables of this kind, which the function is then called with."""
+    if kind not in ("arrow", "pandas", "polars"):
+        raise UnknownNameError.among("kind of table", kind, ("arrow", "pandas", "polars"))
+    if isinstance(inputs, dict):
+        return {name: _of_kind(part, kind) for name, part in inputs.items()}
+    if isinstance(inputs, tuple):
+        return tuple(_of_kind(part, kind) for part in inputs)
+    if kind == "arrow" or not tables.is_table(inputs):
+        return inputs
+    try:
+        module = importlib.import_module(kind)
+    except ImportError as error:
+        raise InputError(f"--tables {kind}: {error}. Install it with pip install {kind}") from error
+    return inputs.to_pandas() if kind == "pandas" else module.from_arrow(inputs)
 
 
 def _is_explainer(path: Path) -> bool:

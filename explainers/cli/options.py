@@ -19,6 +19,10 @@ Spec = Annotated[
 ]
 ReferenceSet = Annotated[str | None, typer.Option(help="@file.npy: a set of baselines, (B, …).")]
 MethodName = Annotated[str | None, typer.Option(help="How to explain a model: kernel_shap, occlusion, deeplift …")]
+TableKind = Annotated[
+    str | None,
+    typer.Option("--tables", help="What a function gets for parquet files: arrow, pandas or polars."),
+]
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from .calls import (
 )
 from .commands import app, command_errors, destination, say, warn
 from .loading import Compiling, Subject
-from .options import MethodName, ModelOptions, ReferenceSet, with_model_options
+from .options import MethodName, ModelOptions, ReferenceSet, TableKind, with_model_options
 
 
 @app.command(epilog="Example: explainers report digits.explainer inputs.npy --target max -o report.html")
@@ -49,13 +49,14 @@ def report(
     device: Device = None,
     setting: Setting = None,
     allow_nonfinite: Annotated[bool, typer.Option("--allow-nonfinite", help="Show NaN and infinity in grey.")] = False,
+    table_kind: TableKind = None,
     *,
     options: ModelOptions,
 ) -> None:
     """Write a self-contained page with the explanations of some samples."""
     with command_errors("report"):
         destination(output)
-        compiling = Compiling(method, setting or (), options, device)
+        compiling = Compiling(method, setting or (), options, device, table_kind)
         explain, bound_inputs = prepared(Subject.of(explainer), compiling, files.read(inputs), columns)
         positions = _positions(samples, bound_inputs[0].shape[0])
         baseline_value = baseline_of(explain, baseline, references)

@@ -227,7 +227,10 @@ class Explainer:
                 model, calls = self._model, self._backend.forward_only
                 if calls:
                     model = tables.of_tables(model, signature, examples)
-                plain = [tables.example(value, calls) for value in examples]
+                plain = [
+                    tables.example(value, calls, spec.words)
+                    for value, spec in zip(examples, signature.inputs, strict=bool(examples))
+                ]
                 try:
                     self._plan = plan.trace(
                         model, self._backend, self.method, self._options, signature, plain, self.stats
