@@ -5,6 +5,9 @@ from __future__ import annotations
 import datetime
 import gc
 import re
+import sys
+import threading
+import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +18,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from explainers import Explainer, References, errors, methods
+from explainers import Explainer, References, errors, methods, tables
+from explainers.code_books import CodeBook
 from explainers.scheduler import Scheduler
+from explainers.spec import resolve_baseline
 
 pandas = pytest.importorskip("pandas")
 METHODS = ("exact_shapley", "kernel_shap", "shapley_sampling", "feature_ablation", "occlusion")
@@ -411,8 +416,43 @@ def test_threads_with_words_of_their_own(lengths: Explainer) -> None:
         frame, right = batch_of(number)
         np.testing.assert_allclose(lengths(frame, batch_size=3 + number % 50), right)
 
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(call, range(300)))
+    finally:
+        sys.setswitchinterval(before)
+
+
+class Slow:
+    """A value that lets other threads run whenever a dict looks for it."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __hash__(self) -> int:
+        time.sleep(1e-4)
+        return self.number
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Slow) and self.number == other.number
+
+
+def test_threads_that_share_words() -> None:
+    """A value that several threads bring at once has one code."""
+    book, start = CodeBook(), threading.Barrier(8)
+
+    def use(_: int) -> Any:
+        start.wait()
+        return book.encode([Slow(number) for number in range(5)])
+
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(call, range(300)))
+        results = list(pool.map(use, range(8)))
+    assert {tuple(codes) for codes, _ in results} == {(0, 1, 2, 3, 4)}
+    for _, used in results:
+        book.release(used)
+    assert len(book) == 0
 
 
 def test_a_scheduler_joins_calls_with_words_of_their_own(lengths: Explainer) -> None:
@@ -564,10 +604,36 @@ def test_what_takes_no_words() -> None:
 
 
 def test_a_code_that_is_none_is_an_error() -> None:
-    from explainers.code_books import CodeBook
-
     book = CodeBook()
     codes, _ = book.encode(["a", "b"])
     assert book.decode(codes) == ["a", "b"]
     with pytest.raises(errors.InputError, match="changed by arithmetic"):
         book.decode(codes * 0.5 + 0.2)
+
+
+def test_equal_values_of_one_type_have_one_code() -> None:
+    book = CodeBook()
+    values = ["a", "a", 1, 1, 1.0, True, float("nan"), float("nan"), np.float64("nan"), None, pandas.NA, pandas.NaT]
+    codes, used = book.encode(values)
+    assert codes.tolist() == [0, 0, 1, 1, 2, 3, 4, 4, 4, 5, 6, 7]
+    assert len(book) == 8
+    again, used_again = book.encode([True, "a", "new"])
+    assert again.tolist() == [3, 0, 8]
+    book.release(used)
+    assert len(book) == 3
+    assert book.decode(again) == [True, "a", "new"]
+    book.release(used_again)
+    assert len(book) == 0
+
+
+def test_a_baseline_keeps_its_words_where_its_numbers_are_copied() -> None:
+    frame = pandas.DataFrame({"word": ["one", "three"]})
+    spec = Explainer.compile(
+        lambda table: table["word"].str.len().to_numpy(), "exact_shapley", inputs=frame
+    ).signature.inputs[0]
+    (book,) = spec.words.books.values()
+    for given in (frame.iloc[0], References(frame), frame):
+        resolved = resolve_baseline(tables.aligned(given, [spec]), [spec], 2, lambda: None, np.array)
+        gc.collect()
+        assert len(book)  # forgets what nothing holds
+        assert book.decode(resolved.tables[0][:, 0])[0] == "one"
