@@ -188,7 +188,7 @@ class References(Stored):
 
     ``array``: shape (B, \\*sample shape), the same set for all samples. ``per_sample``: shape (N, B, \\*sample shape),
     a set of its own for each of a call's samples, such as dinucleotide shuffles of it. For several inputs a tuple or
-    dict of these.
+    dict of these. A table is a set of its rows; with ``per_sample``, each sample's set is the row at its place.
     """
 
     array: Any

@@ -164,12 +164,14 @@ class Explainer:
         method: a name or a value of :mod:`explainers.methods`.
         inputs: example arrays or TensorSpecs (one, a tuple, or a dict by name), to trace a model now that does not
             declare its inputs; otherwise it is traced at the first call. For tables (pandas, polars, Arrow) the column
-            names are kept: later tables are read by name, arrays by position.
+            names are kept: later tables are read by name, arrays by position. A callable's tables may have columns of
+            words, categories and dates: each is a feature, and needs a baseline.
         wrt: the values to attribute: input names or positions, or paths of layers, whose outputs are
             then attributed. Default: every floating-point input.
         output: which of several outputs to explain, by key or position; or the path of a layer, whose units
             are then explained.
-        baseline: the default baseline: a number, one sample, one per sample, References, a callable.
+        baseline: the default baseline: a number, one sample, one per sample, References, a callable; for a table one
+            row: a Series, a dict by column, or a table.
         backend: ``"torch"``, ``"tensorflow"`` or ``"numpy"``; by default from the model's type.
         engine: one of the backend's engines; ``"auto"`` takes its default.
         device: where to run; by default where the model is.
