@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar
@@ -29,9 +29,10 @@ class TensorSpec(Stored):
     """Shape and dtype of one input, ``"string"`` for words. The first axis is the batch and is written ``None``.
 
     Other axes that vary from call to call, such as the length of a text, are ``None``, too, or names: axes of one name
-    have one size in a call, and ``None`` is called ``"length"``.
+    have one size in a call. The first ``None`` of each input is called ``"length"``, the next ``"length_2"`` …
 
-    ``columns``: names of the last axis, where samples are rows of a table.
+    ``columns``: names of the last axis, where samples are rows of a table. ``words``: the code books of the columns
+    that hold no numbers (:class:`explainers.code_books.Words`), filled by the library.
 
     >>> TensorSpec((None, 1, 28, 28), "float32", "image").sample_shape
     (1, 28, 28)
@@ -41,8 +42,9 @@ class TensorSpec(Stored):
     dtype: str = "float32"
     name: str = ""
     columns: tuple[str, ...] = field(default=(), repr=False)
+    words: Any = field(default=None, repr=False, compare=False)
 
-    later: ClassVar[frozenset[str]] = frozenset({"columns"})
+    later: ClassVar[frozenset[str]] = frozenset({"columns", "words"})
 
     def __post_init__(self) -> None:
         shape = tuple(self.shape)
@@ -53,7 +55,7 @@ class TensorSpec(Stored):
             )
         if not shape:
             raise InputError("a TensorSpec needs the batch as its first axis; got the shape ()")
-        object.__setattr__(self, "shape", (None, *map(_size, shape[1:])))
+        object.__setattr__(self, "shape", (None, *_sizes(shape[1:])))
         object.__setattr__(self, "dtype", _dtype_name(self.dtype))
 
     @cached_property
@@ -93,9 +95,13 @@ class TensorSpec(Stored):
         return f"{self.name or 'input'}: {self.dtype}[{inner}]"
 
 
-def _size(given: Any) -> int:
-    """The size of an axis; a name, or None, is one that varies."""
-    return Length(given or NAME, EXAMPLES[0]) if given is None or isinstance(given, str) else given
+def _sizes(given: Sequence[Any]) -> Iterator[int]:
+    """The sizes of axes; a name, or None, is one that varies."""
+    unnamed = 0
+    for size in given:
+        unnamed += size is None
+        name = (NAME if unnamed == 1 else f"{NAME}_{unnamed}") if size is None else size
+        yield Length(name, EXAMPLES[0]) if isinstance(name, str) else size
 
 
 def _dtype_name(dtype: Any) -> str:
@@ -240,7 +246,7 @@ class References(Stored):
 
     ``array``: shape (B, \\*sample shape), the same set for all samples. ``per_sample``: shape (N, B, \\*sample shape),
     a set of its own for each of a call's samples, such as dinucleotide shuffles of it. For several inputs a tuple or
-    dict of these.
+    dict of these. A table is a set of its rows; with ``per_sample``, each sample's set is the row at its place.
     """
 
     array: Any
@@ -456,7 +462,8 @@ class Baseline:
     ``tables``: one array (B, \\*sample shape) per attributed input.
     ``per_sample``: sample i uses row i (B = N); otherwise all use row 0, or, for
     ``distribution``, any of the B rows. ``own``: a distribution of B for each sample, tables
-    (N, B, \\*sample shape). ``fixed``: the same object at every call.
+    (N, B, \\*sample shape). ``fixed``: the same object at every call. ``given``: the arrays that hold the codes of
+    columns without numbers, which live as long as these.
     """
 
     tables: tuple[Array, ...]
@@ -465,6 +472,7 @@ class Baseline:
     distribution: bool = False
     fixed: bool = False
     own: bool = False
+    given: Any = None
 
     def __len__(self) -> int:
         return int(self.tables[0].shape[1 if self.own else 0])
@@ -487,7 +495,8 @@ def resolve_baseline(
         baseline = baseline(batch())
     distribution = isinstance(baseline, References)
     own = distribution and baseline.per_sample
-    parts = _per_input(baseline.array if distribution else baseline, specs)
+    given = baseline.array if distribution else baseline
+    parts = _per_input(given, specs)
     tables = [
         _baseline_table(part, spec, count, distribution, own, convert, check)
         for part, spec in zip(parts, specs, strict=True)
@@ -496,11 +505,11 @@ def resolve_baseline(
         sizes = {table.shape[1 if own else 0] for table in tables}
         if len(sizes) != 1:
             raise BaselineError(f"the inputs have different numbers of references: {sorted(sizes)}")
-        return Baseline(tuple(tables), distribution=True, own=own)
+        return Baseline(tuple(tables), distribution=True, own=own, given=given)
     per_sample = any(len(table) == count and count != 1 for table in tables)
     if per_sample:
         tables = [np.broadcast_to(t, (count, *t.shape[1:])) if len(t) != count else t for t in tables]
-    return Baseline(tuple(tables), per_sample)
+    return Baseline(tuple(tables), per_sample, given=given)
 
 
 def _whole_numbers(array: Numpy, spec: TensorSpec) -> Numpy:

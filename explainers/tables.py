@@ -1,7 +1,4 @@
-"""Tables with named columns (pandas, polars, Arrow): to arrays in a given order of columns, and back.
-
-No table package is imported unless the caller has imported it already.
-"""
+"""Tables with named columns (pandas, polars, Arrow): to arrays in a given order of columns, and back."""
 
 from __future__ import annotations
 
@@ -9,173 +6,37 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, update_wrapper
-from typing import Any, Protocol
+from functools import update_wrapper
+from typing import Any
 
 import numpy as np
 
 from .backend import Backend
-from .errors import ColumnsWarning, InputError
+from .code_books import CodeBook, Words, hold
+from .errors import BaselineError, ColumnsWarning, InputError
 from .spec import Numpy, References, Signature, TensorSpec
 from .stored import Stored
+from .table_libraries import TableLibrary, of, parents
+from .table_libraries import is_row as is_row
+from .table_libraries import is_table as is_table
 
 SHOWN = 8  # names in a message
-
-
-class TableLibrary(Protocol):
-    """The operations on the tables of one package."""
-
-    def labels(self, table: Any) -> Sequence[Any]:
-        """The labels of its columns, in order."""
-
-    def column(self, table: Any, place: int) -> Numpy:
-        """One column as numpy. Missing numbers become NaN; a column without numbers has a non-numeric dtype."""
-
-    def kinds(self, table: Any) -> Sequence[Any]:
-        """The dtypes of its columns."""
-
-    def rows(self, table: Any, start: int, stop: int) -> Any: ...
-
-    def take(self, table: Any, places: Numpy) -> Any: ...
-
-    def make(self, columns: Sequence[Numpy], like: Any) -> Any:
-        """A table of these columns with the labels of ``like``, and its index where it has as many rows."""
-
-    def cast(self, column: Numpy, dtype: Any) -> tuple[Any, Numpy]:
-        """A column cast to a dtype of this package, and the numbers it then holds."""
-
-
-class Pandas:
-    def labels(self, table: Any) -> Sequence[Any]:
-        return list(table.columns)
-
-    def column(self, table: Any, place: int) -> Numpy:
-        found = table.iloc[:, place]
-        if isinstance(found.dtype, np.dtype) or not getattr(found.dtype, "_is_numeric", False):
-            return np.asarray(found)
-        return np.asarray(found.to_numpy(dtype="float64", na_value=np.nan) if found.hasnans else found.to_numpy())
-
-    def kinds(self, table: Any) -> Sequence[Any]:
-        return list(table.dtypes)
-
-    def rows(self, table: Any, start: int, stop: int) -> Any:
-        return table.iloc[start:stop]
-
-    def take(self, table: Any, places: Numpy) -> Any:
-        return table.iloc[places]
-
-    def make(self, columns: Sequence[Any], like: Any) -> Any:
-        pandas = sys.modules["pandas"]
-        count = len(columns[0]) if columns else 0
-        index = like.index if len(like) == count else None
-        frame = pandas.DataFrame({i: np.asarray(c) if isinstance(c, np.ndarray) else c.array
-                                  for i, c in enumerate(columns)}, index=index)  # fmt: skip
-        frame.columns = like.columns
-        return frame
-
-    def cast(self, column: Numpy, dtype: Any) -> tuple[Any, Numpy]:
-        categories = getattr(dtype, "categories", None)
-        if categories is not None and not np.isin(column[~np.isnan(column)], categories).all():
-            raise ValueError("not one of the categories")
-        found = sys.modules["pandas"].Series(column).astype(dtype)
-        return found, np.asarray(found.to_numpy(dtype="float64", na_value=np.nan))
-
-
-class Polars:
-    def labels(self, table: Any) -> Sequence[Any]:
-        return list(table.columns)
-
-    def column(self, table: Any, place: int) -> Numpy:
-        return np.asarray(table.to_series(place).to_numpy())
-
-    def kinds(self, table: Any) -> Sequence[Any]:
-        return list(table.dtypes)
-
-    def rows(self, table: Any, start: int, stop: int) -> Any:
-        return table[start:stop]
-
-    def take(self, table: Any, places: Numpy) -> Any:
-        return table[places.tolist()]
-
-    def make(self, columns: Sequence[Any], like: Any) -> Any:
-        return sys.modules["polars"].DataFrame(dict(zip(like.columns, columns, strict=True)))
-
-    def cast(self, column: Numpy, dtype: Any) -> tuple[Any, Numpy]:
-        found = sys.modules["polars"].Series(column).cast(dtype)
-        return found, np.asarray(found.to_numpy(), np.float64)
-
-
-class Arrow:
-    def labels(self, table: Any) -> Sequence[Any]:
-        return list(table.schema.names)
-
-    def column(self, table: Any, place: int) -> Numpy:
-        found = table.column(place)
-        return np.asarray(found.to_numpy(zero_copy_only=False) if hasattr(found, "buffers") else found.to_numpy())
-
-    def kinds(self, table: Any) -> Sequence[Any]:
-        return list(table.schema.types)
-
-    def rows(self, table: Any, start: int, stop: int) -> Any:
-        return table.slice(start, stop - start)
-
-    def take(self, table: Any, places: Numpy) -> Any:
-        return table.take(places)
-
-    def make(self, columns: Sequence[Any], like: Any) -> Any:
-        pyarrow = sys.modules["pyarrow"]
-        arrays = [pyarrow.array(column) for column in columns]
-        return type(like).from_arrays(arrays, names=like.schema.names)
-
-    def cast(self, column: Numpy, dtype: Any) -> tuple[Any, Numpy]:
-        found = sys.modules["pyarrow"].array(column).cast(dtype)
-        return found, np.asarray(found.to_numpy(zero_copy_only=False), np.float64)
-
-
-ARROW = Arrow()
-KINDS: Mapping[tuple[str, str], TableLibrary] = {
-    ("pandas", "DataFrame"): Pandas(), ("polars", "DataFrame"): Polars(),
-    ("pyarrow", "Table"): ARROW, ("pyarrow", "RecordBatch"): ARROW,
-}  # fmt: skip
-
-
-@lru_cache(maxsize=256)
-def _parents(value: Any) -> tuple[tuple[str, str], ...]:
-    """Package and name of a class and of all its base classes."""
-    return tuple((parent.__module__.partition(".")[0], parent.__name__) for parent in value.__mro__)
-
-
-@lru_cache(maxsize=256)
-def _kind(value: Any) -> TableLibrary | None:
-    """The table library of a class; None for a class of anything else."""
-    return next((KINDS[key] for key in _parents(value) if key in KINDS), None)
-
-
-def is_table(value: Any) -> bool:
-    kind: Any = type(value)
-    return _kind(kind) is not None
-
-
-def _of(table: Any) -> TableLibrary:
-    kind: Any = type(table)
-    found = _kind(kind)
-    assert found is not None
-    return found
+NUMBERS = "fiub"  # kinds of numpy dtypes that are numbers
 
 
 def rows(table: Any, start: int, stop: int) -> Any:
     """The rows start … stop−1 of a table."""
-    return _of(table).rows(table, start, stop)
+    return of(table).rows(table, start, stop)
 
 
 def take(table: Any, places: Numpy) -> Any:
     """The rows at ``places`` of a table."""
-    return _of(table).take(table, places)
+    return of(table).take(table, places)
 
 
 def names(table: Any, what: str = "the table") -> tuple[str, ...]:
     """The names of a table's columns; none if they are only numbered 0, 1, 2 …."""
-    return _names(_of(table).labels(table), what)
+    return _names(of(table).labels(table), what)
 
 
 def _names(labels: Sequence[Any], what: str) -> tuple[str, ...]:
@@ -190,38 +51,67 @@ def _names(labels: Sequence[Any], what: str) -> tuple[str, ...]:
 
 def dtype(table: Any) -> str:
     """The floating-point dtype that holds all columns: float64 unless all of them are narrower."""
-    kinds = {str(_column(table, place, "the table").dtype) for place in range(len(_of(table).labels(table)))}
+    columns = [of(table).column(table, place) for place in range(len(of(table).labels(table)))]
+    kinds = {str(column.dtype) if column.dtype.kind in NUMBERS else "float64" for column in columns}
     return str(np.result_type(*kinds)) if kinds and all(kind.startswith("float") for kind in kinds) else "float64"
 
 
-def numbers(table: Any, what: str, order: Sequence[int] | None = None, floating: bool = True) -> Numpy:
+def numbers(
+    table: Any, what: str, order: Sequence[int] | None = None, floating: bool = True, words: Words | None = None
+) -> Numpy:
     """The columns of a table as an array (N, columns), or only those at the positions ``order``.
 
-    ``floating``: whole numbers become floating-point; without it a table of whole numbers stays one.
+    ``floating``: whole numbers become floating-point; without it a table of whole numbers stays one. ``words``: the
+    columns, by position in the result, whose values become codes.
 
     Raises
     ------
-    InputError: a column does not hold numbers.
+    InputError: another column does not hold numbers.
     """
-    places = range(len(_of(table).labels(table))) if order is None else order
-    columns = [_column(table, place, what) for place in places]
+    places = range(len(of(table).labels(table))) if order is None else order
+    columns, uses = [], []
+    for place, position in enumerate(places):
+        book = words.books.get(place) if words else None
+        if book is None:
+            columns.append(_column(table, position, what))
+        else:
+            codes, used = book.encode(of(table).values(table, position))
+            columns.append(codes)
+            uses.append((book, used))
     if not columns:
         raise InputError(f"{what} has no columns")
     kind: Any = np.result_type(*(column.dtype for column in columns))
     if floating and not all(column.dtype.kind == "f" for column in columns):
         kind = np.float64
-    return np.stack([column.astype(kind, copy=False) for column in columns], axis=1)
+    return hold(np.stack([column.astype(kind, copy=False) for column in columns], axis=1), uses)
+
+
+def values(table: Any, what: str) -> Numpy:
+    """The values of a table, (N, columns): numbers, or objects if a column holds none."""
+    places = range(len(of(table).labels(table)))
+    if all(of(table).column(table, place).dtype.kind in NUMBERS for place in places):
+        return numbers(table, what)
+    found = np.empty((len(table), len(places)), object)
+    for place in places:
+        found[:, place] = np.fromiter(of(table).values(table, place), object, len(table))
+    return found
 
 
 def _column(table: Any, place: int, what: str) -> Numpy:
-    found = _of(table).column(table, place)
-    if found.dtype.kind in "fiub":
+    found = of(table).column(table, place)
+    if found.dtype.kind in NUMBERS:
         return found
-    label, kind = _of(table).labels(table)[place], _of(table).kinds(table)[place]
+    label, kind = of(table).labels(table)[place], of(table).kinds(table)[place]
     raise InputError(
         f"column {label!r} of {what} has dtype {kind}, which holds no numbers. Encode it before the model (one-hot, "
         "or a number for each category), or leave it out."
     )
+
+
+def words_of(table: Any) -> Words | None:
+    """New code books for the columns of a table that do not hold numbers; None if there are none."""
+    found = [of(table).column(table, place) for place in range(len(of(table).labels(table)))]
+    return Words.at([place for place, column in enumerate(found) if column.dtype.kind not in NUMBERS])
 
 
 # --- names -----------------------------------------------------------------------------------
@@ -268,7 +158,7 @@ def array(table: Any, spec: TensorSpec, what: str) -> Numpy:
             ColumnsWarning, stacklevel=_outside(),
         )  # fmt: skip
     places = order(column_names, spec.columns, what) if column_names and spec.columns else None
-    return numbers(table, what, places, spec.floating)
+    return numbers(table, what, places, spec.floating, spec.words)
 
 
 def _outside() -> int:
@@ -279,33 +169,80 @@ def _outside() -> int:
     return level
 
 
-def row(series: Any, spec: TensorSpec, what: str) -> Any:
-    """A pandas Series with names, such as a row of a frame, as one sample in the order of the columns."""
-    labels = _names(list(series.index), what)
-    if not labels or not spec.columns:
-        return series
-    return np.asarray(series)[order(labels, spec.columns, what)]
+def row(given: Any, spec: TensorSpec, what: str) -> Any:
+    """One sample with names, a pandas Series such as a row of a frame or a mapping, in the order of the columns."""
+    entries = list(given.values()) if isinstance(given, Mapping) else np.asarray(given)
+    labels = _names(list(given) if isinstance(given, Mapping) else list(given.index), what)
+    if labels and spec.columns:
+        places = order(labels, spec.columns, what)
+    elif len(entries) == spec.sample_shape[0]:
+        places = list(range(len(entries)))
+    else:
+        raise InputError(f"{what} has {len(entries)} entries; the table has {spec.sample_shape[0]} columns")
+    return _sample([entries[place] for place in places], spec, what) if spec.words else np.asarray(entries)[places]
 
 
-def is_row(value: Any) -> bool:
-    kind: Any = type(value)
-    return ("pandas", "Series") in _parents(kind)
+def _sample(entries: Sequence[Any], spec: TensorSpec, what: str) -> Numpy:
+    """One sample of a table with words, (columns,), from its entries in the model's order."""
+    sample, uses = np.empty(len(entries)), []
+    for place, entry in enumerate(entries):
+        book = spec.words.books.get(place)
+        if book is None:
+            sample[place] = _number(entry, f"column {_label(spec, place)} of {what}")
+        else:
+            codes, used = book.encode([entry])
+            sample[place] = codes[0]
+            uses.append((book, used))
+    return hold(sample, uses)
+
+
+def _number(value: Any, what: str) -> float:
+    missing = value is None or type(value).__name__ == "NAType"
+    try:
+        if isinstance(value, (str, bytes)):
+            raise TypeError("words are not read as numbers")
+        return np.nan if missing else float(value)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{what} is {value!r}, and the column holds numbers: give one") from error
+
+
+def _label(spec: TensorSpec, place: int) -> str:
+    return repr(spec.columns[place]) if spec.columns else str(place)
+
+
+def _no_row(given: Any, spec: TensorSpec, what: str) -> BaselineError:
+    """The error for a baseline that has no values for columns without numbers."""
+    labels = [_label(spec, place) for place in spec.words.books]
+    more = f" (and {len(labels) - 1} more)" if len(labels) > 1 else ""
+    shown = repr(given) if np.ndim(given) == 0 else f"of type {type(given).__name__}"
+    return BaselineError(
+        f"column {labels[0]}{more} of input {spec.name!r} holds no numbers, and {what}, {shown}, does not say which "
+        "value stands for its absence. Give baseline= one row: a Series, a dict by column, or a table of one row; or "
+        "give rows of a background as References, where the method takes a set."
+    )
 
 
 def aligned(given: Any, specs: Sequence[TensorSpec], what: str = "the baseline") -> Any:
     """Any form of baseline, with tables and rows of tables turned into arrays in the order of the specs' columns."""
     if isinstance(given, References):
-        return replace(given, array=aligned(given.array, specs, what))
+        array_of = aligned(given.array, specs, what)
+        if given.per_sample and is_table(given.array):  # one row for each sample
+            array_of = array_of[:, None]
+        return replace(given, array=array_of)
     if isinstance(given, Stored):  # an object that makes references from the inputs
         return given
     by_name = {spec.name: spec for spec in specs}
-    if isinstance(given, dict):
+    if isinstance(given, Mapping) and not (len(specs) == 1 and specs[0].columns and set(given) != set(by_name)):
         return {name: _aligned(part, by_name[name], what) if name in by_name else part for name, part in given.items()}
     if isinstance(given, tuple) and len(given) == len(specs):
         return tuple(_aligned(part, spec, what) for part, spec in zip(given, specs, strict=True))
     if callable(given) and not hasattr(given, "shape") and not is_table(given):
         return lambda batch: aligned(given(batch), specs, what)
-    return _aligned(given, specs[0], what) if len(specs) == 1 else given
+    if len(specs) == 1:
+        return _aligned(given, specs[0], what)
+    for spec in (spec for spec in specs if spec.words):  # one number for all
+        raise _no_row(given, spec, what)
+    return given
 
 
 def _aligned(part: Any, spec: TensorSpec, what: str) -> Any:
@@ -313,7 +250,13 @@ def _aligned(part: Any, spec: TensorSpec, what: str) -> Any:
     refuse(part, what)
     if is_table(part):
         return array(part, spec, what)
-    return row(part, spec, what) if is_row(part) else part
+    if is_row(part) and (spec.words or (spec.columns and _names(list(part.index), what))):
+        return row(part, spec, what)
+    if isinstance(part, Mapping) and (spec.words or spec.columns):
+        return row(part, spec, what)
+    if spec.words:
+        raise _no_row(part, spec, what)
+    return part
 
 
 def like(result: Numpy, given: Any, spec: TensorSpec) -> Any:
@@ -327,7 +270,7 @@ def like(result: Numpy, given: Any, spec: TensorSpec) -> Any:
     if result.ndim != 2:
         return result
     result = result.astype(dtype(given), copy=False) if result.dtype.kind == "f" else result
-    return _of(given).make(list(result.T), given)
+    return of(given).make(list(result.T), given)
 
 
 # --- what is no plain array ---------------------------------------------------------------------
@@ -344,28 +287,36 @@ def refuse(value: Any, what: str) -> None:
             f"{what} is a masked array, with {count} of {value.size} entries masked, and the numbers behind the mask "
             "would be used. Fill them first, with x.filled(0.0) or what else stands for missing ones."
         )
-    if any(package == "scipy" for package, _ in _parents(kind)) and hasattr(value, "toarray"):
+    if any(package == "scipy" for package, _ in parents(kind)) and hasattr(value, "toarray"):
         raise InputError(f"{what} is a sparse matrix ({kind.__name__}); dense arrays are needed: give x.toarray()")
 
 
 # --- models of tables ------------------------------------------------------------------------
 
 
-def example(value: Any, floating: bool) -> Any:
-    """An example as backends understand it: tables become arrays."""
+def example(value: Any, floating: bool, words: Words | None = None) -> Any:
+    """An example as backends understand it: tables become arrays. ``words``: its columns that become codes."""
     refuse(value, "the example")
-    return numbers(value, "the example", floating=floating) if is_table(value) else value
+    return numbers(value, "the example", None, floating, words) if is_table(value) else value
 
 
 def signature(backend: Backend, model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Signature | None:
-    """The backend's signature of a model, with column names taken from examples that are tables."""
+    """The backend's signature of a model, with column names taken from examples that are tables.
+
+    A backend that only calls the model takes columns without numbers, too.
+    """
     floating = backend.forward_only
-    plain = [example(value, floating) for value in args]
-    found = backend.signature(model, plain, {name: example(value, floating) for name, value in kwargs.items()})
-    if found is None or not any(map(_columns, [*args, *kwargs.values()])):
+    given: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
+    words = {name: words_of(value) if floating and is_table(value) else None for name, value in given.items()}
+    plain = {name: example(value, floating, words[name]) for name, value in given.items()}
+    found = backend.signature(model, [plain[i] for i in range(len(args))], {name: plain[name] for name in kwargs})
+    if found is None or not (any(words.values()) or any(map(_columns, given.values()))):
         return found
     bound = found.bind(args, dict(kwargs))
-    specs = (replace(spec, columns=_columns(value)) for spec, value in zip(found.inputs, bound, strict=True))
+    specs = []
+    for spec, value in zip(found.inputs, bound, strict=True):
+        of_table = next((words[name] for name, other in given.items() if other is value and is_table(value)), None)
+        specs.append(replace(spec, columns=_columns(value), words=of_table))
     return replace(found, inputs=tuple(specs))
 
 
@@ -377,20 +328,27 @@ def _columns(value: Any) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Template:
-    """An empty table with the columns that the model expects."""
+    """An empty table with the columns that the model expects. ``books``: those of columns without numbers, by place."""
 
     kind: TableLibrary
     table: Any
     names: tuple[str, ...]
+    books: Mapping[int, CodeBook]
 
     @classmethod
-    def of(cls, value: Any) -> Template | None:
-        return cls(_of(value), rows(value, 0, 0), names(value)) if is_table(value) else None
+    def of(cls, value: Any, words: Words | None) -> Template | None:
+        return (
+            cls(of(value), rows(value, 0, 0), names(value), words.books if words else {}) if is_table(value) else None
+        )
 
     def fill(self, values: Numpy) -> Any:
-        """A table of these numbers (N, columns), each column in its original dtype if that can hold them."""
+        """A table of these numbers and codes (N, columns), each column in its original dtype if that can hold them."""
         dtypes = self.kind.kinds(self.table)
-        columns = [self._cast(column, kind) for column, kind in zip(values.T, dtypes, strict=True)]
+        columns = [
+            self.kind.restored(self.books[place].decode(column), dtype)
+            if place in self.books else self._cast(column, dtype)
+            for place, (column, dtype) in enumerate(zip(values.T, dtypes, strict=True))
+        ]  # fmt: skip
         return self.kind.make(columns, self.table)
 
     def _cast(self, column: Numpy, kind: Any) -> Any:
@@ -412,8 +370,8 @@ class Template:
 def of_tables(model: Callable[..., Any], sig: Signature, examples: Sequence[Any]) -> Callable[..., Any]:
     """A callable that takes arrays, wrapping a model whose examples are tables; otherwise the model itself."""
     templates = {
-        name: template for name, value in zip(sig.names, examples, strict=True)
-        if (template := Template.of(value)) is not None
+        spec.name: template for spec, value in zip(sig.inputs, examples, strict=True)
+        if (template := Template.of(value, spec.words)) is not None
     }  # fmt: skip
     if not templates:
         return model

@@ -627,14 +627,14 @@ WRONG = [
     ((*NEW, "--device", "nowhere"), "there is no device 'nowhere' for torch"),
     ((*NEW, "--backend", "numpy"), "has no file"),
     (("compile", "ig.explainer", "gradient"), "'ig.explainer' is an explainer already, of integrated_gradients"),
-    (("compile", "skl.py:predict", "kernel_shap"), "explainers compare skl.py:predict,"),
-    (("compile", "skl.py:model", "kernel_shap"), "explainers compare skl.py:model.predict,"),
+    (("compile", "skl.py:predict", "kernel_shap"), "explainers run skl.py:predict --method kernel_shap"),
+    (("compile", "skl.py:model", "kernel_shap"), "explainers run skl.py:model.predict --method kernel_shap"),
     (("compile", "skl.py:predict", "kernel_shap", "--inputs", "x.npy"), "has no file"),
     (("compare", "ig.explainer", "--methods", "gradient", "--inputs", "x.npy"), "is an explainer already"),
     (("compare", "net.py:model", "--methods", "saliency", "--inputs", "x.npy", "--seconds", "0"), "Give --target 0"),
     (("compare", "net.py:model", "--methods", "saliency", "--inputs", "nan.npy", "--target", "0", "--seconds", "0"),
      "NaN in sample 0 of 70 and 69 more. Clean it."),
-    ((*REPORT, "tokens"), "compile with --wrt (of explainers compile) the embedding and --per-token"),
+    ((*REPORT, "tokens"), "compile with --wrt the embedding and --per-token"),
     ((*REPORT, "logo"), "--names"),
 ]  # fmt: skip
 OUTPUTS = {"run": ("-o", "w.npy"), "compile": ("-o", "w.explainer"), "report": ("-o", "w.html"), "compare": ()}

@@ -100,6 +100,8 @@ def _call_error(error: Exception, probe: Sequence[Numpy], kind: str) -> Exceptio
         return error
     shapes = ", ".join(str(array.shape) for array in probe)
     hint = " One sample needs a batch axis: x[None]." if any(array.ndim < 2 for array in probe) else ""
+    if isinstance(error, TypeError) and "Tensor" in str(error):
+        hint += " If it is a function of tensors, say so with backend='torch' or backend='tensorflow'."
     return TraceError(
         f"the model raised {type(error).__name__} for one sample ({kind} of shape {shapes}): {error}.{hint}"
     )

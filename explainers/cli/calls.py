@@ -15,8 +15,12 @@ from ..explainer.api import Explainer, Request
 from ..explainer.bind import samples_of, targets_of
 from ..spec import References, TensorSpec, is_mask, resolve_target
 from . import sources
+from .loading import Compiling, Subject, examples
 
 File = Annotated[Path, typer.Argument(help="An explainer's file.", exists=True, dir_okay=False)]
+Explained = Annotated[
+    str, typer.Argument(help="An explainer's file; or, as module:name or file.py:name, an Explainer, or a model.")
+]
 Inputs = Annotated[list[Path], typer.Argument(help="Samples: npy, npz, zarr or parquet; a file for each input.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Where to write.")]
 Target = Annotated[str | None, typer.Option(help="3, 1,2, max, or @file.npy: one a sample, or a mask.")]
@@ -33,6 +37,33 @@ def load_explainer(file: Path, device: str | None, setting: list[str] | None) ->
     """The explainer in a file, with the effort parameters of ``--set``."""
     explain = Explainer.load(file, device)
     return explain.replace(**sources.parameters(setting, explain.method.effort)) if setting else explain
+
+
+def prepared(
+    subject: Subject, compiling: Compiling, arrays: dict[str, Any], columns: list[str] | None
+) -> tuple[Explainer, list[Any]]:
+    """The explainer of these samples, with its column names, and its inputs in order."""
+    explain = with_columns(subject.explainer(compiling, lambda: examples(arrays)), columns)
+    return explain, bind_inputs(explain, arrays)
+
+
+def baseline_of(explain: Explainer, baseline: str | None, references: str | None) -> Any:
+    """The baseline or set of References that the options give; None for the explainer's own."""
+    if baseline is not None and references is not None:
+        raise InputError("give --baseline or --references, not both")
+    value = sources.baseline(references or baseline)
+    if not any(spec.words for spec in explain.attributed):
+        value = tables.aligned(value, explain.attributed)
+    elif not references and any(tables.is_table(t) and t.shape[0] != 1 for t in _parts(value)):
+        raise InputError(
+            "--baseline needs a table of one row where columns hold no numbers; give more rows, a background, with "
+            "--references"
+        )
+    return References(value) if references else value
+
+
+def _parts(value: Any) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else [value]
 
 
 def bind_inputs(explain: Explainer, arrays: dict[str, Any]) -> list[Any]:
@@ -67,10 +98,11 @@ def bind_inputs(explain: Explainer, arrays: dict[str, Any]) -> list[Any]:
 def _check_table(table: Any, spec: TensorSpec) -> None:
     what = f"the table of input {spec.name!r}"
     names = tables.names(table, what)
-    tables.numbers(tables.rows(table, 0, 0), what)
+    places = tables.order(names or spec.columns, spec.columns, what) if spec.columns else None
+    tables.numbers(tables.rows(table, 0, 0), what, places, words=spec.words)
     if spec.columns:
-        tables.order(names or spec.columns, spec.columns, what)
-    elif names and spec.sample_shape == (len(names),):
+        return
+    if names and spec.sample_shape == (len(names),):
         raise InputError(
             f"{what} names its columns, and the explainer's file knows no names, so nothing tells which of them is "
             f"which input of the model. Say the model's order: --columns {','.join(names)} if it is the table's, here "

@@ -31,18 +31,22 @@ from .calls import (
     Baseline,
     Columns,
     Device,
+    Explained,
     File,
     Inputs,
     Output,
     Seed,
     Setting,
     Target,
-    bind_inputs,
+    baseline_of,
     incomplete_warning,
     load_explainer,
+    prepared,
     request_for,
     with_columns,
 )
+from .loading import Compiling, Subject, default_baseline, probe, served
+from .options import MethodName, ModelOptions, ReferenceSet, Spec, TableKind, with_model_options
 
 app = typer.Typer(name="explainers", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console()
@@ -113,48 +117,28 @@ def warn(text: str | None) -> None:
 
 
 @app.command(epilog="Example: explainers compile examples/digits.py:model deeplift -o digits.explainer --baseline 0")
+@with_model_options
 def compile(
     model: Annotated[str, typer.Argument(help="module:name, file.py:name, a .keras or .pt2 file, or a SavedModel.")],
     method: Annotated[str, typer.Argument(help="deeplift, integrated_gradients, shapley_sampling …")],
     output: Output,
-    inputs: Annotated[
-        list[str] | None, typer.Option(help="An input: float32[1,28,28] (sizes of one sample) or a file of examples.")
-    ] = None,
+    inputs: Spec = None,
     baseline: Annotated[str | None, typer.Option(help="A number, or @file.npy: one sample.")] = None,
-    references: Annotated[str | None, typer.Option(help="@file.npy: a set of baselines, (B, …).")] = None,
-    wrt: Annotated[list[str] | None, typer.Option(help="What is attributed: inputs, or layers.")] = None,
-    model_output: Annotated[str | None, typer.Option(help="Which of several outputs is explained.")] = None,
-    backend: Annotated[str | None, typer.Option(help="torch or tensorflow; by default from the model.")] = None,
-    engine: Annotated[str, typer.Option(help="torchscript, inductor, eager, graph, xla …")] = "auto",
+    references: ReferenceSet = None,
     device: Device = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, float64 or bfloat16.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Rows in a package.")] = None,
-    per_token: Annotated[bool, typer.Option("--per-token", help="Sum attributions over their last axis.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Fail where attributions do not add up.")] = False,
-    interacting: Annotated[
-        bool, typer.Option("--interacting", help="The samples of a batch interact: run each call as one batch.")
-    ] = False,
     aot: Annotated[bool, typer.Option("--aot", help="Ahead of time: engine inductor compiles nothing later.")] = False,
     columns: Columns = None,
     setting: Setting = None,
+    *,
+    options: ModelOptions,
 ) -> None:
     """Compile an explanation of a model into a file, which loads without the model's source."""
-    from ..spec import References
-
     with command_errors("compile"):
         destination(output)
         value = sources.method(method, setting or [])
-        if baseline is not None and references is not None:
-            raise InputError("give --baseline or --references, not both")
-        baseline_value = sources.baseline(references or baseline)
-        options: dict[str, Any] = {}
-        if baseline_value is not None:
-            options["baseline"] = References(baseline_value) if references else baseline_value
-        explain = Explainer.compile(
-            sources.savable_model(model, backend), value, inputs=sources.specs(inputs or []), wrt=wrt,
-            output=model_output, backend=backend, engine=engine, device=device, dtype=dtype, batch_size=batch_size,
-            per_token=per_token, strict=strict, interacting=interacting, **options,
-        )  # fmt: skip
+        default = default_baseline(baseline, references)
+        savable = sources.savable_model(model, method, options.backend)
+        explain = options.compile(savable, value, sources.specs(inputs or []), device, **default)
         explain = with_columns(explain, columns)
         explain.save(output, aot=aot)
         say(f"{output}: {explain}", output)
@@ -210,12 +194,15 @@ def _summary(file: Path, manifest: container.Manifest) -> Table:
 
 
 @app.command(epilog="Example: explainers run digits.explainer inputs.npy --target 3 -o scores.npy")
+@with_model_options
 def run(
-    file: File,
+    explainer: Explained,
     inputs: Inputs,
     output: Output,
+    method: MethodName = None,
     target: Target = None,
     baseline: Baseline = None,
+    references: ReferenceSet = None,
     seed: Seed = None,
     block: Annotated[int | None, typer.Option(help="Samples that are read and written at a time.")] = None,
     columns: Columns = None,
@@ -224,29 +211,30 @@ def run(
     restart: Annotated[bool, typer.Option("--restart", help="Discard the results of an interrupted run.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
     allow_nonfinite: Annotated[bool, typer.Option("--allow-nonfinite", help="Let NaN and infinity through.")] = False,
+    table_kind: TableKind = None,
+    *,
+    options: ModelOptions,
 ) -> None:
     """Explain all samples of a file. If a run is interrupted, the same command continues it."""
     signal.signal(signal.SIGTERM, _interrupt)
     with command_errors("run"):
         if block is not None and block < 1:
             raise InputError(f"--block must be ≥ 1; got {block}")
-        explain = load_explainer(file, device, setting)
-        arrays = files.read(inputs)
-        explain = with_columns(explain, columns)
-        baseline_value = tables.aligned(sources.baseline(baseline), explain.attributed)
+        subject, compiling = Subject.of(explainer), Compiling(method, setting or (), options, device, table_kind)
+        explain, bound_inputs = prepared(subject, compiling, files.read(inputs), columns)
+        baseline_value = baseline_of(explain, baseline, references)
         arguments = {"target": sources.target(target), "baseline": baseline_value, "seed": seed}
-        checksums = {name: member.sha256 for name, member in container.read_manifest(file).members.items()}
-        settings = {"members": checksums, "set": setting, "nonfinite": allow_nonfinite, "columns": columns}
-        key = files.fingerprint(inputs, {**arguments, **settings})
-        output_file = files.OutputFile(output, key, restart, overwrite, [*inputs, file])
-        _run(explain, arrays, arguments, output_file, block, allow_nonfinite)
+        settings = {"members": subject.identity(explain, compiling), "set": setting, "nonfinite": allow_nonfinite}
+        key = files.fingerprint(inputs, {**arguments, **settings, "columns": columns})
+        output_file = files.OutputFile(output, key, restart, overwrite, [*inputs, *subject.files])
+        output_file.check_model(probe(subject, explain, bound_inputs))
+        _run(explain, bound_inputs, arguments, output_file, block, allow_nonfinite)
 
 
 def _run(
-    explain: Explainer, arrays: dict[str, Any], arguments: dict[str, Any], output_file: files.OutputFile,
+    explain: Explainer, inputs: list[Any], arguments: dict[str, Any], output_file: files.OutputFile,
     block: int | None, allow_nonfinite: bool,
 ) -> None:  # fmt: skip
-    inputs = bind_inputs(explain, arrays)
     total = inputs[0].shape[0]
     if not total:
         raise InputError("there are no samples")
@@ -365,14 +353,27 @@ def _times(explain: Explainer, size: int, seconds: float) -> tuple[list[float], 
 
 
 @app.command(epilog="Example: explainers serve digits.explainer other.explainer --port 8080")
+@with_model_options
 def serve(
-    file: Annotated[list[Path], typer.Argument(help="Explainers' files, each served by its name.")],
+    explainer: Annotated[
+        list[str],
+        typer.Argument(help="As for run; name=… serves it under another name than that of the file or the object."),
+    ],
+    method: MethodName = None,
+    inputs: Spec = None,
+    baseline: Annotated[str | None, typer.Option(help="The models' default: a number, or @file.npy.")] = None,
+    references: ReferenceSet = None,
     host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port.")] = 8080,
     keys: Annotated[Path | None, typer.Option(help="Bearer tokens, one a line.", exists=True)] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Serve other machines without keys.")] = False,
     device: Device = None,
-    setting: Annotated[list[str] | None, typer.Option("--set", help="A limit of the server: name=value.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="A limit of the server, or a parameter of --method: name=value.")
+    ] = None,
+    table_kind: TableKind = None,
+    *,
+    options: ModelOptions,
 ) -> None:
     """Answer requests for explanations over HTTP: KServe V1, Open Inference Protocol V2, server-sent events."""
     with command_errors("serve"):
@@ -380,12 +381,10 @@ def serve(
             from .. import serve as serving
         except ImportError as error:
             raise InputError(f"{error}. Serving needs a few packages more: pip install 'explainers[serve]'") from error
-        limits = sources.parameters(setting or [], list(serving.Settings.__dataclass_fields__))
-        explainers: dict[str, Explainer] = {}
-        for path in file:
-            if path.stem in explainers:
-                raise InputError(f"two files are called {path.stem!r}; names must differ")
-            explainers[path.stem] = Explainer.load(path, device)
+        limits, setting_of_method = sources.divided(setting or [], list(serving.Settings.__dataclass_fields__), method)
+        compiling = Compiling(method, setting_of_method, options, device, table_kind)
+        default = default_baseline(baseline, references)
+        explainers = served(explainer, compiling, inputs or [], default)
         serving.run(explainers, host, port, key_file=keys, insecure=insecure, **limits)
 
 

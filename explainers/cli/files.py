@@ -16,9 +16,10 @@ import numpy as np
 from .. import tables
 from ..errors import BackendMissing, InputError
 from ..file import writing
-from ..spec import Numpy
+from ..spec import Numpy, References
 
 ZARR = ("zarr.json", ".zarray", ".zgroup")  # a folder with one of these files is a zarr store
+ROUNDING = 1e-4  # of the largest output: more tells another model
 KINDS = (".npy", ".npz", ".zarr", ".parquet")
 
 
@@ -84,6 +85,11 @@ def fingerprint(paths: Sequence[Path], what: Mapping[str, Any]) -> str:
 def _digest(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _digest(part) for name, part in value.items()}
+    if isinstance(value, References):
+        return {"references": _digest(value.array)}
+    if tables.is_table(value):
+        rows = tables.values(value, "the table").tolist()
+        return hashlib.sha256(json.dumps([tables.names(value), rows], default=repr).encode()).hexdigest()
     return hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest() if isinstance(value, np.ndarray) else value
 
 
@@ -104,6 +110,7 @@ class OutputFile:
         self.folder = self.path.with_name(self.path.name + ".part")
         self.arrays: dict[str, Any] = {}
         self.done = 0
+        self.outputs: Any = None
         self._check(overwrite, inputs)
         state = self.folder / "state.json"
         if self.folder.exists() and not state.is_file() and (not self.folder.is_dir() or any(self.folder.iterdir())):
@@ -120,9 +127,31 @@ class OutputFile:
                     "begin anew with --restart"
                 )
             self.done = int(saved_state["done"])
+            self.outputs = saved_state.get("outputs")
             self.arrays = {
                 name: np.load(self.folder / f"{i}.npy", mmap_mode="r+") for i, name in enumerate(saved_state["names"])
             }
+
+    def check_model(self, outputs: Numpy | None) -> None:
+        """Keep the model's outputs for some samples, or compare them with those of the run that is continued.
+
+        ``outputs``: None where the key tells the model already.
+
+        Raises
+        ------
+        InputError: they differ by more than rounding, so that the rest would be an explanation of another model.
+        """
+        if outputs is None:
+            return
+        before = outputs if self.outputs is None else np.array(self.outputs, np.float64)
+        self.outputs = outputs.tolist()
+        largest = np.abs(outputs[np.isfinite(outputs)]).max(initial=0.0)
+        if before.shape != outputs.shape or not np.allclose(before, outputs, 0, ROUNDING * largest, equal_nan=True):
+            raise InputError(
+                f"{str(self.folder)!r} holds part of a run of another model: its outputs for the first samples differ "
+                "from those of the model now. If the module trains it, or draws numbers, give it a seed. Begin anew "
+                "with --restart."
+            )
 
     def _check(self, overwrite: bool, inputs: Sequence[Path]) -> None:
         path, target = self.name, self.path
@@ -181,7 +210,8 @@ class OutputFile:
         for array in self.arrays.values():
             array.flush()
         state = self.folder / "state.json"
-        writing.text(state, json.dumps({"key": self.key, "done": self.done, "names": list(self.arrays)}))
+        known = {"key": self.key, "done": self.done, "names": list(self.arrays), "outputs": self.outputs}
+        writing.text(state, json.dumps(known))
 
     def finish(self, columns: Sequence[str]) -> None:
         """Turn the results into the output file and delete the ``….part`` folder."""

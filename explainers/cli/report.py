@@ -6,35 +6,39 @@ from typing import Annotated, Any
 
 import typer
 
-from .. import plots, tables
+from .. import plots
 from ..errors import InputError
 from . import files, sources
 from .calls import (
     Baseline,
     Columns,
     Device,
-    File,
+    Explained,
     Inputs,
     Output,
     Seed,
     Setting,
     Target,
-    bind_inputs,
+    baseline_of,
     incomplete_warning,
-    load_explainer,
+    prepared,
     request_for,
-    with_columns,
 )
 from .commands import app, command_errors, destination, say, warn
+from .loading import Compiling, Subject
+from .options import MethodName, ModelOptions, ReferenceSet, TableKind, with_model_options
 
 
 @app.command(epilog="Example: explainers report digits.explainer inputs.npy --target max -o report.html")
+@with_model_options
 def report(
-    file: File,
+    explainer: Explained,
     inputs: Inputs,
     output: Output,
+    method: MethodName = None,
     target: Target = None,
     baseline: Baseline = None,
+    references: ReferenceSet = None,
     seed: Seed = None,
     samples: Annotated[str, typer.Option(help="How many from the first on; or which: 0,5,7, or 5, for one.")] = "20",
     kind: Annotated[str, typer.Option(help=f"auto, {', '.join(plots.KINDS)}.")] = "auto",
@@ -45,15 +49,17 @@ def report(
     device: Device = None,
     setting: Setting = None,
     allow_nonfinite: Annotated[bool, typer.Option("--allow-nonfinite", help="Show NaN and infinity in grey.")] = False,
+    table_kind: TableKind = None,
+    *,
+    options: ModelOptions,
 ) -> None:
     """Write a self-contained page with the explanations of some samples."""
     with command_errors("report"):
         destination(output)
-        explain = load_explainer(file, device, setting)
-        explain = with_columns(explain, columns)
-        bound_inputs = bind_inputs(explain, files.read(inputs))
+        compiling = Compiling(method, setting or (), options, device, table_kind)
+        explain, bound_inputs = prepared(Subject.of(explainer), compiling, files.read(inputs), columns)
         positions = _positions(samples, bound_inputs[0].shape[0])
-        baseline_value = tables.aligned(sources.baseline(baseline), explain.attributed)
+        baseline_value = baseline_of(explain, baseline, references)
         arguments = {"target": sources.target(target), "baseline": baseline_value, "seed": seed}
         request = request_for(explain, bound_inputs, arguments, positions, allow_nonfinite)
         explanation = request.explanation(request.packages.run(request.call))

@@ -47,24 +47,29 @@ def check_model_name(text: str) -> None:
     check(text)
 
 
-def savable_model(text: str, backend: str | None) -> Any:
+def savable_model(text: str, method: str, backend: str | None) -> Any:
     """The model of this name, checked before any computation to be one whose explainer can be saved to a file."""
     named_model = model(text)
-    functions = [name for name in ("predict_proba", "predict", "decision_function") if hasattr(named_model, name)]
+    names_of_functions = functions(named_model)
     try:
         files = find(named_model, backend).files
     except InputError:
-        if not functions:
+        if not names_of_functions:
             raise
         files = False
     if not files:
-        example = f"{text}.{functions[0]}" if functions else text
+        example = f"{text}.{names_of_functions[0]}" if names_of_functions else text
         raise InputError(
             f"{text!r} is a {type(named_model).__name__}, which only its own Python source can run: an explanation of "
-            f"it has no file. Compare methods on it with explainers compare {example}, explain it from Python, or name "
-            "a torch or TensorFlow model."
+            f"it has no file. Explain samples with explainers run {example} --method {method}, or name a torch or "
+            "TensorFlow model."
         )
     return named_model
+
+
+def functions(value: Any) -> list[str]:
+    """The names of the functions that an estimator such as scikit-learn's has from samples to outputs."""
+    return [name for name in ("predict_proba", "predict", "decision_function") if hasattr(value, name)]
 
 
 def method(name: str, settings: Sequence[str]) -> Method:
@@ -72,6 +77,26 @@ def method(name: str, settings: Sequence[str]) -> Method:
     value = methods.resolve(name)
     field_names = [field.name for field in dataclasses.fields(value)]
     return dataclasses.replace(value, **parameters(settings, field_names))
+
+
+def divided(settings: Sequence[str], limits: Sequence[str], method: str | None) -> tuple[dict[str, Any], list[str]]:
+    """Settings divided into those of the server, parsed, and those of the method, as ``name=value``.
+
+    ``limits``: the names of the server's. A setting of the method may be written ``method.name=value``, and must be
+    where the server has a limit of this name.
+    """
+    fields = () if method is None else dataclasses.fields(methods.resolve(method))
+    names = {field.name for field in fields}
+    of_server, of_method = [], []
+    for setting in settings:
+        prefix, dot, plain = setting.partition("=")[0].rpartition(".")
+        if dot and prefix == method:
+            of_method.append(setting[len(prefix) + 1 :])
+        elif plain in names and plain not in limits:
+            of_method.append(setting)
+        else:
+            of_server.append(setting)
+    return parameters(of_server, [*limits, *sorted(names)]), of_method
 
 
 def parameters(settings: Sequence[str], parameter_names: Sequence[str]) -> dict[str, Any]:

@@ -163,13 +163,15 @@ class Explainer:
         method: a name or a value of :mod:`explainers.methods`.
         inputs: example arrays or TensorSpecs (one, a tuple, or a dict by name), to trace a model now that does not
             declare its inputs; otherwise it is traced at the first call. Axes of a TensorSpec that are None, or names,
-            vary from call to call. For tables (pandas, polars, Arrow) the column
-            names are kept: later tables are read by name, arrays by position.
+            vary from call to call. For tables (pandas, polars, Arrow) the column names are kept: later tables are read
+            by name, arrays by position. A callable's tables may have columns of words, categories and dates: each is
+            a feature, and needs a baseline.
         wrt: the values to attribute: input names or positions, or paths of layers, whose outputs are
             then attributed. Default: every floating-point input.
         output: which of several outputs to explain, by key or position; or the path of a layer, whose units
             are then explained.
-        baseline: the default baseline: a number, one sample, one per sample, References, a callable.
+        baseline: the default baseline: a number, one sample, one per sample, References, a callable; for a table one
+            row: a Series, a dict by column, or a table.
         backend: ``"torch"``, ``"tensorflow"`` or ``"numpy"``; by default from the model's type.
         engine: one of the backend's engines; ``"auto"`` takes its default.
         device: where to run; by default where the model is.
@@ -227,7 +229,10 @@ class Explainer:
                 model, calls = self._model, self._backend.forward_only
                 if calls:
                     model = tables.of_tables(model, signature, examples)
-                plain = [tables.example(value, calls) for value in examples]
+                plain = [
+                    tables.example(value, calls, spec.words)
+                    for value, spec in zip(examples, signature.inputs, strict=bool(examples))
+                ]
                 try:
                     self._plan = plan.trace(
                         model, self._backend, self.method, self._options, signature, plain, self.stats
@@ -519,6 +524,11 @@ class Explainer:
                 f"{what} needs the model, and this explainer was loaded from a file, which holds compiled programs "
                 "only. Compile it from the model."
             )
+
+    @property
+    def traced(self) -> bool:
+        """Whether the model is traced, so that its inputs are known: by ``inputs=`` of ``compile``, or a first call."""
+        return self._plan is not None
 
     @property
     def backend(self) -> str:

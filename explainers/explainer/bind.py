@@ -160,9 +160,11 @@ def attribution(plan: Plan, method: Method, given: Any, count: int) -> list[Nump
 
 def _array(backend: Backend, value: Any, spec: TensorSpec) -> Array:
     """An input as numpy or as the backend's own array, its kind and shape checked."""
-    if type(value) is not np.ndarray:
+    if spec.words or type(value) is not np.ndarray:
         if tables.is_table(value):
             value = tables.array(value, spec, f"input {spec.name!r}")
+        elif spec.words:
+            raise _no_table(value, spec)
         tables.refuse(value, f"input {spec.name!r}")
     own = isinstance(value, np.ndarray) or backend.owns(value)
     words = spec.dtype == STRING
@@ -180,6 +182,14 @@ def _array(backend: Backend, value: Any, spec: TensorSpec) -> Array:
     if not (floating or words) and dtype != spec.dtype and not np.can_cast(dtype, spec.dtype):
         check_range(on_host(backend, array), spec.dtype, f"input {spec.name!r}")
     return array
+
+
+def _no_table(value: Any, spec: TensorSpec) -> InputError:
+    columns = f" with the columns {tables.listed(spec.columns)}" if spec.columns else ""
+    return InputError(
+        f"input {spec.name!r} is a {type(value).__name__}, and the explainer was compiled for a table in which columns "
+        f"hold no numbers, such as words: give a table{columns}"
+    )
 
 
 def _words(value: Any) -> Numpy:
@@ -250,7 +260,7 @@ def baseline(
             "'gradient_shap', 'deeplift_shap' and 'shapley_sampling' average over references"
         )
     if method.baseline == "references" and not resolved.distribution and not resolved.per_sample:
-        resolved = Baseline(resolved.tables, distribution=True)
+        resolved = replace(resolved, distribution=True)
     if resolved.per_sample and method.name == "deeplift_shap":
         raise BaselineError(
             "method 'deeplift_shap' takes References; for one baseline for each sample use 'deeplift', or give "

@@ -68,7 +68,10 @@ class Explanation:
 
     @property
     def inputs(self) -> dict[str, Numpy]:
-        """The model's inputs by name, as numpy; without copying where possible."""
+        """The model's inputs by name, as numpy; without copying where possible.
+
+        A table with columns that hold no numbers becomes an array of objects.
+        """
         return {name: on_host(array) for name, array in self.given.items()}
 
     def parts(self, of: str = "attributions") -> dict[str, Numpy]:
@@ -121,6 +124,6 @@ class Explanation:
 def on_host(array: Any) -> Numpy:
     """An array of any framework as numpy."""
     if tables.is_table(array):
-        return tables.numbers(array, "the table")
+        return tables.values(array, "the table")
     home = owner(array)
     return np.asarray(array) if home is None else home.numpy(array)

@@ -132,6 +132,7 @@ def trace(
         else TensorSpec((None, *(d or 1 for d in graph.output(v).shape[1:])), graph.output(v).dtype, str(v))
         for v, place in zip(wrt, places, strict=True)
     )  # fmt: skip
+    _check_words(specs, method)
     inputs = tuple(spec.sample_shape for spec in traced.signature.inputs if spec.floating)
     shapes = tuple(spec.sample_shape for spec in specs)
     method = method.fitted(ModelShapes(shapes, None in places, inputs, backend.channel_axis))
@@ -209,9 +210,20 @@ def _tell_if_long(packages: Packages, seconds: float) -> None:
 
 
 def _with_columns(traced: Signature, given: Signature) -> Signature:
-    """Add the names of columns, which backends need not know."""
-    specs = (replace(s, columns=g.columns) for s, g in zip(traced.inputs, given.inputs, strict=True))
+    """Add the names and the words of columns, which backends need not know."""
+    specs = (replace(s, columns=g.columns, words=g.words) for s, g in zip(traced.inputs, given.inputs, strict=True))
     return replace(traced, inputs=tuple(specs))
+
+
+def _check_words(specs: Sequence[TensorSpec], method: Method) -> None:
+    """Refuse methods that compute with values, for tables with columns of words."""
+    for spec in specs:
+        if spec.words and (method.generates or not method.takes_integers):
+            names = [repr(spec.columns[place]) if spec.columns else str(place) for place in spec.words.books]
+            raise InputError(
+                f"column {names[0]} of input {spec.name!r} holds no numbers, and {method.name!r} computes with them. "
+                "Take a method that removes features as wholes, such as 'shapley_sampling', or encode the column before"
+            )
 
 
 def _check_alone(method: Method, backend: Backend, options: Options) -> None:

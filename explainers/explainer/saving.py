@@ -32,6 +32,8 @@ def contents(plan: Plan, method: Method, backend: Backend, options: Options, aot
             f"{backend.name!r} with engine {options.engine!r}. Compile it with another engine=, or save it without aot."
         )
     packages = plan.packages
+    if not backend.files:
+        backend.save({}, plan.traced, engine=options.engine)  # raises, with its reason
     arrays: Arrays = {}
     data = {
         "backend": backend.name,

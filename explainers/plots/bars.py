@@ -67,7 +67,7 @@ def _bars(panel: Panel, view: View) -> list[Bar]:
     bar_count = len(scores) if len(scores) <= view.top + 1 else view.top
     bars = []
     for i in order[:bar_count]:
-        value = "" if values is None else f" = {number(values[i])}"
+        value = "" if values is None else f" = {_shown(values[i])}"
         bars.append(Bar(canvas.short_label(names[i], 28) + value, float(scores[i]) if finite[i] else np.nan, errors[i]))
     other_features = order[bar_count:]
     if len(other_features):
@@ -76,6 +76,12 @@ def _bars(panel: Panel, view: View) -> list[Bar]:
         other_scores = scores[other_features]
         bars.append(Bar(f"{len(other_features)} others{note}", float(other_scores[np.isfinite(other_scores)].sum())))
     return bars
+
+
+def _shown(value: Any) -> str:
+    """A feature's value: a number, or what a column without numbers holds."""
+    numeric = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    return number(value) if numeric else canvas.short_label(str(value), 20)
 
 
 def draw(axes: Any, panel: Panel, view: View, scale: float) -> None:

@@ -139,7 +139,7 @@ def panels(explanation: Explanation, view: View) -> list[list[Panel]]:
         facts = facts_of(explanation, view, i)
         line = []
         for name in names:
-            values = inputs[name][i].astype(np.float64) if name in inputs else None
+            values = _values(inputs[name][i]) if name in inputs else None
             part = np.asarray(scores[name][i], np.float64)
             _check(part, values, view, i)
             error = np.asarray(errors[name][i], np.float64) if errors else None
@@ -153,6 +153,11 @@ def panels(explanation: Explanation, view: View) -> list[list[Panel]]:
             line.append(Panel(facts, name, part, values, error, words, other_sum, incomplete, columns))
         lines.append(line)
     return lines
+
+
+def _values(sample: Numpy) -> Numpy:
+    """A sample as floats; as objects if it is a row of a table that holds more than numbers."""
+    return sample if sample.dtype == object else sample.astype(np.float64)
 
 
 def _columns(explanation: Explanation, name: str, size: int) -> tuple[str, ...]:
@@ -185,7 +190,7 @@ def _check(scores: Numpy, values: Numpy | None, view: View, position: int) -> No
     if view.allow_nonfinite:
         return
     for array, what in ((scores, "the attribution"), (values, "the input")):
-        if array is not None and not np.isfinite(array).all():
+        if array is not None and array.dtype != object and not np.isfinite(array).all():
             raise NonFiniteError(
                 f"{what} of sample {position} has NaN or infinity; pass allow_nonfinite=True to show it hatched in grey"
             )

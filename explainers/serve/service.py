@@ -53,6 +53,11 @@ class Model:
         for spec in explain.signature.inputs:
             if spec.dtype == STRING:
                 raise InputError(f"{name!r}: its input {spec} takes words, which cannot be served: look them up before")
+            if spec.words:
+                raise InputError(
+                    f"{name!r}: its input {spec} is a table in which columns hold no numbers, and requests are arrays "
+                    "of numbers. Serve a function of numbers, which makes the table itself"
+                )
         self.name, self.explain = name, explain
         self.inputs, self.attributed, self.output = explain.signature.inputs, explain.attributed, explain.output
         self.parameters = Parameters(explain, settings)

@@ -99,10 +99,12 @@ def test_other_columns_are_refused_by_name(frame: Any, change: Any, words: str) 
             call(change(frame))
 
 
-def test_words_are_refused_when_compiling(make: Any) -> None:
+def test_a_network_takes_no_words(make: Any) -> None:
+    """Functions do: test_tables_of_words."""
+    torch = pytest.importorskip("torch")
     table = make({**COLUMNS, "color": ["red", "blue", "red"]})
     with pytest.raises(errors.InputError, match="column 'color' of the example has dtype"):
-        Explainer.compile(linear, "exact_shapley", inputs=table)
+        Explainer.compile(torch.nn.Linear(4, 2), "occlusion", inputs=table)
 
 
 @pytest.mark.parametrize("method", ["exact_shapley", "feature_ablation", "kernel_shap"])

@@ -107,6 +107,7 @@ def test_binding_inputs() -> None:
 
 
 def test_axes_that_vary() -> None:
+    assert str(TensorSpec((None, None, 3, None), name="x")) == "x: float32[batch, length, 3, length_2]"
     spec = TensorSpec((None, None, 3, "width"), name="x")
     assert str(spec) == "x: float32[batch, length, 3, width]"
     assert spec.declared == [-1, -1, 3, -1]
