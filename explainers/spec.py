@@ -255,6 +255,15 @@ class References(Stored):
     later: ClassVar[frozenset[str]] = frozenset({"per_sample"})
 
 
+@dataclass(frozen=True)
+class BatchReferences(Stored):
+    """A baseline: the samples of each call, as :class:`References` for all of them."""
+
+    def __call__(self, batch: Any) -> Any:
+        parts = batch if isinstance(batch, tuple) else (batch,)
+        return References(batch) if len(parts[0]) else 0.0
+
+
 def row_name(position: int, count: int) -> str:
     return f"sample {position} of {count}"
 

@@ -22,7 +22,7 @@ from ..methods import Method
 from ..run import Packages
 from ..run.call import Call, Chunk, Stats, reporter
 from ..run.contrasted import audit
-from ..spec import Numpy, Signature, TensorSpec, resolve_target
+from ..spec import BatchReferences, Numpy, Signature, TensorSpec, resolve_target
 from . import bind, completeness, plan, saving
 from .bind import Asked, checked_size, dtype_name
 from .explanation import Explanation
@@ -171,7 +171,7 @@ class Explainer:
         output: which of several outputs to explain, by key or position; or the path of a layer, whose units
             are then explained.
         baseline: the default baseline: a number, one sample, one per sample, References, a callable; for a table one
-            row: a Series, a dict by column, or a table.
+            row: a Series, a dict by column, or a table. Default 0, or for ``feature_permutation`` the call's samples.
         backend: ``"torch"``, ``"tensorflow"`` or ``"numpy"``; by default from the model's type.
         engine: one of the backend's engines; ``"auto"`` takes its default.
         device: where to run; by default where the model is.
@@ -212,6 +212,8 @@ class Explainer:
         if device is not None:
             device_name(found, device)
         model = found.opened(model)
+        if value.baseline_of_batch and isinstance(baseline, (int, float)):
+            baseline = BatchReferences()
         options = Options(
             wrt, output, baseline, engine, device, kind, batch_size, per_token, bool(strict), bool(interacting)
         )

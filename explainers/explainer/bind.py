@@ -98,7 +98,7 @@ def with_groups(plan: Plan, method: Method) -> Plan:
     """The plan for a call that brings groups of its own."""
     if not method.takes_groups:
         known = ", ".join(repr(name) for name, kind in METHODS.items() if kind.takes_groups)
-        raise InputError(f"method {method.name!r} has no groups of features; these have: {known}")
+        raise InputError(f"method {method.name!r} has no groups of features at a call; these have: {known}")
     if method.has_groups:
         raise InputError(
             "the explainer was compiled with groups for all samples, and the call brings others: compile it with a "

@@ -5,17 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from .. import tables
 from ..backend import owner
+from ..errors import InputError
 from ..graph.coverage import Operation
 from ..spec import Numpy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+class Importance(NamedTuple):
+    """Means over samples and their standard errors."""
+
+    mean: Any
+    standard_error: Any
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,32 @@ class Explanation:
         arrays = found if isinstance(found, tuple) else () if found is None else (found,)
         names = self.attributed or tuple(f"input_{i}" if len(arrays) > 1 else "input" for i in range(len(arrays)))
         return {name: on_host(array) for name, array in zip(names, arrays, strict=bool(arrays))}
+
+    def importance(self, absolute: bool = False) -> Importance:
+        """The global importance of each feature: the mean over samples, with its standard error from their spread.
+
+        ``absolute``: of the attributions' absolute values (Lundberg and Lee 2017). Each field is an array of a sample's
+        shape, or a dict of them by name for several attributed values; for target ``"all"`` output axes lead.
+
+        Raises
+        ------
+        InputError: there are no samples.
+        """
+        means, errors = {}, {}
+        for name, array in self.parts().items():
+            lead = self.outputs.ndim - 1 if isinstance(self.target, str) else 0
+            values = np.abs(array) if absolute else array
+            count = values.shape[lead]
+            if not count:
+                raise InputError("importance is a mean over samples, and there are none")
+            means[name] = values.mean(axis=lead, dtype=np.float64)
+            spread = (
+                values.std(axis=lead, ddof=1, dtype=np.float64) if count > 1 else np.full(means[name].shape, np.nan)
+            )
+            errors[name] = spread / np.sqrt(count)
+        if len(means) == 1:
+            return Importance(*means.values(), *errors.values())
+        return Importance(means, errors)
 
     def plot(self, kind: str = "auto", **view: Any) -> Figure:
         """A picture of the attributions: a matplotlib Figure, which is not registered with pyplot.

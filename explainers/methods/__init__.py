@@ -28,6 +28,7 @@ from .gradient import (
 from .layer import GradCam, GuidedGradCam, InternalInfluence, LayerConductance
 from .lrp import ELRP, LRP
 from .occlusion import ISM, FeatureAblation, Occlusion
+from .permutation import FeaturePermutation
 from .perturbation import Perturbation
 from .rise import Rise
 from .shapley import ExactShapley, ShapleySampling
@@ -60,6 +61,7 @@ __all__ = [
     "DeepLiftShap",
     "ExactShapley",
     "FeatureAblation",
+    "FeaturePermutation",
     "GradCam",
     "Gradient",
     "GradientShap",

@@ -55,7 +55,7 @@ class FeatureAblation(Grouped):
         return _AblationOfElements()
 
     def design(self, shapes: Shapes) -> Design:
-        return (_Removals if any(map(varies, shapes)) else _Ablation)(shapes, self.groups)
+        return (_Removals if any(map(varies, shapes)) else Ablation)(shapes, self.groups)
 
 
 class _AblationOfElements(FeatureAblation, data=False):
@@ -89,7 +89,9 @@ class _Removals(Coalitions, Effects):
         return self.groups.spread(sums.sums[0]), None
 
 
-class _Ablation(Effects):
+class Ablation(Effects):
+    """A row for each feature, which is taken from the baseline."""
+
     def __init__(self, shapes: Shapes, groups: Any) -> None:
         super().__init__(shapes)
         self.groups = Groups(groups, shapes)

@@ -68,6 +68,7 @@ class Design:
     unit = 1  # rows whose values belong together
     units = 0  # by default
     all_outputs = True  # whether target="all" is possible
+    one_reference = False  # whether a row has one reference that it chooses, not all of them in turn
 
     def __init__(self, shapes: Shapes) -> None:
         self.shapes = [tuple(shape) for shape in shapes]
@@ -93,6 +94,10 @@ class Design:
 
     def rows(self, units: Units, row: Numpy) -> dict[str, Numpy]:
         """Values of the placeholders whose leading axis is the rows. ``row`` (R,): counted from the first unit's."""
+        raise NotImplementedError
+
+    def references(self, units: Units, row: Numpy, count: int) -> Numpy:
+        """Which of ``count`` references each row uses, (R,), for designs with :attr:`one_reference`."""
         raise NotImplementedError
 
     def endpoint(self, which: str) -> dict[str, Any]:

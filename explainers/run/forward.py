@@ -55,7 +55,8 @@ class ForwardRun(Run):
         self.method = packages.method
         self.design: Design = packages.design_of(call, start, stop)
         baseline = staged.baseline
-        self.references = len(baseline) if baseline and baseline.distribution else 1
+        self.sets = len(baseline) if baseline and baseline.distribution else 1
+        self.references = 1 if self.design.one_reference else self.sets  # of each row
         self.all = call.target.kind == "all"
         if self.all and not self.design.all_outputs:
             raise TargetError(f"target='all' is not possible with method {self.method.name!r}: it sums up one output")
@@ -205,7 +206,10 @@ class ForwardRun(Run):
         seeds = self.staged.seeds[sample] if self.staged.seeds is not None else np.zeros(len(sample), np.uint64)
         number += pattern.first
         units = Units(sample, number, self.design.draw(number, seeds))
-        return _Rows(touched, local - local[0], pattern.reference[place], mark, units, row)
+        reference = pattern.reference[place]
+        if self.design.one_reference:
+            reference = self.design.references(units, row, self.sets)
+        return _Rows(touched, local - local[0], reference, mark, units, row)
 
     def _package(self, rows: _Rows) -> Steps[tuple[Any, Numpy]]:
         """The outputs (on the device) and values (R, …) of rows."""

@@ -523,7 +523,7 @@ class Packages:
 
 
 def _rows(design: Design, references: int) -> int:
-    return 1 + (design.rows_per_sample - 1) * references
+    return 1 + (design.rows_per_sample - 1) * (1 if design.one_reference else references)
 
 
 def _host(dtype: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from math import factorial
+from math import factorial, gcd
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,24 @@ def occlusion(value: Value, x: Arrays, b: Arrays, window: int, stride: int, aggr
             total /= np.prod([min(window, size) for size in array.shape[1:]])
         results.append(total)
     return results
+
+
+# --- feature permutation -----------------------------------------------------------------------
+
+
+def feature_permutation(value: Value, x: Arrays, sets: Arrays, maps: Arrays, repeats: int, seed: int) -> Arrays:
+    """``sets``: the background, a row for each other sample."""
+    whole, background = value(x), len(sets[0])
+    coprime = [step for step in range(1, background + 1) if gcd(step, background) == 1]
+    effects = np.zeros(count(maps))
+    for feature in range(count(maps)):
+        first = int(unit(draw_key(seed, feature)) * background)
+        step = coprime[int(unit(draw_key(seed, feature, 1)) * len(coprime))]
+        others = [i for i in range(count(maps)) if i != feature]
+        for repeat in range(repeats):
+            other = [array[(first + repeat * step) % background][None] for array in sets]
+            effects[feature] += (whole - value(kept(x, other, maps, others))) / repeats
+    return spread(effects, maps)
 
 
 # --- Shapley values --------------------------------------------------------------------------

@@ -82,6 +82,7 @@ METHODS: dict[str, Any] = {
     **DEEPLIFT,
     "occlusion-mean": methods.Occlusion(window=2),
     "occlusion-sum": methods.Occlusion(window=3, stride=2, aggregate="sum"),
+    "feature_permutation": methods.FeaturePermutation(repeats=2),
     "shapley_sampling-antithetic": methods.ShapleySampling(permutations=3),
     "shapley_sampling-plain": methods.ShapleySampling(permutations=2, antithetic=False),
 }
@@ -89,7 +90,7 @@ FORWARD_ONLY = tuple(name for name, method in METHODS.items() if method.rules is
 ONE_OF_EACH = [
     "gradient", "saliency", "input_x_gradient", "guided_backprop", "deconvnet", "integrated_gradients-gauss_legendre",
     "smoothgrad-mean", "gradient_shap", "feature_ablation", "lrp", "elrp", "deeplift-rescale", "deeplift_shap",
-    "occlusion-mean", "shapley_sampling-antithetic",
+    "occlusion-mean", "feature_permutation", "shapley_sampling-antithetic",
 ]  # fmt: skip
 BY_RULES = ("lrp", "elrp", "deeplift", "deeplift_shap")  # see test_lrp.py and test_deeplift*.py
 
@@ -191,6 +192,9 @@ def _one(naive: Naive, method: str, baselines: Arrays, seed: int) -> Arrays:
     if name == "occlusion":
         method = METHODS[method]
         return naive_removal.occlusion(naive.value, naive.x, naive.b, method.window, method.stride, method.aggregate)
+    if name == "feature_permutation":
+        repeats = METHODS[method].repeats
+        return naive_removal.feature_permutation(naive.value, naive.x, baselines, numbered(naive.x), repeats, seed)
     if name == "shapley_sampling":
         method = METHODS[method]
         return naive_removal.shapley_sampling(

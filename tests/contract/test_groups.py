@@ -232,7 +232,7 @@ def test_nan_and_no_samples() -> None:
 @pytest.mark.parametrize(
     ("method", "groups", "message"),
     [
-        ("occlusion", SUPERPIXELS, "'occlusion' has no groups of features; these have: 'feature_ablation'"),
+        ("occlusion", SUPERPIXELS, "'occlusion' has no groups of features at a call; these have: 'feature_ablation'"),
         (methods.KernelShap(groups=SUPERPIXELS[0]), SUPERPIXELS, "compiled with groups for all samples"),
         ("lime", SUPERPIXELS[:4], r"have the shape \(4, 1, 4, 5\); for 6 samples they need \(N, 2, 4, 5\) with N = 6"),
         ("lime", SUPERPIXELS[:, 0], r"have the shape \(6, 4, 5\)"),

@@ -346,7 +346,7 @@ def test_6_samples_draw_independently(label: str, method: str) -> None:
     arrays = [np.repeat(a, 6, axis=0) for a in found.case.draw(1, "float64")]
     explain = found.compile(method)
     x = found.reference.points(arrays)
-    references = References(tuple(np.random.default_rng(0).normal(size=(3, *a.shape[1:])) for a in x))
+    references = References(tuple(np.random.default_rng(0).normal(size=(11, *a.shape[1:])) for a in x))
     baseline = references if METHODS[method].baseline == "references" else None
     shared, _ = found.case.explain(explain, arrays, target=1, seed=0, baseline=baseline)
     assert len(np.unique(shared.round(12), axis=0)) == 6
