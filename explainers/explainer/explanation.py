@@ -109,10 +109,9 @@ class Explanation:
             if not count:
                 raise InputError("importance is a mean over samples, and there are none")
             means[name] = values.mean(axis=lead, dtype=np.float64)
-            spread = (
-                values.std(axis=lead, ddof=1, dtype=np.float64) if count > 1 else np.full(means[name].shape, np.nan)
-            )
-            errors[name] = spread / np.sqrt(count)
+            errors[name] = np.full(means[name].shape, np.nan)
+            if count > 1:
+                errors[name] = values.std(axis=lead, ddof=1, dtype=np.float64) / np.sqrt(count)
         if len(means) == 1:
             return Importance(*means.values(), *errors.values())
         return Importance(means, errors)
