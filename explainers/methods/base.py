@@ -55,6 +55,8 @@ class Method(Stored, data=False):
     sampled: an estimate from random draws, with a standard error. generates: users' code makes the rows on the
     host, so that calls are not shared and take ``attribution=``. accumulators: number of sums per attributed
     value. effort: the parameters that set the number of evaluations; kernels do not depend on them.
+    ignores_null_features: further features that change nothing leave the others' attributions as they are, or, for
+    sampled methods, their expectations and errors.
 
     In ``expand`` and ``contribute`` rows are the leading axis of arrays; ``args`` are the kernel's placeholders
     by name.
@@ -69,6 +71,7 @@ class Method(Stored, data=False):
     generates: ClassVar[bool] = False
     accumulators: ClassVar[int] = 1
     effort: ClassVar[tuple[str, ...]] = ()
+    ignores_null_features: ClassVar[bool] = False
 
     @property
     def rule_set(self) -> RuleSet | None:

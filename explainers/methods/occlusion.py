@@ -47,6 +47,7 @@ class FeatureAblation(Grouped):
     groups: Any = field(default=None, compare=False)
 
     name: ClassVar[str] = "feature_ablation"
+    ignores_null_features: ClassVar[bool] = True
 
     def design(self, shapes: Shapes) -> Design:
         return _Ablation(shapes, self.groups)

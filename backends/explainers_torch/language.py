@@ -1,0 +1,213 @@
+"""Causal language models as modules that return the log-probabilities of given tokens.
+
+The modules hold the user's model, or a shallow copy of it over the same submodules: nothing is stored on the model.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from explainers.backend import TokenModel
+from explainers.errors import InputError
+from explainers.spec import Numpy
+
+from .functions import FunctionModule
+from .twin import in_inference
+
+PREFIX = "model."  # of the paths of the model's layers in the modules below
+PROBE = ((0, 1, 1), (1, 0, 1))  # ids that every vocabulary has
+
+
+def token_model(model: Any, removes: bool) -> TokenModel:
+    """See :meth:`explainers.backend.Models.token_model`."""
+    module = model if isinstance(model, nn.Module) else FunctionModule(model)
+    logits = _probed(module)
+    body, held = _with_picking_head(module, logits)
+    vocabulary = int(logits.shape[-1])
+    layers = {name: part for name, part in module.named_modules() if name}
+    embeddings = [name for name, part in layers.items() if isinstance(part, nn.Embedding)]
+    table = _named(module, "get_input_embeddings")
+    if table is not None:
+        embeddings = [name for name, part in layers.items() if part is table] or embeddings
+    rows = layers[embeddings[0]] if len(embeddings) == 1 else None
+
+    def embed(path: str, ids: Numpy) -> Numpy:
+        with torch.no_grad():
+            found = layers[path.removeprefix(PREFIX)](torch.from_numpy(ids).to(_place(module)))
+        return found.float().cpu().numpy() if found.dtype is torch.bfloat16 else found.cpu().numpy()
+
+    def generate(ids: Numpy, count: int) -> Numpy:
+        return _generated(module, ids, count)
+
+    return TokenModel(
+        (RemovedTokens if removes else TokenScores)(body, held), vocabulary,
+        layers=tuple(PREFIX + name for name in layers), embeddings=tuple(PREFIX + name for name in embeddings),
+        prefix=PREFIX, embed=embed, generate=generate if hasattr(module, "generate") else None,
+        rows=rows.num_embeddings if isinstance(rows, nn.Embedding) else None,
+        context=getattr(getattr(module, "config", None), "max_position_embeddings", None),
+    )  # fmt: skip
+
+
+def _named(module: Any, method: str) -> nn.Module | None:
+    """The layer that the model names by a method, as Hugging Face's models do."""
+    found: nn.Module | None = getattr(module, method)() if hasattr(module, method) else None
+    return found
+
+
+def _generated(module: Any, ids: Numpy, count: int) -> Numpy:
+    """The most probable tokens, one after the other, up to an end-of-text token."""
+    prompt = torch.from_numpy(ids)[None].to(_place(module))
+    padding = getattr(getattr(module, "generation_config", None), "pad_token_id", None)
+    with torch.no_grad():
+        twin: Any = in_inference(module)
+        found = twin.generate(
+            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=count, do_sample=False, num_beams=1,
+            pad_token_id=0 if padding is None else padding,
+        )  # fmt: skip
+    return found[0, len(ids) :].cpu().numpy()
+
+
+class Held:
+    """The positions whose logits are wanted, while a module runs. torch.export does not look into it."""
+
+    positions: Tensor | None = None
+
+
+class PickingHead(nn.Module):
+    """The model's last layer, applied to the positions held only: hidden states (N, L, D) → logits (N, T, V)."""
+
+    def __init__(self, head: nn.Module, held: Held) -> None:
+        super().__init__()
+        self.head = head
+        self.held = held
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        assert self.held.positions is not None
+        return self.head(_at(hidden, self.held.positions))
+
+
+class TokenScores(nn.Module):
+    """ids, positions and chosen tokens, (N, L), (N, T), (N, T) → log p(chosen | ids up to the position), (N, T).
+
+    ``held``: where the model's own head finds the positions; None if the model returns logits of all positions.
+    """
+
+    def __init__(self, model: nn.Module, held: Held | None) -> None:
+        super().__init__()
+        self.model = model
+        self.held = held
+
+    def forward(self, ids: Tensor, positions: Tensor, chosen: Tensor) -> Tensor:
+        if self.held is not None:
+            self.held.positions = positions
+            logits = logits_of(self.model, ids)
+            self.held.positions = None
+        else:
+            logits = _at(logits_of(self.model, ids), positions)
+        return logits.log_softmax(-1).gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
+
+
+class RemovedTokens(TokenScores):
+    """The same, with the tokens of removed features replaced.
+
+    ``kept`` (N, G): 1 for a feature that is kept, 0 for a removed one. ``feature`` (N, L): the feature of each
+    position. ``absent`` (N, L): the ids that stand in place of removed tokens.
+    """
+
+    def forward(  # type: ignore[override]
+        self, kept: Tensor, ids: Tensor, absent: Tensor, feature: Tensor, positions: Tensor, chosen: Tensor
+    ) -> Tensor:
+        present = kept.gather(1, feature) > 0.5
+        return super().forward(torch.where(present, ids, absent), positions, chosen)
+
+
+def logits_of(model: nn.Module, ids: Tensor) -> Tensor:
+    """The logits (N, L, V), whichever form the model returns them in."""
+    output = model(ids, use_cache=False) if _takes_cache(model) else model(ids)
+    if isinstance(output, Tensor):
+        return output
+    found = getattr(output, "logits", None)
+    if found is None and isinstance(output, dict):
+        found = output.get("logits")
+    if found is None and isinstance(output, (tuple, list)):
+        found = output[0]
+    if not isinstance(found, Tensor):
+        raise InputError(f"a language model returns logits (N, L, V); this one returns {type(output).__name__}")
+    return found
+
+
+def _takes_cache(model: nn.Module) -> bool:
+    return "use_cache" in inspect.signature(model.forward).parameters
+
+
+def _at(array: Tensor, positions: Tensor) -> Tensor:
+    """The entries of (N, L, D) at positions (N, T): (N, T, D)."""
+    return array.gather(1, positions.unsqueeze(-1).expand(-1, -1, array.shape[-1]))
+
+
+def _probed(module: nn.Module) -> Tensor:
+    """The logits of short sequences, in inference mode; checks that later tokens do not change earlier logits."""
+    ids = torch.tensor(PROBE, device=_place(module))
+    twin = in_inference(module)
+    with torch.no_grad():
+        logits, shorter = logits_of(twin, ids), logits_of(twin, ids[:, :2])
+    if logits.ndim != 3 or logits.shape[:2] != ids.shape or not logits.dtype.is_floating_point:
+        raise InputError(
+            f"a language model returns logits (N, L, V); for ids of shape {tuple(ids.shape)} this one returns "
+            f"{logits.dtype} of shape {tuple(logits.shape)}"
+        )
+    if not _alike(shorter, logits[:, :2]):
+        raise InputError(
+            "the model is not causal: its logits at a position change with the tokens behind it. Only causal language "
+            "models give the log-probability of each output token in one run"
+        )
+    return logits
+
+
+def _alike(found: Tensor, wanted: Tensor) -> bool:
+    """Whether the two are the same but for rounding."""
+    scale = float(wanted.abs().max())
+    return found.shape == wanted.shape and torch.allclose(found, wanted, rtol=0, atol=1e-3 * scale + 1e-6)
+
+
+def _place(module: nn.Module) -> torch.device | None:
+    return next((tensor.device for tensor in (*module.parameters(), *module.buffers())), None)
+
+
+def _with_picking_head(module: nn.Module, logits: Tensor) -> tuple[nn.Module, Held | None]:
+    """The model with a head that computes the wanted logits only, if it has such a head; else the model itself.
+
+    The head must be a submodule whose result is, up to elementwise operations, the logits: that is checked on a probe.
+    """
+    head = _named(module, "get_output_embeddings")
+    paths = [name for name, part in module.named_modules() if part is head and name]
+    if head is None or len(paths) != 1:
+        return module, None
+    held = Held()
+    copied = _replaced(module, paths[0].split("."), PickingHead(head, held))
+    ids = torch.tensor(PROBE, device=_place(module))
+    held.positions = torch.tensor([[2, 1], [0, 2]], device=ids.device)
+    try:
+        with torch.no_grad():
+            picked = logits_of(in_inference(copied), ids)
+    except (RuntimeError, IndexError, ValueError):  # the model does more with all positions' logits
+        return module, None
+    wanted = _at(logits, held.positions)
+    held.positions = None
+    return (copied, held) if _alike(picked, wanted) else (module, None)
+
+
+def _replaced(module: nn.Module, path: list[str], part: nn.Module) -> nn.Module:
+    """A shallow copy of the module with the submodule at ``path`` replaced; all others are shared."""
+    copied = copy.copy(module)
+    copied.__dict__["_modules"] = dict(module._modules)
+    name, *rest = path
+    inner = module._modules[name]
+    assert inner is not None
+    copied._modules[name] = _replaced(inner, rest, part) if rest else part
+    return copied
