@@ -128,10 +128,11 @@ class Models(Protocol):
         ``elementary``: take composite operations (norms, attention, recurrent layers) apart.
         """
 
-    def token_model(self, model: Any, removes: bool) -> TokenModel:
+    def token_model(self, model: Any, form: str) -> TokenModel:
         """A causal language model as a model of the log-probabilities of given tokens; the model is unchanged.
 
-        ``removes``: with the inputs that replace tokens.
+        ``form``: what it is for: ``"derivative"``, ``"rules"``, where the walk passes every operation, or
+        ``"removal"``, with the inputs that replace tokens.
 
         Raises
         ------
@@ -268,7 +269,7 @@ class BackendDefaults:
     def opened(self, model: Any) -> Any:
         return model
 
-    def token_model(self, model: Any, removes: bool) -> TokenModel:
+    def token_model(self, model: Any, form: str) -> TokenModel:
         raise UnsupportedOperation(
             f"a {type(model).__module__}.{type(model).__qualname__} cannot be explained as a language model: give a "
             "torch.nn.Module, or a function of ids (N, L) that returns logits (N, L, V)"

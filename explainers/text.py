@@ -19,6 +19,7 @@ from .explainer.api import Explainer
 from .explainer.bind import to_numpy
 from .methods import Method
 from .methods.base import one_of
+from .rules import GRADIENT
 from .run.call import Stats
 from .spec import Numpy
 from .words import Groups, resolve_groups, word_groups
@@ -154,7 +155,8 @@ class TokenExplainer:
         if keep_output and not removes and value.baseline == "none":
             raise InputError(f"keep_output=True needs a method with a baseline; {value.name!r} has none")
         with found.neutral():
-            tokens = found.token_model(model, removes)
+            form = "removal" if removes else "derivative" if value.rule_set is GRADIENT else "rules"
+            tokens = found.token_model(model, form)
         if removes:
             wrt = None
             baseline = _absent_token(model, tokenizer) if baseline is None else baseline
@@ -215,24 +217,38 @@ class TokenExplainer:
     def _embedded(
         self, ids: Numpy, chosen: Numpy, members: Numpy, seed: int | None
     ) -> tuple[Numpy, Numpy | None, Numpy]:
-        """Attributions (T, F + T), no errors, and scores (T,), by the embeddings: one sample for each output token."""
-        count, first = len(chosen), len(ids) - 1
+        """Attributions (T, F + T), no errors, and scores (T,), by the embeddings.
+
+        Plain derivatives of all output tokens are taken of one sample. Other methods have a sample for each of them.
+        """
+        count = len(chosen)
         sequence = self._padded(np.concatenate([ids, chosen[:-1]]))
-        explainer = self._explainer(len(sequence), 1, 0)
-        inputs = (np.repeat(sequence[None], count, axis=0), np.arange(first, first + count)[:, None], chosen[:, None])
+        places = np.arange(bucket(count, FEWEST) if self._each else count)
+        positions, wanted = len(ids) - 1 + np.minimum(places, count - 1), chosen[np.minimum(places, count - 1)]
+        shape = (1, -1) if self._each else (-1, 1)
+        explainer = self._explainer(len(sequence), len(places) if self._each else 1, 0)
+        samples = 1 if self._each else count
+        inputs = (np.repeat(sequence[None], samples, axis=0), positions.reshape(shape), wanted.reshape(shape))
         more: dict[str, Any] = {"seed": seed} if self.method.sampled else {}
         if self.method.baseline != "none":
-            more["baseline"] = self._embedded_baseline(explainer, sequence, len(ids), count)
+            more["baseline"] = self._embedded_baseline(sequence, len(ids))
         found = explainer(*inputs, **more)
+        found = (found[:, 0] if self._each else found)[:count]
         found = found if self._reduce == "sum" else np.linalg.norm(found, axis=-1)
-        scores = np.asarray(explainer.predict(*inputs), np.float64)[:, 0]
-        table = np.zeros((count, members.max() + 1 + count), found.dtype)
-        places = np.concatenate([members, members.max() + 1 + np.arange(count - 1)])
-        np.add.at(table.T, places, found.T[: len(places)])
+        scores = np.asarray(explainer.predict(*inputs), np.float64).ravel()[:count]
+        features = int(members.max()) + 1
+        table = np.zeros((count, features + count), found.dtype)
+        columns = np.concatenate([members, features + np.arange(count - 1)])
+        np.add.at(table.T, columns, found.T[: len(columns)])
         return table, None, scores
 
-    def _embedded_baseline(self, explainer: Explainer, sequence: Numpy, prompt: int, count: int) -> Any:
-        """The embeddings' baseline: a number, or an array of one sample, or one for each of ``count`` samples."""
+    @property
+    def _each(self) -> bool:
+        """Whether one sample explains all output tokens."""
+        return self.method.rule_set is GRADIENT and self.method.refines_to is None
+
+    def _embedded_baseline(self, sequence: Numpy, prompt: int) -> Any:
+        """The embeddings' baseline: a number, or an array (L, D)."""
         if self._baseline is None and not self._keep_output:
             return 0.0
         wanted = np.full(len(sequence), self._baseline or 0)
@@ -295,7 +311,8 @@ class TokenExplainer:
                     inputs = (np.ones((1, features), np.float32), rows, rows, rows, whole, whole)
                 self._explainers[key] = Explainer.compile(
                     self._tokens.model, self.method, inputs=inputs, wrt=0 if features else self._wrt,
-                    per_token=not features and self._reduce == "sum", **self._options,
+                    per_token=not features and self._reduce == "sum", every_output=not features and self._each,
+                    **self._options,
                 )  # fmt: skip
             return self._explainers[key]
 

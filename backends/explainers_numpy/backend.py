@@ -40,7 +40,7 @@ class NumpyBackend(BackendDefaults):
     ) -> Traced:  # fmt: skip
         return trace.trace(model, signature, examples)
 
-    def token_model(self, model: Any, removes: bool) -> TokenModel:
+    def token_model(self, model: Any, form: str) -> TokenModel:
         from . import language
 
         return language.token_model(model)

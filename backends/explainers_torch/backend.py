@@ -131,10 +131,10 @@ class TorchBackend(BackendDefaults):
 
         return trace.trace(model, signature, device, dtype, elementary)
 
-    def token_model(self, model: Any, removes: bool) -> TokenModel:
+    def token_model(self, model: Any, form: str) -> TokenModel:
         from . import language
 
-        return language.token_model(model, removes)
+        return language.token_model(model, form)
 
     def refresh(self, model: Any, traced: Traced) -> dict[Value, Any]:
         from . import trace

@@ -23,11 +23,16 @@ PREFIX = "model."  # of the paths of the model's layers in the modules below
 PROBE = ((0, 1, 1), (1, 0, 1))  # ids that every vocabulary has
 
 
-def token_model(model: Any, removes: bool) -> TokenModel:
+def token_model(model: Any, form: str) -> TokenModel:
     """See :meth:`explainers.backend.Models.token_model`."""
     module = model if isinstance(model, nn.Module) else FunctionModule(model)
     logits = _probed(module)
     body, held = _with_picking_head(module, logits)
+    head = _named(module, "get_output_embeddings")
+    scores = (RemovedTokens if form == "removal" else TokenScores)(body, held)
+    if form == "derivative" and held is not None and held.is_linear:
+        assert isinstance(head, nn.Linear)
+        scores = LinearizedScores(body, held, head)
     vocabulary = int(logits.shape[-1])
     layers = {name: part for name, part in module.named_modules() if name}
     embeddings = [name for name, part in layers.items() if isinstance(part, nn.Embedding)]
@@ -45,7 +50,7 @@ def token_model(model: Any, removes: bool) -> TokenModel:
         return _generated(module, ids, count)
 
     return TokenModel(
-        (RemovedTokens if removes else TokenScores)(body, held), vocabulary,
+        scores, vocabulary,
         layers=tuple(PREFIX + name for name in layers), embeddings=tuple(PREFIX + name for name in embeddings),
         prefix=PREFIX, embed=embed, generate=generate if hasattr(module, "generate") else None,
         rows=rows.num_embeddings if isinstance(rows, nn.Embedding) else None,
@@ -73,9 +78,15 @@ def _generated(module: Any, ids: Numpy, count: int) -> Numpy:
 
 
 class Held:
-    """The positions whose logits are wanted, while a module runs. torch.export does not look into it."""
+    """What a model's head needs and leaves behind while the model runs. torch.export does not look into it.
+
+    ``positions`` (N, T): whose logits are wanted. ``hidden`` (N, T, D): the head's input there. ``is_linear``: whether
+    the model's logits are the head's output, and the head is a linear layer.
+    """
 
     positions: Tensor | None = None
+    hidden: Tensor | None = None
+    is_linear = False
 
 
 class PickingHead(nn.Module):
@@ -88,7 +99,8 @@ class PickingHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         assert self.held.positions is not None
-        return self.head(_at(hidden, self.held.positions))
+        self.held.hidden = _at(hidden, self.held.positions)
+        return self.head(self.held.hidden)
 
 
 class TokenScores(nn.Module):
@@ -103,13 +115,35 @@ class TokenScores(nn.Module):
         self.held = held
 
     def forward(self, ids: Tensor, positions: Tensor, chosen: Tensor) -> Tensor:
-        if self.held is not None:
-            self.held.positions = positions
-            logits = logits_of(self.model, ids)
-            self.held.positions = None
-        else:
-            logits = _at(logits_of(self.model, ids), positions)
-        return logits.log_softmax(-1).gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
+        return _chosen(self.log_probabilities(ids, positions), chosen)
+
+    def log_probabilities(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """(N, T, V)."""
+        if self.held is None:
+            return _at(logits_of(self.model, ids), positions).log_softmax(-1)
+        self.held.positions = positions
+        return logits_of(self.model, ids).log_softmax(-1)
+
+
+class LinearizedScores(TokenScores):
+    """The same values and derivatives, with the derivative of a linear head written out.
+
+    ∂log p_c/∂h = W_c − Σ_v p_v·W_v, for the head's weights W (V, D) and its input h. It is computed once for all
+    outputs of a row. Otherwise the reverse walk of each output would pass the logits of all positions.
+    """
+
+    def __init__(self, model: nn.Module, held: Held, head: nn.Linear) -> None:
+        super().__init__(model, held)
+        self.head = head
+
+    def forward(self, ids: Tensor, positions: Tensor, chosen: Tensor) -> Tensor:
+        scores = self.log_probabilities(ids, positions).detach()
+        assert self.held is not None
+        hidden, weight = self.held.hidden, self.head.weight
+        assert hidden is not None
+        slope = weight[chosen] - scores.exp() @ weight
+        moved = (slope.detach() * (hidden - hidden.detach())).sum(-1)  # 0, with the derivative
+        return _chosen(scores, chosen) + moved
 
 
 class RemovedTokens(TokenScores):
@@ -143,6 +177,11 @@ def logits_of(model: nn.Module, ids: Tensor) -> Tensor:
 
 def _takes_cache(model: nn.Module) -> bool:
     return "use_cache" in inspect.signature(model.forward).parameters
+
+
+def _chosen(scores: Tensor, chosen: Tensor) -> Tensor:
+    """The entries of (N, T, V) for the ids chosen (N, T)."""
+    return scores.gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
 
 
 def _at(array: Tensor, positions: Tensor) -> Tensor:
@@ -198,7 +237,9 @@ def _with_picking_head(module: nn.Module, logits: Tensor) -> tuple[nn.Module, He
     except (RuntimeError, IndexError, ValueError):  # the model does more with all positions' logits
         return module, None
     wanted = _at(logits, held.positions)
-    held.positions = None
+    assert held.hidden is not None
+    with torch.no_grad():
+        held.is_linear = isinstance(head, nn.Linear) and _alike(picked, in_inference(head)(held.hidden))
     return (copied, held) if _alike(picked, wanted) else (module, None)
 
 

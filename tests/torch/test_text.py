@@ -234,3 +234,227 @@ def test_padding_gets_nothing_and_changes_nothing(model: Any, monkeypatch: pytes
     whole = explainer(sequence[None], np.array([[len(PROMPT) - 1]]), OUTPUT[:1, None])
     assert (whole[:, len(PROMPT) :] == 0).all()
     assert (whole[:, : len(PROMPT)] != 0).all()
+
+
+# --- known answers and trained models --------------------------------------------------------
+
+
+class Bag(nn.Module):
+    """Logits are the sum of the rows of a table for the tokens so far: causal, without any attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(V, V)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.table(ids).cumsum(1)
+
+
+def test_removing_a_token_from_a_bag() -> None:
+    torch.manual_seed(0)
+    model, absent = Bag(), 2
+    table = model.table.weight.detach().double().numpy()
+    found = TokenExplainer.compile(model, "feature_ablation", baseline=absent).explain(PROMPT, OUTPUT)
+
+    def log_p(logits: np.ndarray, token: int) -> float:
+        return float(logits[token] - np.log(np.exp(logits).sum()))
+
+    for t, token in enumerate(OUTPUT):
+        ids = [*PROMPT, *OUTPUT[:t]]
+        logits = table[ids].sum(0)
+        wanted = [log_p(logits, token) - log_p(logits - table[i] + table[absent], token) for i in ids]
+        close(found.with_output[t, : len(ids)], wanted)
+
+
+@pytest.fixture(scope="module")
+def copying() -> Any:
+    """A GPT-2 trained to repeat the token of three places before."""
+    torch.manual_seed(0)
+    model = gpt2(n_embd=32, n_layer=1, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0).train()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(300):
+        ids = torch.randint(2, V, (32, 16))  # with the token that will stand for absent ones
+        logits = model(ids).logits[:, 2:]
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, :-2].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.1
+    return model
+
+
+@pytest.mark.parametrize(
+    "method", [methods.IntegratedGradients(24), "deeplift", "lrp", "feature_ablation", methods.ShapleySampling(20)]
+)
+def test_a_copying_model_looks_at_what_it_copies(copying: Any, method: Any) -> None:
+    prompt = np.random.default_rng(5).permutation(np.arange(3, V))[:10]
+    explain = TokenExplainer.compile(copying, method, baseline=None if method == "lrp" else 2)
+    assert copying.training
+    found = explain.explain(prompt, max_new_tokens=3)
+    assert copying.training
+    assert found.output.tolist() == prompt[7:].tolist()
+    assert found.with_output.argmax(axis=1).tolist() == [7, 8, 9]
+    if method == "feature_ablation":
+        assert (np.sort(abs(found.with_output), axis=1)[:, -2] < 0.5 * found.with_output.max(axis=1)).all()
+
+
+# --- forms of models -------------------------------------------------------------------------
+
+
+class Softcapped(nn.Module):
+    """A model with a head that its logits are not simply the output of."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.cap = 2.0
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.inner.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.inner.get_output_embeddings()
+
+    def forward(self, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        logits = self.inner(input_ids).logits
+        return {"logits": self.cap * torch.tanh(logits / self.cap) + self.late(logits)}
+
+    def late(self, logits: torch.Tensor) -> Any:
+        return 0.0
+
+
+class Cumulated(Softcapped):
+    """Its logits mix positions behind the head, so that the head cannot be applied to some positions only."""
+
+    def late(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits.cumsum(1) / 8
+
+
+@pytest.mark.parametrize("wrap", [Softcapped, Cumulated])
+@pytest.mark.parametrize("method", ["input_x_gradient", "feature_ablation"])
+def test_heads_with_something_behind(wrap: Any, method: str) -> None:
+    model = wrap(MODELS["llama"])
+    found = TokenExplainer.compile(model, method, baseline=None if method != "feature_ablation" else 2)
+    result = found.explain(PROMPT, OUTPUT)
+    ids = torch.tensor([*PROMPT, *OUTPUT])[None]
+    scores = model(ids)["logits"].log_softmax(-1)[0, len(PROMPT) - 1 : -1].gather(1, torch.tensor(OUTPUT)[:, None])
+    np.testing.assert_allclose(result.scores, scores[:, 0].detach(), rtol=1e-4)
+    if method == "input_x_gradient":
+        table = model.get_input_embeddings()
+        embedded: list[torch.Tensor] = []
+        handle = table.register_forward_hook(lambda module, given, out: embedded.append(out.requires_grad_()) or out)
+        logits = model(ids[:, :-1])["logits"]
+        handle.remove()
+        goal = logits[0, -1].log_softmax(-1)[OUTPUT[-1]]
+        (slope,) = torch.autograd.grad(goal, embedded[0])
+        close(result.with_output[-1, :-1], (slope * embedded[0]).sum(-1)[0].detach())
+
+
+def test_functions_of_numpy_and_of_torch() -> None:
+    table = np.random.default_rng(0).normal(size=(V, V)).astype("float32")
+    bag = Bag()
+    with torch.no_grad():
+        bag.table.weight.copy_(torch.from_numpy(table))
+
+    def function(ids: np.ndarray) -> np.ndarray:
+        return np.asarray(table[ids].cumsum(axis=1))
+
+    wanted = TokenExplainer.compile(bag, "feature_ablation", baseline=0).explain(PROMPT, OUTPUT)
+    of_numpy = TokenExplainer.compile(function, "feature_ablation", baseline=0).explain(PROMPT, OUTPUT)
+    close(of_numpy.with_output, wanted.with_output)
+    of_torch = TokenExplainer.compile(lambda ids: bag(ids), "feature_ablation", baseline=0, backend="torch")
+    close(of_torch.explain(PROMPT, OUTPUT).with_output, wanted.with_output)
+    with pytest.raises(InputError, match="no embedding layer"):
+        TokenExplainer.compile(function, "gradient")
+
+
+def test_the_model_is_untouched_and_refreshed() -> None:
+    model = sharp(gpt2).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    parts = [id(part) for part in model.modules()]
+    explain = TokenExplainer.compile(model, "input_x_gradient")
+    first = explain.explain(PROMPT, OUTPUT).attributions
+    assert model.training
+    assert [id(part) for part in model.modules()] == parts
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    with torch.no_grad():
+        model.transformer.ln_f.weight.mul_(2)
+    second = explain.refresh().explain(PROMPT, OUTPUT).attributions
+    close(second, TokenExplainer.compile(model, "input_x_gradient").explain(PROMPT, OUTPUT).attributions)
+    assert abs(second - first).max() > 1e-3
+
+
+# --- errors ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("prompt", "output", "message"),
+    [
+        ([3, V], [4], f"the prompt has the id {V} at 1; the model's ids are 0 … {V - 1}"),
+        ([3, 4], [5, -1], "the output has the id -1 at 1"),
+        ([], [4], "the prompt is empty"),
+        ([3], [], "the output is empty"),
+        ([3.5], [4], "must be ids of one sequence"),
+        ([[3, 4], [5, 6]], [4], "must be ids of one sequence"),
+        ("the cat", [4], "the prompt is a string, 'the cat', and there is no tokenizer"),
+        ([3], "sat", "the output is a string"),
+        ([3] * CONTEXT, [4, 5], f"have {CONTEXT + 1} tokens without the last one; the model takes at most {CONTEXT}"),
+        ([3] * (CONTEXT + 1), None, f"takes at most {CONTEXT}"),
+    ],
+)
+def test_what_cannot_be_explained(prompt: Any, output: Any, message: str) -> None:
+    explain = TokenExplainer.compile(MODELS["gpt2"], "input_x_gradient")
+    with pytest.raises(InputError, match=message):
+        explain.explain(prompt, output)
+
+
+def test_the_whole_context_can_be_explained() -> None:
+    explain = TokenExplainer.compile(MODELS["gpt2"], "input_x_gradient")
+    assert explain.explain([3] * CONTEXT, [4]).attributions.shape == (1, CONTEXT)
+
+
+def test_groups_that_do_not_fit() -> None:
+    explain = TokenExplainer.compile(MODELS["gpt2"], "input_x_gradient")
+    with pytest.raises(InputError, match="each of the 7 tokens"):
+        explain.explain(PROMPT, OUTPUT, groups=[0, 1])
+    with pytest.raises(InputError, match="needs a tokenizer"):
+        explain.explain(PROMPT, OUTPUT, groups="words")
+    with pytest.raises(InputError, match="must be 'words'"):
+        explain.explain(PROMPT, OUTPUT, groups="letters")
+
+
+def test_models_that_cannot_be_explained() -> None:
+    class NoTable(nn.Module):
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return nn.functional.one_hot(ids.clamp(max=4), 5).float().cumsum(1)
+
+    class TwoTables(Bag):
+        def __init__(self) -> None:
+            super().__init__()
+            self.places = nn.Embedding(CONTEXT, V)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return super().forward(ids) + self.places(torch.arange(ids.shape[1]))
+
+    with pytest.raises(InputError, match="no embedding layer"):
+        TokenExplainer.compile(NoTable(), "gradient")
+    with pytest.raises(InputError, match=r"several layers may embed ids: 'table', 'places'; say which with wrt="):
+        TokenExplainer.compile(TwoTables(), "gradient")
+    assert TokenExplainer.compile(TwoTables(), "input_x_gradient", wrt="table").explain(PROMPT, OUTPUT)
+    with pytest.raises(UnknownNameError, match="tabel"):
+        TokenExplainer.compile(TwoTables(), "gradient", wrt="tabel")
+    with pytest.raises(BaselineError, match="baseline="):
+        TokenExplainer.compile(Bag(), "feature_ablation")
+    with pytest.raises(InputError, match="not causal"):
+        TokenExplainer.compile(
+            lambda ids: ids[..., None].sum(1, keepdims=True) + np.zeros((1, ids.shape[1], 5)), "lime"
+        )
+    with pytest.raises(InputError, match="logits"):
+        TokenExplainer.compile(nn.Sequential(nn.Embedding(V, 3), nn.Flatten()), "gradient")
+    with pytest.raises(InputError, match="no method generate"):
+        TokenExplainer.compile(Bag(), "input_x_gradient").explain(PROMPT)
+    with pytest.raises(InputError, match="keep_output"):
+        TokenExplainer.compile(Bag(), "gradient", keep_output=True)
+    with pytest.raises(UnsupportedOperation, match="makes its own samples"):
+        TokenExplainer.compile(Bag(), methods.Perturbation(lambda x: x, lambda x: x))
