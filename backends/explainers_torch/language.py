@@ -88,6 +88,11 @@ class Held:
     hidden: Tensor | None = None
     is_linear = False
 
+    def taken(self) -> Tensor | None:
+        """``hidden``, which is no longer held, nor are the positions."""
+        hidden, self.positions, self.hidden = self.hidden, None, None
+        return hidden
+
 
 class PickingHead(nn.Module):
     """The model's last layer, applied to the positions held only: hidden states (N, L, D) → logits (N, T, V)."""
@@ -115,14 +120,15 @@ class TokenScores(nn.Module):
         self.held = held
 
     def forward(self, ids: Tensor, positions: Tensor, chosen: Tensor) -> Tensor:
-        return _chosen(self.log_probabilities(ids, positions), chosen)
+        return _chosen(self.log_probabilities(ids, positions)[0], chosen)
 
-    def log_probabilities(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """(N, T, V)."""
+    def log_probabilities(self, ids: Tensor, positions: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(N, T, V), and the head's input (N, T, D), if it is known."""
         if self.held is None:
-            return _at(logits_of(self.model, ids), positions).log_softmax(-1)
+            return _at(logits_of(self.model, ids), positions).log_softmax(-1), None
         self.held.positions = positions
-        return logits_of(self.model, ids).log_softmax(-1)
+        logits = logits_of(self.model, ids)
+        return logits.log_softmax(-1), self.held.taken()
 
 
 class LinearizedScores(TokenScores):
@@ -137,10 +143,9 @@ class LinearizedScores(TokenScores):
         self.head = head
 
     def forward(self, ids: Tensor, positions: Tensor, chosen: Tensor) -> Tensor:
-        scores = self.log_probabilities(ids, positions).detach()
-        assert self.held is not None
-        hidden, weight = self.held.hidden, self.head.weight
+        scores, hidden = self.log_probabilities(ids, positions)
         assert hidden is not None
+        scores, weight = scores.detach(), self.head.weight
         slope = weight[chosen] - scores.exp() @ weight
         moved = (slope.detach() * (hidden - hidden.detach())).sum(-1)  # 0, with the derivative
         return _chosen(scores, chosen) + moved
@@ -209,9 +214,10 @@ def _probed(module: nn.Module) -> Tensor:
 
 
 def _alike(found: Tensor, wanted: Tensor) -> bool:
-    """Whether the two are the same but for rounding."""
+    """Whether the two are the same but for rounding, which may differ with the shapes of an operation's operands."""
+    share = max(1e-3, 8 * torch.finfo(wanted.dtype).eps)
     scale = float(wanted.abs().max())
-    return found.shape == wanted.shape and torch.allclose(found, wanted, rtol=0, atol=1e-3 * scale + 1e-6)
+    return found.shape == wanted.shape and torch.allclose(found, wanted, rtol=0, atol=share * scale + 1e-6)
 
 
 def _place(module: nn.Module) -> torch.device | None:
@@ -236,11 +242,12 @@ def _with_picking_head(module: nn.Module, logits: Tensor) -> tuple[nn.Module, He
             picked = logits_of(in_inference(copied), ids)
     except (RuntimeError, IndexError, ValueError):  # the model does more with all positions' logits
         return module, None
-    wanted = _at(logits, held.positions)
-    assert held.hidden is not None
+    wanted, hidden = _at(logits, held.positions), held.taken()
+    if hidden is None or not _alike(picked, wanted):
+        return module, None
     with torch.no_grad():
-        held.is_linear = isinstance(head, nn.Linear) and _alike(picked, in_inference(head)(held.hidden))
-    return (copied, held) if _alike(picked, wanted) else (module, None)
+        held.is_linear = isinstance(head, nn.Linear) and _alike(picked, in_inference(head)(hidden))
+    return copied, held
 
 
 def _replaced(module: nn.Module, path: list[str], part: nn.Module) -> nn.Module:
