@@ -231,9 +231,10 @@ def test_padding_gets_nothing_and_changes_nothing(monkeypatch: pytest.MonkeyPatc
     explain.explain(PROMPT, OUTPUT)
     (explainer,) = explain._explainers.values()
     sequence = np.concatenate([PROMPT, np.zeros(32 - len(PROMPT), np.int64)])
-    whole = explainer(sequence[None], np.array([[len(PROMPT) - 1]]), OUTPUT[:1, None])
-    assert (whole[:, len(PROMPT) :] == 0).all()
-    assert (whole[:, : len(PROMPT)] != 0).all()
+    whole = explainer(sequence[None], np.full((1, 8), len(PROMPT) - 1), np.full((1, 8), OUTPUT[0]))
+    assert whole.shape == (8, 1, 32)
+    assert (whole[..., len(PROMPT) :] == 0).all()
+    assert (whole[..., : len(PROMPT)] != 0).all()
 
 
 # --- known answers and trained models --------------------------------------------------------
