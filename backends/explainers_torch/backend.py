@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from explainers.backend import CPU_CACHE, BackendDefaults, Kernel, Loaded, Runnable, Size, Traced
+from explainers.backend import CPU_CACHE, BackendDefaults, Kernel, Loaded, Runnable, Size, TokenModel, Traced
 from explainers.errors import InputError
 from explainers.graph import Value
 from explainers.ops import Ops
@@ -131,6 +131,11 @@ class TorchBackend(BackendDefaults):
         from . import trace
 
         return trace.trace(model, signature, device, dtype, elementary)
+
+    def token_model(self, model: Any, form: str) -> TokenModel:
+        from . import language
+
+        return language.token_model(model, form)
 
     def refresh(self, model: Any, traced: Traced) -> dict[Value, Any]:
         from . import trace
