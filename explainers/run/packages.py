@@ -76,7 +76,7 @@ class Packages:
         self.batch_size = batch_size or self._memory_batch()
         stats.batch_size = self.batch_size
         self._kernels: dict[tuple[str, Size], Kernel] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.known_rows: dict[tuple[Method, bool], tuple[Rows, Rows]] = {}  # of the largest chunk, and of the last one
         self._last_mask: tuple[Target, tuple[int, int], Array] | None = None
         self._whole: Packages = self  # with the programs that are compiled, for any sizes of the axes that vary
