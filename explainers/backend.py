@@ -62,9 +62,8 @@ class TokenModel:
     """A causal language model as a model of log-probabilities.
 
     ``model``: of ids (N, L), positions (N, T) and chosen ids (N, T), all int64; returns (N, T), log p of each chosen
-    token given the ids up to its position, that included. One that removes tokens takes before them ``kept`` (N, G),
-    floating-point, and after the ids those that replace removed tokens, ``absent`` (N, L), and the number of each
-    position's ``feature`` (N, L). ``vocabulary``: V, of the logits. ``layers``: paths of the model's layers;
+    token given the ids up to its position, that included. ``vocabulary``: V, of the logits. ``layers``: paths of the
+    model's layers;
     ``embeddings``: of those that may embed ids, only one if it is known which; all start with ``prefix``.
     ``embed``: a layer's output (n, D) for ids (n,), as numpy. ``generate``: ids (P,) and a number of tokens → the ids
     of the most probable continuation. ``rows``: of the embedding table. ``context``: the longest sequence. The last
@@ -129,11 +128,10 @@ class Models(Protocol):
         ``elementary``: take composite operations (norms, attention, recurrent layers) apart.
         """
 
-    def token_model(self, model: Any, form: str) -> TokenModel:
+    def token_model(self, model: Any, *, derivative: bool) -> TokenModel:
         """A causal language model as a model of the log-probabilities of given tokens; the model is unchanged.
 
-        ``form``: what it is for: ``"derivative"``, ``"rules"``, where the walk passes every operation, or
-        ``"removal"``, with the inputs that replace tokens.
+        ``derivative``: whether only its values and derivatives matter, not the operations that rules pass.
 
         Raises
         ------
@@ -271,7 +269,7 @@ class BackendDefaults:
     def opened(self, model: Any) -> Any:
         return model
 
-    def token_model(self, model: Any, form: str) -> TokenModel:
+    def token_model(self, model: Any, *, derivative: bool) -> TokenModel:
         raise UnsupportedOperation(
             f"a {type(model).__module__}.{type(model).__qualname__} cannot be explained as a language model: give a "
             "torch.nn.Module, or a function of ids (N, L) that returns logits (N, L, V)"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from .methods import Method
 from .methods.base import one_of
 from .rules import GRADIENT
 from .run.call import Stats
-from .spec import Numpy
+from .spec import Numpy, References, TensorSpec
 from .words import Groups, resolve_groups, word_groups
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TokenExplainer", "TokenExplanation", "word_groups"]
 
-SHORTEST = 32  # tokens of the shortest sequence that is compiled
+SHORTEST = 32  # tokens of the shortest sequence that engines with fixed lengths compile
 FEWEST = 8  # outputs of the smallest set that is compiled
 
 
@@ -85,8 +85,8 @@ class TokenExplanation:
 class TokenExplainer:
     """Explains the tokens that a causal language model gives or would give. Made by :meth:`compile`.
 
-    Sequences are padded at their end to one of a few lengths, and each length is compiled once. A causal model does not
-    see what follows a position, so that padding changes nothing, and attributions to it are 0.
+    One trace explains sequences of any length; engines with fixed sizes compile a few lengths, to which sequences are
+    padded at their end. A causal model does not see what follows a position, so that padding changes nothing.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class TokenExplainer:
         self._model, self._backend, self._tokens, self._tokenizer = model, backend, tokens, tokenizer
         self._wrt, self._baseline, self._reduce, self._keep_output = wrt, baseline, reduce, keep_output
         self._options = options
-        self._explainers: dict[tuple[int, int, int], Explainer] = {}
+        self._explainers: dict[tuple[int, int], Explainer] = {}
         self._lock = threading.RLock()
 
     @classmethod
@@ -118,7 +118,7 @@ class TokenExplainer:
         batch_size: int | None = None,
         strict: bool = False,
     ) -> TokenExplainer:
-        """An explainer of a causal language model. Each length of sequences is traced at its first use.
+        """An explainer of a causal language model, which is traced at its first use.
 
         Methods of gradients, DeepLIFT and LRP attribute the embeddings of tokens; methods that remove features
         (``feature_ablation``, Shapley values) replace tokens by the ``baseline`` token.
@@ -145,18 +145,19 @@ class TokenExplainer:
         """
         value = methods.resolve(method)
         one_of("reduce", reduce, ("sum", "l2"))
-        if value.generates:
+        removes = value.rule_set is None
+        if removes and (value.has_groups or not value.takes_groups):
+            known = ", ".join(repr(name) for name, kind in methods.METHODS.items() if kind.takes_groups)
             raise UnsupportedOperation(
-                f"method {value.name!r} makes its own samples, which tokens cannot be taken from"
+                f"{value.name!r} cannot remove the tokens or words of any text: take one of {known} without groups, "
+                "and give groups= to explain"
             )
         found = find(model, backend)
         model = found.opened(model)
-        removes = value.rule_set is None
         if keep_output and not removes and value.baseline == "none":
             raise InputError(f"keep_output=True needs a method with a baseline; {value.name!r} has none")
         with found.neutral():
-            form = "removal" if removes else "derivative" if value.rule_set is GRADIENT else "rules"
-            tokens = found.token_model(model, form)
+            tokens = found.token_model(model, derivative=value.rule_set is GRADIENT)
         if removes:
             wrt = None
             baseline = _absent_token(model, tokenizer) if baseline is None else baseline
@@ -226,7 +227,7 @@ class TokenExplainer:
         places = np.arange(bucket(count, FEWEST) if self._each else count)
         positions, wanted = len(ids) - 1 + np.minimum(places, count - 1), chosen[np.minimum(places, count - 1)]
         shape = (1, -1) if self._each else (-1, 1)
-        explainer = self._explainer(len(sequence), len(places) if self._each else 1, 0)
+        explainer = self._explainer(len(sequence), len(places) if self._each else 1)
         samples = 1 if self._each else count
         inputs = (np.repeat(sequence[None], samples, axis=0), positions.reshape(shape), wanted.reshape(shape))
         more: dict[str, Any] = {"seed": seed} if self.method.sampled else {}
@@ -267,24 +268,23 @@ class TokenExplainer:
         count, features, absent = len(chosen), int(members.max()) + 1, self._baseline
         assert absent is not None
         sequence = self._padded(np.concatenate([ids, chosen[:-1]]))
-        length, outputs = len(sequence), bucket(count, FEWEST)
-        removable = np.arange(length) < (len(ids) if self._keep_output else len(ids) + count - 1)
-        feature = np.zeros(length, np.int64)
-        feature[: len(ids)] = members
-        feature[len(ids) : len(ids) + count - 1] = 0 if self._keep_output else features + np.arange(count - 1)
         used = features if self._keep_output else features + count - 1
-        size = bucket(used, SHORTEST) if self.method.ignores_null_features else used
-        explainer = self._explainer(length, outputs, size)
-        positions = np.minimum(np.arange(outputs), count - 1)
-        explanation = explainer.explanation(
-            np.ones((1, size), np.float32), sequence[None], np.where(removable, absent, sequence)[None],
-            feature[None], len(ids) - 1 + positions[None], chosen[positions][None], target="all",
-            seed=seed if self.method.sampled else None,
+        removable = np.arange(len(sequence)) < (len(ids) if self._keep_output else len(ids) + count - 1)
+        feature = np.zeros(len(sequence), np.int64)  # what is not removable stays as it is with any feature
+        feature[: len(ids)] = members
+        if not self._keep_output:
+            feature[len(ids) : len(ids) + count - 1] = features + np.arange(count - 1)
+        positions = np.minimum(np.arange(bucket(count, FEWEST)), count - 1)
+        explanation = self._explainer(len(sequence), len(positions)).explanation(
+            sequence[None], len(ids) - 1 + positions[None], chosen[positions][None], target="all",
+            baseline=References(np.where(removable, absent, sequence)[None, None], per_sample=True),
+            groups=feature[None], seed=seed if self.method.sampled else None,
         )  # fmt: skip
+        first = np.unique(feature, return_index=True)[1]
 
         def table(found: Any) -> Numpy:
             result = np.zeros((count, features + count))
-            result[:, :used] = np.asarray(found)[:count, 0, :used]
+            result[:, :used] = np.asarray(found)[:count, 0, first]
             return result
 
         errors = explanation.standard_error
@@ -293,25 +293,31 @@ class TokenExplainer:
 
     # --- lengths -----------------------------------------------------------------------------
 
+    @property
+    def _any_length(self) -> bool:
+        """Whether one trace serves sequences of every length."""
+        engine = self._options["engine"]
+        static = self._backend.engines[self._backend.default_engine if engine == "auto" else engine]
+        return self._backend.takes_lengths and not static
+
     def _padded(self, sequence: Numpy) -> Numpy:
-        """``sequence`` with ids behind it up to a length that is compiled: the one place where lengths enter."""
-        length = bucket(len(sequence), SHORTEST)
+        """``sequence`` with ids behind it up to a length that can be run: the one place where lengths enter."""
+        length = max(len(sequence), 2) if self._any_length else bucket(len(sequence), SHORTEST)
         if self._tokens.context is not None:
             length = min(length, self._tokens.context)
         return np.concatenate([sequence, np.zeros(length - len(sequence), sequence.dtype)])
 
-    def _explainer(self, length: int, outputs: int, features: int) -> Explainer:
+    def _explainer(self, length: int, outputs: int) -> Explainer:
         """The explainer of sequences of ``length`` tokens, compiled at its first use."""
-        key = length, outputs, features
+        key = 0 if self._any_length else length, outputs
         with self._lock:
             if key not in self._explainers:
-                rows, whole = np.zeros((1, length), np.int64), np.zeros((1, outputs), np.int64)
-                inputs: tuple[Numpy, ...] = (rows, whole, whole)
-                if features:
-                    inputs = (np.ones((1, features), np.float32), rows, rows, rows, whole, whole)
+                whole = TensorSpec((None, outputs), "int64", "positions")
+                removes = self._wrt is None
                 self._explainers[key] = Explainer.compile(
-                    self._tokens.model, self.method, inputs=inputs, wrt=0 if features else self._wrt,
-                    per_token=not features and self._reduce == "sum", every_output=not features and self._each,
+                    self._tokens.model, self.method, wrt=0 if removes else self._wrt,
+                    inputs=(TensorSpec((None, key[0] or None), "int64", "ids"), whole, replace(whole, name="chosen")),
+                    per_token=not removes and self._reduce == "sum", every_output=not removes and self._each,
                     **self._options,
                 )  # fmt: skip
             return self._explainers[key]
@@ -372,8 +378,7 @@ class TokenExplainer:
         return [self._tokenizer.decode([number]) for number in ids.tolist()]
 
     def __repr__(self) -> str:
-        lengths = sorted({length for length, _, _ in self._explainers})
-        return f"TokenExplainer({self.method}, {self._backend.name}, compiled for lengths {lengths})"
+        return f"TokenExplainer({self.method}, {self._backend.name}, traced {self.stats.traces} times)"
 
 
 def bucket(count: int, least: int) -> int:

@@ -41,7 +41,7 @@ class NumpyBackend(BackendDefaults):
     ) -> Traced:  # fmt: skip
         return trace.trace(model, signature, examples)
 
-    def token_model(self, model: Any, form: str) -> TokenModel:
+    def token_model(self, model: Any, *, derivative: bool) -> TokenModel:
         from . import language
 
         return language.token_model(model)

@@ -14,14 +14,11 @@ PROBE = np.array([[0, 1, 1], [1, 0, 1]])  # ids that every vocabulary has
 
 
 def token_model(model: Any) -> TokenModel:
-    """See :meth:`explainers.backend.Models.token_model`; always with the inputs that replace tokens."""
+    """See :meth:`explainers.backend.Models.token_model`."""
     vocabulary = _probed(model)
 
-    def scores(
-        kept: Numpy, ids: Numpy, absent: Numpy, feature: Numpy, positions: Numpy, chosen: Numpy
-    ) -> Numpy:  # fmt: skip
-        present = np.take_along_axis(kept, feature, axis=1) > 0.5
-        logits = np.asarray(model(np.where(present, ids, absent)))
+    def scores(ids: Numpy, positions: Numpy, chosen: Numpy) -> Numpy:
+        logits = np.asarray(model(ids))
         rows = np.take_along_axis(logits, positions[..., None], axis=1)
         rows = rows - rows.max(axis=-1, keepdims=True)
         wanted = np.take_along_axis(rows, chosen[..., None], axis=-1)[..., 0]

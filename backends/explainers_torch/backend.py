@@ -132,10 +132,10 @@ class TorchBackend(BackendDefaults):
 
         return trace.trace(model, signature, device, dtype, elementary)
 
-    def token_model(self, model: Any, form: str) -> TokenModel:
+    def token_model(self, model: Any, *, derivative: bool) -> TokenModel:
         from . import language
 
-        return language.token_model(model, form)
+        return language.token_model(model, derivative)
 
     def refresh(self, model: Any, traced: Traced) -> dict[Value, Any]:
         from . import trace

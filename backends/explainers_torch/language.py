@@ -23,14 +23,14 @@ PREFIX = "model."  # of the paths of the model's layers in the modules below
 PROBE = ((0, 1, 1), (1, 0, 1))  # ids that every vocabulary has
 
 
-def token_model(model: Any, form: str) -> TokenModel:
+def token_model(model: Any, derivative: bool) -> TokenModel:
     """See :meth:`explainers.backend.Models.token_model`."""
     module = model if isinstance(model, nn.Module) else FunctionModule(model)
     logits = _probed(module)
     body, held = _with_picking_head(module, logits)
     head = _named(module, "get_output_embeddings")
-    scores = (RemovedTokens if form == "removal" else TokenScores)(body, held)
-    if form == "derivative" and held is not None and held.is_linear:
+    scores = TokenScores(body, held)
+    if derivative and held is not None and held.is_linear:
         assert isinstance(head, nn.Linear)
         scores = LinearizedScores(body, held, head)
     vocabulary = int(logits.shape[-1])
@@ -149,20 +149,6 @@ class LinearizedScores(TokenScores):
         slope = weight[chosen] - scores.exp() @ weight
         moved = (slope.detach() * (hidden - hidden.detach())).sum(-1)  # 0, with the derivative
         return _chosen(scores, chosen) + moved
-
-
-class RemovedTokens(TokenScores):
-    """The same, with the tokens of removed features replaced.
-
-    ``kept`` (N, G): 1 for a feature that is kept, 0 for a removed one. ``feature`` (N, L): the feature of each
-    position. ``absent`` (N, L): the ids that stand in place of removed tokens.
-    """
-
-    def forward(  # type: ignore[override]
-        self, kept: Tensor, ids: Tensor, absent: Tensor, feature: Tensor, positions: Tensor, chosen: Tensor
-    ) -> Tensor:
-        present = kept.gather(1, feature) > 0.5
-        return super().forward(torch.where(present, ids, absent), positions, chosen)
 
 
 def logits_of(model: nn.Module, ids: Tensor) -> Tensor:

@@ -49,7 +49,6 @@ class FeatureAblation(Grouped):
     groups: Any = field(default=None, compare=False)
 
     name: ClassVar[str] = "feature_ablation"
-    ignores_null_features: ClassVar[bool] = True
 
     @property
     def of_elements(self) -> Grouped:

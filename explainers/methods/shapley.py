@@ -53,7 +53,6 @@ class ShapleySampling(Grouped):
     effort: ClassVar[tuple[str, ...]] = ("permutations", "antithetic", "tolerance", "max_evaluations")
     complete: ClassVar[bool] = True
     sampled: ClassVar[bool] = True
-    ignores_null_features: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         at_least("permutations", self.permutations, 1)
