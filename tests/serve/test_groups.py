@@ -15,8 +15,6 @@ from .nets import images, one
 
 X = images(3)
 REGIONS = np.stack([np.kron(np.arange(k * k).reshape(1, k, k), np.ones((8 // k, 8 // k), int)) for k in (1, 2, 4)])
-    :, None
-]
 
 
 def texts() -> Explainer:
