@@ -332,7 +332,7 @@ def _pick_wrt(
     if wrt is None:
         places = [i for i, spec in enumerate(signature.inputs) if spec.floating]
         if not places and method.takes_integers:
-            places = [i for i, spec in enumerate(signature.inputs) if spec.dtype != STRING]
+            places = [i for i, spec in enumerate(signature.inputs) if spec.dtype != STRING or not method.generates]
         if not places and graph.called:
             raise InputError(
                 f"no input is floating-point ({signature}), and {method.name!r} attributes no other: take one that "
@@ -385,7 +385,7 @@ def _input_place(graph: Graph, signature: Signature, item: Any, method: Method) 
             "input or layer", item, [*signature.names, *graph.scopes()], "Give names or positions of inputs, or layers."
         )
     spec = signature.inputs[place]
-    if not spec.floating and (spec.dtype == STRING or not method.takes_integers):
+    if not spec.floating and (not method.takes_integers or (spec.dtype == STRING and method.generates)):
         raise InputError(
             f"input {spec} is not floating-point, which {method.name!r} needs; attribute a layer behind it with wrt=, "
             "or take a method that removes features, such as 'feature_ablation'"
