@@ -23,6 +23,10 @@ from .spec import Array, Numpy, Signature
 
 GROUP = "explainers.backends"
 CPU_CACHE = 32 * 2**20  # bytes of activations that convolutions on CPUs run fastest with
+CALLED = (  # why such an explainer has no file
+    "engine='eager' calls the model as it is, and a file holds compiled programs, which need no source of the model. "
+    "Compile it with engine='auto' to save it; a model that cannot be traced is compiled anew where it is needed."
+)
 Size = int | tuple[int, int] | None  # of a kernel's leading axes: all the same, (samples, baselines), or any
 
 
@@ -106,9 +110,17 @@ class Models(Protocol):
     forward_only: bool  # its models can only be called
     channel_axis: int  # of a sample of a layer of images, as the framework has it by default
     takes_lengths: bool  # whether axes besides the batch may vary from call to call
+    calls: bool  # whether models are called as they are, and not traced
 
     def installed(self) -> bool:
         """Whether the framework can be imported; does not import it."""
+
+    @property
+    def calling(self) -> Backend | None:
+        """This backend for methods that only call the model: engine ``"eager"``, ``calls``, and no trace.
+
+        None if it has no such form.
+        """
 
     def accepts(self, model: Any) -> bool:
         """Whether ``model`` is of this framework; does not import it."""
@@ -259,9 +271,14 @@ class BackendDefaults:
     forward_only = False
     channel_axis = 0
     takes_lengths = False
+    calls = False
     largest_package = 1024
     files = False
     ahead: tuple[str, ...] = ()
+
+    @property
+    def calling(self) -> Backend | None:
+        return None
 
     def installed(self) -> bool:
         return True

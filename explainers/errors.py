@@ -70,7 +70,12 @@ class UnknownNameError(ExplainersError, ValueError):
 
 
 class TraceError(ExplainersError, RuntimeError):
-    """The model cannot be traced into a graph."""
+    """The model cannot be traced into a graph, or fails when it is called.
+
+    ``callable``: whether the reason does not keep the model from being called as it is.
+    """
+
+    callable: bool = True
 
 
 class UnsupportedOperation(ExplainersError, RuntimeError):

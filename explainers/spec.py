@@ -521,6 +521,20 @@ def resolve_baseline(
     return Baseline(tuple(tables), per_sample, given=given)
 
 
+def _words(array: Numpy, spec: TensorSpec) -> Numpy:
+    if array.dtype.kind != "O":
+        raise BaselineError(
+            f"the baseline of {spec} must be words, such as '' or one that the model does not know: give baseline="
+        )
+    return array
+
+
+def _numbers(array: Numpy, spec: TensorSpec) -> Numpy:
+    if array.dtype.kind not in "fiub":
+        raise BaselineError(f"baseline for {spec} has dtype {array.dtype}; numbers are needed")
+    return array if spec.floating else _whole_numbers(array, spec)
+
+
 def _whole_numbers(array: Numpy, spec: TensorSpec) -> Numpy:
     """Check a baseline for an integer input: it must be whole numbers, and the default 0.0 is not a meaningful id."""
     if array.dtype.kind == "f" and spec.dtype not in ("uint8", "bool"):
@@ -572,11 +586,7 @@ def _baseline_table(
         array = convert(given)
     except (TypeError, ValueError) as error:
         raise BaselineError(f"baseline for {spec} is not an array: {given!r}") from error
-    if array.dtype.kind not in "fiub":
-        raise BaselineError(f"baseline for {spec} has dtype {array.dtype}; numbers are needed")
-    if not spec.floating:
-        array = _whole_numbers(array, spec)
-    array = array.astype(dtype, copy=False)
+    array = _words(array, spec) if spec.dtype == STRING else _numbers(array, spec).astype(dtype, copy=False)
     if check and spec.floating and not np.isfinite(array).all():
         raise BaselineError(
             f"baseline for {spec} has NaN or infinity. Clean it, or pass allow_nonfinite=True if the model takes them."

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from explainers.backend import CPU_CACHE, BackendDefaults, Kernel, Loaded, Runnable, Size, Traced
+from explainers.backend import CALLED, CPU_CACHE, Backend, BackendDefaults, Kernel, Loaded, Runnable, Size, Traced
+from explainers.errors import ArtifactError
 from explainers.graph import Value
 from explainers.ops import Ops
 from explainers.spec import Numpy, Signature
@@ -23,6 +24,10 @@ class TensorFlowBackend(BackendDefaults):
     default_engine = "graph"
     files = True
     channel_axis = -1
+
+    @property
+    def calling(self) -> Backend:
+        return CALLS
 
     @cached_property
     def tensorflow(self) -> Any:
@@ -197,6 +202,30 @@ class TensorFlowBackend(BackendDefaults):
         return isinstance(error, self.tensorflow.errors.ResourceExhaustedError)
 
 
+class TensorFlowCalls(TensorFlowBackend):
+    """The backend for methods that only call the model: nothing is traced."""
+
+    engines: Mapping[str, bool] = {"eager": False}
+    default_engine = "eager"
+    calls = True
+    files = False
+    takes_lengths = True
+    largest_package = 128  # what the model keeps in memory for each row is not known
+
+    def trace(
+        self, model: Any, signature: Signature, *, device: Any, dtype: str | None, examples: Sequence[Any] = (),
+        elementary: bool = False,
+    ) -> Traced:  # fmt: skip
+        from . import calls
+
+        return calls.run(model, signature, device, dtype, examples)
+
+    def save(
+        self, parts: Mapping[str, tuple[Runnable, Kernel | None]], traced: Traced, *, engine: str
+    ) -> dict[str, bytes]:
+        raise ArtifactError(CALLED)
+
+
 class _State:
     """The buffers of all variables. While they are referenced here, a write to a variable allocates a new buffer."""
 
@@ -218,3 +247,4 @@ class _State:
 
 
 BACKEND = TensorFlowBackend()
+CALLS = TensorFlowCalls()

@@ -210,12 +210,13 @@ class _Flattener:
 
     def _check(self, op: tf.Operation) -> None:
         if any(part in op.type for part in RANDOM):
-            raise self._error(op, "draws random numbers in inference",
-                              "An explanation must be repeatable: draw only if training.")  # fmt: skip
+            error = self._error(op, "draws random numbers in inference",
+                                "An explanation must be repeatable: draw only if training.")  # fmt: skip
+            error.callable = False
+            raise error
         if "PyFunc" in op.type:
             raise self._error(op, "runs Python code, which a graph cannot hold",
-                              "Write it with TensorFlow operations, or explain the model as a callable with "
-                              "backend='numpy'.")  # fmt: skip
+                              "Write it with TensorFlow operations.")  # fmt: skip
         functional = any(value.WhichOneof("value") == "func" for value in op.node_def.attr.values())
         stateful = op.op_def.is_stateful and op.type not in LOOKUPS
         if functional or stateful or op.type in ("Switch", "Merge", "Enter", "Exit", "RefSwitch"):
@@ -385,9 +386,7 @@ class _Flattener:
             if turn == LONG_LOOP and self.flat.inputs[0].shape[0] is None:  # once, not each time that it is read
                 self._tell(op, modules, time.perf_counter() - began)
             inputs = [self._folded(value) for value in self.inline(body, inputs, site, len(inputs))]
-        raise self._error(
-            op, f"is a loop of more than {LONGEST_LOOP} steps", "Explain the model as a callable with backend='numpy'."
-        )
+        raise self._error(op, f"is a loop of more than {LONGEST_LOOP} steps", "Shorten the inputs.")
 
     def _tell(self, op: tf.Operation, modules: Modules, seconds: float) -> None:
         """Log the cost of a long loop, of which ``LONG_LOOP`` steps have taken ``seconds``."""

@@ -38,8 +38,8 @@ def trace(model: Any, sig: Signature, device: Any, dtype: str | None, elementary
     """The model in inference mode as a Graph over its variables. ``elementary``: norms as on other frameworks."""
     place = device_name(device)
     target = model
-    _check_dtype(target, sig, dtype)
-    with _TRACING, warnings.catch_warnings(), _as_it_was(target):
+    check_dtype(target, sig, dtype)
+    with _TRACING, warnings.catch_warnings(), as_it_was(target):
         warnings.simplefilter("ignore")
         concrete, keys, paths = _concrete(target, sig)
         weights = _weights(target, concrete)
@@ -72,7 +72,7 @@ def _kind_and_number(device: str) -> str:
     return f"{kind.upper().replace('CUDA', 'GPU')}:{number or 0}"
 
 
-def _check_dtype(model: Any, sig: Signature, dtype: str | None) -> None:
+def check_dtype(model: Any, sig: Signature, dtype: str | None) -> None:
     """Raise an error unless the model computes in ``dtype``: the dtypes of a TensorFlow graph are fixed."""
     floating = {spec.dtype for spec in sig.inputs if spec.floating}
     own = models._model_dtype(model)
@@ -87,7 +87,7 @@ def _check_dtype(model: Any, sig: Signature, dtype: str | None) -> None:
 
 
 @contextmanager
-def _as_it_was(model: Any) -> Iterator[None]:
+def as_it_was(model: Any) -> Iterator[None]:
     """Restore the losses of Keras layers, which collect new ones while they are called."""
     layers = list(model._flatten_layers()) if models.kind(model) == "keras" else []
     before = [list(layer._losses) for layer in layers]
@@ -233,10 +233,10 @@ def trace_error(error: Exception) -> TraceError:
         )
     elif name in ("NotImplementedError", "AttributeError") and "numpy" in text:
         what = "it turns a tensor into numpy, which leaves the graph"
-        advice = "Write it with TensorFlow operations, or explain the model as a callable with backend='numpy'."
+        advice = "Write it with TensorFlow operations."
     else:
         what = f"TensorFlow raised {name}"
-        advice = "Simplify this line, or explain the model as a plain callable with backend='numpy'."
+        advice = "Simplify this line."
     skip = ("in user code", "Exception encountered", "File ", "Arguments received")
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith(skip)]
     detail = f"\n(TensorFlow: {lines[0][:300]})" if lines else ""
@@ -247,7 +247,7 @@ _HERE = os.path.dirname(os.path.abspath(__file__))
 _NOT_USERS = (os.path.dirname(tf.__file__), sysconfig.get_paths()["stdlib"] + os.sep + "contextlib")
 
 
-def _foreign(filename: str) -> bool:
+def foreign(filename: str) -> bool:
     keras = sys.modules.get("keras")
     own = (os.path.dirname(keras.__file__),) if keras is not None and keras.__file__ else ()
     return filename.startswith((*_NOT_USERS, *own, "<")) or "__autograph_generated" in filename
@@ -259,10 +259,10 @@ def user_line(error: BaseException) -> str:
     for frame in traceback.extract_tb(error.__traceback__):
         if frame.filename.startswith(_HERE):
             found = ""
-        elif not _foreign(frame.filename):
+        elif not foreign(frame.filename):
             found = f"{frame.filename}:{frame.lineno} ({(frame.line or '').strip()})"
     told = re.findall(r'File "([^"]+)", line (\d+), in [^\n]+\n\s*([^\n]+)', str(error))  # converted by autograph
-    own = [frame for frame in told if not _foreign(frame[0]) and not frame[0].startswith(_HERE)]
+    own = [frame for frame in told if not foreign(frame[0]) and not frame[0].startswith(_HERE)]
     return "{}:{} ({})".format(*own[-1]) if own else found
 
 
@@ -272,7 +272,7 @@ def user_line_of(op: tf.Operation | None) -> str:
     for frame in reversed(frames):
         if frame.filename.startswith(_HERE):
             return ""
-        if not _foreign(frame.filename):
+        if not foreign(frame.filename):
             return f"{frame.filename}:{frame.lineno}"
     return ""
 

@@ -12,8 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from explainers.backend import CPU_CACHE, BackendDefaults, Kernel, Loaded, Runnable, Size, TokenModel, Traced
-from explainers.errors import InputError
+from explainers.backend import (
+    CALLED,
+    CPU_CACHE,
+    Backend,
+    BackendDefaults,
+    Kernel,
+    Loaded,
+    Runnable,
+    Size,
+    TokenModel,
+    Traced,
+)
+from explainers.errors import ArtifactError, InputError
 from explainers.graph import Value
 from explainers.ops import Ops
 from explainers.spec import Numpy, Signature
@@ -33,6 +44,10 @@ class TorchBackend(BackendDefaults):
     default_engine = "torchscript"
     ahead: tuple[str, ...] = ("inductor",)
     files = True
+
+    @property
+    def calling(self) -> Backend:
+        return CALLS
 
     @cached_property
     def torch(self) -> Any:
@@ -267,4 +282,43 @@ class TorchBackend(BackendDefaults):
         return isinstance(error, self.torch.OutOfMemoryError)
 
 
+class TorchCalls(TorchBackend):
+    """The backend for methods that only call the model: nothing is traced."""
+
+    engines: Mapping[str, bool] = {"eager": False}
+    default_engine = "eager"
+    calls = True
+    files = False
+    ahead: tuple[str, ...] = ()
+    largest_package = 128  # what the model keeps in memory for each row is not known
+
+    def signature(self, model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Signature | None:
+        from . import trace
+
+        return trace.declared(model, args, kwargs)
+
+    def trace(
+        self, model: Any, signature: Signature, *, device: Any, dtype: str | None, examples: Sequence[Any] = (),
+        elementary: bool = False,
+    ) -> Traced:  # fmt: skip
+        from . import calls
+
+        return calls.run(model, signature, device, dtype, examples)
+
+    def refresh(self, model: Any, traced: Traced) -> dict[Value, Any]:
+        traced.memory.renew(model)
+        return {}
+
+    def compile(self, program: Runnable, traced: Traced, *, engine: str, rows: Size) -> Kernel:
+        from . import calls
+
+        return calls.CallKernel(program)
+
+    def save(
+        self, parts: Mapping[str, tuple[Runnable, Kernel | None]], traced: Traced, *, engine: str
+    ) -> dict[str, bytes]:
+        raise ArtifactError(CALLED)
+
+
 BACKEND = TorchBackend()
+CALLS = TorchCalls()

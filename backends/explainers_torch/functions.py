@@ -17,6 +17,7 @@ class FunctionModule(torch.nn.Module):
 
     def __init__(self, function: Any) -> None:
         super().__init__()
+        self.written = function
         for name, module in _modules_of(function, set()):
             self.add_module(name, module)
         plain = isinstance(function, (types.FunctionType, types.MethodType, functools.partial))

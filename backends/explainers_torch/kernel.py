@@ -139,8 +139,8 @@ def _check(graph: fx.GraphModule, arguments: Sequence[torch.Tensor]) -> None:
             if isinstance(size, torch.SymInt) and size.node.maybe_as_int() is not None:
                 what = "a size that varies" if axis else "the batch size"
                 raise TraceError(
-                    f"an operation of the model fixed {what} while it was traced. Explain it with "
-                    "backend='numpy', or give an engine with static shapes, such as 'inductor'."
+                    f"an operation of the model fixed {what} while it was traced. Give an engine with static shapes, "
+                    "such as 'inductor'."
                 )
     for node in graph.graph.nodes:
         if _writes(node):

@@ -53,13 +53,18 @@ def signature(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sig
     """Specs from examples; without any, from an ExportedProgram or a Keras model, which declare their inputs."""
     if isinstance(model, torch.jit.ScriptModule):
         raise TraceError(
-            f"a {type(model).__name__} is TorchScript: torch.export cannot read it. Give the module that it was made "
-            "from; for methods that only run the model, a function of tensors around it does: lambda x: model(x)."
+            f"the model cannot be traced: a {type(model).__name__} is TorchScript, which torch.export cannot read. "
+            "Give the module that it was made from."
         )
+    return declared(model, args, kwargs)
+
+
+def declared(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Signature | None:
+    """:func:`signature` for any model, also for one that cannot be traced."""
     if not args and not kwargs:
         return _own_signature(model)
     own = _own_signature(model)
-    kinds = _floating_dtypes(model)
+    kinds = floating_dtypes(model)
     if own is not None:
         given = own.bind(args, dict(kwargs))
         specs = [_spec(a, s.name, kinds) for a, s in zip(given, own.inputs, strict=True)]
@@ -87,7 +92,7 @@ def _named(
     model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[list[str], Sequence[Any], Mapping[str, Any]]:
     """The names of the positional arguments, their values, and the keyword arguments."""
-    known = inspect.signature(model.forward)
+    known = _parameters(model)
     try:
         known.bind(*args, **kwargs)
     except TypeError as error:
@@ -102,6 +107,23 @@ def _named(
         elif parameter.kind is not parameter.VAR_KEYWORD:
             names.append(parameter.name)
     return names[: len(args)], args, kwargs
+
+
+def _parameters(model: Any) -> inspect.Signature:
+    """The parameters of the model's ``forward``; Python knows none of TorchScript's."""
+    schema = getattr(model.forward, "schema", None)
+    if schema is None:
+        return inspect.signature(model.forward)
+    kind, keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    return inspect.Signature(
+        [
+            inspect.Parameter(
+                argument.name, keyword if argument.kwarg_only else kind,
+                default=argument.default_value if argument.has_default_value() else inspect.Parameter.empty,
+            )
+            for argument in schema.arguments[1:]  # the first is the module
+        ]
+    )  # fmt: skip
 
 
 def _spec(value: Any, name: str, kinds: Sequence[str]) -> TensorSpec:
@@ -123,7 +145,7 @@ def _spec(value: Any, name: str, kinds: Sequence[str]) -> TensorSpec:
     return TensorSpec((None, *shape[1:]), dtype, name)
 
 
-def _floating_dtypes(model: Any) -> list[str]:
+def floating_dtypes(model: Any) -> list[str]:
     """The floating-point dtypes of the model's parameters, or of its buffers if it has none."""
     if not isinstance(model, torch.nn.Module):
         return []
@@ -142,17 +164,17 @@ def trace(model: Any, sig: Signature, device: Any, dtype: str | None, elementary
     if dtype is not None:
         specs = (TensorSpec(s.shape, dtype, s.name) if s.floating else s for s in sig.inputs)
         sig = replace(sig, inputs=tuple(specs))
-    home = _home(model)
-    place = torch.device(device) if device is not None else home
+    origin = home(model)
+    place = torch.device(device) if device is not None else origin
     if place.type == "cuda" and place.index is None:
         place = torch.device("cuda", torch.cuda.current_device())
-    sig = _with_examples(sig)
+    sig = with_examples(sig)
     with _TRACING, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        module = _inference_copy(model, dtype, place if place != home else None)
+        module = inference_copy(model, dtype, place if place != origin else None)
         program = _export(module, sig, place, elementary, {} if elementary else recurrent.LAYERS)
         if recurrent.weights_move(program):
-            module = _inference_copy(model, dtype, place if place != home else None)
+            module = inference_copy(model, dtype, place if place != origin else None)
             program = _export(module, sig, place, elementary, {})
     axes = _Axes(program, sig)
     sig = _with_bounds(sig, axes)
@@ -162,31 +184,40 @@ def trace(model: Any, sig: Signature, device: Any, dtype: str | None, elementary
     return traced
 
 
-def _home(model: Any) -> torch.device:
+def home(model: Any, otherwise: torch.device | None = None) -> torch.device:
+    """The device of the model's tensors; without any, ``otherwise``, by default the CPU."""
     if isinstance(model, ExportedProgram):
         tensors = list(model.state_dict.values())
     else:
         tensors = [*model.parameters(), *model.buffers()]
-    return tensors[0].device if tensors else torch.device("cpu")
+    return tensors[0].device if tensors else otherwise or torch.device("cpu")
 
 
-def _inference_copy(model: Any, dtype: str | None, device: torch.device | None) -> torch.nn.Module:
-    """A copy of the modules over the same tensors, in inference mode: the user's own are never changed."""
-    if isinstance(model, ExportedProgram):
+def inference_copy(model: Any, dtype: str | None, device: torch.device | None, traced: bool = True) -> torch.nn.Module:
+    """A copy of the modules over the same tensors, in inference mode: the user's own are never changed.
+
+    ``traced``: whether it is made to be traced; otherwise it is called.
+    """
+    if isinstance(model, ExportedProgram) and (traced or (device is None and dtype is None)):
         return model.module()
+    if isinstance(model, ExportedProgram):
+        return in_inference(model.module(), device, getattr(torch, dtype) if dtype else None)
     if of_keras(model):
-        return _KerasCall(model)
+        return _KerasCall(model, traced)
     return in_inference(model, device, getattr(torch, dtype) if dtype else None)
 
 
 class _KerasCall(torch.nn.Module):
     """A Keras model on the torch backend as a module with flat inputs, in inference mode."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, traced: bool) -> None:
         super().__init__()
         self.model = model
+        self.traced = traced
 
     def forward(self, *inputs: torch.Tensor) -> Any:
+        if not self.traced:
+            return self._forward(*inputs)
         with preserve_node_meta(), _KerasScopes():
             return self._forward(*inputs)
 
@@ -258,7 +289,7 @@ def _lengths(spec: TensorSpec) -> dict[int, Any]:
     return {axis: Dim.DYNAMIC for axis, size in enumerate(spec.shape) if isinstance(size, Length)}
 
 
-def _with_examples(sig: Signature) -> Signature:
+def with_examples(sig: Signature) -> Signature:
     """The signature with an example of its own for each axis that varies."""
     examples = dict(zip(sig.lengths, EXAMPLES, strict=False))
     if len(examples) < len(sig.lengths):
@@ -370,7 +401,7 @@ def _trace_error(error: Exception, watch: Watch | None = None) -> TraceError:
         what, advice, lines = _fixed_size(lines, watch)
     else:
         what = f"torch.export raised {kind}: {lines[0] if lines else ''}"
-        advice = "Simplify this line, or explain the model as a plain callable with backend='numpy'."
+        advice = "Simplify this line."
     detail = f"\n(torch.export: {lines[0][:300]})" if lines else ""
     return TraceError(f"the model cannot be traced{f' at {where}' if where else ''}: {what}. {advice}{detail}")
 
@@ -398,7 +429,7 @@ def _fixed_size(lines: list[str], watch: Watch | None) -> tuple[str, str, list[s
     return "it works for one batch size only", advice, reasons
 
 
-_NOT_USERS = (
+NOT_USERS = (
     os.path.dirname(torch.__file__),
     os.path.dirname(os.path.abspath(__file__)),
     sysconfig.get_paths()["stdlib"] + os.sep + "contextlib",
@@ -408,7 +439,7 @@ _NOT_USERS = (
 
 def _users(frames: traceback.StackSummary) -> str:
     for frame in reversed(frames):
-        if not frame.filename.startswith((*_NOT_USERS, "<")):
+        if not frame.filename.startswith((*NOT_USERS, "<")):
             return f"{frame.filename}:{frame.lineno} ({(frame.line or '').strip()})"
     return ""
 
@@ -419,7 +450,7 @@ def user_line(error: BaseException) -> str:
     if own_frame:
         return own_frame
     found = re.findall(r'File "([^"]+)", line (\d+), in \S+\n\s*(.+)', str(error))
-    own = [f for f in found if not f[0].startswith(_NOT_USERS)]
+    own = [f for f in found if not f[0].startswith(NOT_USERS)]
     return "{}:{} ({})".format(*own[-1]) if own else ""
 
 
@@ -491,10 +522,12 @@ def _node(fx: torch.fx.Node, values: Mapping[torch.fx.Node, Value], dependent: s
         target = own.call_of(fx.args[1])
         name = target.name
     if name in roles.RANDOM:
-        raise TraceError(
+        error = TraceError(
             f"the model draws random numbers in inference: {fx.target} at {_source(fx)}. An explanation must be "
             "repeatable: switch it off in eval mode (F.dropout needs training=self.training)."
         )
+        error.callable = False
+        raise error
     outputs = _outputs(fx, axes)
     moving = [p for p, value in enumerate(operands) if value in dependent and _floating(fx, values, value)]
     if any(value in dependent for value in operands):
@@ -608,7 +641,7 @@ def _modules(fx: torch.fx.Node) -> tuple[str, ...]:
 
 def _source(fx: torch.fx.Node) -> str:
     found = re.findall(r'File "([^"]+)", line (\d+), in \S+', fx.meta.get("stack_trace") or "")
-    own = [f for f in found if not f[0].startswith((*_NOT_USERS, "<"))]
+    own = [f for f in found if not f[0].startswith((*NOT_USERS, "<"))]
     return "{}:{}".format(*own[-1]) if own else ""
 
 
@@ -621,13 +654,13 @@ def _results(program: ExportedProgram, values: Mapping[torch.fx.Node, Value]) ->
     for path, place in pytree.tree_flatten_with_path(tree)[0]:
         name = names[place]
         if name in by_name:
-            results.append((".".join(_key(part) for part in path) or "0", by_name[name]))
+            results.append((".".join(key(part) for part in path) or "0", by_name[name]))
     if not results:
         raise TraceError("the model returns no tensor")
     return tuple(results)
 
 
-def _key(part: Any) -> str:
+def key(part: Any) -> str:
     for attribute in ("key", "idx", "name"):
         if hasattr(part, attribute):
             return str(getattr(part, attribute))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import functools
+import operator
 import types
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+
+_CONTAINERS = (list, dict, set, OrderedDict)  # of values that a module may collect
 
 
 def in_inference(
@@ -21,7 +24,9 @@ def in_inference(
     twin = _twin(model, twin_by_id)
     modules = [module for module in twin_by_id.values() if isinstance(module, torch.nn.Module)]
     for module in modules:  # more than twin.modules(): some modules are in plain lists
-        module.training = False
+        for part in module.modules() if isinstance(module, torch.jit.ScriptModule) else [module]:
+            if hasattr(part, "training"):  # frozen TorchScript has no mode
+                part.training = False
     if device is not None or dtype is not None:
         _own_parameters(modules)
         twin.to(device=device, dtype=dtype)
@@ -32,10 +37,36 @@ def _own_parameters(modules: Sequence[torch.nn.Module]) -> None:
     """Give the twin parameters of its own: ``Module.to`` changes parameters in place (but replaces buffers)."""
     own: dict[int, torch.nn.Parameter] = {}
     for module in modules:
+        if isinstance(module, torch.jit.ScriptModule):
+            _own_tensors(module)
+            continue
         for name, parameter in module._parameters.items():
             if parameter is not None:
                 fresh = torch.nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
                 module._parameters[name] = own.setdefault(id(parameter), fresh)  # tied parameters stay tied
+
+
+def _own_tensors(module: torch.jit.ScriptModule) -> None:
+    """Give TorchScript copies of its tensors, for the same reason; it cannot share some and replace others."""
+    for part in module.modules():
+        for name, tensor in [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]:
+            own = tensor.detach().clone()
+            setattr(part, name, torch.nn.Parameter(own) if isinstance(tensor, torch.nn.Parameter) else own)
+
+
+def _script_twin(module: torch.jit.ScriptModule) -> torch.nn.Module:
+    """A copy of the TorchScript modules that shares their tensors."""
+
+    def copied(compiled: Any) -> Any:
+        twin = copy.copy(compiled)  # of this module alone: its parts are still the user's
+        for name, part in torch._C.ModuleDict(compiled).items():
+            twin.setattr(name, copied(part))
+        return twin
+
+    from torch.jit import _recursive
+
+    twin: torch.nn.Module = _recursive.wrap_cpp_module(copied(module._c))
+    return twin
 
 
 def _twin(module: torch.nn.Module, twin_by_id: dict[int, Any]) -> torch.nn.Module:
@@ -46,11 +77,15 @@ def _twin(module: torch.nn.Module, twin_by_id: dict[int, Any]) -> torch.nn.Modul
     if id(module) in twin_by_id:
         existing_twin: torch.nn.Module = twin_by_id[id(module)]
         return existing_twin
+    if isinstance(module, torch.jit.ScriptModule):
+        twin_by_id[id(module)] = _script_twin(module)
+        script_twin: torch.nn.Module = twin_by_id[id(module)]
+        return script_twin
     twin: torch.nn.Module = type(module).__new__(type(module))
     twin_by_id[id(module)] = twin
     twin.__dict__.update(module.__dict__)
     for name, value in module.__dict__.items():
-        if type(value) in (list, dict, set, OrderedDict):
+        if type(value) in _CONTAINERS:
             twin.__dict__[name] = copy.copy(value)
     for name, value in twin.__dict__.items():  # modules may be outside _modules: in a list, or hidden
         twin.__dict__[name] = _twins(value, twin_by_id)
@@ -108,6 +143,73 @@ def named_globals(function: types.FunctionType) -> dict[str, Any]:
         for name, value in global_objects.items()
         if isinstance(value, torch.nn.Module) or getattr(value, "__globals__", None) is function.__globals__
     }
+
+
+class Attributes:
+    """What the modules of a twin hold, to be put back after a call: models may collect values while they run."""
+
+    def __init__(self, twin: torch.nn.Module) -> None:
+        held: list[Any] = []
+        for module in twin.modules():
+            if not isinstance(module, torch.jit.ScriptModule):
+                held += [module.__dict__, *(v for v in module.__dict__.values() if type(v) in _CONTAINERS)]
+        self.contents = [(container, copy.copy(container)) for container in held]
+
+    def restore(self) -> None:
+        for container, content in self.contents:
+            if _same(container, content):
+                continue
+            container.clear()
+            if isinstance(container, list):
+                container.extend(content)
+            else:
+                container.update(content)
+
+
+def _same(container: Any, content: Any) -> bool:
+    """Whether both hold the same objects."""
+    if len(container) != len(content):
+        return False
+    if isinstance(container, dict):
+        return all(key in content and content[key] is value for key, value in container.items())
+    return all(map(operator.is_, container, content)) if isinstance(container, list) else bool(container == content)
+
+
+@contextmanager
+def buffers_restored(twin: torch.nn.Module) -> Iterator[set[str]]:
+    """A context that restores the buffers which the twin of a model writes to, and gives it ones of its own.
+
+    The set holds their paths when the context ends.
+    """
+    before = [(path, tensor, tensor._version, tensor.clone()) for path, tensor in _buffers(twin)]
+    written: set[str] = set()
+    try:
+        yield written
+    finally:
+        for path, tensor, version, content in before:
+            if tensor._version != version:
+                with torch.no_grad():
+                    tensor.copy_(content)
+                written.add(path)
+        own_buffers(twin, written)
+
+
+def own_buffers(twin: torch.nn.Module, paths: Container[str]) -> None:
+    """Give the twin copies of these buffers; one buffer under several paths stays one."""
+    own: dict[int, torch.Tensor] = {}
+    found = _buffers(twin)
+    for path, tensor in found:
+        if path in paths:
+            own.setdefault(id(tensor), tensor.clone())
+    for path, tensor in found:
+        if id(tensor) in own:
+            module, _, name = path.rpartition(".")
+            setattr(twin.get_submodule(module), name, own[id(tensor)])
+
+
+def _buffers(twin: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
+    named = twin.named_buffers(remove_duplicate=False)
+    return [(path, tensor) for path, tensor in named if not tensor.is_inference()]
 
 
 @contextmanager

@@ -47,8 +47,6 @@ PHRASES: tuple[tuple[str, Replacement], ...] = (
      "Pick another method, or --wrt a layer"),
     (r"explain\.audit\(…\) names the operations that lose the rest; compiled", "Compiled"),
     (r"explain\.audit\(…\) names the operations that lose the rest; ", ""),
-    (r"([Ee])xplain (?:it|the model as a (?:plain )?callable) with backend='numpy'",
-     r"\1xplain it from Python as a plain function, which has no file"),
     (r", with x\.filled\(0\.0\) or what else stands for missing ones|: give x\.toarray\(\)", ""),
     (r"say which to show with output=", "give one of them as --target"),
     (r"say which to show with input=", "explain them one by one"),

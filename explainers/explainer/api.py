@@ -97,6 +97,14 @@ def neutrally(method: Callee) -> Callee:
     return cast(Callee, run)
 
 
+def _check_alone(found: Plan, batch_size: int | None) -> None:
+    if found.alone and batch_size not in (None, 1):
+        raise InputError(
+            f"batch_size={batch_size}: the samples of a batch see one another in this model, which was compiled with "
+            "batch_size=1 for that reason; leave it out"
+        )
+
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -174,7 +182,9 @@ class Explainer:
         baseline: the default baseline: a number, one sample, one per sample, References, a callable; for a table one
             row: a Series, a dict by column, or a table. Default 0, or for ``feature_permutation`` the call's samples.
         backend: ``"torch"``, ``"tensorflow"`` or ``"numpy"``; by default from the model's type.
-        engine: one of the backend's engines; ``"auto"`` takes its default.
+        engine: one of the backend's engines; ``"auto"`` takes its default. ``"eager"`` runs uncompiled, and for methods
+            that only need the model's outputs (``occlusion``, ``shapley_sampling`` …) calls the model as it is, without
+            a trace: for models that cannot be traced. Layers cannot be named then, and there is no file.
         device: where to run; by default where the model is.
         dtype: ``"float32"``, ``"float64"`` or, on torch, ``"bfloat16"``; by default that of the model.
         batch_size: rows in a work package; by default from the model's activations and free memory.
@@ -216,13 +226,16 @@ class Explainer:
         if device is not None:
             device_name(found, device)
         model = found.opened(model)
+        if value.rule_set is None and engine == "eager" and found.calling is not None:
+            found = found.calling
         if value.baseline_of_batch and isinstance(baseline, (int, float)):
             baseline = BatchReferences()
         flags = bool(strict), bool(interacting), bool(every_output)
         options = Options(wrt, output, baseline, engine, device, kind, batch_size, per_token, *flags)
         self = cls(model, value, found, options)
         with found.neutral():
-            signature = tables.signature(found, model, args, kwargs)
+            with plan.advised(found, value):
+                signature = tables.signature(found, model, args, kwargs)
             if signature is not None:
                 self._prepare(signature, signature.bind(args, kwargs) if args or kwargs else ())
         return self
@@ -256,7 +269,8 @@ class Explainer:
         if found is None:
             if not args and not kwargs:
                 raise InputError("no inputs given")
-            signature = tables.signature(self._backend, self._model, args, kwargs)
+            with plan.advised(self._backend, self.method):
+                signature = tables.signature(self._backend, self._model, args, kwargs)
             assert signature is not None
             found = self._prepare(signature, signature.bind(args, dict(kwargs)))
             self._by_first_call = True
@@ -271,7 +285,7 @@ class Explainer:
         """The plan for a call with these sizes of the axes that vary. What a model does along an axis of size 1 may be
         special (it is broadcast), so that these are traced by themselves."""
         ones = {name: 1 for name, size in sizes.items() if size == 1}
-        if ones and not self._backend.forward_only:
+        if ones and not (self._backend.forward_only or self._backend.calls):
             self._traced("an axis of size 1")
             with self._lock:
                 key = tuple(ones)
@@ -389,6 +403,7 @@ class Explainer:
         if found.table_sizes:
             bind.check_ids(self._backend, found, arrays)
         checked_size(batch_size)
+        _check_alone(found, batch_size)
         parts = found.packages.predict(arrays, count, int(batch_size or found.packages.batch_size), not allow_nonfinite)
         return self._results(found, bound, inputs, named).outputs(parts, not allow_nonfinite)
 
@@ -419,6 +434,7 @@ class Explainer:
         checked_size(asked.batch_size)
         if asked.batch_size is not None and self._options.interacting:
             raise InputError("interacting=True runs each call as one package; leave out batch_size")
+        _check_alone(found, asked.batch_size)
         method, packages, check = self.method, found.packages, not asked.allow_nonfinite
         target = self._target(packages, asked.target, count)
         baseline = None

@@ -221,6 +221,16 @@ def to_numpy(value: Any, what: str) -> Numpy:
     return array
 
 
+def _baseline_array(value: Any) -> Numpy:
+    """A baseline of numbers or of words as numpy."""
+    kind: Any = type(value)
+    if kind in (str, bytes, list) or getattr(getattr(value, "dtype", None), "kind", "") in "USO" or owner(value):
+        found = _words(value)
+        if found.size and _of_words(found):
+            return found.astype(object)
+    return to_numpy(value, "baseline")
+
+
 def plain(target: Any) -> Any:
     if target is None or isinstance(target, (int, str)):
         return target
@@ -244,7 +254,7 @@ def baseline(
         parts = [bound[place] for _, place in plan.moved if place is not None] or bound
         return parts[0] if len(parts) == 1 else tuple(parts)
 
-    resolved = resolve_baseline(given, specs, count, batch, lambda a: to_numpy(a, "baseline"), check)
+    resolved = resolve_baseline(given, specs, count, batch, _baseline_array, check)
     if resolved.per_sample and method.takes_sets and not callable(given):
         raise BaselineError(
             f"method {method.name!r} takes one baseline for each sample and a set of references for all, and an array "

@@ -28,8 +28,6 @@ def check(graph: Graph, traced: Traced, backend: Backend, derivative: bool = Tru
     ------
     InputError: the first or third sample's output or derivative changed; names the first operation that mixes.
     """
-    if backend.forward_only:
-        return  # a callable may be expensive, or count its calls
     if derivative:
         _check_derivatives(graph, traced, backend)
     if not _moved(graph, traced, backend, [graph.outputs[0][1]]):
@@ -38,6 +36,33 @@ def check(graph: Graph, traced: Traced, backend: Backend, derivative: bool = Tru
     values = [value for node in graph if node.name in needed for value in node.values]
     sampled = [value for value in values if graph.output(value).floating and graph.output(value).batch_axis is not None]
     raise _mixed(graph.by_name[_moved(graph, traced, backend, sampled)[0].node])
+
+
+def check_called(graph: Graph, traced: Traced, backend: Backend, batch_size: int | None) -> bool:
+    """:func:`check` for a model that is called as it is; whether its samples affect each other.
+
+    Raises
+    ------
+    InputError: they do, and ``batch_size`` is not 1; or its outputs differ from call to call.
+    """
+    if backend.forward_only:
+        return False  # a callable may be expensive, or count its calls
+    targets = [graph.outputs[0][1]]
+    if _moved(graph, traced, backend, targets, same=True):
+        raise InputError(
+            f"the model, {_place(graph.by_name[targets[0].node])}, gives different outputs for the same samples: it "
+            "draws random numbers, or keeps something from call to call. An explanation must be repeatable: switch "
+            "that off in evaluation mode."
+        )
+    mixes = bool(_moved(graph, traced, backend, targets))
+    if mixes and batch_size != 1:
+        raise InputError(
+            "the samples of a batch see one another in this model, so that attributions would depend on which samples "
+            "share a package. Take the statistic from the training data (as BatchNorm does with running statistics, "
+            "and static quantization with observed ranges, unlike dynamic quantization), or compile with "
+            "batch_size=1: then the model is called with one row at a time."
+        )
+    return mixes
 
 
 def _place(node: Node) -> str:
@@ -54,13 +79,13 @@ def _mixed(node: Node) -> InputError:
     )
 
 
-def _moved(graph: Graph, traced: Traced, backend: Backend, targets: Sequence[Value]) -> list[Value]:
-    """The values whose first or third sample changes when the second sample does."""
+def _moved(graph: Graph, traced: Traced, backend: Backend, targets: Sequence[Value], same: bool = False) -> list[Value]:
+    """The values whose first or third sample changes when the second sample does, or with the ``same`` samples."""
     try:
         weights = {value: backend.read(weight) for value, weight in traced.weights.items()}
         first, second = (
             evaluate(backend.ops, graph, weights, _samples(graph, traced, backend, other), targets)[0]
-            for other in (False, True)
+            for other in (False, not same)
         )
     except Exception:
         return []

@@ -6,13 +6,14 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from ..backend import Backend, Traced
-from ..errors import InputError, TargetError, UnknownNameError
+from ..errors import InputError, TargetError, TraceError, UnknownNameError
 from ..graph import Function, Graph, Role, Value
 from ..lengths import Length
 from ..methods import METHODS, Method
@@ -25,6 +26,11 @@ from . import mixing
 
 ALL = 1 << 40  # rows: each call runs as one package
 MOST_SIZES = 256  # of axes that vary, whose plans are kept
+CALLING = ("occlusion", "feature_ablation", "shapley_sampling", "kernel_shap", "lime")  # the methods to name first
+NO_LAYERS = (
+    "The model is called as it is, so that its layers cannot be seen; they can be where it is traced, which is what "
+    "another engine than 'eager' does."
+)
 LONG = 20  # seconds of compiling that are announced beforehand
 _LOCK = threading.Lock()
 _log = logging.getLogger(__name__)
@@ -52,7 +58,8 @@ class Plan:
     """A traced model with the program that explains it. Immutable, except for a cached baseline.
 
     ``specs``: of the attributions. ``places``: their positions among the inputs; None for a layer. ``loaded``: from
-    a file, without the model and without the data to trace its operations again.
+    a file, without the model and without the data to trace its operations again. ``alone``: the samples of a batch
+    affect each other in a model that is called, so that each row is a package of its own.
     """
 
     traced: Traced
@@ -62,6 +69,7 @@ class Plan:
     specs: tuple[TensorSpec, ...]
     places: tuple[int | None, ...]
     loaded: bool = False
+    alone: bool = False
     fixed: dict[int, Baseline] = field(default_factory=dict)
     of_sizes: dict[tuple[int, ...], Plan] = field(default_factory=dict)
 
@@ -100,7 +108,34 @@ def trace(
     model: Any, backend: Backend, method: Method, options: Options, signature: Signature, examples: Sequence[Any],
     stats: Stats,
 ) -> Plan:  # fmt: skip
-    """Trace the model and compile the first kernel."""
+    """Trace the model, or see what it returns if the backend calls it, and compile the first kernel."""
+    with advised(backend, method):
+        return _trace(model, backend, method, options, signature, examples, stats)
+
+
+@contextmanager
+def advised(backend: Backend, method: Method) -> Iterator[None]:
+    """A context in which the TraceError of an untraceable model says how it can be explained without a trace."""
+    try:
+        yield
+    except TraceError as error:
+        if backend.calling is None or backend.calls or not error.callable:
+            raise
+        if method.rule_set is None:
+            advice = f"{method.name!r} needs only outputs: engine='eager' calls the model as it is, without a trace."
+        else:
+            known = ", ".join(repr(name) for name in CALLING)
+            advice = (
+                f"{method.name!r} needs the trace. Methods that need only outputs do without it, with engine='eager', "
+                f"which calls the model as it is: {known}."
+            )
+        raise TraceError(f"{error}\n{advice}") from error.__cause__
+
+
+def _trace(
+    model: Any, backend: Backend, method: Method, options: Options, signature: Signature, examples: Sequence[Any],
+    stats: Stats,
+) -> Plan:  # fmt: skip
     began = time.perf_counter()
     rules = method.rule_set
     _check_lengths(signature, backend, method, options)
@@ -145,8 +180,11 @@ def trace(
         )
         for spec in specs
     )
+    alone = False
     if options.interacting:
         _check_alone(method, backend, options)
+    elif backend.calls:
+        alone = mixing.check_called(graph, traced, backend, options.batch_size)
     else:
         mixing.check(graph, traced, backend, derivative=rules is not None)
     seconds = time.perf_counter() - began
@@ -160,7 +198,7 @@ def trace(
         packages.compile(1)
     elif options.batch_size is not None:
         packages.compile(packages.limit(options.batch_size))
-    return Plan(traced, packages, graph, wrt, specs, places)
+    return Plan(traced, packages, graph, wrt, specs, places, alone=alone)
 
 
 def _check_lengths(signature: Signature, backend: Backend, method: Method, options: Options) -> None:
@@ -283,6 +321,8 @@ def _pick_output(graph: Graph, output: int | str | None) -> tuple[str, Value]:
             kinds = ", ".join(str(graph.output(value)) for value in values)
             raise UnknownNameError(f"layer {output!r} has {len(values)} outputs ({kinds}): name one inside it")
         return output, values[0]
+    if graph.called:
+        raise UnknownNameError.among("output", output, known, NO_LAYERS)
     raise UnknownNameError.among("output or layer", output, [*known, *graph.scopes()])
 
 
@@ -293,7 +333,12 @@ def _pick_wrt(
     if wrt is None:
         places = [i for i, spec in enumerate(signature.inputs) if spec.floating]
         if not places and method.takes_integers:
-            places = [i for i, spec in enumerate(signature.inputs) if spec.dtype != STRING]
+            places = [i for i, spec in enumerate(signature.inputs) if spec.dtype != STRING or not method.generates]
+        if not places and graph.called:
+            raise InputError(
+                f"no input is floating-point ({signature}), and {method.name!r} attributes no other: take one that "
+                "removes features, such as 'feature_ablation'"
+            )
         if not places:
             layers = [path for path in graph.scopes() if "embed" in path.lower()] or graph.scopes()
             raise InputError(
@@ -335,11 +380,13 @@ def _input_place(graph: Graph, signature: Signature, item: Any, method: Method) 
     elif isinstance(item, int) and not isinstance(item, bool) and 0 <= item < len(signature.inputs):
         place = item
     else:
+        if graph.called:
+            raise UnknownNameError.among("input", item, signature.names, NO_LAYERS)
         raise UnknownNameError.among(
             "input or layer", item, [*signature.names, *graph.scopes()], "Give names or positions of inputs, or layers."
         )
     spec = signature.inputs[place]
-    if not spec.floating and (spec.dtype == STRING or not method.takes_integers):
+    if not spec.floating and (not method.takes_integers or (spec.dtype == STRING and method.generates)):
         raise InputError(
             f"input {spec} is not floating-point, which {method.name!r} needs; attribute a layer behind it with wrt=, "
             "or take a method that removes features, such as 'feature_ablation'"

@@ -111,6 +111,11 @@ class Graph:
         self.check()
 
     @cached_property
+    def called(self) -> bool:
+        """Whether the model is called as it is, one node, so that nothing inside it can be seen."""
+        return any(node.function is Function.CALL for node in self.nodes)
+
+    @cached_property
     def by_name(self) -> dict[str, Node]:
         return {node.name: node for node in self.nodes}
 

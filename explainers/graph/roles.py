@@ -50,6 +50,7 @@ class Function(str, enum.Enum):  # noqa: UP042 - Python 3.10 has no StrEnum
     BIVARIATE = "bivariate"  # an elementwise function of two active tensors
     EMBEDDING = "embedding"  # gather, rows of a table by ids
     OWN_DERIVATIVE = "own_derivative"  # opaque, with a derivative defined by the model
+    CALL = "call"  # opaque, a whole model that is called as it is
 
     __str__ = str.__str__
     __format__ = str.__format__  # type: ignore[assignment]

@@ -186,6 +186,114 @@ def test_a_decoder_with_its_cache() -> None:
         equal(each, embedded.grad)
 
 
+def decoder(name: str) -> Any:
+    """As ``from_config`` gives it: its output holds a cache of keys and values."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 50, "bos_token_id": 1, "eos_token_id": 2}
+    if name == "GPT2":
+        config = transformers.GPT2Config(n_positions=16, n_embd=16, n_layer=2, n_head=2, **sizes)
+    else:
+        config = transformers.LlamaConfig(
+            hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+            max_position_embeddings=16, **sizes,
+        )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = transformers.AutoModelForCausalLM.from_config(config)
+        for parameter in model.parameters():
+            parameter.data.mul_(3)  # far from uniform
+    assert config.use_cache
+    return model
+
+
+@pytest.mark.parametrize("engine", ["auto", "eager"])
+@pytest.mark.parametrize("name", ["GPT2", "Llama"])
+def test_decoders_as_they_come(name: str, engine: str) -> None:
+    """Token by token: the change of a logit when the token becomes another, traced and called."""
+    model, ids = decoder(name), torch.randint(3, 50, (2, 6), generator=torch.Generator().manual_seed(1))
+    explain = Explainer.compile(model, "occlusion", output="logits", engine=engine)
+    got = explain(input_ids=ids, target=(5, 7), baseline=0)["input_ids"]
+    model.eval()
+    want = torch.empty(got.shape)
+    with torch.no_grad():
+        whole = model(input_ids=ids).logits[:, 5, 7]
+        for place in range(6):
+            changed = ids.clone()
+            changed[:, place] = 0
+            want[:, place] = whole - model(input_ids=changed).logits[:, 5, 7]
+    assert float(want.abs().max()) > 0.1
+    np.testing.assert_allclose(got, want, atol=1e-5 * float(whole.abs().max()) + 1e-5)
+    fixed = Explainer.compile(model, "occlusion", output="logits", engine=engine)
+    flagged = fixed(input_ids=ids, use_cache=False, target=(5, 7), baseline=0)
+    np.testing.assert_allclose(flagged["input_ids"] if isinstance(flagged, dict) else flagged, got, atol=1e-5)
+
+
+class LoRA(nn.Module):
+    """A layer with a trained update of low rank, which takes any arguments, as adapters do."""
+
+    def __init__(self, layer: nn.Linear, rank: int = 2) -> None:
+        super().__init__()
+        self.layer, self.scale = layer, 2.0
+        self.down = nn.ParameterDict({"default": nn.Parameter(torch.randn(rank, layer.in_features))})
+        self.up = nn.ParameterDict({"default": nn.Parameter(torch.randn(layer.out_features, rank))})
+        self.active = ["default"]
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        result = self.layer(x, *args, **kwargs)
+        for name in self.active:
+            result = result + self.scale * (x.to(self.down[name].dtype) @ self.down[name].T) @ self.up[name].T
+        return result
+
+
+class Adapted(nn.Module):
+    """A wrapper that hands everything on."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.base_model = model
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.base_model(*args, **kwargs)
+
+
+@pytest.mark.parametrize("engine", ["auto", "eager"])
+def test_adapters_of_low_rank(engine: str) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        plain = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+        model = Adapted(nn.Sequential(LoRA(plain[0]), nn.Tanh(), LoRA(plain[2])))
+    removed = Explainer.compile(model, "feature_ablation", engine=engine)(X, target=1)
+    with torch.no_grad():
+        changed = [model(X * (torch.arange(6) != place))[:, 1] for place in range(6)]
+        want = torch.stack([model(X)[:, 1] - each for each in changed], 1)
+    np.testing.assert_allclose(removed, want, atol=1e-5)
+    equal(Explainer.compile(model, "gradient", engine=engine)(X, target=1), gradients(model, lambda m, x, y: m(x))[0])
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")  # of transformers, in peft
+@pytest.mark.parametrize("engine", ["auto", "eager"])
+def test_a_model_of_peft(engine: str) -> None:
+    peft = pytest.importorskip("peft")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        settings = peft.LoraConfig(
+            task_type="CAUSAL_LM", r=2, lora_alpha=8, target_modules=["c_attn"], init_lora_weights=False,
+            fan_in_fan_out=True,
+        )  # fmt: skip
+        model = peft.get_peft_model(decoder("GPT2"), settings)
+    ids = torch.randint(3, 50, (2, 6), generator=torch.Generator().manual_seed(1))
+    got = Explainer.compile(model, "occlusion", output="logits", engine=engine)(
+        input_ids=ids, target=(5, 7), baseline=0
+    )["input_ids"]
+    model.eval()
+    with torch.no_grad():
+        whole, last = model(input_ids=ids).logits[:, 5, 7], ids.clone()
+        last[:, 2] = 0
+        want = whole - model(input_ids=last).logits[:, 5, 7]
+    assert float(want.abs().max()) > 0.01
+    np.testing.assert_allclose(got[:, 2], want, atol=1e-4)
+
+
 # --- functions of tensors --------------------------------------------------------------------
 
 NET = nn.Sequential(nn.Linear(6, 5), nn.Dropout(0.5), nn.Tanh(), nn.Linear(5, 3)).train()
@@ -252,7 +360,7 @@ def test_what_is_no_function_of_tensors() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         scripted = torch.jit.script(nn.Linear(6, 3))
-    with pytest.raises(TraceError, match="lambda x: model"):
+    with pytest.raises(TraceError, match=r"is TorchScript(.|\n)*'exact_shapley' needs only outputs: engine='eager'"):
         Explainer.compile(scripted, "exact_shapley", inputs=X)
     found = Explainer.compile(lambda x: scripted(x), "exact_shapley")(X, target=1)
     equal(found, X * scripted.weight[1].detach())
