@@ -18,17 +18,20 @@ from .scheduler import Scheduler
 from .spec import References, Signature, TensorSpec
 
 if TYPE_CHECKING:
+    from . import text
     from .compare import Candidate, Comparison, compare
 
 __version__ = "0.1.0"
 __all__ = [
     "Candidate", "Comparison", "Explainer", "Explanation", "References", "Scheduler", "Signature", "TensorSpec",
-    "compare", "errors", "genomics", "methods",
+    "compare", "errors", "genomics", "methods", "text",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    """Import the names of the comparison at first use, so that importing this package stays fast."""
+    """Import the comparison and language models at first use, so that importing this package stays fast."""
+    if name == "text":
+        return import_module(".text", __name__)
     if name in ("Candidate", "Comparison", "compare"):
         package = import_module(".compare", __name__)
         return package if name == "compare" else getattr(package, name)

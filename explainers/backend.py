@@ -7,7 +7,7 @@ object of this protocol. Nothing else is needed: methods and rules are written o
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .errors import ArtifactError, BackendMissing, InputError, UnknownNameError
+from .errors import ArtifactError, BackendMissing, InputError, UnknownNameError, UnsupportedOperation
 from .graph import Graph, Value
 from .ops import Ops
 from .spec import Array, Numpy, Signature
@@ -59,6 +59,30 @@ class Kernel(Protocol):
 
     def bind(self, weights: dict[Value, Array]) -> None:
         """Use these weights from now on."""
+
+
+@dataclass(frozen=True)
+class TokenModel:
+    """A causal language model as a model of log-probabilities.
+
+    ``model``: of ids (N, L), positions (N, T) and chosen ids (N, T), all int64; returns (N, T), log p of each chosen
+    token given the ids up to its position, that included. ``vocabulary``: V, of the logits. ``layers``: paths of the
+    model's layers;
+    ``embeddings``: of those that may embed ids, only one if it is known which; all start with ``prefix``.
+    ``embed``: a layer's output (n, D) for ids (n,), as numpy. ``generate``: ids (P,) and a number of tokens → the ids
+    of the most probable continuation. ``rows``: of the embedding table. ``context``: the longest sequence. The last
+    four are None where the model does not have them.
+    """
+
+    model: Any
+    vocabulary: int
+    layers: tuple[str, ...] = ()
+    embeddings: tuple[str, ...] = ()
+    prefix: str = ""
+    embed: Callable[[str, Numpy], Numpy] | None = None
+    generate: Callable[[Numpy, int], Numpy] | None = None
+    rows: int | None = None
+    context: int | None = None
 
 
 class Loaded(Protocol):
@@ -114,6 +138,16 @@ class Models(Protocol):
         """The model in inference mode as a graph; the model is unchanged. ``examples``: example inputs, if any.
 
         ``elementary``: take composite operations (norms, attention, recurrent layers) apart.
+        """
+
+    def token_model(self, model: Any, *, derivative: bool) -> TokenModel:
+        """A causal language model as a model of the log-probabilities of given tokens; the model is unchanged.
+
+        ``derivative``: whether only its values and derivatives matter, not the operations that rules pass.
+
+        Raises
+        ------
+        InputError: it does not return logits (N, L, V). UnsupportedOperation: the backend has no language models.
         """
 
     def refresh(self, model: Any, traced: Traced) -> dict[Value, Array]:
@@ -251,6 +285,12 @@ class BackendDefaults:
 
     def opened(self, model: Any) -> Any:
         return model
+
+    def token_model(self, model: Any, *, derivative: bool) -> TokenModel:
+        raise UnsupportedOperation(
+            f"a {type(model).__module__}.{type(model).__qualname__} cannot be explained as a language model: give a "
+            "torch.nn.Module, or a function of ids (N, L) that returns logits (N, L, V)"
+        )
 
     def refresh(self, model: Any, traced: Traced) -> dict[Value, Array]:
         return dict(traced.weights)

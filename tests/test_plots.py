@@ -16,7 +16,7 @@ import pytest
 
 from explainers import Explainer, Explanation, methods, plots
 from explainers.errors import InputError, NonFiniteError, UnknownNameError
-from explainers.plots import layout, tokens
+from explainers.plots import heatmap, layout, tokens
 from explainers.plots.kinds import resolve
 from explainers.plots.view import View, panels
 
@@ -431,3 +431,33 @@ def test_no_panel_lies_outside_its_figure() -> None:
             assert box.x1 <= 1
             assert box.y1 <= 1
     assert explanation.plot().get_size_inches()[0] - 1 <= layout.WIDTH
+
+
+# --- heatmaps of tokens ----------------------------------------------------------------------
+
+
+def test_a_heatmap_has_a_row_for_each_output_token() -> None:
+    table = np.tril(samples(3, 6).astype(float), 3)
+    columns, rows = ["The", " cat", "$x^{2$", HOSTILE, " s", "at"], [" s", "at", "\n"]
+    figure = heatmap.figure(table, columns, rows, np.array([-1.0, -2.5, -0.25]), title="lrp", split=4)
+    figure.canvas.draw()
+    shown = texts(figure)
+    for label in ("The", "·cat", "⏎", "−2.5", "log p", "lrp"):
+        assert label in shown
+    cells = figure.axes[0].images[0].get_array()
+    assert cells.shape[:2] == (3, 6)
+    grey = np.all(np.isclose(cells[..., :3], 0.91), axis=-1)
+    assert grey.tolist() == [[column >= 4 + row for column in range(6)] for row in range(3)]
+    red, blue = cells[..., 0], cells[..., 2]
+    assert (np.where(grey, 1, (red - blue) * table) >= 0).all()
+    assert "3 output tokens to 6 tokens by lrp" in figure.alt
+
+
+def test_a_heatmap_shows_what_is_not_finite_only_when_asked() -> None:
+    table = np.array([[1.0, np.nan]])
+    with pytest.raises(NonFiniteError, match="output token 0 to column 1"):
+        heatmap.figure(table, ["a", "b"], ["c"], np.zeros(1), title="lrp", split=2)
+    figure = heatmap.figure(table, ["a", "b"], ["c"], np.zeros(1), title="lrp", split=2, allow_nonfinite=True)
+    assert any(patch.get_hatch() for patch in figure.axes[0].patches)
+    wide = heatmap.figure(np.ones((1, 900)), ["word"] * 900, ["c"], np.zeros(1), title="lrp", split=900)
+    assert max(wide.get_size_inches()) < 50

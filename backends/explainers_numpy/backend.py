@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from explainers.backend import BackendDefaults, Kernel, Runnable, Size, Traced
+from explainers.backend import BackendDefaults, Kernel, Runnable, Size, TokenModel, Traced
 from explainers.errors import ArtifactError
 from explainers.graph import Value
 from explainers.ops import Ops
@@ -41,6 +41,11 @@ class NumpyBackend(BackendDefaults):
         elementary: bool = False,
     ) -> Traced:  # fmt: skip
         return trace.trace(model, signature, examples)
+
+    def token_model(self, model: Any, *, derivative: bool) -> TokenModel:
+        from . import language
+
+        return language.token_model(model)
 
     def refresh(self, model: Any, traced: Traced) -> dict[Value, Any]:
         return {}

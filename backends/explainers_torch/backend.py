@@ -12,7 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from explainers.backend import CALLED, CPU_CACHE, Backend, BackendDefaults, Kernel, Loaded, Runnable, Size, Traced
+from explainers.backend import (
+    CALLED,
+    CPU_CACHE,
+    Backend,
+    BackendDefaults,
+    Kernel,
+    Loaded,
+    Runnable,
+    Size,
+    TokenModel,
+    Traced,
+)
 from explainers.errors import ArtifactError, InputError
 from explainers.graph import Value
 from explainers.ops import Ops
@@ -135,6 +146,11 @@ class TorchBackend(BackendDefaults):
         from . import trace
 
         return trace.trace(model, signature, device, dtype, elementary)
+
+    def token_model(self, model: Any, *, derivative: bool) -> TokenModel:
+        from . import language
+
+        return language.token_model(model, derivative)
 
     def refresh(self, model: Any, traced: Traced) -> dict[Value, Any]:
         from . import trace

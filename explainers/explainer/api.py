@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import methods, random_numbers, tables
 from ..backend import Backend, device_name, find, on_host, owner
-from ..errors import ArtifactError, BaselineError, InputError, UnknownNameError, UnsupportedOperation
+from ..errors import ArtifactError, BaselineError, InputError, TargetError, UnknownNameError, UnsupportedOperation
 from ..file import container
 from ..graph import Graph
 from ..graph.coverage import Audit, Coverage
@@ -22,7 +22,7 @@ from ..methods import Method
 from ..run import Packages
 from ..run.call import Call, Chunk, Stats, reporter
 from ..run.contrasted import audit
-from ..spec import BatchReferences, Numpy, Signature, TensorSpec, resolve_target
+from ..spec import BatchReferences, Numpy, Signature, Target, TensorSpec, resolve_target
 from . import bind, completeness, plan, saving
 from .bind import Asked, checked_size, dtype_name
 from .explanation import Explanation
@@ -161,6 +161,7 @@ class Explainer:
         per_token: bool = False,
         strict: bool = False,
         interacting: bool = False,
+        every_output: bool = False,
     ) -> Explainer:
         """Trace ``model`` once, with inputs, target mask, baseline and seed as placeholders.
 
@@ -194,6 +195,9 @@ class Explainer:
         interacting: the samples of a batch affect each other in the model (a batch statistic, a graph of the samples):
             run each call as one batch, for methods with one evaluation per sample. The result is the derivative of the
             sum of all samples' targets. Without it such a model is an error.
+        every_output: explain all outputs of a sample in each call, for methods of derivatives. The model runs once for
+            them all, and only the derivatives are taken one by one. Calls have ``target="all"``, and the output's axes
+            lead in the results.
 
         Raises
         ------
@@ -226,9 +230,8 @@ class Explainer:
             found = found.calling
         if value.baseline_of_batch and isinstance(baseline, (int, float)):
             baseline = BatchReferences()
-        options = Options(
-            wrt, output, baseline, engine, device, kind, batch_size, per_token, bool(strict), bool(interacting)
-        )
+        flags = bool(strict), bool(interacting), bool(every_output)
+        options = Options(wrt, output, baseline, engine, device, kind, batch_size, per_token, *flags)
         self = cls(model, value, found, options)
         with found.neutral():
             with plan.advised(found, value):
@@ -282,7 +285,7 @@ class Explainer:
         """The plan for a call with these sizes of the axes that vary. What a model does along an axis of size 1 may be
         special (it is broadcast), so that these are traced by themselves."""
         ones = {name: 1 for name, size in sizes.items() if size == 1}
-        if ones and not self._backend.forward_only:
+        if ones and not (self._backend.forward_only or self._backend.calls):
             self._traced("an axis of size 1")
             with self._lock:
                 key = tuple(ones)
@@ -433,7 +436,7 @@ class Explainer:
             raise InputError("interacting=True runs each call as one package; leave out batch_size")
         _check_alone(found, asked.batch_size)
         method, packages, check = self.method, found.packages, not asked.allow_nonfinite
-        target = resolve_target(bind.plain(asked.target), packages.output_shape, count, method.rule_set is None)
+        target = self._target(packages, asked.target, count)
         baseline = None
         if method.baseline != "none":
             baseline = bind.baseline(found, method, self._options.baseline, asked.baseline, count, bound, check)
@@ -452,6 +455,13 @@ class Explainer:
         if asked.attribution is not None:
             call.attribution = bind.attribution(found, method, asked.attribution, count)
         return call
+
+    def _target(self, packages: Packages, given: Any, count: int) -> Target:
+        each = self._options.every_output
+        if each and not (given is None or (isinstance(given, str) and given == "all")):
+            raise TargetError(f"this explainer explains every output at once: leave out target={given!r}")
+        given = "all" if each else bind.plain(given)
+        return resolve_target(given, packages.output_shape, count, each or self.method.rule_set is None)
 
     # --- files -------------------------------------------------------------------------------
 
@@ -520,7 +530,7 @@ class Explainer:
 
     def _run_on(self, zeros: dict[str, Numpy], plan: Plan) -> None:
         count, shape = len(next(iter(zeros.values()))), plan.packages.output_shape
-        target = np.zeros((count, *shape), np.float32) if shape else None
+        target = np.zeros((count, *shape), np.float32) if shape and not self._options.every_output else None
         for _ in range(WARM_RUNS):
             request = self._request((zeros,), {}, Asked(target, allow_nonfinite=True), samples=False)
             if plan.packages.program.design is None:

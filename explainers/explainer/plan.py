@@ -50,6 +50,7 @@ class Options:
     per_token: bool
     strict: bool = False
     interacting: bool = False
+    every_output: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def _trace(
     _check_lengths(signature, backend, method, options)
     traced = backend.trace(
         model, signature, device=options.device, dtype=options.dtype, examples=examples,
-        elementary=rules is not None and rules.elementary,
+        elementary=options.every_output or (rules is not None and rules.elementary),
     )  # fmt: skip
     traced.signature = _with_columns(traced.signature, signature)
     key, result = _pick_output(traced.graph, options.output)
@@ -190,7 +191,7 @@ def _trace(
     stats.seconds_tracing += seconds
     packages = Packages(
         backend, traced, method, wrt, graph, engine=options.engine, stats=stats,
-        batch_size=ALL if options.interacting else options.batch_size,
+        batch_size=ALL if options.interacting else options.batch_size, every_output=options.every_output,
     )  # fmt: skip
     _tell_if_long(packages, seconds)
     if not backend.engines[options.engine]:

@@ -50,6 +50,7 @@ def contents(plan: Plan, method: Method, backend: Backend, options: Options, aot
             "per_token": bool(options.per_token),
             "strict": bool(options.strict),
             "interacting": bool(options.interacting),
+            "every_output": bool(options.every_output),
         },
         "batch_size": int(packages.batch_size),
         "signature": encode(plan.traced.signature, {}, "signature"),
@@ -112,7 +113,7 @@ class Saved:
         self.method: Method = method
         kinds = ("wrt", "output", "baseline", "dtype", "batch_size", "per_token")
         given = {kind: decode(data["options"][kind], arrays) for kind in kinds}
-        for name in ("strict", "interacting"):
+        for name in ("strict", "interacting", "every_output"):
             given[name] = bool(data["options"].get(name, False))  # not in files of 0.1.0
         self.options = Options(engine=engine, device=data["device"], **given)
         self.signature = decode(data["signature"], {})
@@ -133,6 +134,7 @@ class Saved:
             packages = Packages(
                 self.backend, traced, self.method, self.wrt, self.graph,
                 engine=self.options.engine, batch_size=self.options.batch_size, stats=stats, loaded=loaded,
+                every_output=self.options.every_output,
             )  # fmt: skip
         expected = _placeholders(packages)
         if "groups" not in self.data["parts"]:  # an older file

@@ -54,9 +54,9 @@ class Method(Stored, data=False):
     single: exactly one unperturbed row per sample. complete: Σ attribution = f(x) − f(baseline).
     sampled: an estimate from random draws, with a standard error. generates: users' code makes the rows on the
     host, so that calls are not shared and take ``attribution=``. takes_lengths: samples may differ in size from
-    call to call. baseline_of_batch: the default baseline is the call's samples, as References.
-    accumulators: number of sums per attributed
-    value. effort: the parameters that set the number of evaluations; kernels do not depend on them.
+    call to call. baseline_of_batch: the default baseline is the call's samples, as References. accumulators: number
+    of sums per attributed value. effort: the parameters that set the number of evaluations; kernels do not depend on
+    them.
 
     In ``expand`` and ``contribute`` rows are the leading axis of arrays; ``args`` are the kernel's placeholders
     by name.

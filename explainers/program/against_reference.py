@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import Any
 
 from ..errors import UnsupportedOperation
-from ..graph import Attributes, Function, Node, Role, Value, rewrite_regions
+from ..graph import Attributes, Function, Graph, Node, Role, Value, rewrite_regions
 from ..ops import Ops, Pullback
 from ..rules import RuleSet, Site
 from ..rules.base import unsupported
@@ -156,7 +156,7 @@ class Contrast(Program):
 
     def walked_back(
         self, ops: Ops, weights: Mapping[Value, Array], arguments: Sequence[Array]
-    ) -> tuple[dict[str, Array], _Run, dict[Value, Any]]:
+    ) -> tuple[dict[str, Array], Layouts, dict[Value, Any]]:
         """The arguments by name, the values of the run, and the message at every value on the path."""
         args = dict(zip((p.name for p in self.placeholders), arguments, strict=True))
         inputs = [args[f"input_{value.node}"] for value in self.graph.inputs]
@@ -166,19 +166,19 @@ class Contrast(Program):
             for i, value in enumerate(self.kept)
         }
         mask = self.method.weights(ops, args["mask"] + ops.one_hot_max(values[self.output]) * args["choose"])
-        run = _Run(ops, self, values, at_reference)
+        run = Layouts(ops, self, values, at_reference)
         return args, run, self._walk(ops, run, run.start(mask))
 
     def _targets(self) -> list[Value]:
         return [value for node in self.walked for value in (*node.inputs, *node.values)]
 
-    def _walk(self, ops: Ops, run: _Run, start: Array) -> dict[Value, Any]:
+    def _walk(self, ops: Ops, run: Layouts, start: Array) -> dict[Value, Any]:
         """Messages, at flat rows, of every value on the path."""
         self._split(ops, run)
         first = Split(start, start) if self.rules.splits else start
         return self.carry(ops, {self.output: first}, run.site, run.flattened)
 
-    def _split(self, ops: Ops, run: _Run) -> None:
+    def _split(self, ops: Ops, run: Layouts) -> None:
         """Positive and negative differences of every value on the path, if the rule set propagates them."""
         table, splits = self.rules.splits, run.splits
         if not table:
@@ -189,7 +189,7 @@ class Contrast(Program):
             rule = table.get(node.function) or table[node.role]
             splits.update(zip(node.values, rule(ops, run.site(node, (None,) * len(node.outputs))), strict=False))
 
-    def _gaps(self, ops: Ops, run: _Run, messages: Mapping[Value, Any]) -> Array:
+    def _gaps(self, ops: Ops, run: Layouts, messages: Mapping[Value, Any]) -> Array:
         """Σ m·Δ over each node's inputs minus that over its outputs, (1, nodes); for one sample."""
         gaps = []
         for node in self.walked:
@@ -204,13 +204,17 @@ class Contrast(Program):
         return ops.stack(gaps)
 
 
-class _Run:
-    """The values of one run, at the sample and at the reference, in the layouts of rules and of operations."""
+class Layouts:
+    """The values of one run, at the sample and at the reference, in the layouts of rules and of operations.
+
+    ``program``: a :class:`Contrast`, or another program that compares or pairs rows as a grid does.
+    """
 
     def __init__(
-        self, ops: Ops, program: Contrast, values: Mapping[Value, Array], at_reference: Mapping[Value, Array]
+        self, ops: Ops, program: Any, values: Mapping[Value, Array], at_reference: Mapping[Value, Array]
     ) -> None:
-        self.ops, self.program, self.graph, self.grid = ops, program, program.graph, program.grid
+        self.ops, self.program, self.grid = ops, program, program.grid
+        self.graph: Graph = program.graph
         self.values, self.base = values, at_reference
         self.moved, self.active = program._moved, program._active
         self.dependent = program.graph.moved(program.graph.inputs, by_shape=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ..graph import Graph, Value, rewrite_pools, rewrite_regions
 from ..methods.base import Method
 from .against_reference import Contrast
+from .every_output import every_output
 from .guided import guided
 from .walk import Forward, Program
 
@@ -24,8 +25,10 @@ class Prepared:
     prefix_places: tuple[int, ...] = ()
 
 
-def prepare(graph: Graph, method: Method, wrt: tuple[Value, ...]) -> Prepared:
+def prepare(graph: Graph, method: Method, wrt: tuple[Value, ...], each: bool = False) -> Prepared:
     """Cut the graph at the layer where rows start, if any, rewrite it for the rules, and check that rules cover it.
+
+    ``each``: with derivatives of every output, not of one.
 
     Raises
     ------
@@ -40,7 +43,10 @@ def prepare(graph: Graph, method: Method, wrt: tuple[Value, ...]) -> Prepared:
         places = tuple(graph.inputs.index(value) for value in prefix.inputs)
         graph = graph.cut(wrt)
         wrt = graph.inputs[: len(wrt)]
-    program = _program(_rewritten(graph, method, wrt), method, wrt)
+    if each:
+        program: Program = every_output(rewrite_regions.join(_rewritten(graph, method, wrt), wrt), method, wrt)
+    else:
+        program = _program(_rewritten(graph, method, wrt), method, wrt)
     program.check_rules()
     return Prepared(program, predictor, prefix, places)
 

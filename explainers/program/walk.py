@@ -201,14 +201,7 @@ class Program:
         self, ops: Ops, weights: Mapping[Value, Array], inputs: list[Array], args: Mapping[str, Array]
     ) -> Results:
         sample = args["sample"]
-        rows = [ops.take(array, sample) for array in inputs]
-        places = [self.graph.inputs.index(value) for value in self.moved]
-        x = [rows[place] for place in places]
-        b = x
-        if self.method.baseline != "none":
-            b = [ops.take(args[f"baseline_{i}"], args["baseline"]) for i in range(len(x))]
-        for place, point in zip(places, (self.design or self.method).expand(ops, x, b, args), strict=True):
-            rows[place] = point
+        rows, x, b = self.expanded(ops, inputs, args)
         values, pullbacks = self.forward(ops, weights, rows)
         y = values[self.output]
         result = ops.cast(y, ACCUMULATE[self.dtype(self.output)])
@@ -228,6 +221,20 @@ class Program:
             wide = "float64" if self.method.sampled else ACCUMULATE[self.dtype(self.wrt[0])]
             sums.append(ops.segment_sum(ops.cast(contribution, wide), sample, args["mask"]))
         return (result, *sums)
+
+    def expanded(
+        self, ops: Ops, inputs: Sequence[Array], args: Mapping[str, Array]
+    ) -> tuple[list[Array], list[Array], list[Array]]:
+        """The inputs of the rows, the samples that the rows are made of, and their baselines."""
+        rows = [ops.take(array, args["sample"]) for array in inputs]
+        places = [self.graph.inputs.index(value) for value in self.moved]
+        x = [rows[place] for place in places]
+        b = x
+        if self.method.baseline != "none":
+            b = [ops.take(args[f"baseline_{i}"], args["baseline"]) for i in range(len(x))]
+        for place, point in zip(places, (self.design or self.method).expand(ops, x, b, args), strict=True):
+            rows[place] = point
+        return rows, x, b
 
     def _watched(
         self, ops: Ops, weights: Mapping[Value, Array], rows: Sequence[Array], point: Sequence[Array]

@@ -27,6 +27,7 @@ from ..methods.groups import SampleGroups
 from ..methods.removal import Coalitions, Design, Grouped
 from ..program import Placeholder
 from ..program.against_reference import Contrast
+from ..program.every_output import EveryOutput
 from ..program.prepare import prepare
 from ..spec import Array, Numpy, Target, check_finite
 from . import together
@@ -50,12 +51,13 @@ class Packages:
     def __init__(
         self, backend: Backend, traced: Traced, method: Method, wrt: tuple[Value, ...], graph: Graph,
         *, engine: str, batch_size: int | None, stats: Stats, loaded: Loaded | None = None,
+        every_output: bool = False,
     ) -> None:  # fmt: skip
         self.backend, self.traced, self.engine, self.stats = backend, traced, engine, stats
         self.ahead = loaded is not None and loaded.ahead
         self.static = backend.engines[engine] and not self.ahead
         self.loaded = loaded  # kernels from a file, instead of compiling
-        prepared = prepare(graph, method, wrt)
+        prepared = prepare(graph, method, wrt, every_output)
         self.program, self.predictor = prepared.program, prepared.predictor
         self.prefix, self._prefix_places = prepared.prefix, prepared.prefix_places
         self.method = method
@@ -74,7 +76,7 @@ class Packages:
         self.batch_size = batch_size or self._memory_batch()
         stats.batch_size = self.batch_size
         self._kernels: dict[tuple[str, Size], Kernel] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.known_rows: dict[tuple[Method, bool], tuple[Rows, Rows]] = {}  # of the largest chunk, and of the last one
         self._last_mask: tuple[Target, tuple[int, int], Array] | None = None
         self._whole: Packages = self  # with the programs that are compiled, for any sizes of the axes that vary
@@ -193,12 +195,13 @@ class Packages:
 
     def _memory_batch(self) -> int:
         """The rows whose activations take a small part of the free memory and, if rows are small, fit the cache."""
-        row = max(1, self.program.graph.row_bytes(self.program.sizes))
+        each = self.program.count if isinstance(self.program, EveryOutput) else 1
+        row = max(1, self.program.graph.row_bytes(self.program.sizes)) * each
         budget = min(self.backend.free_bytes(self.traced.device) // 4, 2**31)
         rows = min(budget // (row * (2 if self.program.rules else 1)), self.backend.largest_package)
         cache = self.backend.cache_bytes(self.traced.device)
         if cache is not None:
-            rows = min(rows, max(cache // row, SMALL_PACKAGE))
+            rows = min(rows, max(cache // row, SMALL_PACKAGE // each))
         return 1 << max(0, rows.bit_length() - 1)
 
     def bucket(self, rows: int) -> int | None:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..backend import on_host
 from ..errors import NotConverged
 from ..methods.base import Method
+from ..program.every_output import EveryOutput
 from ..spec import Array, Numpy, largest, row_name
 from .base import Estimate, Run, Steps
 from .call import Chunk, Ends, Piece, Rows
@@ -17,13 +19,25 @@ if TYPE_CHECKING:
     from .packages import Packages
 
 
-class SingleRun(Run):
+class DerivativeRun(Run):
+    """The run of a method of derivatives."""
+
+    def in_order(self, arrays: list[Array]) -> list[Array]:
+        """Results (n, M, …) of every output with the outputs' axes first, (…, n, …); others as they are."""
+        if not isinstance(self.packages.program, EveryOutput):
+            return arrays
+        outputs = self.packages.output_shape
+        led = [np.moveaxis(on_host(self.backend, array), 1, 0) for array in arrays]
+        return [array.reshape(*outputs, *array.shape[1:]) for array in led]
+
+
+class SingleRun(DerivativeRun):
     """The run of a method with one row per sample."""
 
     def steps(self) -> Steps[Chunk]:
         y, *results = yield Piece("samples", self.staged, 0, self.staged.count)
         self.report(self.staged.count)
-        chunk = Chunk(self.start, self.stop, results, [None] * len(results))
+        chunk = Chunk(self.start, self.stop, self.in_order(results), [None] * len(results))
         if self.packages.program.promises:
             chunk.ends = Ends(y, None)
         if self.call.details:
@@ -32,7 +46,7 @@ class SingleRun(Run):
         return chunk
 
 
-class SummedRun(Run):
+class SummedRun(DerivativeRun):
     """The run of a method that sums over each sample's rows, with endpoints if the call needs them."""
 
     _sums: list[Numpy] | None = None  # of the first _summed rows of the chunk
@@ -57,13 +71,14 @@ class SummedRun(Run):
         per = method.accumulators
         pairs = [method.finish(sums[i : i + per], packages.count) for i in range(0, len(sums), per)]
         kinds = [packages.host_dtype(value) for value in packages.program.wrt]
-        chunk.attributions = [a.astype(kind, copy=False) for (a, _), kind in zip(pairs, kinds, strict=True)]
-        chunk.standard_errors = [error for _, error in pairs]
+        attributions = [a.astype(kind, copy=False) for (a, _), kind in zip(pairs, kinds, strict=True)]
+        chunk.attributions = self.in_order(attributions)
+        chunk.standard_errors = [None if error is None else self.in_order([error])[0] for _, error in pairs]
         return chunk
 
     def estimate(self) -> Estimate | None:
         method, sums = self.packages.method, self._sums
-        if not method.sampled or sums is None:
+        if not method.sampled or sums is None or isinstance(self.packages.program, EveryOutput):
             return None
         count, per = method.count(self.packages.shapes), method.accumulators
         known = np.clip(self._summed - np.arange(self.staged.count) * count, 0, count)

@@ -30,6 +30,7 @@ class Arguments:
     target: Any = None
     baseline: Any = None
     seed: Any = None
+    groups: Any = None
     timeout: float = 60.0
     form: str = "raw"
     effort: dict[str, Any] = field(default_factory=dict)
@@ -42,6 +43,8 @@ class Parameters:
         self.settings = settings
         self.axes = len(explain.output.sample_shape)
         self.inputs = [spec.name for spec in explain.attributed]
+        method = explain.method
+        self.common = (*COMMON, *(("groups",) if method.takes_groups and not method.has_groups else ()))
         hints = typing.get_type_hints(type(explain.method))
         strict = ConfigDict(strict=True, allow_inf_nan=False)
         self.effort = {name: TypeAdapter(hints[name], config=strict) for name in explain.method.effort}
@@ -58,7 +61,7 @@ class Parameters:
             return arguments
         if not isinstance(parameters, dict):
             raise InputError(f"parameters must be a JSON object; got {type(parameters).__name__}")
-        allowed = [*COMMON, *(["format"] if formats else []), *self.effort]
+        allowed = [*self.common, *(["format"] if formats else []), *self.effort]
         for name, value in parameters.items():
             if name not in allowed:
                 raise UnknownNameError.among("parameter", name, allowed)
@@ -67,6 +70,7 @@ class Parameters:
         arguments.target = self._target(parameters.get("target"))
         arguments.baseline = self._baseline(parameters.get("baseline"))
         arguments.seed = _seed(parameters.get("seed"))
+        arguments.groups = _groups(parameters.get("groups"))
         if parameters.get("timeout") is not None:
             timeout = array_of(parameters["timeout"], "timeout")
             if timeout.ndim or not 0 < timeout <= settings.timeout:
@@ -106,6 +110,12 @@ class Parameters:
         if isinstance(value, dict):
             return {name: array_of(entry, f"baseline {name!r}") for name, entry in value.items()}
         return None if value is None else array_of(value, "baseline")
+
+
+def _groups(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: array_of(part, f"groups of {name!r}") for name, part in value.items()}
+    return None if value is None else array_of(value, "groups")
 
 
 def _seed(value: Any) -> Any:

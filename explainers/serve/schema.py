@@ -51,6 +51,10 @@ def _parameters(models: Sequence[Model], formats: bool) -> dict[str, Any]:
             "anyOf": [*_nested()["anyOf"], {"type": "object"}],
         },
         "seed": {"anyOf": [{"type": "integer"}, {"type": "array", "items": {"type": "integer"}}]},
+        "groups": {
+            "description": "Feature ids of the elements of each instance, for methods that remove features",
+            "anyOf": [{"type": "array", "items": {}}, {"type": "object"}],
+        },
         "timeout": {"type": "number", "exclusiveMinimum": 0, "description": "seconds"},
     }  # fmt: skip
     if formats:

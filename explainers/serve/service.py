@@ -175,8 +175,9 @@ class Service:
     def _enqueue(self, explain: Explainer, job: Job, watch: Callable[[Run], None] | None) -> Future[Explanation]:
         arguments = job.arguments
         request = explain.request(
-            *job.inputs, target=arguments.target, baseline=arguments.baseline, seed=arguments.seed
-        )
+            *job.inputs, target=arguments.target, baseline=arguments.baseline, seed=arguments.seed,
+            groups=arguments.groups,
+        )  # fmt: skip
         self._check_size(job, request.rows)
         self._check_open()
         request = replace(request, warns=False)  # the answer lists incomplete instances

@@ -154,13 +154,14 @@ def metadata(model: Model) -> dict[str, Any]:
         "inputs": [shape(spec) for spec in model.inputs],
         "output": shape(model.output),
         "attributed": [shape(spec) for spec in model.attributed],
-        "parameters": ["target", "baseline", "seed", "timeout", "format", *model.explain.method.effort],
+        "parameters": [*model.parameters.common, "format", *model.explain.method.effort],
     }
 
 
 def arguments_for_prediction(job: Job) -> Arguments:
     """The arguments of a prediction, which accepts only a timeout."""
     arguments = job.arguments
-    if arguments.effort or any(value is not None for value in (arguments.target, arguments.baseline, arguments.seed)):
+    given = (arguments.target, arguments.baseline, arguments.seed, arguments.groups)
+    if arguments.effort or any(value is not None for value in given):
         raise InputError("a prediction takes only the parameter 'timeout'")
     return arguments
