@@ -234,6 +234,9 @@ def trace_error(error: Exception) -> TraceError:
     elif name in ("NotImplementedError", "AttributeError") and "numpy" in text:
         what = "it turns a tensor into numpy, which leaves the graph"
         advice = "Write it with TensorFlow operations."
+    elif name == "TypeError" and "SymbolicTensor" in text:
+        what = "it turns a tensor into a Python number, which has no value yet"
+        advice = "Write it with TensorFlow operations: a choice between values with tf.where."
     else:
         what = f"TensorFlow raised {name}"
         advice = "Simplify this line."

@@ -222,6 +222,8 @@ def test_3_neighbours_do_not_matter(label: str) -> None:
 def test_4_model_untouched(label: str, method: str, engine: str) -> None:
     found = subject(label, "float32")
     backend = found.case.backend
+    if engine == "eager" and found.case.wrt is not None and METHODS[method].rule_set is None:
+        pytest.skip("the model is called as it is, and its layers cannot be seen")
     before = fingerprint(backend, found.model)
     explain = found.compile(method, engine=ENGINES[backend][0] if engine == "first" else "eager")
     arrays = found.case.draw(3, "float32")

@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from explainers import Explainer, References, methods
+from explainers import Explainer, References, TensorSpec, methods
 from explainers.errors import BaselineError, InputError, TargetError, TraceError, UnsupportedOperation
 
 from ..contract.state import fingerprint
@@ -149,6 +149,17 @@ def test_the_model_is_untouched() -> None:
     assert list(model._flatten_layers())[1]._losses == losses
     model.layers[0].kernel.assign(2 * model.layers[0].kernel)  # weights are read at each call
     np.testing.assert_allclose(explain.predict(X), model(X), rtol=1e-6)
+
+
+def test_sizes_that_vary() -> None:
+    def longest(x: Any) -> Any:
+        return tf.stack([tf.reduce_sum(row[: int(tf.argmax(row)) + 1], keepdims=True) for row in x])
+
+    inputs = TensorSpec((None, None), name="x")
+    explain = Explainer.compile(longest, "exact_shapley", backend="tensorflow", engine="eager", inputs=inputs)
+    for size in (2, 4):
+        want = [shapley(lambda p: longest(tf.constant(p))[:, 0].numpy(), x, 0 * x) for x in X[:, :size]]
+        np.testing.assert_allclose(explain(X[:, :size]), want, atol=1e-6)
 
 
 # --- words -----------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -217,6 +218,24 @@ def test_a_model_that_keeps_values_is_as_new_at_each_call() -> None:
     assert float(model.largest) == 0
 
 
+def test_a_model_that_keeps_values_under_threads() -> None:
+    class Holds(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = copy.deepcopy(NET)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.held = x
+            time.sleep(0.001)
+            return self.net(self.held)
+
+    explain = Explainer.compile(Holds(), "feature_ablation", engine="eager", inputs=X)
+    want = [explain(X + place, target=1) for place in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        got = list(pool.map(lambda place: explain(X + place, target=1), range(8)))
+    assert all(map(torch.equal, got, want))
+
+
 def test_a_model_that_writes_into_its_input_does_no_harm() -> None:
     def writes(x: Tensor) -> Tensor:
         assert float(x.sum()) == float(x.sum())
@@ -364,6 +383,17 @@ def test_functions(name: str) -> None:
     assert NET.training
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+def test_quantized_outputs_are_read_as_numbers() -> None:
+    def coarse(x: Tensor) -> Tensor:
+        return torch.quantize_per_tensor(PLAIN(x), 0.01, 0, torch.qint32)
+
+    explain = Explainer.compile(coarse, "exact_shapley", backend="torch", engine="eager")
+    got = explain(X, target=TARGET)
+    np.testing.assert_allclose(got, expected(PLAIN, "exact_shapley", X, TARGET), atol=0.02)
+    np.testing.assert_allclose(explain.predict(X), coarse(X).dequantize(), atol=1e-6)
+
+
 def test_sizes_that_vary() -> None:
     class Longest(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -435,6 +465,8 @@ def test_models_that_cannot_be_called() -> None:
 def test_outputs_that_differ_from_call_to_call() -> None:
     def odd(x: Tensor) -> Any:
         y = PLAIN(x)
+        if 30 < float(x.max()) < 40:
+            return y[:1]
         return (y, y) if float(x.max()) > 50 else y[:, :2] if float(x.max()) > 40 else y
 
     explain = Explainer.compile(odd, "occlusion", backend="torch", engine="eager", inputs=X)
@@ -442,6 +474,8 @@ def test_outputs_that_differ_from_call_to_call() -> None:
         explain(X + 60, target=1)
     with pytest.raises(TraceError, match=r"returned '0' of shape \(\d+, 2\) for \d+ samples"):
         explain(X * 0 + 45, target=1)
+    with pytest.raises(TraceError, match=r"returned '0' of shape \(1, 3\) for \d+ samples, which is no float32\[batch"):
+        explain(X * 0 + 35, target=1)
 
 
 def test_a_call_that_fails_leaves_everything_as_it_was() -> None:
