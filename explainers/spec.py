@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from . import structure
+from . import conditions, structure
 from .errors import BaselineError, InputError, NonFiniteError, TargetError
 from .lengths import EXAMPLES, NAME, Length, named, sized
 from .stored import Stored
@@ -116,14 +116,16 @@ class Signature(Stored):
     """The model's inputs in order; those from number ``positional`` on are passed by keyword.
 
     ``arguments``: name and form (:mod:`explainers.structure`) of each argument, which ``positional`` counts then;
-    empty where each is one array.
+    empty where each is one array. ``conditions``: what holds for the sizes of axes that vary, ``size_0``, ``size_1`` …
+    in their order, on the branches of the model that were traced.
     """
 
     inputs: tuple[TensorSpec, ...]
     positional: int
     arguments: tuple[tuple[str, Any], ...] = ()
+    conditions: tuple[str, ...] = ()
 
-    later: ClassVar[frozenset[str]] = frozenset({"arguments"})
+    later: ClassVar[frozenset[str]] = frozenset({"arguments", "conditions"})
 
     def __post_init__(self) -> None:
         names = [spec.name for spec in self.inputs]
@@ -179,11 +181,26 @@ class Signature(Stored):
                         f"the axis {size.name!r} has the size {known} in input {first!r} and {given} in {spec.name!r}"
                     )
                 if not size.low <= given <= size.high:
+                    allowed = f"{size.low} or more" if size.high == float("inf") else f"{size.low} to {size.high:g}"
                     raise InputError(
-                        f"input {spec.name!r} has the shape {shape}; the model takes sizes of {size.name!r} from "
-                        f"{size.low} to {size.high:g}"
+                        f"input {spec.name!r} has the shape {shape}; the trace holds for {size.name!r} of {allowed}: "
+                        "the model has no more places, or takes another branch beyond. Compile an explainer with the "
+                        "size itself in inputs= to see which"
                     )
         return {name: size for name, (size, _) in found.items()}
+
+    def check(self, sizes: Mapping[str, int]) -> None:
+        """Raise InputError for sizes with which the model takes other branches than those that were traced."""
+        values = {f"size_{place}": sizes[name] for place, name in enumerate(self.lengths)}
+        for condition in self.conditions:
+            if not conditions.holds(condition, values):
+                given = ", ".join(f"{name} {size}" for name, size in sizes.items())
+                for place, name in enumerate(self.lengths):
+                    condition = condition.replace(f"size_{place}", name)
+                raise InputError(
+                    f"with {given} the model takes another branch than the one that was traced, where {condition}. "
+                    "Compile an explainer with these sizes in inputs="
+                )
 
     @cached_property
     def forms(self) -> dict[str, Any]:

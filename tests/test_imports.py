@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SEEN_BY_BACKENDS = {"backend", "errors", "file", "graph", "lengths", "ops", "spec", "structure"}
+SEEN_BY_BACKENDS = {"backend", "conditions", "errors", "file", "graph", "lengths", "ops", "spec", "structure"}
 WRONG = [
     ("explainers/errors.py", "from .spec import TensorSpec"),
     ("explainers/structure.py", "from .spec import TensorSpec"),

@@ -12,7 +12,7 @@ import numpy as np
 from explainers.backend import Traced, owner
 from explainers.errors import ExplainersError, InputError, TraceError
 from explainers.graph import Graph, Node, Output, Role, Value
-from explainers.lengths import Length
+from explainers.lengths import Length, sized
 from explainers.spec import Numpy, Signature, TensorSpec
 
 Caller = Callable[..., Numpy]
@@ -43,6 +43,8 @@ def trace(model: Any, sig: Signature, examples: Sequence[Any]) -> Traced:
         probe = [np.array(np.asarray(e)[:1], s.dtype) for e, s in zip(examples, sig.inputs, strict=True)]
     call, out = _traced_call(model, sig, examples, probe)
     lengths = _lengths(call, sig, out) if sig.lengths else {}
+    if sig.lengths:
+        call = _checked(call, sig, (None, *(lengths.get(axis, size) for axis, size in enumerate(out.shape[1:], 1))))
     heads = [Node(s.name, "input", Role.INPUT, outputs=(Output((None, *s.sample_shape), s.dtype),)) for s in sig.inputs]
     inputs = tuple(node.values[0] for node in heads)
     name = getattr(model, "__qualname__", type(model).__qualname__)
@@ -62,6 +64,23 @@ def _lengths(call: Caller, sig: Signature, out: Numpy) -> dict[int, Length]:
                 same = before == int(length) and after == length + 1
                 found[axis] = Length(name if same else f"depending on {name}", before, axis=name)
     return found
+
+
+def _checked(call: Caller, sig: Signature, kind: tuple[int | None, ...]) -> Caller:
+    """The model, checked to return samples of the shape ``kind`` for every size of the axes that vary."""
+
+    def checked(*arrays: Numpy) -> Numpy:
+        result = call(*arrays)
+        wanted = sized([size for size in kind[1:] if size is not None], sig.sizes(arrays))
+        if result.shape[1:] != wanted:
+            raise TraceError(
+                f"the model returned samples of shape {result.shape[1:]} for inputs of shape "
+                f"{', '.join(str(array.shape[1:]) for array in arrays)}, where {wanted} was expected from its first "
+                "calls: a size of the output that is computed from one that varies is not supported"
+            )
+        return result
+
+    return checked
 
 
 def _source(model: Any) -> str:

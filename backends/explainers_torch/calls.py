@@ -21,7 +21,7 @@ from explainers.errors import TraceError
 from explainers.graph import Output, Value, called
 from explainers.spec import Signature, TensorSpec
 
-from . import ops, trace
+from . import axes, ops, trace
 from .functions import FunctionModule
 from .ops import Operand
 from .twin import Attributes, buffers_restored, own_buffers
@@ -83,7 +83,7 @@ def run(model: Any, sig: Signature, device: Any, dtype: str | None, examples: Se
     """The model as a graph of one node; it is called a few times to see what it returns."""
     if dtype is not None:
         sig = replace(sig, inputs=tuple(replace(s, dtype=dtype) if s.floating else s for s in sig.inputs))
-    sig = trace.with_examples(sig)
+    sig = axes.with_examples(sig)
     place = _place(model, device, examples)
     call = Call(model, sig, place, dtype)
     try:

@@ -7,6 +7,7 @@ CUDA graph, or run as it is.
 
 from __future__ import annotations
 
+import operator
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,9 @@ from . import ops, recurrent, verify
 from .simplify import make_functional, simplify
 from .trace import _TRACING, _trace_error
 
+_OF_SIZES = {  # functions of sizes, as TorchScript knows them
+    torch.sym_float: float, torch.sym_int: int, torch.sym_max: max, torch.sym_min: min, torch.sym_not: operator.not_,
+}  # fmt: skip
 _HINTS = {"samples": 5, "baselines": 3, "rows": 7, "": 0}
 
 
@@ -212,6 +216,7 @@ def _script(graph: fx.GraphModule) -> torch.jit.ScriptModule:
             bias, x, turned = node.args
             if turned.target is torch.ops.aten.t:
                 node.target, node.args = torch.ops.aten.linear.default, (x, turned.args[0], bias)
+        node.target = _OF_SIZES.get(node.target, node.target)
         if node.target in recurrent.FUNCTIONS:
             node.target = recurrent.FUNCTIONS[node.target]
         if isinstance(node.target, torch._ops.OpOverload):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 import operator
 import os
 import re
@@ -28,10 +27,10 @@ from torch.utils import _pytree as pytree
 from explainers.backend import Traced
 from explainers.errors import ExplainersError, InputError, TraceError
 from explainers.graph import Attributes, Function, Graph, Node, Output, Role, Value
-from explainers.lengths import EXAMPLES, Length
 from explainers.spec import Signature, TensorSpec
 
-from . import decompose, own, recurrent, roles
+from . import axes, decompose, own, recurrent, roles
+from .axes import Axes
 from .backend import of_keras
 from .ops import Operand
 from .twin import hooks_restored, in_inference
@@ -168,7 +167,7 @@ def trace(model: Any, sig: Signature, device: Any, dtype: str | None, elementary
     place = torch.device(device) if device is not None else origin
     if place.type == "cuda" and place.index is None:
         place = torch.device("cuda", torch.cuda.current_device())
-    sig = with_examples(sig)
+    sig = axes.with_examples(sig)
     with _TRACING, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         module = inference_copy(model, dtype, place if place != origin else None)
@@ -176,9 +175,9 @@ def trace(model: Any, sig: Signature, device: Any, dtype: str | None, elementary
         if recurrent.weights_move(program):
             module = inference_copy(model, dtype, place if place != origin else None)
             program = _export(module, sig, place, elementary, {})
-    axes = _Axes(program, sig)
-    sig = _with_bounds(sig, axes)
-    graph, memory = _read(program, sig, axes)
+    sizes = axes.Axes(program, sig)
+    graph, memory = _read(program, sig, sizes)
+    sig = axes.with_bounds(sig, sizes, graph)
     traced = Traced(graph, sig, {}, device=place, memory=(memory, program, dtype))
     traced.weights = bind_weights(model, traced)
     return traced
@@ -266,7 +265,7 @@ def _export(
     ]
     args, kwargs = sig.call(examples)
     batch = Dim("batch", min=1, max=2**31 - 1)
-    dynamic = {id(example): {0: batch, **_lengths(s)} for example, s in zip(examples, sig.inputs, strict=True)}
+    dynamic = {id(example): {0: batch, **axes.dynamic(s)} for example, s in zip(examples, sig.inputs, strict=True)}
     _spell_out(module, kwargs)
     arguments = inspect.signature(module.forward).bind(*args, **kwargs).arguments
     shapes = pytree.tree_map(
@@ -282,68 +281,6 @@ def _export(
         raise
     except Exception as error:
         raise _trace_error(error, watch) from error
-
-
-def _lengths(spec: TensorSpec) -> dict[int, Any]:
-    """The axes that vary, for torch.export, which finds out what sizes the model takes."""
-    return {axis: Dim.DYNAMIC for axis, size in enumerate(spec.shape) if isinstance(size, Length)}
-
-
-def with_examples(sig: Signature) -> Signature:
-    """The signature with an example of its own for each axis that varies."""
-    examples = dict(zip(sig.lengths, EXAMPLES, strict=False))
-    if len(examples) < len(sig.lengths):
-        raise InputError(f"({sig}) has {len(sig.lengths)} axes that vary; {len(EXAMPLES)} are possible")
-
-    def shape(spec: TensorSpec) -> tuple[Any, ...]:
-        return tuple(Length(s.name, examples[s.name]) if isinstance(s, Length) else s for s in spec.shape)
-
-    return replace(sig, inputs=tuple(replace(spec, shape=shape(spec)) for spec in sig.inputs))
-
-
-class _Axes:
-    """The symbols of an exported program: the batch and the axes that vary."""
-
-    def __init__(self, program: ExportedProgram, sig: Signature) -> None:
-        self.lengths: dict[Any, Length] = {}  # by symbol
-        self.examples: dict[Any, int] = {}
-        self.batch: set[Any] = set()
-        user = [s.arg.name for s in program.graph_signature.input_specs if s.kind is InputKind.USER_INPUT]
-        values = {fx.name: fx.meta["val"] for fx in program.graph.nodes if fx.op == "placeholder"}
-        tensors = [values[name] for name in user if isinstance(values.get(name), torch.Tensor)]
-        for value, spec in zip(tensors, sig.inputs, strict=False):
-            for given, size in zip(value.shape, spec.shape, strict=True):
-                if isinstance(size, Length) and not isinstance(given, int):
-                    self._add(given.node.expr, size, program.range_constraints)
-                elif not isinstance(given, int):
-                    self.batch |= given.node.expr.free_symbols
-
-    def _add(self, symbol: Any, size: Length, ranges: Mapping[Any, Any]) -> None:
-        known = self.lengths.get(symbol)
-        if known is not None and known.name != size.name:
-            raise InputError(
-                f"the model needs the same size for the axes {known.name!r} and {size.name!r}: give them one name"
-            )
-        allowed = ranges.get(symbol)
-        low = int(allowed.lower) if allowed is not None and allowed.lower > 2 else 1
-        high = int(allowed.upper) if allowed is not None and allowed.upper < 2**31 - 1 else math.inf
-        self.lengths[symbol] = Length(size.name, int(size), low=low, high=high)
-        self.examples[symbol] = int(size)
-
-    def size(self, given: Any) -> int | None:
-        """The size of an axis: None for the batch, and what is computed from it."""
-        if isinstance(given, int):
-            return given
-        symbols = given.node.expr.free_symbols
-        if symbols & self.batch or not symbols <= self.lengths.keys():
-            return None
-        if given.node.expr.is_Symbol:
-            return self.lengths[given.node.expr]
-        named = {symbol: length.name for symbol, length in self.lengths.items()}
-        first = max(symbols, key=lambda symbol: self.examples[symbol])
-        text = str(given.node.expr.subs(named))
-        size = int(given.node.expr.subs(self.examples))
-        return Length(text, size, axis=self.lengths[first].name, example=self.examples[first])
 
 
 def _spell_out(module: torch.nn.Module, kwargs: Mapping[str, Any]) -> None:
@@ -459,17 +396,7 @@ def user_line(error: BaseException) -> str:
 _ASSERTIONS = ("_assert", "sym_constrain", "_guards")
 
 
-def _with_bounds(sig: Signature, axes: _Axes) -> Signature:
-    """The signature with the sizes that the model takes."""
-    known = {length.name: length for length in axes.lengths.values()}
-
-    def shape(spec: TensorSpec) -> tuple[Any, ...]:
-        return tuple(known[s.name] if isinstance(s, Length) else s for s in spec.shape)
-
-    return replace(sig, inputs=tuple(replace(spec, shape=shape(spec)) for spec in sig.inputs)) if known else sig
-
-
-def _read(program: ExportedProgram, sig: Signature, axes: _Axes) -> tuple[Graph, dict[Value, tuple[str, str]]]:
+def _read(program: ExportedProgram, sig: Signature, axes: Axes) -> tuple[Graph, dict[Value, tuple[str, str]]]:
     specs = {s.arg.name: s for s in program.graph_signature.input_specs if hasattr(s.arg, "name")}
     nodes: list[Node] = []
     inputs: list[Value] = []
@@ -505,7 +432,7 @@ def _read(program: ExportedProgram, sig: Signature, axes: _Axes) -> tuple[Graph,
     return Graph(tuple(nodes), tuple(inputs), _results(program, values)), memory
 
 
-def _node(fx: torch.fx.Node, values: Mapping[torch.fx.Node, Value], dependent: set[Value], axes: _Axes) -> Node:
+def _node(fx: torch.fx.Node, values: Mapping[torch.fx.Node, Value], dependent: set[Value], axes: Axes) -> Node:
     if not isinstance(fx.target, torch._ops.OpOverload) and not _is_scalar(fx):
         raise TraceError(
             f"the model uses {fx.target} at {_source(fx)}, which cannot be followed. "
@@ -612,13 +539,13 @@ def _relu(name: str, fx: torch.fx.Node) -> Function:
     return Function.RELU if name == "threshold" and bounds == (0, 0) else Function.NONE
 
 
-def _outputs(fx: torch.fx.Node, axes: _Axes) -> tuple[Output, ...]:
+def _outputs(fx: torch.fx.Node, axes: Axes) -> tuple[Output, ...]:
     val = fx.meta.get("val")
     parts = val if isinstance(val, (tuple, list)) else (val,)
     return tuple(_output(part, axes) for part in parts)
 
 
-def _output(val: Any, axes: _Axes) -> Output:
+def _output(val: Any, axes: Axes) -> Output:
     if not isinstance(val, torch.Tensor):
         return Output((), "int64", plain=False)
     shape = tuple(map(axes.size, val.shape))

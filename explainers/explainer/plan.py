@@ -78,6 +78,7 @@ class Plan:
         key = tuple(sizes.values())
         found = self.of_sizes.get(key)
         if found is None:
+            self.traced.signature.check(sizes)
             traced = replace(self.traced, signature=self.traced.signature.at(sizes))
             specs = tuple(spec.at(sizes) for spec in self.specs)
             packages = self.packages.at(sizes)
@@ -161,6 +162,10 @@ def _trace(
         )
     wrt, places = _pick_wrt(graph, traced.signature, options.wrt, method)
     _check_plain(graph, (result, *wrt))
+    if options.every_output and any(isinstance(size, Length) for size in kind.shape):
+        raise InputError(
+            f"every_output=True needs a fixed number of outputs; {key!r} is {kind}. Give the size in inputs="
+        )
     if rules is not None:
         _check_reached(graph, wrt, result)
     specs = tuple(
@@ -227,8 +232,9 @@ def _check_plain(graph: Graph, values: Sequence[Value]) -> None:
         odd = [size for size in graph.output(value).shape if isinstance(size, Length) and not size.plain]
         if odd:
             raise InputError(
-                f"{graph.output(value)}: the size along an axis is computed from one that varies, and "
-                "cannot be known before the model runs. Explain another output or layer, or give the size in inputs="
+                f"{graph.output(value)}: the size of an axis is computed from one that varies, which "
+                "is not supported for the output and for layers that are attributed. Explain another, or give the size "
+                "in inputs="
             )
 
 

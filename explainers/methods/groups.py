@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import InputError
 from .base import Numpy, Shapes
 
-MOST_IDS = 2**16  # ids up to this are numbered without sorting
+DENSE = 4  # ids up to this many times the elements are numbered without sorting
 
 
 class Groups:
@@ -70,17 +70,15 @@ class SampleGroups:
     @classmethod
     def of(cls, ids: Sequence[Numpy], shapes: Shapes) -> SampleGroups:
         """From arrays of ids, (N, …), which need not be contiguous and may be shared by the inputs of one sample."""
-        flat = [_flat(part) for part in ids]
+        flat = [_flat(part).astype(np.int64) for part in ids]
         joined = np.concatenate(flat, axis=1)
-        if joined.size and not (joined.min() >= 0 and joined.max() < MOST_IDS):
-            joined = np.unique(joined, return_inverse=True)[1].reshape(joined.shape)
-        present = np.zeros((len(joined), int(joined.max(initial=0)) + 1), bool)
-        np.put_along_axis(present, joined, True, axis=1)
-        number = np.cumsum(present, axis=1, dtype=np.int64) - 1
-        numbers = np.take_along_axis(number, joined, axis=1).astype(np.min_scalar_type(int(number.max(initial=0))))
+        numbers = _numbered(joined)
+        counts = numbers.max(axis=1, initial=-1) + 1
+        numbers = numbers.astype(np.min_scalar_type(int(counts.max(initial=1))))
         parts = np.split(numbers, np.cumsum([part.shape[1] for part in flat])[:-1], axis=1)
-        maps = tuple(part.reshape(given.shape) for part, given in zip(parts, ids, strict=True))
-        return cls(maps, tuple(shapes), present.sum(axis=1))
+        return cls(
+            tuple(part.reshape(given.shape) for part, given in zip(parts, ids, strict=True)), tuple(shapes), counts
+        )
 
     def part(self, start: int, stop: int) -> SampleGroups:
         """Those of the samples start … stop−1."""
@@ -138,6 +136,21 @@ class SampleGroups:
         return [np.take_along_axis(count, flat, 1).reshape(m.shape) for m, flat in zip(self.maps, flats, strict=True)]
 
 
+def _numbered(ids: Numpy) -> Numpy:
+    """Ids (N, E) as numbers 0 … G−1 of each row, in ascending order of the ids."""
+    largest = int(ids.max(initial=0))
+    if ids.size and ids.min() >= 0 and largest < DENSE * ids.shape[1]:
+        present = np.zeros((len(ids), largest + 1), bool)
+        np.put_along_axis(present, ids, True, axis=1)
+        return np.take_along_axis(np.cumsum(present, axis=1, dtype=np.int64) - 1, ids, axis=1)
+    order = ids.argsort(axis=1, kind="stable")
+    ascending = np.take_along_axis(ids, order, axis=1)
+    number = np.cumsum(np.diff(ascending, axis=1, prepend=ascending[:, :1]) != 0, axis=1)
+    numbers = np.empty_like(ids)
+    np.put_along_axis(numbers, order, number, axis=1)
+    return numbers
+
+
 def _flat(array: Numpy) -> Numpy:
     """(N, elements)"""
     return array.reshape(len(array), int(np.prod(array.shape[1:])))
@@ -159,7 +172,7 @@ def feature_maps(groups: Any, shapes: Shapes) -> list[Numpy]:
             maps.append(np.broadcast_to(group, shape))
         except ValueError:
             raise InputError(f"groups of shape {group.shape} do not broadcast to a sample of shape {shape}") from None
-    flat = np.concatenate([m.ravel() for m in maps])
+    flat = np.concatenate([m.ravel().astype(np.int64) for m in maps])
     numbers = np.unique(flat, return_inverse=True)[1]
     splits = np.split(numbers, np.cumsum([m.size for m in maps])[:-1])
     return [part.reshape(shape) for part, shape in zip(splits, shapes, strict=True)]

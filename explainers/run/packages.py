@@ -321,7 +321,7 @@ class Packages:
                 if size == 1 or not self.backend.is_out_of_memory(error):
                     raise
                 self.stats.out_of_memory += 1
-                self.batch_size = self.stats.batch_size = max(1, size // 2)
+                self.batch_size = self.stats.batch_size = max(1, min(self.stats.batch_size, size // 2))
                 continue
             start = stop
         return chunks

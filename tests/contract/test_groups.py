@@ -6,6 +6,7 @@ import io
 import itertools
 import math
 import threading
+import tracemalloc
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from explainers import Explainer, References, methods
 from explainers.errors import InputError
+from explainers.methods.groups import SampleGroups
 from explainers.scheduler import Scheduler
 
 COUNTS = (3, 5, 4, 4, 2, 1)
@@ -248,3 +250,24 @@ def test_bad_groups(method: Any, groups: Any, message: str) -> None:
     explain = Explainer.compile(network, method, inputs=X)
     with pytest.raises(InputError, match=message):
         explain(X, target=1, groups=groups)
+
+
+def test_ids_of_any_kind_and_size() -> None:
+    large = np.arange(3, dtype=np.uint64)[None] + np.uint64(2**60)
+    groups = SampleGroups.of([large, np.array([[3, -4]])], [(3,), (2,)])
+    assert groups.counts.tolist() == [5]
+    assert [m.tolist() for m in groups.maps] == [[[2, 3, 4]], [[1, 0]]]
+    generator = np.random.default_rng(0)
+    for most in (3, 20, 200, 10**12):
+        ids = generator.integers(-most if most > 3 else 0, most, size=(40, 7))
+        found = SampleGroups.of([ids], [(7,)])
+        for row, numbers, count in zip(ids, found.maps[0], found.counts, strict=True):
+            assert np.array_equal(np.unique(row, return_inverse=True)[1], numbers)
+            assert count == len(np.unique(row))
+
+
+def test_the_largest_id_costs_nothing() -> None:
+    tracemalloc.start()
+    SampleGroups.of([np.array([[0, 1, 2, 65_535]] * 1000)], [(4,)])
+    assert tracemalloc.get_traced_memory()[1] < 10**6
+    tracemalloc.stop()

@@ -315,11 +315,11 @@ def test_packages_follow_the_length() -> None:
          "engine 'inductor' compiles for fixed sizes"),
         (lambda: Explainer.compile(net(Pooled), methods.Lime(groups=[0, 0, 1]), inputs=IDS), "Give them at each call"),
         (lambda: Explainer.compile(net(Pooled), "gradient", inputs=IDS, wrt="strided"),
-         "the size along an axis is computed from one that varies"),
+         "the size of an axis is computed from one that varies"),
         (lambda: Explainer.compile(net(Pooled), "lime", inputs=IDS, baseline=0)(np.zeros((2, 3, 4), int), target=0),
          r"has shape \(2, 3, 4\); the model takes ids: int64\[batch, length\]"),
         (lambda: Explainer.compile(net(Pooled), "lime", inputs=IDS, baseline=0)(np.zeros((2, 0), int), target=0),
-         r"shape \(2, 0\); the model takes sizes of 'length' from 1"),
+         r"shape \(2, 0\); the trace holds for 'length' of 1 or more"),
     ],
 )  # fmt: skip
 def test_refused(make: Any, message: str) -> None:
@@ -340,7 +340,7 @@ def test_beyond_the_positions_of_the_model() -> None:
 
     explain = Explainer.compile(net(Positions), "gradient", inputs=IDS, wrt=WORDS)
     assert explain(ids_of(50), target=0).shape == (3, 50, 4)
-    with pytest.raises(InputError, match=r"shape \(3, 51\); the model takes sizes of 'length' from 1 to 50"):
+    with pytest.raises(InputError, match=r"shape \(3, 51\); the trace holds for 'length' of 1 to 50"):
         explain(ids_of(51), target=0)
 
 
@@ -348,3 +348,98 @@ def test_a_model_of_one_length() -> None:
     model = nn.Sequential(nn.Embedding(40, 4), nn.Flatten(), nn.Linear(44, 2))
     with pytest.raises(TraceError, match="one size of axis 1 of 'input' only"):
         Explainer.compile(model, "gradient", inputs=IDS, wrt="0")
+
+
+# --- what the trace does not hold for --------------------------------------------------------
+
+
+class Branching(nn.Module):
+    """Takes another branch for some lengths."""
+
+    def __init__(self, branch: str) -> None:
+        super().__init__()
+        self.branch = branch
+
+    def forward(self, x: Tensor) -> Tensor:
+        length, batch = x.shape[1], x.shape[0]
+        taken = {
+            "odd": length % 2 == 1, "one": length != 13, "batch": length != batch, "long": length <= 20,
+            "ratio": (length + 1) // 4 < 6,
+        }  # fmt: skip
+        return x.sum(dim=1) if taken[self.branch] else x.mean(dim=1) ** 2
+
+
+@pytest.mark.parametrize(
+    ("branch", "held", "refused"),
+    [("odd", 9, 8), ("one", 12, 13), ("long", 20, 21), ("ratio", 22, 23), ("batch", None, 9)],
+)
+def test_lengths_on_another_branch_are_refused(branch: str, held: int | None, refused: int) -> None:
+    explain = Explainer.compile(Branching(branch), "gradient", inputs=TensorSpec((None, None, 2), "float64"))
+    buffer = io.BytesIO()
+    explain.save(buffer)
+    for each in (explain, Explainer.load(buffer.getvalue())):
+        if held:
+            assert (each(np.ones((3, held, 2)), target=1)[..., 1] == 1).all()
+        with pytest.raises(InputError, match="another branch"):
+            each(np.ones((3, refused, 2)), target=1)
+
+
+def test_two_lengths_that_are_compared() -> None:
+    class Compared(nn.Module):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return a.sum(dim=1) if a.shape[1] < b.shape[1] else b.mean(dim=1)
+
+    inputs = {name: TensorSpec((None, name, 2), "float64") for name in "ab"}
+    explain = Explainer.compile(Compared(), "gradient", inputs=inputs, wrt="a")
+    assert (explain(np.ones((2, 4, 2)), np.ones((2, 5, 2)), target=0)[..., 0] == 1).all()
+    with pytest.raises(InputError, match=r"with a 5, b 4 the model takes another branch .* where a < b"):
+        explain(np.ones((2, 5, 2)), np.ones((2, 4, 2)), target=0)
+
+
+def test_a_table_of_positions() -> None:
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.places, self.head = nn.Embedding(40, 4), nn.Embedding(30, 4), nn.Linear(4, 2)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            places = torch.arange(ids.shape[1])
+            return self.head(torch.tanh(self.embedding(ids) + self.places(places)).mean(dim=1))
+
+    explain = Explainer.compile(net(Positions), "gradient", inputs=IDS, wrt=WORDS)
+    assert explain(ids_of(30), target=0).shape == (3, 30, 4)
+    with pytest.raises(InputError, match="the trace holds for 'length' of 1 to 30"):
+        explain(ids_of(31), target=0)
+
+
+def test_numbers_made_of_lengths() -> None:
+    class Scaled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.sum(dim=1) / x.shape[1] ** 0.5 + x.std(dim=1)
+
+    explain = Explainer.compile(Scaled(), "gradient", inputs=TensorSpec((None, None, 2), "float64"))
+    for length in (4, 9):
+        x = np.random.default_rng(length).normal(size=(3, length, 2))
+        expected = Explainer.compile(Scaled(), "gradient", inputs=x)(x, target=1)
+        np.testing.assert_allclose(explain(x, target=1), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("f", [lambda x: x[:, 9::10], lambda x: x[:, :16], lambda x: x[:, :5], lambda x: x[:, ::2]])
+def test_a_callable_whose_output_was_not_seen_to_vary(f: Any) -> None:
+    try:
+        explain = Explainer.compile(f, "feature_ablation", inputs=TensorSpec((None, None), "float64"))
+    except InputError as error:
+        assert "computed from one that varies" in str(error)
+        return
+    for length in (3, 20, 40):
+        try:
+            explain(np.ones((2, length)), target=0)
+        except TraceError as error:
+            assert "was expected from its first calls" in str(error)
+            return
+    pytest.fail("nothing was refused")
+
+
+def test_every_output_needs_their_number() -> None:
+    with pytest.raises(InputError, match="every_output=True needs a fixed number of outputs"):
+        Explainer.compile(net(Tagger), "gradient", inputs=IDS, wrt=WORDS, every_output=True)
