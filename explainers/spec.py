@@ -189,18 +189,22 @@ class Signature(Stored):
                     )
         return {name: size for name, (size, _) in found.items()}
 
+    def unmet(self, sizes: Mapping[str, int]) -> str | None:
+        """The first condition that does not hold for these sizes; None if the trace holds for them."""
+        values = {f"size_{place}": sizes[name] for place, name in enumerate(self.lengths)}
+        return next((text for text in self.conditions if not conditions.holds(text, values)), None)
+
     def check(self, sizes: Mapping[str, int]) -> None:
         """Raise InputError for sizes with which the model takes other branches than those that were traced."""
-        values = {f"size_{place}": sizes[name] for place, name in enumerate(self.lengths)}
-        for condition in self.conditions:
-            if not conditions.holds(condition, values):
-                given = ", ".join(f"{name} {size}" for name, size in sizes.items())
-                for place, name in enumerate(self.lengths):
-                    condition = condition.replace(f"size_{place}", name)
-                raise InputError(
-                    f"with {given} the model takes another branch than the one that was traced, where {condition}. "
-                    "Compile an explainer with these sizes in inputs="
-                )
+        condition = self.unmet(sizes)
+        if condition is not None:
+            given = ", ".join(f"{name} {size}" for name, size in sizes.items())
+            for place, name in enumerate(self.lengths):
+                condition = condition.replace(f"size_{place}", name)
+            raise InputError(
+                f"with {given} the model takes another branch than the one that was traced, where {condition}. "
+                "Compile an explainer with these sizes in inputs="
+            )
 
     @cached_property
     def forms(self) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def _positions(graph: Graph) -> dict[str, int]:
     moved, found = graph.moved(graph.inputs), dict[str, int]()
     for node in graph:
         if node.function is Function.EMBEDDING and not moved & set(node.inputs[1:]):
-            rows = graph.output(node.inputs[0]).shape[0]
-            for name in named(node.outputs[0].shape) if rows is not None else ():
+            rows = graph.output(node.inputs[0]).shape[0] or 0
+            for name in named(node.outputs[0].shape) if rows else ():
                 found[name] = min(found.get(name, int(rows)), int(rows))
     return found

@@ -30,6 +30,7 @@ from .plan import Options, Plan
 from .unbind import Results
 
 Progress = bool | Callable[[int, int], None]
+MOST_FIXED = 16  # sizes of axes that vary that are traced by themselves
 WARM_RUNS = 3  # TorchScript specializes in its first runs
 
 
@@ -137,7 +138,7 @@ class Explainer:
         self._plan: Plan | None = None
         self._by_first_call = False
         self._of_other_dtypes: dict[tuple[str, ...], Plan] = {}
-        self._of_ones: dict[tuple[str, ...], Plan] = {}  # axes that vary, with the size 1
+        self._of_other_sizes: dict[tuple[tuple[str, int], ...], Plan] = {}  # that the trace does not hold for
         self._uncovered: Coverage | None = None
         self._lock = threading.RLock()
 
@@ -282,20 +283,32 @@ class Explainer:
         return found, bound
 
     def _of_sizes(self, found: Plan, sizes: dict[str, int]) -> Plan:
-        """The plan for a call with these sizes of the axes that vary. What a model does along an axis of size 1 may be
-        special (it is broadcast), so that these are traced by themselves."""
+        """The plan for a call with these sizes of the axes that vary.
+
+        What a model does along an axis of size 1 may be special (it is broadcast), so that such sizes are traced by
+        themselves, and sizes with which it takes another branch.
+        """
+        if found.traced.signature.unmet(sizes) is not None:
+            return self._of_fixed(found, sizes, sizes)
         ones = {name: 1 for name, size in sizes.items() if size == 1}
         if ones and not (self._backend.forward_only or self._backend.calls):
-            self._traced("an axis of size 1")
-            with self._lock:
-                key = tuple(ones)
-                if key not in self._of_ones:
-                    signature = found.traced.signature.at(ones)
-                    self._of_ones[key] = plan.trace(
-                        self._model, self._backend, self.method, self._options, signature, signature.inputs, self.stats
-                    )
-                found = self._of_ones[key]
+            return self._of_fixed(found, ones, sizes)
         return found.at(sizes)
+
+    def _of_fixed(self, found: Plan, fixed: dict[str, int], sizes: dict[str, int]) -> Plan:
+        """The plan for these sizes from a trace where ``fixed`` do not vary."""
+        signature, key = found.traced.signature, tuple(fixed.items())
+        with self._lock:
+            if key not in self._of_other_sizes:
+                if found.loaded or len(self._of_other_sizes) >= MOST_FIXED:
+                    signature.check(sizes)
+                self._traced("an axis of size 1")
+                fitting = replace(signature.at(fixed), conditions=())
+                self._of_other_sizes[key] = plan.trace(
+                    self._model, self._backend, self.method, self._options, fitting, fitting.inputs, self.stats
+                )
+            found = self._of_other_sizes[key]
+        return found.at(sizes) if found.traced.signature.lengths else found
 
     def _of_dtype(self, found: Plan, bound: list[Any]) -> Plan:
         """The plan for the dtypes of this call: a callable may compute differently in each dtype."""
@@ -701,7 +714,7 @@ class Explainer:
         """Use the model's current weights. Does not retrace. Returns itself."""
         found = self._ready("refresh")
         self._traced("refresh")
-        for known in (found, *self._of_ones.values()):
+        for known in (found, *self._of_other_sizes.values()):
             known.packages.refresh(self._backend.refresh(self._model, known.traced))
             known.of_sizes.clear()
         return self

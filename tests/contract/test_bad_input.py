@@ -132,9 +132,9 @@ def test_examples_that_do_not_fit_the_model(label: str) -> None:
         Explainer.compile(model, "gradient", inputs=np.zeros((2, 6), "float32"))(np.zeros((2, 6), "float32"), target=0)
 
 
-def test_a_batch_of_unknown_inner_size() -> None:
-    with pytest.raises(errors.InputError, match=r"only the first axis, the batch, may be None"):
-        TensorSpec((None, None, 3))
+def test_an_axis_that_varies_and_a_method_that_needs_its_size() -> None:
+    with pytest.raises(errors.InputError, match=r"'ism' needs all sizes but the batch's"):
+        Explainer.compile(lambda x: x.sum(axis=(1, 2)), "ism", inputs=TensorSpec((None, None, 4)))
 
 
 # --- targets ---------------------------------------------------------------------------------
