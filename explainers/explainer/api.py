@@ -288,6 +288,9 @@ class Explainer:
         What a model does along an axis of size 1 may be special (it is broadcast), so that such sizes are traced by
         themselves, and sizes with which it takes another branch.
         """
+        known = found.of_sizes.get(tuple(sizes.values()))
+        if known is not None:
+            return known
         if found.traced.signature.unmet(sizes) is not None:
             return self._of_fixed(found, sizes, sizes)
         ones = {name: 1 for name, size in sizes.items() if size == 1}
