@@ -22,7 +22,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "Or": lambda *parts: any(parts),
 }  # fmt: skip
 LONGEST = 2000  # characters of a condition
-BATCHES = (1, 2, 3, 4, 5, 7, 8, 16, 33, 1000)  # numbers of rows for which conditions on them must hold
+BATCHES = (2, 3, 4, 5, 7, 8, 16, 33, 1000)  # numbers of rows for which conditions on them must hold
 
 
 def known(condition: str) -> bool:
@@ -35,14 +35,16 @@ def known(condition: str) -> bool:
 
 
 def holds(condition: str, sizes: Mapping[str, int]) -> bool:
-    """Whether the condition holds for the sizes, and for any number of rows (``batch``).
+    """Whether the condition holds for the sizes, and for any number of rows (``batch``) above 1.
+
+    torch.export takes a symbolic size for other than 1, and asks so of what is computed from it.
 
     Raises
     ------
     ValueError: an operation that is not known.
     """
-    batches = {*BATCHES, *sizes.values()} if "batch" in condition else {1}
-    return all(bool(_compiled(condition)({**sizes, "batch": batch})) for batch in batches if batch > 0)
+    batches = {*BATCHES, *sizes.values()} - {0, 1} if "batch" in condition else {2}
+    return all(bool(_compiled(condition)({**sizes, "batch": batch})) for batch in batches)
 
 
 @lru_cache(maxsize=1024)
