@@ -94,7 +94,7 @@ def explaining(x: np.ndarray, shuffles: int) -> dict[str, Callable[[], object]]:
 
 
 def report(title: str, candidates: dict[str, Callable[[], object]], seconds: float, least: int) -> None:
-    times = rounds(candidates, seconds, least_rounds=least, warm=0.0)
+    times = rounds(candidates, seconds, least_rounds=max(least, 2), warm=0.0)
     for name, found in times.items():
         middle, low, high = ratio(times["explainers"], found)
         print(f"{title:14} {name:16} {median(found):8.3f} s   explainers / it {middle:.2f} ({low:.2f}–{high:.2f})")
