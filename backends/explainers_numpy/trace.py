@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -11,8 +10,7 @@ import numpy as np
 
 from explainers.backend import Traced, owner
 from explainers.errors import ExplainersError, InputError, TraceError
-from explainers.graph import Graph, Node, Output, Role, Value
-from explainers.lengths import Length, sized
+from explainers.graph import Output, called
 from explainers.spec import Numpy, Signature, TensorSpec
 
 Caller = Callable[..., Numpy]
@@ -42,53 +40,26 @@ def trace(model: Any, sig: Signature, examples: Sequence[Any]) -> Traced:
     if examples and not isinstance(examples[0], TensorSpec) and len(examples[0]):
         probe = [np.array(np.asarray(e)[:1], s.dtype) for e, s in zip(examples, sig.inputs, strict=True)]
     call, out = _traced_call(model, sig, examples, probe)
-    lengths = _lengths(call, sig, out) if sig.lengths else {}
-    if sig.lengths:
-        call = _checked(call, sig, (None, *(lengths.get(axis, size) for axis, size in enumerate(out.shape[1:], 1))))
-    heads = [Node(s.name, "input", Role.INPUT, outputs=(Output((None, *s.sample_shape), s.dtype),)) for s in sig.inputs]
-    inputs = tuple(node.values[0] for node in heads)
-    name = getattr(model, "__qualname__", type(model).__qualname__)
-    kind = Output((None, *(lengths.get(axis, size) for axis, size in enumerate(out.shape[1:], 1))), str(out.dtype))
-    body = Node("model", name, Role.OPAQUE, inputs, (kind,), source=_source(model), payload=call)
-    return Traced(Graph((*heads, body), inputs, (("0", Value("model")),)), sig, {})
-
-
-def _lengths(call: Caller, sig: Signature, out: Numpy) -> dict[int, Length]:
-    """The axes of the output that vary with those of the inputs, found by calling with one more place along each."""
-    found: dict[int, Length] = {}
+    shape: list[int | None] = [None, *out.shape[1:]]
     for name, length in sig.lengths.items():
-        longer = sig.at({name: length + 1})
-        larger = call(*(spec.blank(1) for spec in longer.inputs))
-        for axis, (before, after) in enumerate(zip(out.shape, larger.shape, strict=True)):
-            if before != after:
-                same = before == int(length) and after == length + 1
-                found[axis] = Length(name if same else f"depending on {name}", before, axis=name)
-    return found
+        longer = call(*(spec.blank(1) for spec in sig.at({name: length + 1}).inputs))
+        for axis, size in called.varied(out.shape, longer.shape, length).items():
+            shape[axis] = size
+    kinds = [("0", Output(tuple(shape), str(out.dtype)))]
+    name = getattr(model, "__qualname__", type(model).__qualname__)
+    payload = _checked(call, sig, kinds) if sig.lengths else call
+    return Traced(called.graph(name, called.source(model), sig, kinds, payload), sig, {})
 
 
-def _checked(call: Caller, sig: Signature, kind: tuple[int | None, ...]) -> Caller:
-    """The model, checked to return samples of the shape ``kind`` for every size of the axes that vary."""
+def _checked(call: Caller, sig: Signature, kinds: called.Tried) -> Caller:
+    """The model, checked to return samples of the same kind for every size of the axes that vary."""
 
     def checked(*arrays: Numpy) -> Numpy:
         result = call(*arrays)
-        wanted = sized([size for size in kind[1:] if size is not None], sig.sizes(arrays))
-        if result.shape[1:] != wanted:
-            raise TraceError(
-                f"the model returned samples of shape {result.shape[1:]} for inputs of shape "
-                f"{', '.join(str(array.shape[1:]) for array in arrays)}, where {wanted} was expected from its first "
-                "calls: a size of the output that is computed from one that varies is not supported"
-            )
+        called.check(kinds, ["0"], [result.shape], len(arrays[0]), sig.sizes(arrays))
         return result
 
     return checked
-
-
-def _source(model: Any) -> str:
-    model = inspect.unwrap(model)
-    try:
-        return f"{inspect.getsourcefile(model)}:{inspect.getsourcelines(model)[1]}"
-    except (TypeError, OSError):
-        return ""
 
 
 def _traced_call(model: Any, sig: Signature, examples: Sequence[Any], probe: Sequence[Numpy]) -> tuple[Caller, Numpy]:

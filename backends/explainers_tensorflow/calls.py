@@ -35,7 +35,9 @@ class Call:
     def make(self, name: str, arrays: Sequence[Any]) -> Called:
         """Call the model. ``name``: of the node; there is no graph to name an operation in."""
         found = self.returned(arrays)
-        called.check(self.kinds, [key for key, _ in found], [tuple(t.shape) for _, t in found], int(arrays[0].shape[0]))
+        shapes = [tuple(tensor.shape) for _, tensor in found]
+        count, sizes = int(arrays[0].shape[0]), self.sig.sizes(arrays)
+        called.check(self.kinds, [key for key, _ in found], shapes, count, sizes)
         return Called([tensor for _, tensor in found])
 
     def returned(self, arrays: Sequence[Any]) -> list[tuple[str, Any]]:

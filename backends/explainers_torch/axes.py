@@ -94,7 +94,7 @@ class Axes:
         return tuple(found)
 
     def size(self, given: Any) -> int | None:
-        """The size of an axis: None for the batch, and what is computed from it."""
+        """The size of an axis; None for the batch and for a size that is computed from it."""
         if isinstance(given, int):
             return given
         symbols = given.node.expr.free_symbols
@@ -102,9 +102,9 @@ class Axes:
             return None
         if given.node.expr.is_Symbol:
             return self.lengths[given.node.expr]
-        named = {symbol: length.name for symbol, length in self.lengths.items()}
+        names = {symbol: length.name for symbol, length in self.lengths.items()}
         first = max(symbols, key=lambda symbol: self.examples[symbol])
-        text = str(given.node.expr.subs(named))
+        text = str(given.node.expr.subs(names))
         size = int(given.node.expr.subs(self.examples))
         return Length(text, size, axis=self.lengths[first].name, example=self.examples[first])
 

@@ -52,7 +52,8 @@ class Call:
 
     def __call__(self, *arrays: torch.Tensor) -> tuple[torch.Tensor, ...]:
         found = self.returned(self.sig, arrays)
-        called.check(self.kinds, [key for key, _ in found], [tuple(t.shape) for _, t in found], len(arrays[0]))
+        shapes = [tuple(tensor.shape) for _, tensor in found]
+        called.check(self.kinds, [key for key, _ in found], shapes, len(arrays[0]), self.sig.sizes(arrays))
         return tuple(tensor.to(self.device) for _, tensor in found)
 
     def returned(self, sig: Signature, arrays: Sequence[torch.Tensor]) -> Returned:

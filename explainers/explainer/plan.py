@@ -145,27 +145,11 @@ def _trace(
         elementary=options.every_output or (rules is not None and rules.elementary),
     )  # fmt: skip
     traced.signature = _with_columns(traced.signature, signature)
-    key, result = _pick_output(traced.graph, options.output)
-    if method.explains_logits:
-        result = traced.graph.logits(result)
-    graph = traced.graph.restrict([(key, result)])
+    graph = _explained(traced.graph, method, options)
+    _, result = graph.outputs[0]
     kind = graph.output(result)
-    if kind.floating and kind.shape.count(None) > 1:
-        raise InputError(
-            f"output {key!r} ({kind}) has the batch along {kind.shape.count(None)} axes: each sample's output depends "
-            "on the others, as in a matrix of similarities. Explain a model whose samples have outputs of their own."
-        )
-    if not kind.floating or not kind.shape or kind.shape[0] is not None:
-        raise InputError(
-            f"output {key!r} ({kind}) cannot be explained: it must be floating-point with the batch as its "
-            f"first axis. Pick another with output=; there are {_outputs(traced.graph)}."
-        )
     wrt, places = _pick_wrt(graph, traced.signature, options.wrt, method)
     _check_plain(graph, (result, *wrt))
-    if options.every_output and any(isinstance(size, Length) for size in kind.shape):
-        raise InputError(
-            f"every_output=True needs a fixed number of outputs; {key!r} is {kind}. Give the size in inputs="
-        )
     if rules is not None:
         _check_reached(graph, wrt, result)
     specs = tuple(
@@ -204,6 +188,30 @@ def _trace(
     elif options.batch_size is not None:
         packages.compile(packages.limit(options.batch_size))
     return Plan(traced, packages, graph, wrt, specs, places, alone=alone)
+
+
+def _explained(whole: Graph, method: Method, options: Options) -> Graph:
+    """The part of the graph that computes the explained output, which is checked."""
+    key, result = _pick_output(whole, options.output)
+    if method.explains_logits:
+        result = whole.logits(result)
+    graph = whole.restrict([(key, result)])
+    kind = graph.output(result)
+    if kind.floating and kind.shape.count(None) > 1:
+        raise InputError(
+            f"output {key!r} ({kind}) has the batch along {kind.shape.count(None)} axes: each sample's output depends "
+            "on the others, as in a matrix of similarities. Explain a model whose samples have outputs of their own."
+        )
+    if not kind.floating or not kind.shape or kind.shape[0] is not None:
+        raise InputError(
+            f"output {key!r} ({kind}) cannot be explained: it must be floating-point with the batch as its "
+            f"first axis. Pick another with output=; there are {_outputs(whole)}."
+        )
+    if options.every_output and any(isinstance(size, Length) for size in kind.shape):
+        raise InputError(
+            f"every_output=True needs a fixed number of outputs; {key!r} is {kind}. Give the size in inputs="
+        )
+    return graph
 
 
 def _check_lengths(signature: Signature, backend: Backend, method: Method, options: Options) -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..errors import ExplainersError, TraceError
-from ..lengths import Length
+from ..lengths import Length, sized
 from ..spec import Signature
 from .nodes import Graph, Node, Output, Value
 from .roles import Function, Role
 
 Tried = Sequence[tuple[str, Output]]  # key, shape and dtype of each tensor that a model returned
+Shape = Sequence[int | None]
 FEW, MORE = 1, 3  # samples in the two calls that show which axes of the outputs hold the batch
 
 
@@ -39,12 +40,21 @@ def outputs(attempt: Callable[[Signature, int], Tried], sig: Signature) -> list[
     for name, length in sig.lengths.items():
         longer = _attempted(attempt, sig.at({name: length + 1}), FEW, f"one more place along {name!r}")
         for shape, (_, small), (_, large) in zip(shapes, few, longer, strict=True):
-            for axis, (before, after) in enumerate(zip(small.shape, large.shape, strict=True)):
-                if before != after:
-                    same = before == int(length) and after == length + 1
-                    shape[axis] = Length(name if same else f"depending on {name}", int(before or 0), axis=name)
+            for axis, size in varied(small.shape, large.shape, length).items():
+                shape[axis] = size
     found = zip(few, shapes, plain, strict=True)
     return [(key, Output(tuple(shape), out.dtype, one_by_one)) for (key, out), shape, one_by_one in found]
+
+
+def varied(shape: Shape, longer: Shape, length: Length) -> dict[int, Length]:
+    """The axes of ``shape`` that differ in ``longer``, which the model returned for one more place along ``length``."""
+    found = {}
+    for axis, (before, after) in enumerate(zip(shape, longer, strict=True)):
+        if before != after:
+            same = before == int(length) and after == length + 1
+            name = length.name if same else f"depending on {length.name}"
+            found[axis] = Length(name, int(before or 0), axis=length.name)
+    return found
 
 
 def _attempted(attempt: Callable[[Signature, int], Tried], sig: Signature, count: int, what: str) -> Tried:
@@ -78,8 +88,12 @@ def _check_alike(few: Tried, more: Tried) -> None:
         raise TraceError(f"the model returned {len(few)} tensors for one sample, and {len(more)} for {MORE}")
 
 
-def check(kinds: Tried, keys: Sequence[str], shapes: Sequence[tuple[int, ...]], count: int) -> None:
+def check(
+    kinds: Tried, keys: Sequence[str], shapes: Sequence[tuple[int, ...]], count: int, sizes: Mapping[str, int]
+) -> None:
     """Check what a call with ``count`` samples returned against the outputs that :func:`outputs` found.
+
+    ``sizes``: of the call's axes that vary.
 
     Raises
     ------
@@ -91,11 +105,13 @@ def check(kinds: Tried, keys: Sequence[str], shapes: Sequence[tuple[int, ...]], 
     for (key, kind), shape in zip(kinds, shapes, strict=True):
         if kind.batch_axis != 0 or not kind.floating:
             continue  # it cannot be explained
-        fixed = [(n, size) for n, size in zip(shape[1:], kind.shape[1:], strict=False) if not isinstance(size, Length)]
-        if len(shape) != len(kind.shape) or shape[0] != count or any(n != size for n, size in fixed):
+        wanted = (count, *sized([size for size in kind.shape[1:] if size is not None], sizes))
+        computed = any(isinstance(size, Length) and not size.plain for size in kind.shape)  # cannot be explained
+        if len(shape) != len(wanted) or shape[0] != count or (shape != wanted and not computed):
+            hint = "; a size that is computed from one that varies is not supported" if sizes else ""
             raise TraceError(
                 f"the model returned {key!r} of shape {shape} for {count} samples, which is no {kind}; each sample "
-                "needs one row of the same sizes in every call"
+                f"needs one row of the same sizes in every call{hint}"
             )
 
 

@@ -451,6 +451,20 @@ def test_a_callable_whose_output_was_not_seen_to_vary(f: Any) -> None:
         explained()
 
 
+def test_a_called_model_whose_output_ends_somewhere() -> None:
+    """Its output has as many places as the input only up to 16."""
+
+    class Cut(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x[:, :16].cumsum(dim=1)
+
+    spec = TensorSpec((None, None), "float64")
+    explain = Explainer.compile(Cut(), "feature_ablation", engine="eager", inputs=spec)
+    assert explain(np.ones((2, 12)), target=3).tolist() == [[1] * 4 + [0] * 8] * 2
+    with pytest.raises(TraceError, match="computed from one that varies"):
+        explain(np.ones((2, 20)), target=18)
+
+
 def test_every_output_needs_their_number() -> None:
     with pytest.raises(InputError, match="every_output=True needs a fixed number of outputs"):
         Explainer.compile(net(Tagger), "gradient", inputs=IDS, wrt=WORDS, every_output=True)
