@@ -28,8 +28,8 @@ ALL = 1 << 40  # rows: each call runs as one package
 MOST_SIZES = 256  # of axes that vary, whose plans are kept
 CALLING = ("occlusion", "feature_ablation", "shapley_sampling", "kernel_shap", "lime")  # the methods to name first
 NO_LAYERS = (
-    "The model is called as it is, so that its layers cannot be seen; they can be where it is traced, which is what "
-    "another engine than 'eager' does."
+    "The model is called as it is, so that its layers cannot be seen. Engines other than 'eager' trace torch and "
+    "TensorFlow models, and see their layers."
 )
 LONG = 20  # seconds of compiling that are announced beforehand
 _LOCK = threading.Lock()
