@@ -28,6 +28,9 @@ class Operations(Protocol):
     def evaluate(self, node: Node, arrays: Sequence[Array], /) -> tuple[Array, ...]:
         """Run the node's operation on the values of its inputs; all its outputs."""
 
+    def evaluate_window(self, node: Node, arrays: Sequence[Array], shape: tuple[int, ...], /) -> tuple[Array, ...]:
+        """Run the node on windows of its operands, which hold its padding. ``shape``: of a window of its result."""
+
     def vjp(self, node: Node, arrays: Sequence[Array], places: Sequence[int], /) -> tuple[tuple[Array, ...], Pullback]:
         """Run it, and return its outputs with its vector–Jacobian product.
 
@@ -156,6 +159,18 @@ class Shapes(Protocol):
     def gather_rows(self, array: Array, index: Array, axis: int, /) -> Array:
         """For each row its entries ``index``, (R, K), along ``axis`` of a sample."""
 
+    def patches(
+        self, base: Array, sample: Array, axes: Sequence[int], starts: Sequence[Array], widths: Sequence[int],
+        margins: Sequence[tuple[int, int]], fill: float, window: Array | None, at: Sequence[Array], /,
+    ) -> Array:  # fmt: skip
+        """For each row a box of its sample, with the row's own ``window`` in it.
+
+        The box of row r has ``widths`` places from ``starts`` (R,) on along ``axes`` (in ascending order) of
+        ``base[sample[r]]``, and is whole along the others. It may reach ``margins`` places before and behind the axis,
+        where it holds ``fill``. ``window`` (R, …) replaces the places from ``at`` (R,) on; what lies outside of the
+        box is dropped. (U, …) → (R, …).
+        """
+
     def unpack_bits(self, array: Array, count: int, /) -> Array:
         """(R, B) bytes → (R, count): the first bits of each row, the highest of a byte first, as booleans."""
 
@@ -170,6 +185,9 @@ class Shapes(Protocol):
 
     def sample_shape(self, array: Array, /) -> tuple[int, ...]:
         """The shape without its first axis."""
+
+    def row_numbers(self, array: Array, /) -> Array:
+        """0 … R − 1 for R rows."""
 
     def stack(self, arrays: Sequence[Array], /) -> Array:
         """Along a new last axis."""

@@ -23,7 +23,7 @@ from explainers.spec import Signature, TensorSpec
 
 from . import axes, ops, trace
 from .functions import FunctionModule
-from .ops import Operand
+from .operands import Operand
 from .twin import Attributes, buffers_restored, own_buffers
 
 Returned = list[tuple[str, torch.Tensor]]

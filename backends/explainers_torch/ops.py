@@ -15,6 +15,9 @@ from torch.utils import _pytree as pytree
 
 from explainers.graph import Node
 
+from .locality import evaluate_window, patches
+from .operands import Operand, evaluate
+
 _aten = torch.ops.aten
 no_derivative = RuntimeError
 where = select = torch.where
@@ -22,26 +25,6 @@ zeros_like = torch.zeros_like
 bits_and = torch.bitwise_and
 bits_xor = torch.bitwise_xor
 shift_right = torch.bitwise_right_shift
-
-
-def evaluate(node: Node, arrays: Sequence[Any]) -> tuple[Any, ...]:
-    """Run the node's operation on the values of its inputs."""
-    target, template, leaves = node.payload
-    if target in (_aten.view.default, _aten._unsafe_view.default):  # rules may pass strides unlike the model's
-        target = _aten.reshape.default
-    filled = [arrays[leaf.place] if isinstance(leaf, Operand) else leaf for leaf in leaves]
-    args, kwargs = pytree.tree_unflatten(filled, template)
-    result = target(*args, **kwargs)
-    return tuple(result) if isinstance(result, (tuple, list)) else (result,)
-
-
-class Operand:
-    """A placeholder for an input of the node among its arguments."""
-
-    __slots__ = ("place",)
-
-    def __init__(self, place: int) -> None:
-        self.place = place
 
 
 def vjp(
@@ -110,6 +93,10 @@ def sum_axis(array: Tensor, axis: int) -> Tensor:
 def total(array: Tensor) -> Tensor:
     """The sum of all entries, (1,)."""
     return array.sum().reshape(1)
+
+
+def row_numbers(array: Tensor) -> Tensor:
+    return torch.arange(array.shape[0], device=array.device)
 
 
 def stack(arrays: Sequence[Tensor]) -> Tensor:

@@ -26,13 +26,15 @@ from torch.utils import _pytree as pytree
 
 from explainers.backend import Traced
 from explainers.errors import ExplainersError, InputError, TraceError
-from explainers.graph import Attributes, Function, Graph, Node, Output, Role, Value
+from explainers.graph import Attributes, Function, Graph, Locality, Node, Output, Role, Value
+from explainers.lengths import varies
 from explainers.spec import Signature, TensorSpec
 
 from . import axes, decompose, own, recurrent, roles
 from .axes import Axes
 from .backend import of_keras
-from .ops import Operand
+from .locality import locality
+from .operands import Operand
 from .twin import hooks_restored, in_inference
 from .watch import Watch
 
@@ -473,7 +475,9 @@ def _node(fx: torch.fx.Node, values: Mapping[torch.fx.Node, Value], dependent: s
     return Node(
         fx.name, op, role, tuple(operands), outputs, scope=modules[-1] if modules else "",
         modules=modules, function=function, elementwise=_elementwise(name, fx),
-        attributes=_attributes(name, function, fx, moving, outputs), source=_source(fx),
+        attributes=replace(
+            _attributes(name, function, fx, moving, outputs), locality=_locality(name, fx, axes, outputs)
+        ), source=_source(fx),
         payload=(target, template, leaves),
     )  # fmt: skip
 
@@ -502,6 +506,14 @@ def _attributes(
     floating = [i for i, arg in enumerate(tensors) if isinstance(arg.meta.get("val"), torch.Tensor)]
     (weight,) = (place for place in floating if place not in moving and place != bias)
     return Attributes(weight=weight, bias=bias if bias in floating else None)
+
+
+def _locality(name: str, fx: torch.fx.Node, axes: Axes, outputs: Sequence[Output]) -> Locality | None:
+    tensors = [leaf for leaf in pytree.tree_leaves((fx.args, dict(fx.kwargs))) if isinstance(leaf, torch.fx.Node)]
+    shapes = [_output(leaf.meta.get("val"), axes).shape for leaf in tensors]
+    if any(varies(shape) for shape in (*shapes, outputs[0].shape)) or not isinstance(fx.target, torch._ops.OpOverload):
+        return None
+    return locality(name, fx, shapes, outputs[0].shape)
 
 
 def _moves(name: str, operands: Sequence[Value], dependent: set[Value], outputs: Sequence[Output]) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import InputError, UnknownNameError
+from .locality import Locality
 
 
 class Role(enum.Enum):
@@ -107,9 +108,9 @@ class Attributes:
 
     axis: the axis of a softmax or the axes of a log-sum-exp, counted from the end; keepdims: as in numpy.
     weight, bias: the places among the inputs of a dense or conv map's operands. lost: why the model's own
-    derivative is not available. Rewrites set the rest: behind: the kind of weighted map that feeds an
-    activation. rescaling: places of the factors of a product that only rescale the other one. rule: the
-    rule that a composite assigned to this node.
+    derivative is not available. locality: which places of the operands the places of the result depend on. Rewrites
+    set the rest: behind: the kind of weighted map that feeds an activation. rescaling: places of the factors of a
+    product that only rescale the other one. rule: the rule that a composite assigned to this node.
     """
 
     axis: int | tuple[int, ...] | None = None
@@ -117,6 +118,7 @@ class Attributes:
     weight: int = -1
     bias: int | None = None
     lost: str = ""
+    locality: Locality | None = field(default=None, compare=False)
     behind: Function = Function.NONE
     rescaling: tuple[int, ...] = ()
     rule: Any = None

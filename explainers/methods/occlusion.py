@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,7 +16,7 @@ from ..lengths import varies
 from ..ops import Ops
 from .base import Array, Numpy, Shapes, one_of
 from .groups import Groups
-from .removal import Coalitions, Design, Grouped, Placeholders, Removal, Sums, Units
+from .removal import Change, Coalitions, Design, Grouped, Placeholders, Removal, Sums, Units
 
 __all__ = ["ISM", "FeatureAblation", "Occlusion"]
 
@@ -115,6 +116,36 @@ class Ablation(Effects):
             ops.where(ops.rows_equal(args["feature"], args[f"groups_{i}"]), base, value)
             for i, (value, base) in enumerate(zip(x, b, strict=True))
         ]
+
+    @cached_property
+    def change(self) -> dict[int, Change] | None:
+        """The smallest box around each feature, all of the size of the largest."""
+        if len(self.shapes) > 1:
+            return None
+        (features,) = self.groups.maps
+        found = {}
+        for axis, size in enumerate(features.shape):
+            place = np.broadcast_to(np.arange(size).reshape(_along(axis, size, features.shape)), features.shape)
+            first, last = np.full(self.units + 1, size), np.full(self.units + 1, -1)
+            np.minimum.at(first, features, place)
+            np.maximum.at(last, features, place)
+            width = max(int((last - first).max()) + 1, 1)
+            if width < size:
+                found[axis] = Change(np.clip(first, 0, size - width), width)
+        return found or None
+
+    def keys(self, ops: Ops, args: Mapping[str, Array]) -> dict[int, Array]:
+        feature = args["feature"]
+        return dict.fromkeys(self.change or (), ops.where(feature < 0, feature * 0 + self.units, feature))
+
+    def expand_box(self, ops: Ops, x: Array, b: Array, args: Mapping[str, Array], places: Mapping[int, Array]) -> Array:
+        axes = sorted(places)
+        features = ops.patches(
+            ops.insert_axis(args["groups_0"], 0), args["feature"] * 0, [axis + 1 for axis in axes],
+            [places[axis][:, 0] for axis in axes], [ops.sample_shape(places[axis])[0] for axis in axes],
+            [(0, 0)] * len(axes), 0.0, None, [],
+        )  # fmt: skip
+        return ops.where(ops.equal(features, ops.reshape_rows(args["feature"], (1,) * len(self.shapes[0]))), b, x)
 
     def finish(self, sums: Sums, units: Numpy, inputs: Sequence[Numpy]) -> tuple[list[Numpy], list[Numpy] | None]:
         return self.groups.spread(sums.sums[0]), None
@@ -239,16 +270,38 @@ class _Windows(Effects):
         return {f"corner_{i}": np.array(shape or (1,), np.int64) for i, shape in enumerate(self.shapes)}
 
     def expand(self, ops: Ops, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
-        points = []
-        for i, (value, base) in enumerate(zip(x, b, strict=True)):
-            corner, shape = args[f"corner_{i}"], self.shapes[i]
-            covered: Any = corner[:, 0] < 1
-            for axis, (size, width) in enumerate(zip(shape, self.windows[i], strict=True)):
-                from_corner = ops.arange(size, corner) - corner[:, axis : axis + 1]
-                inside = ops.reshape_rows((from_corner >= 0) & (from_corner < width), _along(axis, size, shape))
-                covered = covered & inside if axis else inside
-            points.append(ops.where(covered, base, value))
-        return points
+        return [self._occluded(ops, i, *pair, args, {}) for i, pair in enumerate(zip(x, b, strict=True))]
+
+    def _occluded(
+        self, ops: Ops, i: int, x: Array, b: Array, args: Mapping[str, Array], places: Mapping[int, Array]
+    ) -> Array:
+        """Input i, or the box of it at ``places``, with the baseline in each row's window."""
+        corner, shape = args[f"corner_{i}"], self.shapes[i]
+        covered: Any = corner[:, 0] < 1
+        for axis, (size, width) in enumerate(zip(shape, self.windows[i], strict=True)):
+            place = places[axis] if axis in places else ops.arange(size, corner)
+            from_corner = place - corner[:, axis : axis + 1]
+            along = _along(axis, ops.sample_shape(from_corner)[0], shape)
+            inside = ops.reshape_rows((from_corner >= 0) & (from_corner < width), along)
+            covered = covered & inside if axis else inside
+        return ops.where(covered, b, x)
+
+    @cached_property
+    def change(self) -> dict[int, Change] | None:
+        if len(self.shapes) > 1:
+            return None
+        local = [(axis, *sizes) for axis, sizes in enumerate(zip(self.shapes[0], self.windows[0], strict=True))]
+        return {
+            axis: Change(np.clip(np.arange(size + 1), 0, size - width), width)
+            for axis, size, width in local
+            if width < size
+        } or None
+
+    def keys(self, ops: Ops, args: Mapping[str, Array]) -> dict[int, Array]:
+        return {axis: args["corner_0"][:, axis] for axis in self.change or ()}
+
+    def expand_box(self, ops: Ops, x: Array, b: Array, args: Mapping[str, Array], places: Mapping[int, Array]) -> Array:
+        return self._occluded(ops, 0, x, b, args, places)
 
     def finish(self, sums: Sums, units: Numpy, inputs: Sequence[Numpy]) -> tuple[list[Numpy], list[Numpy] | None]:
         results = []
@@ -334,11 +387,26 @@ class _Substitutions(Effects):
         return {"position": -1, "change": 0}
 
     def expand(self, ops: Ops, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
+        return [self._substituted(ops, x[0], args, ops.arange(self.positions, args["position"]))]
+
+    def _substituted(self, ops: Ops, x: Array, args: Mapping[str, Array], places: Array) -> Array:
+        """The sequences, or their part at ``places``, each with one letter replaced."""
         letter = ops.arange(self.letters, args["change"]) - args["change"][:, None]
-        rotated = ops.gather_rows(x[0], ops.where(letter < 0, letter + self.letters, letter), self.axis)
-        position = ops.arange(self.positions, args["position"]) - args["position"][:, None]
-        shape = _along(1 - self.axis, self.positions, self.shapes[0])
-        return [ops.where(ops.reshape_rows(position == 0, shape), rotated, x[0])]
+        rotated = ops.gather_rows(x, ops.where(letter < 0, letter + self.letters, letter), self.axis)
+        position = places - args["position"][:, None]
+        shape = _along(1 - self.axis, ops.sample_shape(position)[0], self.shapes[0])
+        return ops.where(ops.reshape_rows(position == 0, shape), rotated, x)
+
+    @property
+    def change(self) -> dict[int, Change] | None:
+        return {1 - self.axis: Change(np.arange(self.positions), 1)} if self.positions > 1 else None
+
+    def keys(self, ops: Ops, args: Mapping[str, Array]) -> dict[int, Array]:
+        position = args["position"]
+        return {1 - self.axis: ops.where(position < 0, position * 0, position)}
+
+    def expand_box(self, ops: Ops, x: Array, b: Array, args: Mapping[str, Array], places: Mapping[int, Array]) -> Array:
+        return self._substituted(ops, x, args, places[1 - self.axis])
 
     def check(self, inputs: Sequence[Numpy], first: int, count: int) -> None:
         check_one_hot(inputs[0], self.axis, "ism", first, count)

@@ -11,7 +11,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,13 @@ from .base import Array, Method, Numpy, Shapes
 from .groups import Groups, SampleGroups
 
 Placeholders = dict[str, tuple[str, tuple[int, ...], str]]
+
+
+class Change(NamedTuple):
+    """Boxes along one axis: the start of each by its number, (K,), all inside the axis, and their width."""
+
+    starts: Numpy
+    width: int
 
 
 @dataclass
@@ -106,6 +113,21 @@ class Design:
 
     def expand(self, ops: Ops, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
         """The points of the rows; ``x`` may be overwritten."""
+        raise NotImplementedError
+
+    # --- for designs of one input whose rows change a small box of it ---------------------------
+
+    @property
+    def change(self) -> dict[int, Change] | None:
+        """The box outside of which a row is its sample, by axis; None if there is none."""
+        return None
+
+    def keys(self, ops: Ops, args: Mapping[str, Array]) -> dict[int, Array]:
+        """For each axis of :attr:`change` the number of each row's box, (R,)."""
+        raise NotImplementedError
+
+    def expand_box(self, ops: Ops, x: Array, b: Array, args: Mapping[str, Array], places: Mapping[int, Array]) -> Array:
+        """:meth:`expand` for the box of each row, (R, …). ``places``, (R, width) by axis: the box's places."""
         raise NotImplementedError
 
     def contribute(self, ops: Ops, s: Array, x: list[Array], args: Mapping[str, Array]) -> list[Array]:

@@ -9,6 +9,7 @@ from ..methods.base import Method
 from .against_reference import Contrast
 from .every_output import every_output
 from .guided import guided
+from .incremental import incremental
 from .walk import Forward, Program
 
 
@@ -25,10 +26,13 @@ class Prepared:
     prefix_places: tuple[int, ...] = ()
 
 
-def prepare(graph: Graph, method: Method, wrt: tuple[Value, ...], each: bool = False) -> Prepared:
+def prepare(
+    graph: Graph, method: Method, wrt: tuple[Value, ...], each: bool = False, changes: bool = True
+) -> Prepared:
     """Cut the graph at the layer where rows start, if any, rewrite it for the rules, and check that rules cover it.
 
-    ``each``: with derivatives of every output, not of one.
+    ``each``: with derivatives of every output, not of one. ``changes``: compute only what a row can change, where
+    that takes less work.
 
     Raises
     ------
@@ -47,6 +51,7 @@ def prepare(graph: Graph, method: Method, wrt: tuple[Value, ...], each: bool = F
         program: Program = every_output(rewrite_regions.join(_rewritten(graph, method, wrt), wrt), method, wrt)
     else:
         program = _program(_rewritten(graph, method, wrt), method, wrt)
+        program = incremental(program) if changes else program
     program.check_rules()
     return Prepared(program, predictor, prefix, places)
 

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from ..errors import UnsupportedOperation
 from ..graph import Function, Graph, Node, Role, Value, rewrite_regions
@@ -58,6 +58,7 @@ class Program:
     method: Method
     wrt: tuple[Value, ...]
     sizes: Mapping[str, int] = field(default_factory=dict, kw_only=True)
+    least_rows: ClassVar[int] = 32  # of a package, whatever the cache size
 
     @property
     def output(self) -> Value:
@@ -127,6 +128,20 @@ class Program:
     @cached_property
     def _active(self) -> set[Value]:
         return self.graph.active(self.wrt)
+
+    @property
+    def plain(self) -> Program:
+        """The program that evaluates the whole model for each row."""
+        return self
+
+    def constants(self) -> dict[str, Any]:
+        """The arguments without a leading axis, on the host."""
+        shapes = [self.sample_shape(value) for value in self.wrt]
+        return self.design.constants() if self.design else self.method.constants(shapes)
+
+    def row_bytes(self) -> int:
+        """The size of one row's values in bytes."""
+        return self.graph.row_bytes(self.sizes)
 
     @property
     def row_dtype(self) -> str:
@@ -200,16 +215,14 @@ class Program:
     def _rows(
         self, ops: Ops, weights: Mapping[Value, Array], inputs: list[Array], args: Mapping[str, Array]
     ) -> Results:
+        if self.design:
+            return self._forward_rows(self.design, ops, weights, inputs, args)
         sample = args["sample"]
         rows, x, b = self.expanded(ops, inputs, args)
         values, pullbacks = self.forward(ops, weights, rows)
         y = values[self.output]
         result = ops.cast(y, ACCUMULATE[self.dtype(self.output)])
         mask = ops.take(args["mask"], sample)
-        if self.design:
-            scalar = ops.row_sum(result * ops.cast(mask, ACCUMULATE[self.dtype(self.output)]))
-            parts = self.design.contribute(ops, ops.cast(scalar, "float64"), x, args)
-            return (result, scalar, *(ops.segment_sum(part, sample, args["mask"]) for part in parts))
         message = self.walk(ops, values, pullbacks, mask)
         if self.watches:
             ends = self.method.ends(ops, x, b, args)
@@ -221,6 +234,24 @@ class Program:
             wide = "float64" if self.method.sampled else ACCUMULATE[self.dtype(self.wrt[0])]
             sums.append(ops.segment_sum(ops.cast(contribution, wide), sample, args["mask"]))
         return (result, *sums)
+
+    def _forward_rows(
+        self, design: Design, ops: Ops, weights: Mapping[Value, Array], inputs: list[Array], args: Mapping[str, Array]
+    ) -> Results:
+        sample, kind = args["sample"], ACCUMULATE[self.dtype(self.output)]
+        y, x = self.evaluated(ops, weights, inputs, args)
+        result = ops.cast(y, kind)
+        scalar = ops.row_sum(result * ops.cast(ops.take(args["mask"], sample), kind))
+        parts = design.contribute(ops, ops.cast(scalar, "float64"), x, args)
+        return (result, scalar, *(ops.segment_sum(part, sample, args["mask"]) for part in parts))
+
+    def evaluated(
+        self, ops: Ops, weights: Mapping[Value, Array], inputs: list[Array], args: Mapping[str, Array]
+    ) -> tuple[Array, list[Array]]:
+        """The output of each row, and the samples that the rows are made of."""
+        rows, x, _ = self.expanded(ops, inputs, args)
+        values, _ = evaluate(ops, self.graph, weights, rows, (self.output,))
+        return values[self.output], x
 
     def expanded(
         self, ops: Ops, inputs: Sequence[Array], args: Mapping[str, Array]

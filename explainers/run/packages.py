@@ -42,7 +42,6 @@ from .summed import SingleRun, SummedRun
 
 Found = TypeVar("Found")
 MOST_DESIGNS = 64  # that are kept
-SMALL_PACKAGE = 32  # minimum rows of a package, whatever the cache size
 
 
 class Packages:
@@ -51,13 +50,13 @@ class Packages:
     def __init__(
         self, backend: Backend, traced: Traced, method: Method, wrt: tuple[Value, ...], graph: Graph,
         *, engine: str, batch_size: int | None, stats: Stats, loaded: Loaded | None = None,
-        every_output: bool = False,
+        every_output: bool = False, incremental: bool = True,
     ) -> None:  # fmt: skip
         self.backend, self.traced, self.engine, self.stats = backend, traced, engine, stats
         self.ahead = loaded is not None and loaded.ahead
         self.static = backend.engines[engine] and not self.ahead
         self.loaded = loaded  # kernels from a file, instead of compiling
-        prepared = prepare(graph, method, wrt, every_output)
+        prepared = prepare(graph, method, wrt, every_output, incremental)
         self.program, self.predictor = prepared.program, prepared.predictor
         self.prefix, self._prefix_places = prepared.prefix, prepared.prefix_places
         self.method = method
@@ -141,9 +140,9 @@ class Packages:
         return sum(int(n) * _rows(self.design_of(call, i, i + 1), references) for i, n in zip(*first, strict=True))
 
     def _staged_constants(self) -> dict[str, Array]:
-        design, kinds = self.program.design, {holder.name: holder.dtype for holder in self.program.placeholders}
-        found = design.constants() if design else self.method.constants(self.shapes)
-        return {name: self._to_device(array.astype(_host(kinds[name])), kinds[name]) for name, array in found.items()}
+        kinds = {holder.name: holder.dtype for holder in self.program.placeholders}
+        found = self.program.constants().items()
+        return {name: self._to_device(array.astype(_host(kinds[name])), kinds[name]) for name, array in found}
 
     def _of_rows(self) -> list[Placeholder]:
         holders = [holder for holder in self.program.placeholders if holder.axis == "rows"]
@@ -167,7 +166,7 @@ class Packages:
             if other is None:
                 other = self._by_elements = copy.copy(self)
                 other.method, other.own_part = method, "groups"
-                other.program = dataclasses.replace(self.program, method=method)
+                other.program = dataclasses.replace(self.program.plain, method=method)
                 other.known_rows, other.constants = {}, other._staged_constants()
                 other._row_holders = other._of_rows()
             return other
@@ -196,12 +195,12 @@ class Packages:
     def _memory_batch(self) -> int:
         """The rows whose activations take a small part of the free memory and, if rows are small, fit the cache."""
         each = self.program.count if isinstance(self.program, EveryOutput) else 1
-        row = max(1, self.program.graph.row_bytes(self.program.sizes)) * each
+        row = max(1, self.program.row_bytes()) * each
         budget = min(self.backend.free_bytes(self.traced.device) // 4, 2**31)
         rows = min(budget // (row * (2 if self.program.rules else 1)), self.backend.largest_package)
         cache = self.backend.cache_bytes(self.traced.device)
         if cache is not None:
-            rows = min(rows, max(cache // row, SMALL_PACKAGE // each))
+            rows = min(rows, max(cache // row, self.program.least_rows // each))
         return 1 << max(0, rows.bit_length() - 1)
 
     def bucket(self, rows: int) -> int | None:
