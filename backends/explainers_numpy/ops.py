@@ -11,6 +11,8 @@ import numpy as np
 
 from explainers.graph import Node
 
+from .patches import patches as patches
+
 Array = Any
 no_derivative = LookupError
 CHEAP_COPY = 2**18  # bytes
@@ -40,6 +42,10 @@ def evaluate(node: Node, arrays: Sequence[Array]) -> tuple[Array, ...]:
     """Call the node's function, which returns an array or a tuple of arrays."""
     found = node.payload(*arrays)
     return found if isinstance(found, tuple) else (found,)
+
+
+def evaluate_window(node: Node, arrays: Sequence[Array], shape: tuple[int, ...]) -> tuple[Array, ...]:
+    return evaluate(node, arrays)  # functions on arrays are called as a whole; none has windows
 
 
 def vjp(
@@ -212,6 +218,10 @@ def reshape_rows(array: Array, shape: tuple[int, ...]) -> Array:
 
 def sample_shape(array: Array) -> tuple[int, ...]:
     return tuple(array.shape[1:])
+
+
+def row_numbers(array: Array) -> Array:
+    return np.arange(len(array))
 
 
 def stack(arrays: Sequence[Array]) -> Array:

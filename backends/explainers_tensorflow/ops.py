@@ -18,6 +18,8 @@ from tensorflow.python.framework.ops import get_gradient_function
 
 from explainers.graph import Node
 
+from .patches import patches as patches
+
 no_derivative = LookupError
 where = select = tf.where
 zeros_like = tf.zeros_like
@@ -135,6 +137,11 @@ def _eager(value: Any) -> Any:
 def evaluate(node: Node, arrays: Sequence[Any]) -> tuple[Any, ...]:
     """Run the node's operation on the values of its inputs."""
     return _outputs(node, node.payload.make(node.name, arrays))
+
+
+def evaluate_window(node: Node, arrays: Sequence[Any], shape: tuple[int, ...]) -> tuple[Any, ...]:
+    """Run it on windows of its operands; elementwise operations only, which have no padding."""
+    return tuple(node.payload.make(node.name, arrays).outputs)
 
 
 def _outputs(node: Node, op: Any) -> tuple[Any, ...]:
@@ -356,6 +363,10 @@ def row_mean(array: tf.Tensor) -> tf.Tensor:
 
 def sum_axis(array: tf.Tensor, axis: int) -> tf.Tensor:
     return tf.reduce_sum(array, axis)
+
+
+def row_numbers(array: tf.Tensor) -> tf.Tensor:
+    return tf.range(tf.shape(array, tf.int64)[0])
 
 
 def stack(arrays: Sequence[tf.Tensor]) -> tf.Tensor:

@@ -173,7 +173,7 @@ def _norm_over_last(a: Arguments, data: Shape, result: Shape) -> Locality | None
     return EachPlace(_kept(*range(rank - len(a["normalized_shape"]), rank), rank=rank))
 
 
-def _shuffled_channels(a: Arguments, data: Shape, result: Shape) -> Locality | None:
+def _of_channels(a: Arguments, data: Shape, result: Shape) -> Locality | None:
     return EachPlace(_kept(1, rank=len(data)))
 
 
@@ -240,7 +240,8 @@ FACTS: dict[str, Callable[[Arguments, Shape, Shape], Locality | None]] = {
     "cat": _cat,
     "linear": _linear,
     "matmul": _matmul,
-    "channel_shuffle": _shuffled_channels,
+    "channel_shuffle": _of_channels,
+    "prelu": _of_channels,
     "embedding": _embedding,
     "permute": _permute,
     "transpose": _transpose,
@@ -263,6 +264,8 @@ def evaluate_window(node: Node, arrays: Sequence[Any], shape: tuple[int, ...]) -
         return (_convolved(node, arrays, transposed=True),)
     if isinstance(fact, Sliding):
         return (_slid(node, fact, arrays),)
+    if isinstance(fact, EachPlace) and "adaptive" in node.op:  # to the size that it has
+        return (x,)
     if node.payload[0] in _RESHAPES:
         return (x.reshape(x.shape[0], *shape),)
     return evaluate(node, arrays)
@@ -316,9 +319,7 @@ def _convolved(node: Node, arrays: Sequence[Any], transposed: bool = False) -> T
 def _given(node: Node, arrays: Sequence[Any] = ()) -> Arguments:
     """The operation's arguments by name, with ``arrays`` in the place of its operands."""
     target, template, leaves = node.payload
-    filled = [
-        (arrays[leaf.place] if arrays else None) if isinstance(leaf, Operand) else leaf for leaf in leaves
-    ]
+    filled = [(arrays[leaf.place] if arrays else None) if isinstance(leaf, Operand) else leaf for leaf in leaves]
     args, kwargs = pytree.tree_unflatten(filled, template)
     schema = target._schema.arguments
     found = {a.name: a.default_value for a in schema if a.has_default_value()}

@@ -15,8 +15,10 @@ from torch.utils import _pytree as pytree
 
 from explainers.graph import Node
 
-from .locality import evaluate_window, patches
-from .operands import Operand, evaluate
+from .locality import evaluate_window as evaluate_window
+from .locality import patches as patches
+from .operands import Operand
+from .operands import evaluate as evaluate
 
 _aten = torch.ops.aten
 no_derivative = RuntimeError

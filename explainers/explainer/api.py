@@ -163,6 +163,7 @@ class Explainer:
         strict: bool = False,
         interacting: bool = False,
         every_output: bool = False,
+        incremental: bool | str = "auto",
     ) -> Explainer:
         """Trace ``model`` once, with inputs, target mask, baseline and seed as placeholders.
 
@@ -199,6 +200,11 @@ class Explainer:
         every_output: explain all outputs of a sample in each call, for methods of derivatives. The model runs once for
             them all, and only the derivatives are taken one by one. Calls have ``target="all"``, and the output's axes
             lead in the results.
+        incremental: ``"auto"`` computes, for ``occlusion``, ``ism`` and ``feature_ablation`` of one input on torch,
+            only those activations that a row's change can reach, where that takes clearly less work: convolutions,
+            pooling and elementwise operations on windows, with the sample's own activations around them. Results
+            differ by rounding. :attr:`coverage` shows which operations run on windows and which on whole rows.
+            False computes every row whole.
 
         Raises
         ------
@@ -231,7 +237,9 @@ class Explainer:
             found = found.calling
         if value.baseline_of_batch and isinstance(baseline, (int, float)):
             baseline = BatchReferences()
-        flags = bool(strict), bool(interacting), bool(every_output)
+        if incremental not in ("auto", False):
+            raise InputError(f"incremental must be 'auto' or False; got {incremental!r}")
+        flags = bool(strict), bool(interacting), bool(every_output), bool(incremental)
         options = Options(wrt, output, baseline, engine, device, kind, batch_size, per_token, *flags)
         self = cls(model, value, found, options)
         with found.neutral():

@@ -51,6 +51,7 @@ class Options:
     strict: bool = False
     interacting: bool = False
     every_output: bool = False
+    incremental: bool = True
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,7 @@ def _trace(
     packages = Packages(
         backend, traced, method, wrt, graph, engine=options.engine, stats=stats,
         batch_size=ALL if options.interacting else options.batch_size, every_output=options.every_output,
+        incremental=options.incremental,
     )  # fmt: skip
     _tell_if_long(packages, seconds)
     if not backend.engines[options.engine]:

@@ -16,6 +16,7 @@ from ..file.container import decoding
 from ..file.encoding import Arrays, decode, decode_graph, encode, encode_graph
 from ..graph import Value
 from ..methods import Method
+from ..program.incremental import STARTS
 from ..run import Packages
 from ..run.call import Stats
 from .plan import Options, Plan
@@ -134,7 +135,7 @@ class Saved:
             packages = Packages(
                 self.backend, traced, self.method, self.wrt, self.graph,
                 engine=self.options.engine, batch_size=self.options.batch_size, stats=stats, loaded=loaded,
-                every_output=self.options.every_output,
+                every_output=self.options.every_output, incremental=self._incremental(),
             )  # fmt: skip
         expected = _placeholders(packages)
         if "groups" not in self.data["parts"]:  # an older file
@@ -147,6 +148,10 @@ class Saved:
         if self.options.batch_size is None:  # equal packages give bitwise equal results
             packages.batch_size = stats.batch_size = min(packages.batch_size, int(self.data["batch_size"]))
         return Plan(traced, packages, self.graph, self.wrt, self.specs, tuple(self.data["places"]), loaded=True)
+
+    def _incremental(self) -> bool:
+        """Whether its program computes only what a row can change, and is told where that is."""
+        return any(holder.name.startswith(STARTS) for holder in self.parts["explain"])
 
     def _place(self, device: Any) -> str:
         place = str(self.data["device"])

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..graph import Node, Role, Sliding, Spreading, Summing, Value
+from ..graph import EachPlace, Node, Role, Sliding, Spreading, Summing, Value
 from ..lengths import varies
 from ..ops import Ops
 from ..spec import FLOATING, Numpy
@@ -24,6 +24,7 @@ from .regions import Box, Regions, Span
 from .walk import Placeholder, Program, evaluate
 
 Array = Any
+STARTS = "starts_"  # names of arguments: the tables of starts, by axis
 LEAST_UNITS = 8  # windows of a sample, below which its own values cost more than is saved
 GAIN = 1.3  # times fewer operations than the plain program, at least
 COPYING = 4  # operations that an entry of a window costs beyond its own
@@ -54,7 +55,8 @@ class Incremental(Program):
 
     @cached_property
     def regions(self) -> Regions:
-        assert self.design is not None and self.design.change is not None
+        assert self.design is not None
+        assert self.design.change is not None
         box = {axis + 1: Span(axis, s.starts, s.width) for axis, s in self.design.change.items()}
         return Regions(self.graph, self.wrt[0], box)
 
@@ -138,14 +140,14 @@ class Incremental(Program):
     @cached_property
     def placeholders(self) -> tuple[Placeholder, ...]:
         plain = self.plain.placeholders
-        own = [Placeholder(f"starts_{axis}", "", array.shape, "int64") for axis, array in self._stacked().items()]
+        own = [Placeholder(f"{STARTS}{axis}", "", array.shape, "int64") for axis, array in self._stacked().items()]
         return (*plain, *own)
 
     def _stacked(self) -> dict[int, Numpy]:
         return {axis: np.stack(tables, axis=1) for axis, tables in self.tables.items()}
 
     def constants(self) -> dict[str, Numpy]:
-        return super().constants() | {f"starts_{axis}": array for axis, array in self._stacked().items()}
+        return super().constants() | {f"{STARTS}{axis}": array for axis, array in self._stacked().items()}
 
     # --- running ---------------------------------------------------------------------------------
 
@@ -207,7 +209,7 @@ class _Rows:
         assert program.design is not None
         self.looked_up: dict[int, Array] = {}
         for axis, key in program.design.keys(ops, args).items():
-            self.looked_up[axis] = ops.take(args[f"starts_{axis}"], key)
+            self.looked_up[axis] = ops.take(args[f"{STARTS}{axis}"], key)
         self.columns = {
             axis: {table.tobytes(): i for i, table in enumerate(tables)} for axis, tables in program.tables.items()
         }
@@ -255,6 +257,12 @@ class _Rows:
             self._base(value) if box is None else self._read(value, box, fill)
             for value, box in zip(node.inputs, step.needs, strict=True)
         ]
+        if fact is None or (isinstance(fact, EachPlace) and fact.broadcast):
+            rank = len(self.graph.output(node.values[0]).shape)
+            operands = [
+                array if box is None else self._aligned(array, value, box, rank)
+                for array, value, box in zip(operands, node.inputs, step.needs, strict=True)
+            ]
         if isinstance(fact, Summing):
             self.windows[node.values[0]] = self._summed(step.node, fact, operands, step.needs[0] or {}, step.result)
             return
@@ -322,6 +330,16 @@ class _Rows:
             return window  # all of it
         return self._patch(self._base(value), self.sample, value, box, fill, window)
 
+    def _aligned(self, array: Array, value: Value, box: Box, rank: int) -> Array:
+        """A box of a value that all samples share, (R, …), with axes of size 1 between the rows and its own."""
+        shape = self.graph.output(value).shape
+        if value in self.regions.moved or None in shape:
+            return array
+        window = [box[axis].width if axis in box else size or 0 for axis, size in enumerate(shape)]
+        if len(shape) == rank:  # a first axis of size 1 stands for the samples
+            return self.ops.reshape_rows(array, tuple(window[1:]))
+        return self.ops.reshape_rows(array, (*[1] * (rank - 1 - len(shape)), *window))
+
     def _patch(
         self, base: Array, index: Array, value: Value, box: Box, fill: float, window: Array | None = None
     ) -> Array:
@@ -352,4 +370,3 @@ class _Rows:
     def _window_shape(self, value: Value, box: Box) -> tuple[int, ...]:
         shape = list(enumerate(self.graph.output(value).shape))[1:]
         return tuple(box[axis].width if axis in box else size or 0 for axis, size in shape)
-

@@ -26,9 +26,7 @@ class Prepared:
     prefix_places: tuple[int, ...] = ()
 
 
-def prepare(
-    graph: Graph, method: Method, wrt: tuple[Value, ...], each: bool = False, changes: bool = True
-) -> Prepared:
+def prepare(graph: Graph, method: Method, wrt: tuple[Value, ...], each: bool = False, changes: bool = True) -> Prepared:
     """Cut the graph at the layer where rows start, if any, rewrite it for the rules, and check that rules cover it.
 
     ``each``: with derivatives of every output, not of one. ``changes``: compute only what a row can change, where

@@ -85,8 +85,9 @@ class Regions:
                 step = self._step(node)
                 if step is not None:
                     self.steps[node.name] = step
-                    for value in node.values:
-                        if value.place == 0 or self._rank(value) == self._rank(node.values[0]):
+                    split = isinstance(node.attributes.locality, EachPlace)
+                    for value in node.values if split else node.values[:1]:
+                        if self._rank(value) == self._rank(node.values[0]):
                             self.boxes[value] = step.result
 
     def shape(self, value: Value) -> tuple[int | None, ...]:
@@ -115,8 +116,11 @@ class Regions:
         if any(not self.boxes.get(value) for value in moved):
             return None
         step = {
-            EachPlace: self._each_place, Sliding: self._sliding, Spreading: self._spreading,
-            Repeating: self._repeating, Summing: self._summing,
+            EachPlace: self._each_place,
+            Sliding: self._sliding,
+            Spreading: self._spreading,
+            Repeating: self._repeating,
+            Summing: self._summing,
         }[type(fact)](node, fact)  # type: ignore[operator]
         if step is None or (not step.result and not isinstance(fact, Summing)):
             return None
@@ -144,6 +148,8 @@ class Regions:
         if not fact.broadcast and not self._only_first(node, fact.operand):
             return None
         operands = node.inputs if fact.broadcast else (node.inputs[fact.operand],)
+        if fact.broadcast and not all(self._broadcasts(value, node.values[0], fact) for value in operands):
+            return None
         result: dict[int, Span] = {}
         needs: list[dict[int, Span]] = [{} for _ in operands]
         for axis, source in enumerate(fact.source):
@@ -163,6 +169,13 @@ class Regions:
             kept = [need if need or not self._constant(v) else None for need, v in zip(needs, operands, strict=True)]
             return Step(node, tuple(kept), result)
         return Step(node, self._alone(node, needs[0], fact.operand), result)
+
+    def _broadcasts(self, value: Value, result: Value, fact: EachPlace) -> bool:
+        shape, whole = self.shape(value), self.shape(result)
+        if len(shape) > len(whole):
+            return False
+        aligned = zip(shape, whole[len(whole) - len(shape) :], fact.source[len(whole) - len(shape) :], strict=True)
+        return all(size in (1, full) or source is None for size, full, source in aligned)
 
     def _union(self, axis: int, result: Value, operands: Sequence[Value], places: Sequence[int]) -> Span | None:
         """The places along an axis of the result that change; None for all."""

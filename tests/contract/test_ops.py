@@ -16,7 +16,7 @@ import pytest
 from explainers import ops as declared
 
 BACKENDS = ("numpy", "torch", "tensorflow")
-OF_THE_MODEL = {"no_derivative", "evaluate", "vjp", "winners"}  # tests of each backend's trace
+OF_THE_MODEL = {"no_derivative", "evaluate", "evaluate_window", "vjp", "winners"}  # tests of each backend's trace
 DECLARED = {
     name
     for cls in declared.Ops.__mro__
@@ -82,6 +82,18 @@ BYTES = np.array([[0b10110000, 0b01000000], [0b00000001, 0b11000000]], np.uint8)
 INTEGERS = np.array([5, 12, 1 << 40], np.int64)
 PICK = np.array([[3, 0], [1, 1], [2, 3]], np.int64)
 TIED = np.array([[1.0, 3.0, 3.0], [2.0, 2.0, 1.0]], np.float32)
+FRAMED = np.pad(A, ((0, 0), (1, 2), (0, 0)), constant_values=9.0)  # A with one place before and two behind
+S2 = np.array([0, 2, 2, 1], np.int64)
+FIRST = np.array([-1, 2, 0, 3], np.int64)
+BOXES = np.stack([FRAMED[s, f + 1 : f + 4] for s, f in zip(S2, FIRST, strict=True)])
+OWN, PLACED = RNG.normal(size=(4, 2, 2)).astype(np.float32), BOXES.copy()
+OWN_AT = np.array([-1, 3, 2, 1], np.int64)  # the last one lies before its box: dropped
+PLACED[0, :2], PLACED[1, 1:], PLACED[2, 2:] = OWN[0], OWN[1], OWN[2, :1]
+IMAGES = RNG.normal(size=(2, 4, 5, 3)).astype(np.float32)
+CORNER = [np.array([1, 0, 2], np.int64), np.array([0, 3, 1], np.int64)]
+CUT = np.stack([IMAGES[s, y : y + 2, x : x + 2] for s, y, x in zip([1, 0, 1], *CORNER, strict=True)])
+SPOTS, CUT_WITH = RNG.normal(size=(3, 1, 1, 3)).astype(np.float32), CUT.copy()
+CUT_WITH[:, 1, 1] = SPOTS[:, 0, 0]
 U, N = np.zeros((3, 5), np.float32), np.zeros((2, 7), np.float32)
 Case = tuple[tuple[Any, ...], Any]
 CASES: dict[str, list[Case]] = {
@@ -129,6 +141,14 @@ CASES: dict[str, list[Case]] = {
         ((A, PICK, 0), np.stack([A[i, PICK[i]] for i in range(3)])),
         ((np.swapaxes(A, 1, 2).copy(), PICK, 1), np.stack([A[i, PICK[i]].T for i in range(3)])),
     ],
+    "patches": [
+        ((A, S2, [1], [FIRST], [3], [(1, 2)], 9.0, None, []), BOXES),
+        ((A, S2, [1], [FIRST], [3], [(1, 2)], 9.0, OWN, [OWN_AT]), PLACED),
+        ((IMAGES, np.array([1, 0, 1]), [1, 2], CORNER, [2, 2], [(0, 0), (0, 0)], 0.0, None, []), CUT),
+        ((IMAGES, np.array([1, 0, 1]), [1, 2], CORNER, [2, 2], [(0, 0), (0, 0)], 0.0, SPOTS,
+          [CORNER[0] + 1, CORNER[1] + 1]), CUT_WITH),
+    ],
+    "row_numbers": [((A,), np.arange(3))],
     "unpack_bits": [
         ((BYTES, 11), np.array([[1, 0, 1, 1, 0, 0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 0]], bool)),
     ],
