@@ -12,7 +12,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -158,8 +158,33 @@ def floating_dtypes(model: Any) -> list[str]:
 # --- tracing ---------------------------------------------------------------------------------
 
 
-def trace(model: Any, sig: Signature, device: Any, dtype: str | None, elementary: bool = False) -> Traced:
-    """Export the model in inference mode and read it into a Graph."""
+@dataclass(frozen=True)
+class Export:
+    """A model as torch.export records it, before decompositions. ``watch``: what was seen meanwhile. ``calls``: of
+    users' ``torch.autograd.Function``, which the operations in the program refer to by number."""
+
+    program: ExportedProgram
+    watch: Watch
+    calls: list[own.OwnCall]
+
+    def decomposed(self, elementary: bool) -> ExportedProgram:
+        try:
+            with own.recorded(self.calls), self.watch:
+                return self.program.run_decompositions(decompose.TABLE if elementary else decompose.ALWAYS)
+        except ExplainersError:
+            raise
+        except Exception as error:
+            raise _trace_error(error, self.watch) from error
+
+
+def trace(
+    model: Any, sig: Signature, device: Any, dtype: str | None, elementary: bool = False,
+    kept: dict[Any, Any] | None = None,
+) -> Traced:  # fmt: skip
+    """Export the model in inference mode and read it into a Graph.
+
+    ``kept``: exports that further traces of the same model, with the same arguments but ``elementary``, start from.
+    """
     if dtype is not None:
         specs = (TensorSpec(s.shape, dtype, s.name) if s.floating else s for s in sig.inputs)
         sig = replace(sig, inputs=tuple(specs))
@@ -170,13 +195,27 @@ def trace(model: Any, sig: Signature, device: Any, dtype: str | None, elementary
     sig = axes.with_examples(sig)
     with _TRACING, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        module = inference_copy(model, dtype, place if place != origin else None)
-        program = _export(module, sig, place, elementary, {} if elementary else recurrent.LAYERS)
+        moved = place if place != origin else None
+        exports = {} if kept is None or sig.lengths else kept  # conditions on sizes add up over decompositions
+
+        def exported(whole: bool) -> Export:
+            """The export, with recurrent layers as one operation each (``whole``), or step by step."""
+            found: Export | None = exports.get(whole)
+            if found is None:
+                module = inference_copy(model, dtype, moved)
+                found = exports[whole] = _export(module, sig, place, recurrent.LAYERS if whole else {})
+                if not found.watch.recurrent:
+                    exports[not whole] = found
+            return found
+
+        export = exported(not elementary)
+        program = export.decomposed(elementary)
         if recurrent.weights_move(program):
-            module = inference_copy(model, dtype, place if place != origin else None)
-            program = _export(module, sig, place, elementary, {})
-    sizes = axes.Axes(program, sig)
-    graph, memory = _read(program, sig, sizes)
+            export = exported(False)
+            program = export.decomposed(elementary)
+        sizes = axes.Axes(program, sig)
+        with own.recorded(export.calls):
+            graph, memory = _read(program, sig, sizes)
     sig = axes.with_bounds(sig, sizes, graph)
     traced = Traced(graph, sig, {}, device=place, memory=(memory, program, dtype))
     traced.weights = bind_weights(model, traced)
@@ -256,9 +295,7 @@ class _KerasScopes(TorchFunctionMode):
         return tuple(found)
 
 
-def _export(
-    module: torch.nn.Module, sig: Signature, device: torch.device, elementary: bool, layers: Mapping[Any, Any]
-) -> ExportedProgram:
+def _export(module: torch.nn.Module, sig: Signature, device: torch.device, layers: Mapping[Any, Any]) -> Export:
     """Export the module. ``layers``: replacements for torch's functions of recurrent layers."""
     examples = [
         torch.zeros((_EXAMPLE_ROWS, *s.sample_shape), dtype=getattr(torch, s.dtype), device=device) for s in sig.inputs
@@ -273,10 +310,10 @@ def _export(
     )
     watch = Watch(layers)
     try:
-        with own.recorded(), hooks_restored(module), watch:
+        with own.recorded() as calls, hooks_restored(module), watch:
             program = torch.export.export(module, tuple(args), kwargs, dynamic_shapes=shapes, strict=False)
             _stop_derivatives(program)
-            return program.run_decompositions(decompose.TABLE if elementary else decompose.ALWAYS)
+            return Export(program, watch, list(calls))
     except ExplainersError:
         raise
     except Exception as error:
