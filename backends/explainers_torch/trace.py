@@ -11,7 +11,7 @@ import sysconfig
 import threading
 import traceback
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -177,6 +177,40 @@ class Export:
             raise _trace_error(error, self.watch) from error
 
 
+@dataclass
+class Exports:
+    """The exports of one model for one signature, made when they are needed. ``plain``: its trace as it is written.
+
+    Recurrent layers are one operation each in ``whole``, and go step by step in ``apart``; without any, both are one.
+    """
+
+    whole: Export | None = None
+    apart: Export | None = None
+    plain: Traced | None = None
+
+    def of(self, whole: bool, export: Callable[[Mapping[Any, Any]], Export]) -> Export:
+        """An export. ``export``: makes one, with replacements for torch's functions of recurrent layers."""
+        found = self.whole if whole else self.apart
+        if found is None:
+            found = export(recurrent.LAYERS if whole else {})
+            alike = not found.watch.recurrent
+            self.whole = found if whole or alike else self.whole
+            self.apart = found if not whole or alike else self.apart
+        return found
+
+    @property
+    def elementary(self) -> bool:
+        """Whether the trace as the model is written has nothing to take apart.
+
+        Decompositions replace only the operations of their table, and whichever of these an operation outside it
+        consists of, it stays in a trace.
+        """
+        if self.plain is None or self.whole is not self.apart:
+            return False
+        program: ExportedProgram = self.plain.memory[1]
+        return not any(node.target in decompose.COMPOSITE for node in program.graph.nodes)
+
+
 def trace(
     model: Any, sig: Signature, device: Any, dtype: str | None, elementary: bool = False,
     kept: dict[Any, Any] | None = None,
@@ -193,32 +227,30 @@ def trace(
     if place.type == "cuda" and place.index is None:
         place = torch.device("cuda", torch.cuda.current_device())
     sig = axes.with_examples(sig)
+    exports = Exports()
+    if kept is not None and not sig.lengths:  # conditions on sizes add up over the decompositions of an export
+        exports = kept.setdefault("exports", exports)
     with _TRACING, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        moved = place if place != origin else None
-        exports = {} if kept is None or sig.lengths else kept  # conditions on sizes add up over decompositions
+        if elementary and exports.elementary and exports.plain is not None:
+            return replace(exports.plain, weights=bind_weights(model, exports.plain))
 
-        def exported(whole: bool) -> Export:
-            """The export, with recurrent layers as one operation each (``whole``), or step by step."""
-            found: Export | None = exports.get(whole)
-            if found is None:
-                module = inference_copy(model, dtype, moved)
-                found = exports[whole] = _export(module, sig, place, recurrent.LAYERS if whole else {})
-                if not found.watch.recurrent:
-                    exports[not whole] = found
-            return found
+        def export(layers: Mapping[Any, Any]) -> Export:
+            return _export(inference_copy(model, dtype, place if place != origin else None), sig, place, layers)
 
-        export = exported(not elementary)
-        program = export.decomposed(elementary)
+        found = exports.of(not elementary, export)
+        program = found.decomposed(elementary)
         if recurrent.weights_move(program):
-            export = exported(False)
-            program = export.decomposed(elementary)
+            found = exports.of(False, export)
+            program = found.decomposed(elementary)
         sizes = axes.Axes(program, sig)
-        with own.recorded(export.calls):
+        with own.recorded(found.calls):
             graph, memory = _read(program, sig, sizes)
     sig = axes.with_bounds(sig, sizes, graph)
     traced = Traced(graph, sig, {}, device=place, memory=(memory, program, dtype))
     traced.weights = bind_weights(model, traced)
+    if not elementary:
+        exports.plain = traced
     return traced
 
 

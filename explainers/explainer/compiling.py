@@ -90,8 +90,9 @@ class Shared:
     later one.
     """
 
-    traces: dict[tuple[int, bool], tuple[Signature, Traced]] = field(default_factory=dict)
-    kept: dict[Any, Any] = field(default_factory=dict)  # the backends' own
+    signatures: dict[int, Signature] = field(default_factory=dict)  # by backend
+    traces: dict[tuple[int, bool], Traced] = field(default_factory=dict)
+    kept: dict[int, dict[Any, Any]] = field(default_factory=dict)  # the backends' own
     checked: set[tuple[int, Value, bool]] = field(default_factory=set)
 
     def trace(
@@ -99,15 +100,17 @@ class Shared:
         elementary: bool, stats: Stats,
     ) -> Traced:  # fmt: skip
         """The model as a graph, traced at the first request, with weights that each explainer refreshes by itself."""
-        key = id(backend), elementary
-        given, traced = self.traces.get(key, (None, None))
-        if traced is None or given != signature or backend.calls:  # called models have a state that is refreshed
+        own = id(backend)
+        renewed = backend.calls and not backend.forward_only  # refresh gives the trace another copy of the model
+        shares = self.signatures.setdefault(own, signature) == signature and not renewed
+        traced = self.traces.get((own, elementary)) if shares else None
+        if traced is None:
             traced = backend.trace(
                 model, signature, device=options.device, dtype=options.dtype, examples=examples, elementary=elementary,
-                kept=self.kept,
+                kept=self.kept.setdefault(own, {}) if shares else None,
             )  # fmt: skip
             stats.model_traces += 1
-            self.traces[key] = signature, traced
+            self.traces[own, elementary] = traced
         return replace(traced, weights=dict(traced.weights))
 
     def check_mixing(self, graph: Graph, traced: Traced, backend: Backend, derivative: bool) -> None:
