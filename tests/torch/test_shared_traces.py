@@ -86,6 +86,27 @@ def test_one_export_serves_both_kinds_of_graph(exports: list[Any]) -> None:
     assert len(exports) == 2
 
 
+def test_a_graph_with_nothing_to_take_apart_serves_rules_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds: list[Any] = []
+    decomposed = torch.export.ExportedProgram.run_decompositions
+
+    def counted(self: Any, table: Any) -> Any:
+        rounds.append(table)
+        return decomposed(self, table)
+
+    monkeypatch.setattr(torch.export.ExportedProgram, "run_decompositions", counted)
+    x = sample()
+    gradient, deeplift = compiled(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), ["gradient", "deeplift"])
+    assert len(rounds) == 1
+    assert gradient.graph.nodes == deeplift.graph.nodes
+    weights = deeplift._plan.traced.weights
+    assert weights is not gradient._plan.traced.weights
+    change = (deeplift.predict(x) - deeplift.predict(0 * x))[:, 1]
+    torch.testing.assert_close(deeplift(x, target=1).sum(1), change)
+    compiled(Tempered(), ["gradient", "deeplift"])
+    assert len(rounds) == 3
+
+
 @pytest.mark.parametrize("order", [("gradient", "deeplift"), ("deeplift", "gradient")])
 def test_recurrent_layers_are_exported_step_by_step_for_rules_only(exports: list[Any], order: tuple[str, str]) -> None:
     class Last(nn.Module):
