@@ -133,11 +133,13 @@ class Models(Protocol):
 
     def trace(
         self, model: Any, signature: Signature, *, device: Any, dtype: str | None, examples: Sequence[Any] = (),
-        elementary: bool = False,
+        elementary: bool = False, kept: dict[Any, Any] | None = None,
     ) -> Traced:  # fmt: skip
         """The model in inference mode as a graph; the model is unchanged. ``examples``: example inputs, if any.
 
-        ``elementary``: take composite operations (norms, attention, recurrent layers) apart.
+        ``elementary``: take composite operations (norms, attention, recurrent layers) apart. ``kept``: where the
+        backend may keep what a further trace can start from. Such traces are of the same model, unchanged in between,
+        with the same signature, device and dtype; the caller drops ``kept`` after the last one.
         """
 
     def token_model(self, model: Any, *, derivative: bool) -> TokenModel:

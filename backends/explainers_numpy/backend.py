@@ -38,7 +38,7 @@ class NumpyBackend(BackendDefaults):
 
     def trace(
         self, model: Any, signature: Signature, *, device: Any, dtype: str | None, examples: Sequence[Any] = (),
-        elementary: bool = False,
+        elementary: bool = False, kept: dict[Any, Any] | None = None,
     ) -> Traced:  # fmt: skip
         return trace.trace(model, signature, examples)
 

@@ -67,7 +67,7 @@ class TensorFlowBackend(BackendDefaults):
 
     def trace(
         self, model: Any, signature: Signature, *, device: Any, dtype: str | None, examples: Sequence[Any] = (),
-        elementary: bool = False,
+        elementary: bool = False, kept: dict[Any, Any] | None = None,
     ) -> Traced:  # fmt: skip
         from . import trace
 
@@ -214,7 +214,7 @@ class TensorFlowCalls(TensorFlowBackend):
 
     def trace(
         self, model: Any, signature: Signature, *, device: Any, dtype: str | None, examples: Sequence[Any] = (),
-        elementary: bool = False,
+        elementary: bool = False, kept: dict[Any, Any] | None = None,
     ) -> Traced:  # fmt: skip
         from . import calls
 

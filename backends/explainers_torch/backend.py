@@ -141,11 +141,11 @@ class TorchBackend(BackendDefaults):
 
     def trace(
         self, model: Any, signature: Signature, *, device: Any, dtype: str | None, examples: Sequence[Any] = (),
-        elementary: bool = False,
+        elementary: bool = False, kept: dict[Any, Any] | None = None,
     ) -> Traced:  # fmt: skip
         from . import trace
 
-        return trace.trace(model, signature, device, dtype, elementary)
+        return trace.trace(model, signature, device, dtype, elementary, kept)
 
     def token_model(self, model: Any, *, derivative: bool) -> TokenModel:
         from . import language
@@ -299,7 +299,7 @@ class TorchCalls(TorchBackend):
 
     def trace(
         self, model: Any, signature: Signature, *, device: Any, dtype: str | None, examples: Sequence[Any] = (),
-        elementary: bool = False,
+        elementary: bool = False, kept: dict[Any, Any] | None = None,
     ) -> Traced:  # fmt: skip
         from . import calls
 

@@ -285,4 +285,5 @@ ALWAYS: dict[Any, Callable[..., Any]] = {
     aten.rrelu.default: rrelu,
     aten.affine_grid_generator.default: decompositions.affine_grid_generator,
 }
-TABLE = {**_table(), **ALWAYS}  # for rules that need elementary operations
+COMPOSITE = _table()
+TABLE = {**COMPOSITE, **ALWAYS}  # for rules that need elementary operations

@@ -81,13 +81,16 @@ def _stand_in() -> Any:
 
 
 @contextmanager
-def recorded() -> Iterator[None]:
-    """Turn ``Function.apply`` into one operation on this thread, even where a model holds a reference to it."""
-    _CALLS.clear()
+def recorded(known: Sequence[OwnCall] = ()) -> Iterator[list[OwnCall]]:
+    """Turn ``Function.apply`` into one operation on this thread, even where a model holds a reference to it.
+
+    ``known``: the calls that were recorded before, by the number that their operations have. Yields all calls.
+    """
+    _CALLS[:] = known
     code, token = _APPLIED.__code__, _THREAD.set(threading.get_ident())
     _APPLIED.__code__ = _stand_in().__code__
     try:
-        yield
+        yield _CALLS
     finally:
         _APPLIED.__code__ = code
         _THREAD.reset(token)

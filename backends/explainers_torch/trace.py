@@ -11,8 +11,8 @@ import sysconfig
 import threading
 import traceback
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -160,8 +160,67 @@ def floating_dtypes(model: Any) -> list[str]:
 # --- tracing ---------------------------------------------------------------------------------
 
 
-def trace(model: Any, sig: Signature, device: Any, dtype: str | None, elementary: bool = False) -> Traced:
-    """Export the model in inference mode and read it into a Graph."""
+@dataclass(frozen=True)
+class Export:
+    """A model as torch.export records it, before decompositions. ``watch``: what was seen meanwhile. ``calls``: of
+    users' ``torch.autograd.Function``, which the operations in the program refer to by number."""
+
+    program: ExportedProgram
+    watch: Watch
+    calls: list[own.OwnCall]
+
+    def decomposed(self, elementary: bool) -> ExportedProgram:
+        try:
+            with own.recorded(self.calls), self.watch:
+                return self.program.run_decompositions(decompose.TABLE if elementary else decompose.ALWAYS)
+        except ExplainersError:
+            raise
+        except Exception as error:
+            raise _trace_error(error, self.watch) from error
+
+
+@dataclass
+class Exports:
+    """The exports of one model for one signature, made when they are needed. ``plain``: its trace as it is written.
+
+    Recurrent layers are one operation each in ``whole``, and go step by step in ``apart``; without any, both are one.
+    """
+
+    whole: Export | None = None
+    apart: Export | None = None
+    plain: Traced | None = None
+
+    def of(self, whole: bool, export: Callable[[Mapping[Any, Any]], Export]) -> Export:
+        """An export. ``export``: makes one, with replacements for torch's functions of recurrent layers."""
+        found = self.whole if whole else self.apart
+        if found is None:
+            found = export(recurrent.LAYERS if whole else {})
+            alike = not found.watch.recurrent
+            self.whole = found if whole or alike else self.whole
+            self.apart = found if not whole or alike else self.apart
+        return found
+
+    @property
+    def elementary(self) -> bool:
+        """Whether the trace as the model is written has nothing to take apart.
+
+        Decompositions replace only the operations of their table, and whichever of these an operation outside it
+        consists of, it stays in a trace.
+        """
+        if self.plain is None or self.whole is not self.apart:
+            return False
+        program: ExportedProgram = self.plain.memory[1]
+        return not any(node.target in decompose.COMPOSITE for node in program.graph.nodes)
+
+
+def trace(
+    model: Any, sig: Signature, device: Any, dtype: str | None, elementary: bool = False,
+    kept: dict[Any, Any] | None = None,
+) -> Traced:  # fmt: skip
+    """Export the model in inference mode and read it into a Graph.
+
+    ``kept``: exports that further traces of the same model, with the same arguments but ``elementary``, start from.
+    """
     if dtype is not None:
         specs = (TensorSpec(s.shape, dtype, s.name) if s.floating else s for s in sig.inputs)
         sig = replace(sig, inputs=tuple(specs))
@@ -170,18 +229,30 @@ def trace(model: Any, sig: Signature, device: Any, dtype: str | None, elementary
     if place.type == "cuda" and place.index is None:
         place = torch.device("cuda", torch.cuda.current_device())
     sig = axes.with_examples(sig)
+    exports = Exports()
+    if kept is not None and not sig.lengths:  # conditions on sizes add up over the decompositions of an export
+        exports = kept.setdefault("exports", exports)
     with _TRACING, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        module = inference_copy(model, dtype, place if place != origin else None)
-        program = _export(module, sig, place, elementary, {} if elementary else recurrent.LAYERS)
+        if elementary and exports.elementary and exports.plain is not None:
+            return replace(exports.plain, weights=bind_weights(model, exports.plain))
+
+        def export(layers: Mapping[Any, Any]) -> Export:
+            return _export(inference_copy(model, dtype, place if place != origin else None), sig, place, layers)
+
+        found = exports.of(not elementary, export)
+        program = found.decomposed(elementary)
         if recurrent.weights_move(program):
-            module = inference_copy(model, dtype, place if place != origin else None)
-            program = _export(module, sig, place, elementary, {})
-    sizes = axes.Axes(program, sig)
-    graph, memory = _read(program, sig, sizes)
+            found = exports.of(False, export)
+            program = found.decomposed(elementary)
+        sizes = axes.Axes(program, sig)
+        with own.recorded(found.calls):
+            graph, memory = _read(program, sig, sizes)
     sig = axes.with_bounds(sig, sizes, graph)
     traced = Traced(graph, sig, {}, device=place, memory=(memory, program, dtype))
     traced.weights = bind_weights(model, traced)
+    if not elementary:
+        exports.plain = traced
     return traced
 
 
@@ -258,9 +329,7 @@ class _KerasScopes(TorchFunctionMode):
         return tuple(found)
 
 
-def _export(
-    module: torch.nn.Module, sig: Signature, device: torch.device, elementary: bool, layers: Mapping[Any, Any]
-) -> ExportedProgram:
+def _export(module: torch.nn.Module, sig: Signature, device: torch.device, layers: Mapping[Any, Any]) -> Export:
     """Export the module. ``layers``: replacements for torch's functions of recurrent layers."""
     examples = [
         torch.zeros((_EXAMPLE_ROWS, *s.sample_shape), dtype=getattr(torch, s.dtype), device=device) for s in sig.inputs
@@ -275,10 +344,10 @@ def _export(
     )
     watch = Watch(layers)
     try:
-        with own.recorded(), hooks_restored(module), watch:
+        with own.recorded() as calls, hooks_restored(module), watch:
             program = torch.export.export(module, tuple(args), kwargs, dynamic_shapes=shapes, strict=False)
             _stop_derivatives(program)
-            return program.run_decompositions(decompose.TABLE if elementary else decompose.ALWAYS)
+            return Export(program, watch, list(calls))
     except ExplainersError:
         raise
     except Exception as error:

@@ -11,21 +11,25 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from . import recurrent
+
 
 class Watch(TorchFunctionMode):
     """``lengths``: the stacks of calls of ``len`` on a tensor, which Python turns into a fixed number.
 
-    ``layers``: replacements for torch's functions of recurrent layers.
+    ``layers``: replacements for torch's functions of recurrent layers. ``recurrent``: whether one of these was called.
     """
 
     def __init__(self, layers: Mapping[Any, Callable[..., Any]]) -> None:
         super().__init__()
         self.instead = {**_SAME, **layers}
         self.lengths: list[traceback.StackSummary] = []
+        self.recurrent = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.__len__:
             self.lengths.append(traceback.extract_stack())
+        self.recurrent = self.recurrent or func in recurrent.LAYERS
         return self.instead.get(func, func)(*args, **(kwargs or {}))
 
 

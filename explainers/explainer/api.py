@@ -8,12 +8,12 @@ import io
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast, overload
 
 import numpy as np
 
-from .. import methods, random_numbers, tables
-from ..backend import Backend, device_name, find, on_host, owner
+from .. import random_numbers, tables
+from ..backend import Backend, device_name, on_host
 from ..errors import ArtifactError, BaselineError, InputError, TargetError, UnknownNameError, UnsupportedOperation
 from ..file import container
 from ..graph import Graph
@@ -23,7 +23,7 @@ from ..run import Packages
 from ..run.call import Call, Chunk, Stats, reporter
 from ..run.contrasted import audit
 from ..spec import BatchReferences, Numpy, Signature, Target, TensorSpec, resolve_target
-from . import bind, completeness, plan, saving
+from . import bind, compiling, completeness, plan, saving
 from .bind import Asked, checked_size, dtype_name
 from .explanation import Explanation
 from .plan import Options, Plan
@@ -144,11 +144,57 @@ class Explainer:
 
     # --- compiling ---------------------------------------------------------------------------
 
+    @overload
     @classmethod
     def compile(
         cls,
         model: Any,
-        method: str | Method,
+        method: str | Method | type[Method],
+        *,
+        inputs: Any = ...,
+        wrt: Any = ...,
+        output: int | str | None = ...,
+        baseline: Any = ...,
+        backend: str | None = ...,
+        engine: str = ...,
+        device: Any = ...,
+        dtype: Any = ...,
+        batch_size: int | None = ...,
+        per_token: bool = ...,
+        strict: bool = ...,
+        interacting: bool = ...,
+        every_output: bool = ...,
+        incremental: bool | str = ...,
+    ) -> Explainer: ...
+
+    @overload
+    @classmethod
+    def compile(
+        cls,
+        model: Any,
+        method: Sequence[str | Method | type[Method]],
+        *,
+        inputs: Any = ...,
+        wrt: Any = ...,
+        output: int | str | None = ...,
+        baseline: Any = ...,
+        backend: str | None = ...,
+        engine: str = ...,
+        device: Any = ...,
+        dtype: Any = ...,
+        batch_size: int | None = ...,
+        per_token: bool = ...,
+        strict: bool = ...,
+        interacting: bool = ...,
+        every_output: bool = ...,
+        incremental: bool | str = ...,
+    ) -> list[Explainer]: ...
+
+    @classmethod
+    def compile(
+        cls,
+        model: Any,
+        method: str | Method | type[Method] | Sequence[str | Method | type[Method]],
         *,
         inputs: Any = None,
         wrt: Any = None,
@@ -164,14 +210,18 @@ class Explainer:
         interacting: bool = False,
         every_output: bool = False,
         incremental: bool | str = "auto",
-    ) -> Explainer:
+    ) -> Explainer | list[Explainer]:
         """Trace ``model`` once, with inputs, target mask, baseline and seed as placeholders.
 
         Parameters
         ----------
         model: a torch.nn.Module, torch.export.ExportedProgram, Keras model, tf.Module, tf.function,
             the folder of a SavedModel, a ``.keras`` or ``.pt2`` file, or any callable from arrays to an array.
-        method: a name or a value of :mod:`explainers.methods`.
+        method: a name or a value of :mod:`explainers.methods`; or a list or tuple of them. The result is then a list
+            of explainers in that order, which share the trace of the model: compiling several methods takes little more
+            than compiling their own parts. An error names the method in the list, and none is compiled then.
+            Explainers of later calls of ``compile`` trace the model again, since an attribute or a hook may have
+            changed. Without ``inputs``, for a model that does not declare them, each traces at its own first call.
         inputs: example arrays or TensorSpecs (one, a tuple, or a dict by name), to trace a model now that does not
             declare its inputs; otherwise it is traced at the first call. Axes of a TensorSpec that are None, or names,
             vary from call to call. For tables (pandas, polars, Arrow) the column names are kept: later tables are read
@@ -210,46 +260,57 @@ class Explainer:
         ------
         UnknownNameError, InputError, TraceError, UnsupportedOperation, BackendMissing
         """
-        value = methods.resolve(method)
-        args, kwargs = bind.split(inputs)
-        found = find(model, backend)
-        if value.rule_set and found.forward_only and backend is None:  # a function of tensors, perhaps
-            found = next(filter(None, map(owner, [*args, *kwargs.values()])), found)
-        if engine == "auto":
-            engine = found.default_engine
-        elif engine not in found.engines:
-            raise UnknownNameError.among(f"engine of backend {found.name!r}", engine, found.engines)
+        values = compiling.resolved(method)
+        count = len(values) if isinstance(method, (list, tuple)) else None
+        arrays = bind.split(inputs)
         checked_size(batch_size, ", or None")
-        if value.rule_set and found.forward_only:
-            raise UnsupportedOperation(
-                f"method {value.name!r} needs the derivative of the model (rule set {value.rule_set.name!r}), and "
-                f"backend {found.name!r} only calls it (operation {getattr(model, '__qualname__', type(model))!s}). "
-                "Use a forward-only method such as 'feature_ablation', or give the torch or TensorFlow model; for a "
-                "function of tensors say so with backend='torch'."
-            )
         kind = None if dtype is None else dtype_name(dtype)
         if kind not in (None, "float32", "float64", "bfloat16"):
             raise InputError(f"dtype must be 'float32', 'float64' or 'bfloat16'; got {dtype!r}")
-        if device is not None:
-            device_name(found, device)
-        model = found.opened(model)
-        if value.rule_set is None and engine == "eager" and found.calling is not None:
-            found = found.calling
-        if value.baseline_of_batch and isinstance(baseline, (int, float)):
-            baseline = BatchReferences()
         if incremental not in ("auto", False):
             raise InputError(f"incremental must be 'auto' or False; got {incremental!r}")
         flags = bool(strict), bool(interacting), bool(every_output), bool(incremental)
         options = Options(wrt, output, baseline, engine, device, kind, batch_size, per_token, *flags)
-        self = cls(model, value, found, options)
-        with found.neutral():
-            with plan.advised(found, value):
-                signature = tables.signature(found, model, args, kwargs)
-            if signature is not None:
-                self._prepare(signature, signature.bind(args, kwargs) if args or kwargs else ())
-        return self
+        opened: dict[str, Any] = {}
+        explainers = []
+        for place, value in enumerate(values):
+            with compiling.naming(place, count, value):
+                explainers.append(cls._untraced(model, value, backend, options, arrays, opened))
+        shared = compiling.Shared()
+        for place, explainer in enumerate(explainers):
+            with compiling.naming(place, count, explainer.method):
+                explainer._trace_on(*arrays, shared)
+        return explainers[0] if count is None else explainers
 
-    def _prepare(self, signature: Signature, examples: Sequence[Any]) -> Plan:
+    @classmethod
+    def _untraced(
+        cls, model: Any, method: Method, backend: str | None, options: Options,
+        arrays: tuple[Sequence[Any], Mapping[str, Any]], opened: dict[str, Any],
+    ) -> Explainer:  # fmt: skip
+        """An explainer of a checked choice of backend and engine. ``opened``: the model as each backend opened it."""
+        args, kwargs = arrays
+        found, engine = compiling.choose_backend(model, method, backend, options.engine, [*args, *kwargs.values()])
+        if options.device is not None:
+            device_name(found, options.device)
+        if found.name not in opened:
+            opened[found.name] = found.opened(model)
+        model = opened[found.name]
+        if method.rule_set is None and engine == "eager" and found.calling is not None:
+            found = found.calling
+        baseline = options.baseline
+        if method.baseline_of_batch and isinstance(baseline, (int, float)):
+            baseline = BatchReferences()
+        return cls(model, method, found, replace(options, engine=engine, baseline=baseline))
+
+    def _trace_on(self, args: Sequence[Any], kwargs: Mapping[str, Any], shared: compiling.Shared) -> None:
+        """Trace the model, if it or the examples say what its inputs are."""
+        with self._backend.neutral():
+            with plan.advised(self._backend, self.method):
+                signature = tables.signature(self._backend, self._model, args, kwargs)
+            if signature is not None:
+                self._prepare(signature, signature.bind(args, kwargs) if args or kwargs else (), shared)
+
+    def _prepare(self, signature: Signature, examples: Sequence[Any], shared: compiling.Shared | None = None) -> Plan:
         """Trace the model and compile the first kernel, once."""
         with self._lock:
             if self._plan is None:
@@ -262,7 +323,7 @@ class Explainer:
                 ]
                 try:
                     self._plan = plan.trace(
-                        model, self._backend, self.method, self._options, signature, plain, self.stats
+                        model, self._backend, self.method, self._options, signature, plain, self.stats, shared
                     )
                     self._model = model
                 except UnsupportedOperation as error:

@@ -23,6 +23,7 @@ from ..run import Packages
 from ..run.call import Stats
 from ..spec import STRING, Baseline, Signature, TensorSpec
 from . import mixing
+from .compiling import Shared
 
 ALL = 1 << 40  # rows: each call runs as one package
 MOST_SIZES = 256  # of axes that vary, whose plans are kept
@@ -108,11 +109,11 @@ class Plan:
 
 def trace(
     model: Any, backend: Backend, method: Method, options: Options, signature: Signature, examples: Sequence[Any],
-    stats: Stats,
+    stats: Stats, shared: Shared | None = None,
 ) -> Plan:  # fmt: skip
     """Trace the model, or see what it returns if the backend calls it, and compile the first kernel."""
     with advised(backend, method):
-        return _trace(model, backend, method, options, signature, examples, stats)
+        return _trace(model, backend, method, options, signature, examples, stats, shared or Shared())
 
 
 @contextmanager
@@ -136,15 +137,13 @@ def advised(backend: Backend, method: Method) -> Iterator[None]:
 
 def _trace(
     model: Any, backend: Backend, method: Method, options: Options, signature: Signature, examples: Sequence[Any],
-    stats: Stats,
+    stats: Stats, shared: Shared,
 ) -> Plan:  # fmt: skip
     began = time.perf_counter()
     rules = method.rule_set
     _check_lengths(signature, backend, method, options)
-    traced = backend.trace(
-        model, signature, device=options.device, dtype=options.dtype, examples=examples,
-        elementary=options.every_output or (rules is not None and rules.elementary),
-    )  # fmt: skip
+    elementary = options.every_output or (rules is not None and rules.elementary)
+    traced = shared.trace(model, backend, signature, examples, options, elementary, stats)
     traced.signature = _with_columns(traced.signature, signature)
     graph = _explained(traced.graph, method, options)
     _, result = graph.outputs[0]
@@ -176,7 +175,7 @@ def _trace(
     elif backend.calls:
         alone = mixing.check_called(graph, traced, backend, options.batch_size)
     else:
-        mixing.check(graph, traced, backend, derivative=rules is not None)
+        shared.check_mixing(graph, traced, backend, derivative=rules is not None)
     seconds = time.perf_counter() - began
     stats.seconds_tracing += seconds
     packages = Packages(

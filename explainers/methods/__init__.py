@@ -40,7 +40,7 @@ DEEPEXPLAIN: Mapping[str, Method] = MappingProxyType(
 )
 
 
-def resolve(method: str | Method) -> Method:
+def resolve(method: str | Method | type[Method]) -> Method:
     """The method of this name; a method value is returned as it is."""
     if isinstance(method, Method):
         return method

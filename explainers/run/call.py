@@ -17,9 +17,15 @@ Results = tuple[Array, ...]  # the arguments of a kernel
 
 @dataclass
 class Stats:
-    """Counts and times of an explainer's work so far. Counts are exact under threads; times are wall seconds."""
+    """Counts and times of an explainer's work so far. Counts are exact under threads; times are wall seconds.
+
+    ``traces``: programs of this explainer that were traced, one for each kernel that was not loaded from a file.
+    ``model_traces``: traces of the model itself that this explainer made; 0 if all that it needs were made by others
+    that were compiled together with it. ``seconds_tracing`` counts them where they were made.
+    """
 
     traces: int = 0
+    model_traces: int = 0
     compiled_shapes: list[str] = field(default_factory=list)
     calls: int = 0
     rows: int = 0

@@ -160,3 +160,33 @@ def test_a_query_that_sees_no_key_gets_nothing() -> None:
     found = decompose.TABLE[aten.scaled_dot_product_attention.default](q, k, v, keep)
     assert (found[0, 2] == 0).all()
     assert found.isfinite().all()
+
+
+ONCE = {  # one use of each, for samples (N, 4, 6)
+    aten.layer_norm.default: lambda x: torch.layer_norm(x, (6,)),
+    aten.rms_norm.default: lambda x: torch.nn.functional.rms_norm(x, (6,)),
+    aten.group_norm.default: lambda x: torch.nn.functional.group_norm(x, 2),
+    aten.instance_norm.default: torch.nn.functional.instance_norm,
+    aten.scaled_dot_product_attention.default: lambda x: torch.nn.functional.scaled_dot_product_attention(x, x, x),
+    aten.std.correction: lambda x: torch.std(x, 1, correction=1),
+    aten.cosine_similarity.default: lambda x: torch.cosine_similarity(x, x + 1),
+    aten.glu.default: torch.nn.functional.glu,
+    aten.max_pool1d.default: lambda x: torch.nn.functional.max_pool1d(x, 2),
+    aten.max_pool2d.default: lambda x: torch.nn.functional.max_pool2d(x[:, None], 2),
+}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # torch uses what it has deprecated itself
+@pytest.mark.parametrize("operation", ONCE, ids=str)
+def test_what_is_taken_apart_for_rules_shows_in_the_plain_trace(operation: Any) -> None:
+    """A plain trace without such operations serves rules, too."""
+
+    class Once(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return ONCE[operation](x)
+
+    shapes = ({0: torch.export.Dim("batch", min=1, max=2**31 - 1)},)
+    exported = torch.export.export(Once(), (torch.zeros(3, 4, 6),), dynamic_shapes=shapes, strict=False)
+    assert operation in {node.target for node in exported.run_decompositions(decompose.ALWAYS).graph.nodes}
+    apart = {node.target for node in exported.run_decompositions(decompose.TABLE).graph.nodes}
+    assert not apart & decompose.COMPOSITE.keys()
