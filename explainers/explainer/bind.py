@@ -70,6 +70,61 @@ class Asked:
         return cls(**own), arguments
 
 
+@dataclass(slots=True)
+class Inputs:
+    """A call's inputs in the signature's order, as the caller passed them and as arrays, with the plan for them.
+
+    ``count``: of the samples. ``by_name``: whether they were given by name, as results are then.
+    """
+
+    plan: Plan
+    given: list[Any]
+    arrays: list[Array]
+    count: int
+    by_name: bool
+
+
+class KnownInputs:
+    """What was decided for the last call's inputs, for a next one with inputs of the same types, dtypes and shapes.
+
+    Only of arrays that are taken as they are, and whose checks depend on nothing else. What depends on their values,
+    memory, device or history is checked at each call: finite numbers and ids, strides, derivatives.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._last: tuple[Any, Plan] | None = None
+
+    def forget(self) -> None:
+        self._last = None
+
+    def inputs(self, args: Sequence[Any]) -> Inputs | None:
+        """The inputs ``args``; None if they are of another kind."""
+        last = self._last
+        try:
+            if last is None or last[0] != _kind(args):
+                return None
+        except AttributeError:  # no arrays
+            return None
+        return Inputs(last[1], list(args), list(args), int(args[0].shape[0]), False)
+
+    def add(self, args: Sequence[Any], found: Inputs) -> None:
+        """Remember the decisions for ``args`` where these may be remembered."""
+        same = len(args) == len(found.arrays) and all(a is b for a, b in zip(args, found.arrays, strict=True))
+        specs = found.plan.traced.signature.inputs
+        if same and not found.by_name and all(map(self._decided, args, specs)):
+            self._last = _kind(args), found.plan
+
+    def _decided(self, array: Any, spec: TensorSpec) -> bool:
+        """Whether all checks of ``array`` depend on its type, dtype and shape alone."""
+        plain = type(array) is np.ndarray or (self._backend.owns(array) and not isinstance(array, np.ndarray))
+        return plain and not spec.words and (spec.floating or dtype_name(array.dtype) == spec.dtype != STRING)
+
+
+def _kind(args: Sequence[Any]) -> Any:
+    return tuple([(type(array), array.dtype, array.shape) for array in args])
+
+
 def arrays(backend: Backend, signature: Signature, bound: Sequence[Any]) -> tuple[list[Array], int]:
     """The inputs as numpy or as the backend's own arrays, and the number of samples."""
     found = [_array(backend, value, spec) for value, spec in zip(bound, signature.inputs, strict=True)]

@@ -124,8 +124,7 @@ class ContrastRun(Run):
             outputs[sample] = self.backend.numpy(y)
             np.add.at(references, sample, self.backend.numpy(piece.activations[0]))
             first += len(pair)
-        kinds = [packages.host_dtype(value) for value in packages.program.wrt]
-        means = [(array / total).astype(kind) for array, kind in zip(sums, kinds, strict=True)]
+        means = [(array / total).astype(kind) for array, kind in zip(sums, packages.host_dtypes, strict=True)]
         return outputs, references / total, list(means)
 
 
