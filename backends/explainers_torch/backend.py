@@ -239,10 +239,11 @@ class TorchBackend(BackendDefaults):
         return array.expand(count, *array.shape[1:])
 
     def numpy(self, array: Any) -> Numpy:
-        array = array.detach()
+        if array.requires_grad:
+            array = array.detach()
         if array.dtype is self.torch.bfloat16:
             array = array.float()
-        result: Numpy = array.cpu().numpy()
+        result: Numpy = (array if array.is_cpu else array.cpu()).numpy()
         return result
 
     def like(self, array: Any, given: Any) -> Any:

@@ -28,6 +28,8 @@ from ..spec import (
 )
 from .plan import Plan
 
+RECENT = 4  # kinds of inputs that are remembered
+
 
 def split(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Inputs given as one value, split into (positional, by name)."""
@@ -84,8 +86,16 @@ class Inputs:
     by_name: bool
 
 
+@dataclass(slots=True)
+class _Kind:
+    """The types, dtypes and shapes of inputs, and the plan for them."""
+
+    of: Any = None
+    plan: Plan | None = None
+
+
 class KnownInputs:
-    """What was decided for the last call's inputs, for a next one with inputs of the same types, dtypes and shapes.
+    """What was decided for the inputs of recent calls, for later ones with inputs of the same types, dtypes and shapes.
 
     Only of arrays that are taken as they are, and whose checks depend on nothing else. What depends on their values,
     memory, device or history is checked at each call: finite numbers and ids, strides, derivatives.
@@ -93,27 +103,28 @@ class KnownInputs:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._last: tuple[Any, Plan] | None = None
+        self.forget()
 
     def forget(self) -> None:
-        self._last = None
+        self._recent = (_Kind(),) * RECENT  # the last one first; replaced as a whole, as threads share it
 
     def inputs(self, args: Sequence[Any]) -> Inputs | None:
         """The inputs ``args``; None if they are of another kind."""
-        last = self._last
         try:
-            if last is None or last[0] != _kind(args):
-                return None
+            given = _kind(args)
         except AttributeError:  # no arrays
             return None
-        return Inputs(last[1], list(args), list(args), int(args[0].shape[0]), False)
+        for known in self._recent:
+            if known.plan is not None and known.of == given:
+                return Inputs(known.plan, list(args), list(args), int(args[0].shape[0]), False)
+        return None
 
     def add(self, args: Sequence[Any], found: Inputs) -> None:
         """Remember the decisions for ``args`` where these may be remembered."""
         same = len(args) == len(found.arrays) and all(a is b for a, b in zip(args, found.arrays, strict=True))
         specs = found.plan.traced.signature.inputs
         if same and not found.by_name and all(map(self._decided, args, specs)):
-            self._last = _kind(args), found.plan
+            self._recent = (_Kind(_kind(args), found.plan), *self._recent[:-1])
 
     def _decided(self, array: Any, spec: TensorSpec) -> bool:
         """Whether all checks of ``array`` depend on its type, dtype and shape alone."""

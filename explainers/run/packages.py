@@ -358,14 +358,15 @@ class Packages:
         return backend.stage(part, spec.dtype, self.traced.device)
 
     def _run(self, call: Call, start: int, stop: int) -> Run:
-        kind: type[Run] = SummedRun
+        return self._kind_of_run(self, call, self.stage_call(call, start, stop), start, stop)
+
+    @cached_property
+    def _kind_of_run(self) -> type[Run]:
         if self.program.design is not None:
-            kind = PerturbedRun if self.method.generates else ForwardRun
-        elif self.references is not None:
-            kind = ContrastRun
-        elif self.method.single:
-            kind = SingleRun
-        return kind(self, call, self.stage_call(call, start, stop), start, stop)
+            return PerturbedRun if self.method.generates else ForwardRun
+        if self.references is not None:
+            return ContrastRun
+        return SingleRun if self.method.single else SummedRun
 
     def execute(self, pieces: Sequence[Piece]) -> list[Results]:
         """Run pieces with equal keys as one package; returns the results of each."""

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from explainers import Explainer, References, methods
+from explainers import Explainer, References, TensorSpec, methods
 from explainers.errors import BaselineError, InputError, NonFiniteError, TargetError
 from explainers.random_numbers import sample_seeds
 from explainers.spec import all_finite
@@ -282,6 +282,25 @@ def test_new_weights(method: str) -> None:
     explain.refresh()
     after = explain(x, target=1)
     same(after, Explainer.compile(net, method, inputs=x)(x, target=1))
+    assert not np.array_equal(after, before)
+
+
+def test_new_weights_of_a_model_with_a_varying_axis() -> None:
+    class Sequences(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = torch.nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(x.tanh()).square().mean(1)
+
+    net, x = Sequences().eval(), np.random.default_rng(0).standard_normal((2, 7, 4)).astype(np.float32)
+    explain = Explainer.compile(net, "deeplift", inputs=TensorSpec((None, None, 4)), baseline=1.0)
+    before = explain(x, target=1)
+    net.head.weight = torch.nn.Parameter(net.head.weight.detach() * -0.5)
+    explain.refresh()
+    after = explain(x, target=1)
+    same(after, Explainer.compile(net, "deeplift", inputs=TensorSpec((None, None, 4)), baseline=1.0)(x, target=1))
     assert not np.array_equal(after, before)
 
 
