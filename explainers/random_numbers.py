@@ -8,6 +8,7 @@ order or number of workers, and the same on every backend. Keys are computed her
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ UInt64 = npt.NDArray[np.uint64]
 
 PRIORITY_BITS = 24
 _MASK32 = 0xFFFFFFFF
+FEW = 4096  # samples whose seeds are kept
 
 
 def _mix64(z: UInt64) -> UInt64:
@@ -35,6 +37,18 @@ def sample_seeds(seed: Any, count: int) -> UInt64:
     An int seeds the whole call: sample i draws from (seed, i). An array of N ints gives each
     sample its own seed: a sample with seed k draws the same numbers as alone with ``seed=k``.
     """
+    known = count <= FEW and (seed is None or type(seed) is int)
+    return _seeds_of_call(seed or 0, count) if known else _sample_seeds(seed, count)
+
+
+@lru_cache(maxsize=64)
+def _seeds_of_call(seed: int, count: int) -> UInt64:
+    seeds = _sample_seeds(seed, count)
+    seeds.setflags(write=False)
+    return seeds
+
+
+def _sample_seeds(seed: Any, count: int) -> UInt64:
     seeds = np.asarray(0 if seed is None else seed)
     if np.ma.is_masked(seed):
         raise InputError("seed is a masked array, and the numbers behind the mask would be used")

@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import InputError, QueueFull
-from .explainer.api import Explainer, Request
+from .explainer.api import Explainer
 from .explainer.explanation import Explanation
+from .explainer.request import Request
 from .run import Packages
 from .run.base import Run, Steps
 from .run.call import Chunk, Piece, Results

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -22,6 +23,7 @@ Array = Any
 Numpy = npt.NDArray[Any]
 SpecOf = Callable[[Any, str], "TensorSpec"]
 STRING = "string"
+SMALL = 2**13  # entries of an array that is checked as a whole first
 
 
 @dataclass(frozen=True)
@@ -289,12 +291,23 @@ def row_name(position: int, count: int) -> str:
     return f"sample {position} of {count}"
 
 
+def all_finite(array: Numpy) -> bool:
+    """Whether no entry is NaN or infinity.
+
+    A sum of squares is finite only if each entry is, and takes a third of the time that the entries take one by one;
+    where it is not, large entries may have made it overflow.
+    """
+    if array.size <= SMALL and array.dtype.kind == "f" and math.isfinite(np.vdot(array, array)):
+        return True
+    return bool(np.isfinite(array).all())
+
+
 def check_finite(array: Numpy, what: str, first: int = 0, count: int | None = None) -> None:
     """Raise NonFiniteError, naming the first sample of ``array`` that has NaN or infinity.
 
     ``first``: the number of its first sample among the call's ``count``.
     """
-    if array.dtype.kind != "f" or np.isfinite(array).all():
+    if array.dtype.kind != "f" or all_finite(array):
         return
     rows = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))
     kind = "NaN" if np.isnan(array[rows[0]]).any() else "infinity"

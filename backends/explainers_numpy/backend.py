@@ -11,7 +11,7 @@ from explainers.backend import BackendDefaults, Kernel, Runnable, Size, TokenMod
 from explainers.errors import ArtifactError
 from explainers.graph import Value
 from explainers.ops import Ops
-from explainers.spec import Numpy, Signature
+from explainers.spec import Numpy, Signature, all_finite
 
 from . import kernel, ops, trace
 
@@ -87,7 +87,7 @@ class NumpyBackend(BackendDefaults):
         return np.asarray(array)
 
     def finite(self, array: Any) -> bool:
-        return bool(np.isfinite(array).all())
+        return all_finite(array)
 
     def cache_bytes(self, device: Any) -> int | None:
         return LARGEST_POINTS

@@ -15,7 +15,7 @@ from explainers.backend import CALLED, CPU_CACHE, Backend, BackendDefaults, Kern
 from explainers.errors import ArtifactError
 from explainers.graph import Value
 from explainers.ops import Ops
-from explainers.spec import Numpy, Signature
+from explainers.spec import Numpy, Signature, all_finite
 
 
 class TensorFlowBackend(BackendDefaults):
@@ -172,7 +172,7 @@ class TensorFlowBackend(BackendDefaults):
         if not array.dtype.is_floating:
             return True
         if "CPU" in array.device:  # numpy shares the memory, and has less overhead per call
-            return bool(np.isfinite(np.asarray(array)).all())
+            return all_finite(np.asarray(array))
         tf = self.tensorflow
         return bool(tf.reduce_all(tf.math.is_finite(array)))
 

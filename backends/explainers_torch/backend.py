@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -27,9 +27,19 @@ from explainers.backend import (
 from explainers.errors import ArtifactError, InputError
 from explainers.graph import Value
 from explainers.ops import Ops
-from explainers.spec import Numpy, Signature
+from explainers.spec import Numpy, Signature, all_finite
 
 _NOTHING = nullcontext()
+
+
+@lru_cache(maxsize=256)
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides of a plain array of this shape."""
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= max(size, 1)
+    return tuple(reversed(strides))
 
 
 def of_keras(model: Any) -> bool:
@@ -102,16 +112,19 @@ class TorchBackend(BackendDefaults):
         return keras.saving.load_model(path)
 
     def neutral(self) -> AbstractContextManager[Any]:
-        torch = self.torch
-        if (
-            torch.is_grad_enabled()
-            and not torch.is_inference_mode_enabled()
-            and not torch._C._is_any_autocast_enabled()
-            and torch.get_default_dtype() is torch.float32
-            and not torch._C._len_torch_function_stack()
-        ):
+        derivatives, inference, autocast, dtype, functions, default = self._modes
+        if derivatives() and dtype() is default and not (inference() or autocast() or functions()):
             return _NOTHING
         return self._neutral()
+
+    @cached_property
+    def _modes(self) -> tuple[Any, ...]:
+        """What tells torch's modes, and the default dtype: looking them up takes as long as a small operation."""
+        torch = self.torch
+        return (
+            torch.is_grad_enabled, torch.is_inference_mode_enabled, torch._C._is_any_autocast_enabled,
+            torch.get_default_dtype, torch._C._len_torch_function_stack, torch.float32,
+        )  # fmt: skip
 
     @contextmanager
     def _neutral(self) -> Iterator[None]:
@@ -202,18 +215,10 @@ class TorchBackend(BackendDefaults):
         kind = self.kinds[dtype]
         if array.dtype is not kind or array.device != device:
             array = array.to(device=device, dtype=kind)
-        if array.stride() != self._strides(tuple(array.shape)):
+        if array.stride() != _strides(array.shape):
             # Kernels are traced over plain strides. contiguous() keeps odd ones on axes of size 1.
-            array = array.contiguous().as_strided(array.shape, self._strides(tuple(array.shape)))
+            array = array.contiguous().as_strided(array.shape, _strides(array.shape))
         return array
-
-    @staticmethod
-    def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-        strides, step = [], 1
-        for size in reversed(shape):
-            strides.append(step)
-            step *= max(size, 1)
-        return tuple(reversed(strides))
 
     def read(self, weight: Any) -> Any:
         return weight
@@ -234,17 +239,20 @@ class TorchBackend(BackendDefaults):
         return array.expand(count, *array.shape[1:])
 
     def numpy(self, array: Any) -> Numpy:
-        array = array.detach()
+        if array.requires_grad:
+            array = array.detach()
         if array.dtype is self.torch.bfloat16:
             array = array.float()
-        result: Numpy = array.cpu().numpy()
+        result: Numpy = (array if array.is_cpu else array.cpu()).numpy()
         return result
 
     def like(self, array: Any, given: Any) -> Any:
         torch = self.torch
         if not isinstance(array, torch.Tensor):
             array = torch.from_numpy(np.ascontiguousarray(array))
-        kind = given.dtype if given.dtype.is_floating_point else array.dtype
+        kind = given.dtype if given.is_floating_point() else array.dtype
+        if array.dtype is kind and array.device == given.device:
+            return array
         return array.to(device=given.device, dtype=kind)
 
     @property
@@ -254,14 +262,18 @@ class TorchBackend(BackendDefaults):
         return ops
 
     def view(self, array: Any) -> Numpy | None:
-        if not array.is_cpu or array.requires_grad or array.dtype is self.torch.bfloat16:
+        if not array.is_cpu or array.requires_grad:
             return None
-        result: Numpy = array.numpy()
+        try:
+            result: Numpy = array.numpy()
+        except TypeError:  # bfloat16, which numpy does not have
+            return None
         return result
 
     def finite(self, array: Any) -> bool:
-        if array.device.type == "cpu" and array.numel() < 2**16 and array.dtype is not self.torch.bfloat16:
-            return bool(np.isfinite(array.detach().numpy()).all())  # a fifth of the overhead of torch's own function
+        if array.is_cpu and array.numel() < 2**16 and array.dtype is not self.torch.bfloat16:
+            host = array.detach() if array.requires_grad else array
+            return all_finite(host.numpy())  # a fifth of the overhead of torch's own function
         return bool(self.torch.isfinite(array).all())
 
     def free_bytes(self, device: Any) -> int:
@@ -276,7 +288,10 @@ class TorchBackend(BackendDefaults):
 
     def version(self, weights: Mapping[Value, Any]) -> int:
         """Grows whenever a weight is written to in place."""
-        return sum(tensor._version for tensor in weights.values() if not tensor.is_inference())
+        try:
+            return sum([tensor._version for tensor in weights.values()])
+        except RuntimeError:  # some are inference tensors, which do not count
+            return sum([tensor._version for tensor in weights.values() if not tensor.is_inference()])
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         return isinstance(error, self.torch.OutOfMemoryError)

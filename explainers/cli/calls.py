@@ -11,8 +11,9 @@ import typer
 
 from .. import random_numbers, tables
 from ..errors import InputError
-from ..explainer.api import Explainer, Request
+from ..explainer.api import Explainer
 from ..explainer.bind import samples_of, targets_of
+from ..explainer.request import Request
 from ..spec import References, TensorSpec, is_mask, resolve_target
 from . import sources
 from .loading import Compiling, Subject, examples

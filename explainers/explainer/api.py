@@ -7,7 +7,7 @@ import inspect
 import io
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
 import numpy as np
@@ -20,68 +20,19 @@ from ..graph import Graph
 from ..graph.coverage import Audit, Coverage
 from ..methods import Method
 from ..run import Packages
-from ..run.call import Call, Chunk, Stats, reporter
+from ..run.call import Call, Stats, reporter
 from ..run.contrasted import audit
 from ..spec import BatchReferences, Numpy, Signature, Target, TensorSpec, resolve_target
-from . import bind, compiling, completeness, plan, saving
-from .bind import Asked, checked_size, dtype_name
+from . import bind, compiling, plan, saving
+from .bind import Asked, Inputs, checked_size, dtype_name
 from .explanation import Explanation
 from .plan import Options, Plan
+from .request import Request
 from .unbind import Results
 
 Progress = bool | Callable[[int, int], None]
 MOST_FIXED = 16  # sizes of axes that vary that are traced by themselves
 WARM_RUNS = 3  # TorchScript specializes in its first runs
-
-
-@dataclass(slots=True)  # made at every call: frozen ones cost a microsecond more
-class Request:
-    """A call of an explainer, with its arguments bound and checked, before it runs.
-
-    ``warns``: whether attributions that do not add up raise an IncompleteWarning, on the thread that takes the result.
-    """
-
-    explainer: Explainer
-    plan: Plan
-    call: Call
-    results: Results
-    warns: bool = True
-
-    @property
-    def packages(self) -> Packages:
-        return self.plan.packages
-
-    @property
-    def rows(self) -> int:
-        """How many evaluations of the model the call needs, where that can be said in advance."""
-        return self.packages.rows(self.call)
-
-    def attributions(self, chunks: list[Chunk]) -> Any:
-        """The attributions, as a call returns them, from the results of the run."""
-        self.check(chunks)
-        return self.results.attributions(self.call, chunks)
-
-    def explanation(self, chunks: list[Chunk]) -> Explanation:
-        """The Explanation, from the results of the run."""
-        explain = self.explainer
-        incomplete = self.check(chunks, stacklevel=6)
-        return self.results.explanation(self.call, chunks, explain.method, explain.coverage.approximate, incomplete)
-
-    def check(self, chunks: list[Chunk], stacklevel: int = 5) -> Numpy | None:
-        """Count the samples whose attributions do not add up, warn about them, and return which they are, (N,).
-
-        Raises
-        ------
-        IncompleteError: if the explainer is strict.
-        """
-        found = completeness.check(self.packages, self.call, chunks)
-        if found is None or not found.which.any():
-            return None if found is None else found.which
-        self.explainer.stats.lost(found.count)
-        strict = self.explainer._options.strict
-        if self.warns or strict:
-            completeness.tell(found, self.call, self.explainer.method, strict=strict, stacklevel=stacklevel)
-        return found.which
 
 
 Callee = TypeVar("Callee", bound=Callable[..., Any])
@@ -96,14 +47,6 @@ def neutrally(method: Callee) -> Callee:
             return method(self, *args, **kwargs)
 
     return cast(Callee, run)
-
-
-def _check_alone(found: Plan, batch_size: int | None) -> None:
-    if found.alone and batch_size not in (None, 1):
-        raise InputError(
-            f"batch_size={batch_size}: the samples of a batch see one another in this model, which was compiled with "
-            "batch_size=1 for that reason; leave it out"
-        )
 
 
 P = ParamSpec("P")
@@ -140,6 +83,7 @@ class Explainer:
         self._of_other_dtypes: dict[tuple[str, ...], Plan] = {}
         self._of_other_sizes: dict[tuple[tuple[str, int], ...], Plan] = {}  # that the trace does not hold for
         self._uncovered: Coverage | None = None
+        self._known = bind.KnownInputs(backend)
         self._lock = threading.RLock()
 
     # --- compiling ---------------------------------------------------------------------------
@@ -483,54 +427,77 @@ class Explainer:
         Inputs, batch_size and errors as for calling. For a method with ``logits`` this is the input of the
         model's last softmax or sigmoid.
         """
-        found, bound = self._bound(inputs, named)
-        arrays, count = bind.arrays(self._backend, found.traced.signature, bound)
-        if found.table_sizes:
-            bind.check_ids(self._backend, found, arrays)
-        checked_size(batch_size)
-        _check_alone(found, batch_size)
-        parts = found.packages.predict(arrays, count, int(batch_size or found.packages.batch_size), not allow_nonfinite)
-        return self._results(found, bound, inputs, named).outputs(parts, not allow_nonfinite)
+        found = self._inputs(inputs, named)
+        self._check_size(found.plan, batch_size)
+        packages = found.plan.packages
+        size, check = int(batch_size or packages.batch_size), not allow_nonfinite
+        parts = packages.predict(found.arrays, found.count, size, check)
+        return self._results(found).outputs(parts, check)
 
-    def _results(self, found: Plan, bound: list[Any], inputs: Sequence[Any], named: Mapping[str, Any]) -> Results:
-        by_name = len(inputs) == 1 and isinstance(inputs[0], dict)
-        if named:
-            by_name = by_name or not named.keys() <= found.traced.signature.fixed
-        return Results(self._backend, found, self._options.per_token, bound, by_name)
+    def _inputs(self, args: Sequence[Any], named: Mapping[str, Any]) -> Inputs:
+        """The inputs of a call, checked, except for what the method asks of its samples."""
+        found = None if named else self._known.inputs(args)
+        if found is None:
+            plan, given = self._bound(args, named)
+            arrays, count = bind.arrays(self._backend, plan.traced.signature, given)
+            by_name = len(args) == 1 and isinstance(args[0], dict)
+            by_name = by_name or not named.keys() <= plan.traced.signature.fixed
+            found = Inputs(plan, given, arrays, count, by_name)
+            if not named:
+                self._known.add(args, found)
+        if found.plan.table_sizes:
+            bind.check_ids(self._backend, found.plan, found.arrays)
+        return found
+
+    def _results(self, found: Inputs) -> Results:
+        return Results(self._backend, found.plan, self._options.per_token, found.given, found.by_name)
+
+    def _check_size(self, found: Plan, batch_size: Any) -> None:
+        """Check the ``batch_size`` of a call."""
+        if batch_size is None:
+            return
+        checked_size(batch_size)
+        if found.alone and batch_size != 1:
+            raise InputError(
+                f"batch_size={batch_size}: the samples of a batch see one another in this model, which was compiled "
+                "with batch_size=1 for that reason; leave it out"
+            )
 
     def _request(
         self, inputs: Sequence[Any], named: Mapping[str, Any], asked: Asked, *, details: bool = False,
         samples: bool = True,
     ) -> Request:  # fmt: skip
         """``samples``: whether the inputs are samples to explain, not zeros for warming up."""
-        found, bound = self._bound(inputs, named)
-        arrays, count = bind.arrays(self._backend, found.traced.signature, bound)
-        if found.table_sizes:
-            bind.check_ids(self._backend, found, arrays)
+        found = self._inputs(inputs, named)
         if samples and self.method.checks_samples:
-            self.method.check([on_host(self._backend, arrays[place]) for place in found.packages.places])
+            places = found.plan.packages.places
+            self.method.check([on_host(self._backend, found.arrays[place]) for place in places])
         if asked.groups is not None:
-            found = bind.with_groups(found, self.method)
-        call = self._call(found, bound, arrays, count, asked)
+            found.plan = bind.with_groups(found.plan, self.method)
+        call = self._call(found, asked)
         call.details = details
-        return Request(self, found, call, self._results(found, bound, inputs, named))
+        return Request(self, found.plan, call, self._results(found))
 
-    def _call(self, found: Plan, bound: list[Any], arrays: list[Any], count: int, asked: Asked) -> Call:
-        checked_size(asked.batch_size)
-        if asked.batch_size is not None and self._options.interacting:
-            raise InputError("interacting=True runs each call as one package; leave out batch_size")
-        _check_alone(found, asked.batch_size)
+    def _call(self, inputs: Inputs, asked: Asked) -> Call:
+        found, count = inputs.plan, inputs.count
+        if asked.batch_size is not None:
+            checked_size(asked.batch_size)
+            if self._options.interacting:
+                raise InputError("interacting=True runs each call as one package; leave out batch_size")
+            self._check_size(found, asked.batch_size)
         method, packages, check = self.method, found.packages, not asked.allow_nonfinite
         target = self._target(packages, asked.target, count)
         baseline = None
         if method.baseline != "none":
-            baseline = bind.baseline(found, method, self._options.baseline, asked.baseline, count, bound, check)
+            default = self._options.baseline
+            baseline = bind.baseline(found, method, default, asked.baseline, count, inputs.given, check)
         elif asked.baseline is not None:
             given = type(asked.baseline).__name__
             raise BaselineError(f"method {method.name!r} has no baseline; got one of type {given}")
         seeds = random_numbers.sample_seeds(asked.seed, count) if method.sampled else None
         self.stats.called()
-        call = Call(count, arrays, target, baseline, seeds, int(asked.batch_size or packages.batch_size), check)
+        size = int(asked.batch_size or packages.batch_size)
+        call = Call(count, inputs.arrays, target, baseline, seeds, size, check)
         if asked.groups is None:
             packages.check_size()
         else:
@@ -789,6 +756,7 @@ class Explainer:
         for known in (found, *self._of_other_sizes.values()):
             known.packages.refresh(self._backend.refresh(self._model, known.traced))
             known.of_sizes.clear()
+        self._known.forget()
         return self
 
     def __repr__(self) -> str:

@@ -28,6 +28,8 @@ from ..spec import (
 )
 from .plan import Plan
 
+RECENT = 4  # kinds of inputs that are remembered
+
 
 def split(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Inputs given as one value, split into (positional, by name)."""
@@ -68,6 +70,70 @@ class Asked:
         """The arguments among keywords; also returns the other keywords, which name inputs."""
         own = {name: arguments.pop(name) for name in cls.__dataclass_fields__ if name in arguments}
         return cls(**own), arguments
+
+
+@dataclass(slots=True)
+class Inputs:
+    """A call's inputs in the signature's order, as the caller passed them and as arrays, with the plan for them.
+
+    ``count``: of the samples. ``by_name``: whether they were given by name, as results are then.
+    """
+
+    plan: Plan
+    given: list[Any]
+    arrays: list[Array]
+    count: int
+    by_name: bool
+
+
+@dataclass(slots=True)
+class _Kind:
+    """The types, dtypes and shapes of inputs, and the plan for them."""
+
+    of: Any = None
+    plan: Plan | None = None
+
+
+class KnownInputs:
+    """What was decided for the inputs of recent calls, for later ones with inputs of the same types, dtypes and shapes.
+
+    Only of arrays that are taken as they are, and whose checks depend on nothing else. What depends on their values,
+    memory, device or history is checked at each call: finite numbers and ids, strides, derivatives.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.forget()
+
+    def forget(self) -> None:
+        self._recent = (_Kind(),) * RECENT  # the last one first; replaced as a whole, as threads share it
+
+    def inputs(self, args: Sequence[Any]) -> Inputs | None:
+        """The inputs ``args``; None if they are of another kind."""
+        try:
+            given = _kind(args)
+        except AttributeError:  # no arrays
+            return None
+        for known in self._recent:
+            if known.plan is not None and known.of == given:
+                return Inputs(known.plan, list(args), list(args), int(args[0].shape[0]), False)
+        return None
+
+    def add(self, args: Sequence[Any], found: Inputs) -> None:
+        """Remember the decisions for ``args`` where these may be remembered."""
+        same = len(args) == len(found.arrays) and all(a is b for a, b in zip(args, found.arrays, strict=True))
+        specs = found.plan.traced.signature.inputs
+        if same and not found.by_name and all(map(self._decided, args, specs)):
+            self._recent = (_Kind(_kind(args), found.plan), *self._recent[:-1])
+
+    def _decided(self, array: Any, spec: TensorSpec) -> bool:
+        """Whether all checks of ``array`` depend on its type, dtype and shape alone."""
+        plain = type(array) is np.ndarray or (self._backend.owns(array) and not isinstance(array, np.ndarray))
+        return plain and not spec.words and (spec.floating or dtype_name(array.dtype) == spec.dtype != STRING)
+
+
+def _kind(args: Sequence[Any]) -> Any:
+    return tuple([(type(array), array.dtype, array.shape) for array in args])
 
 
 def arrays(backend: Backend, signature: Signature, bound: Sequence[Any]) -> tuple[list[Array], int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,15 +25,15 @@ FEW = 32  # samples that are compared faster one by one
 
 @dataclass
 class Incomplete:
-    """Which samples' attributions do not add up, with each one's Σ attribution and expected sum: (N,) each."""
+    """Which samples' attributions do not add up, with each one's Σ attribution and expected sum: (N,) each.
+
+    ``count``: how many they are.
+    """
 
     which: Numpy
     totals: Numpy
     changes: Numpy
-
-    @property
-    def count(self) -> int:
-        return int(self.which.sum())
+    count: int
 
 
 def check(packages: Packages, call: Call, chunks: Sequence[Chunk]) -> Incomplete | None:
@@ -50,38 +51,49 @@ def check(packages: Packages, call: Call, chunks: Sequence[Chunk]) -> Incomplete
     parts = [_compared(packages, call, chunk) for chunk in chunks]
     if not packages.program.promises:
         return None
-    return Incomplete(*(parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))))
+    if len(parts) == 1:
+        return parts[0]
+    which, totals, changes = (
+        np.concatenate(arrays) for arrays in zip(*((p.which, p.totals, p.changes) for p in parts), strict=True)
+    )
+    return Incomplete(which, totals, changes, sum(part.count for part in parts))
 
 
-def _compared(packages: Packages, call: Call, chunk: Chunk) -> tuple[Numpy, Numpy, Numpy]:
-    """Which samples are incomplete, Σ attribution, change of the output."""
+def _compared(packages: Packages, call: Call, chunk: Chunk) -> Incomplete:
     assert chunk.ends is not None
     backend, (y, y_r), parts = packages.backend, chunk.ends, summed(packages, call, chunk)
-    arrays = [y, *parts] if y_r is None else [y, *parts, y_r]
-    near: list[Any] = [array if isinstance(array, np.ndarray) else backend.view(array) for array in arrays]
-    ops: RowSums
-    if all(array is not None for array in near):
-        ops, arrays = ON_HOST, near
-    else:
-        ops = backend.ops
-        arrays = [
-            backend.stage(array, packages.mask_dtype, packages.traced.device) if isinstance(array, np.ndarray)
-            else array for array in arrays
-        ]  # fmt: skip
-    y, *parts = arrays[: 1 + len(parts)]
-    change = _weighted(packages, call, chunk, ops, y, y if y_r is None else y - arrays[-1])
+    ops, arrays = _together(packages, [y, *parts] if y_r is None else [y, *parts, y_r])
+    y, parts = arrays[0], arrays[1 : 1 + len(parts)]
+    change = _weighted(packages, call, chunk, ops, y, None if y_r is None else arrays[-1])
     total: Any = ops.row_sum(parts[0]) if len(parts) == 1 else sum(map(ops.row_sum, parts))
     if ops is not ON_HOST:
         total, change = backend.numpy(total), backend.numpy(change)
-    if len(total) <= FEW and all(map(_within, total.tolist(), change.tolist())):
-        return np.zeros(len(total), bool), total, change
+    if len(total) <= FEW:
+        sums = total.tolist()
+        chunk.finite = not packages.method.checks_samples and all(map(math.isfinite, sums))  # then all parts are
+        if all(map(_within, sums, change.tolist())):
+            return Incomplete(np.zeros(len(sums), bool), total, change, 0)
     gap, allowed = abs(total - change), TOLERANCE * abs(change)
     which = ~(gap <= allowed)
     if which.any():
         if call.check:
             check_finite(change, "the change of the output", chunk.start, len(call))
         which &= np.isfinite(change) & ~(gap <= allowed + _rounding(packages, call, chunk))
-    return which, total, change
+    return Incomplete(which, total, change, int(which.sum()))
+
+
+def _together(packages: Packages, arrays: list[Array]) -> tuple[RowSums, list[Array]]:
+    """Arrays where they can be computed with, and the namespace for that: the host if all can be seen from there."""
+    backend, near = packages.backend, []
+    for array in arrays:
+        host = array if isinstance(array, np.ndarray) else backend.view(array)
+        if host is None:
+            return backend.ops, [
+                backend.stage(a, packages.mask_dtype, packages.traced.device) if isinstance(a, np.ndarray) else a
+                for a in arrays
+            ]
+        near.append(host)
+    return ON_HOST, near
 
 
 def summed(packages: Packages, call: Call, chunk: Chunk) -> list[Array]:
@@ -97,12 +109,14 @@ def _within(total: float, change: float) -> bool:
     return abs(total - change) <= TOLERANCE * abs(change)
 
 
-def _weighted(packages: Packages, call: Call, chunk: Chunk, ops: RowSums, y: Array, change: Array) -> Array:
-    """Σ w·change, (n,)."""
+def _weighted(packages: Packages, call: Call, chunk: Chunk, ops: RowSums, y: Array, y_r: Array | None) -> Array:
+    """Σ w·(y − y_r), (n,)."""
     target, method = call.target, packages.method
     index = target.data if target.kind == "index" and method.weighs_target_only else None
     if index is not None and len(index) == 1:
-        return change[(slice(None), *index[0].tolist())]
+        place = (slice(None), *index[0].tolist())
+        return y[place] if y_r is None else y[place] - y_r[place]
+    change = y if y_r is None else y - y_r
     if target.kind == "max" and ops is not ON_HOST:
         mask = packages.backend.ops.one_hot_max(y)
     else:

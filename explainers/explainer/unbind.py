@@ -13,7 +13,7 @@ from ..backend import Backend, on_host, owner
 from ..errors import NonFiniteError
 from ..methods import Method
 from ..run.call import Call, Chunk
-from ..spec import Array, Numpy, check_finite
+from ..spec import Array, Numpy, all_finite, check_finite
 from . import completeness
 from .explanation import Explanation
 from .plan import Plan
@@ -74,6 +74,7 @@ class Results:
 
     def _joined(self, call: Call, chunks: list[Chunk]) -> list[Any]:
         results = []
+        check = call.check and not all(chunk.finite for chunk in chunks)
         for i, place in enumerate(self.plan.places):
             if len(chunks) == 1:
                 array = chunks[0].attributions[i]
@@ -81,7 +82,7 @@ class Results:
                 array = self._whole([self.host(chunk.attributions[i]) for chunk in chunks], i)
             if isinstance(self.bound[place or 0], np.ndarray):
                 array = self.host(array)
-            if call.check:
+            if check:
                 self._check(array, "the attribution", call.target.kind != "all")
             results.append(self._finished(i, array))
         return results
@@ -91,7 +92,7 @@ class Results:
         return np.concatenate(parts, axis=parts[0].ndim - 1 - len(self.plan.specs[index].sample_shape))
 
     def _check(self, array: Array, what: str, by_sample: bool = True) -> None:
-        if np.isfinite(array).all() if isinstance(array, np.ndarray) else self.backend.finite(array):
+        if all_finite(array) if isinstance(array, np.ndarray) else self.backend.finite(array):
             return
         if by_sample:
             check_finite(self.host(array), f"{what} (the model's derivative or output is not finite there)")
@@ -102,11 +103,10 @@ class Results:
         if self.per_token:
             array = self.host(array).sum(-1)
         place = self.plan.places[index]
-        given = None if place is None else self.bound[place]
-        if tables.is_table(given):
-            spec = self.plan.specs[index]
-            return self.host(array) if self.per_token else tables.like(self.host(array), given, spec)
-        return self._like(array, self.bound[place if place is not None else 0])
+        given = self.bound[place or 0]
+        if place is None or isinstance(given, np.ndarray) or self.backend.owns(given) or not tables.is_table(given):
+            return self._like(array, given)
+        return self.host(array) if self.per_token else tables.like(self.host(array), given, self.plan.specs[index])
 
     def _like(self, array: Any, given: Any) -> Any:
         if isinstance(given, np.ndarray):

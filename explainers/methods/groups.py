@@ -196,7 +196,7 @@ def _group_map(given: Any) -> Numpy:
 
 def spread(features: Numpy, maps: Sequence[Numpy]) -> list[Numpy]:
     """Spread one number per feature, (N, G, …), over the feature's elements: (…, N, \\*shape) for each map."""
-    lead = np.moveaxis(features, (0, 1), (-2, -1))
+    lead = features if features.ndim == 2 else np.moveaxis(features, (0, 1), (-2, -1))
     return [lead[..., m] for m in maps]
 
 

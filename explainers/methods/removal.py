@@ -41,6 +41,8 @@ class Units:
     drawn: Numpy
 
     def first(self, count: int) -> Units:
+        if count == len(self.sample):
+            return self
         return Units(self.sample[:count], self.number[:count], self.drawn[:count])
 
     def add(self, total: Numpy, parts: Numpy) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import combinations, islice
 from math import comb
 from typing import Any, ClassVar
@@ -21,6 +21,7 @@ from .removal import Coalitions, Design, Grouped, Sums, Units
 __all__ = ["KernelShap", "Lime"]
 
 MOST_CONDITION = 1e10  # of a matrix that is inverted as it is
+LARGEST_KNOWN = 2**24  # bytes of the fits that a design keeps
 
 
 class _Regression(Coalitions):
@@ -31,6 +32,22 @@ class _Regression(Coalitions):
     def __init__(self, shapes: Shapes, groups: Any) -> None:
         super().__init__(shapes, groups)
         self.packed = lru_cache(maxsize=64)(lambda seed: packed(self._present(seed)))
+
+    @cached_property
+    def _known(self) -> Callable[[bytes], Any]:
+        """What :meth:`prepared` returns for coalitions, by their bits: calls with the same seed have the same."""
+
+        def found(bits: bytes) -> Any:
+            rows = np.frombuffer(bits, np.uint8).reshape(self.unit, -1)
+            return self.prepared(np.unpackbits(rows, axis=1, count=self.features))
+
+        each = 3 * 8 * self.rows_of_fit * (self.features + 1)  # bytes
+        return lru_cache(maxsize=min(LARGEST_KNOWN // max(each, 1), 64))(found)
+
+    @property
+    def rows_of_fit(self) -> int:
+        """The rows of the design matrix."""
+        return self.unit
 
     def _present(self, seed: int) -> Numpy:
         """The coalitions of a sample with this seed, (S, G) booleans."""
@@ -58,49 +75,60 @@ class _Regression(Coalitions):
     def add(self, sums: Sums, units: Units, values: Numpy) -> None:
         outputs = values.shape[2:]
         for i, sample in enumerate(units.sample.tolist()):
-            present = np.unpackbits(units.drawn[i], axis=1, count=self.features)
-            flat = values[i].reshape(len(present), -1)
+            flat = values[i].reshape(self.unit, -1)
             ends = (sums.x[sample].reshape(1, -1), sums.b[sample].reshape(1, -1))
-            coefficients, errors = self.fit(present, flat, *ends)
+            coefficients, errors = self.fit(self._known(units.drawn[i].tobytes()), flat, *ends)
             sums.sums[0][sample] = coefficients.reshape(self.features, *outputs)
             sums.sums[1][sample] = errors.reshape(self.features, *outputs)
 
-    def fit(self, present: Numpy, values: Numpy, x: Numpy, b: Numpy) -> tuple[Numpy, Numpy]:
-        """Coefficients and standard errors, (G, C), from values (S, C) of coalitions, (1, C) of x and b."""
+    def prepared(self, present: Numpy) -> Any:
+        """The part of the fit that depends on the coalitions alone, for :meth:`fit`."""
+        raise NotImplementedError
+
+    def fit(self, known: Any, values: Numpy, x: Numpy, b: Numpy) -> tuple[Numpy, Numpy]:
+        """Coefficients and standard errors, (G, C), from values (S, C) of coalitions, (1, C) of x and b.
+
+        ``known``: from :meth:`prepared`.
+        """
         raise NotImplementedError
 
     def finish(self, sums: Sums, units: Numpy, inputs: Sequence[Numpy]) -> tuple[list[Numpy], list[Numpy] | None]:
         return self.groups.spread(sums.sums[0]), self.groups.spread(sums.sums[1])
 
 
-def least_squares(
-    a: Numpy, y: Numpy, weights: Numpy, ridge: Numpy | float = 0.0, *,
-    fixed: int = 0, paired: bool = False, combined: Numpy | None = None,
-) -> tuple[Numpy, Numpy]:  # fmt: skip
-    """argmin Σ w·(y − a·β)² + ridge·β², (P, C), and how much β would vary if the rows were drawn again.
+class LeastSquares:
+    """argmin Σ w·(y − a·β)² + ridge·β², and how much β would vary if the rows were drawn again, for any y.
 
     The first ``fixed`` rows of a (S, P) are not drawn. ``paired``: each row is a pair (a, y₁), (−a, y₂) as one,
     (a, (y₁ − y₂)/2), which has the same β; a member has half its weight and leverage. ``combined`` (Q, P): return
     ``combined``·β instead. By the delta method: β varies as the sum of a⁺·w·(y − a·β) over independent draws, residuals
     corrected for leverage (MacKinnon and White 1985, HC2).
     """
-    weighted = a * weights[:, None]
-    gram = weighted.T @ a
-    gram.flat[:: len(gram) + 1] += ridge  # the diagonal
-    inverse = _inverse(gram)
-    beta = inverse @ (weighted.T @ y)
-    drawn, weighted, weights = a[fixed:], weighted[fixed:], weights[fixed:]
-    draws = len(drawn)
-    if draws < 2:
-        beta = beta if combined is None else combined @ beta
-        return beta, np.full_like(beta, np.nan if draws else 0.0)
-    pull = drawn @ inverse
-    leverage = np.einsum("sp,sp->s", pull, weighted) / (2 if paired else 1)
-    push = (y[fixed:] - drawn @ beta) * (weights / np.sqrt(np.maximum(1 - leverage, 1e-3)))[:, None]
-    if combined is not None:
-        beta, pull = combined @ beta, pull @ combined.T
-    variance = (pull * pull).T @ (push * push) - (pull.T @ push) ** 2 / draws
-    return beta, np.sqrt(np.maximum(variance, 0.0) * draws / (draws - 1))
+
+    def __init__(
+        self, a: Numpy, weights: Numpy, ridge: Numpy | float = 0.0, *,
+        fixed: int = 0, paired: bool = False, combined: Numpy | None = None,
+    ) -> None:  # fmt: skip
+        self.weighted = a * weights[:, None]
+        gram = self.weighted.T @ a
+        gram.flat[:: len(gram) + 1] += ridge  # the diagonal
+        self.inverse = _inverse(gram)
+        self.fixed, self.combined, self.drawn = fixed, combined, a[fixed:]
+        pull = self.drawn @ self.inverse
+        leverage = np.einsum("sp,sp->s", pull, self.weighted[fixed:]) / (2 if paired else 1)
+        self.scale = (weights[fixed:] / np.sqrt(np.maximum(1 - leverage, 1e-3)))[:, None]
+        self.pull = pull if combined is None else pull @ combined.T
+
+    def fit(self, y: Numpy) -> tuple[Numpy, Numpy]:
+        """β (P, C) and its standard errors, for y (S, C); NaN where a single row is drawn, 0 where none is."""
+        beta = self.inverse @ (self.weighted.T @ y)
+        draws = len(self.drawn)
+        combined = beta if self.combined is None else self.combined @ beta
+        if draws < 2:
+            return combined, np.full_like(combined, np.nan if draws else 0.0)
+        push = (y[self.fixed :] - self.drawn @ beta) * self.scale
+        variance = (self.pull * self.pull).T @ (push * push) - (self.pull.T @ push) ** 2 / draws
+        return combined, np.sqrt(np.maximum(variance, 0.0) * draws / (draws - 1))
 
 
 def _inverse(gram: Numpy) -> Numpy:
@@ -204,15 +232,23 @@ class _Kernel(_Regression):
         half = np.concatenate([self.whole, chosen])
         return np.concatenate([half, ~half])
 
-    def fit(self, present: Numpy, values: Numpy, x: Numpy, b: Numpy) -> tuple[Numpy, Numpy]:
-        half = len(present) // 2 if self.paired else len(present)
-        z = present[:half].astype(np.float64)
-        last = z[:, -1:]
-        y = (values[:half] - values[half:] + (x - b)) / 2 if self.paired else values - b
-        beta, errors = least_squares(
-            z[:, :-1] - last, y - last * (x - b), self.weights * (2 if self.paired else 1),
+    @property
+    def rows_of_fit(self) -> int:
+        return self.unit // 2 if self.paired else self.unit
+
+    def prepared(self, present: Numpy) -> tuple[Numpy, LeastSquares]:
+        z = present[: self.rows_of_fit].astype(np.float64)
+        least = LeastSquares(
+            z[:, :-1] - z[:, -1:], self.weights * (2 if self.paired else 1),
             fixed=len(self.whole) * (1 if self.paired else 2), paired=self.paired, combined=self.others,
         )  # fmt: skip
+        return z[:, -1:].copy(), least
+
+    def fit(self, known: tuple[Numpy, LeastSquares], values: Numpy, x: Numpy, b: Numpy) -> tuple[Numpy, Numpy]:
+        last, least = known
+        half = len(last)
+        y = (values[:half] - values[half:] + (x - b)) / 2 if self.paired else values - b
+        beta, errors = least.fit(y - last * (x - b))
         beta[-1] += (x - b)[0]
         return beta, errors
 
@@ -275,11 +311,13 @@ class _Local(_Regression):
         kept: Numpy = (keys >> random_numbers.PRIORITY_BITS) & 1 == 1
         return kept
 
-    def fit(self, present: Numpy, values: Numpy, x: Numpy, b: Numpy) -> tuple[Numpy, Numpy]:
+    def prepared(self, present: Numpy) -> LeastSquares:
         z = np.concatenate([np.ones((1, self.features)), np.zeros((1, self.features)), present])
-        y = np.concatenate([x, b, values])
         distance = 1 - np.sqrt(z.mean(axis=1))
         weights = np.exp(-((distance / self.method.kernel_width) ** 2))
         ridge = np.append(np.full(self.features, self.method.ridge), 0.0)
-        beta, errors = least_squares(np.column_stack([z, np.ones(len(z))]), y, weights, ridge, fixed=2)
+        return LeastSquares(np.column_stack([z, np.ones(len(z))]), weights, ridge, fixed=2)
+
+    def fit(self, known: LeastSquares, values: Numpy, x: Numpy, b: Numpy) -> tuple[Numpy, Numpy]:
+        beta, errors = known.fit(np.concatenate([x, b, values]))
         return beta[:-1], errors[:-1]

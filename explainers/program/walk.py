@@ -422,7 +422,7 @@ def evaluate(
     """Compute ``targets``, and the vector–Jacobian products, towards ``wrt``, of the nodes ``walked``."""
     values: dict[Value, Array] = dict(zip(graph.inputs, inputs, strict=True))
     pullbacks: dict[str, Any] = {}
-    active = graph.active(wrt)
+    active = graph.active(wrt) if walked else ()
     needed = graph.needed(targets)
     for node in graph:
         if node.name not in needed or node.role is Role.INPUT:

@@ -58,8 +58,8 @@ class Run:
         """The most rows of the next piece. A scheduler may change it during the run."""
         return self.packages.limit(self.call.batch_size)
 
-    def piece(self, touched: Numpy, sample: Numpy, baseline: Numpy, values: dict[str, Numpy]) -> Piece:
-        """A piece with rows of the samples ``touched`` (ascending); ``sample``: the index into these for each row."""
+    def piece(self, touched: Numpy, rows: Rows) -> Piece:
+        """A piece with rows of the samples ``touched`` (ascending); ``rows.sample``: the index into these for each."""
         staged, first, last = self.staged, int(touched[0]), int(touched[-1]) + 1
         if last - first != len(touched):
             inputs = [self.backend.take(array, touched) for array in staged.inputs]
@@ -70,8 +70,9 @@ class Run:
             staged = dataclasses.replace(staged, inputs=inputs, mask=mask, tables=tables)
             first, last = 0, len(touched)
         if staged.baseline is not None and staged.baseline.own:
-            baseline = staged.table_rows(touched[sample], baseline)
-        return Piece("rows", staged, first, last, Rows(sample, baseline, values))
+            baseline = staged.table_rows(touched[rows.sample], rows.baseline)
+            rows = Rows(rows.sample, baseline, rows.values)
+        return Piece("rows", staged, first, last, rows)
 
     def endpoint_outputs(self, which: str) -> Steps[Numpy]:
         """f at each sample, or at its baseline: (n, …)."""

@@ -108,6 +108,7 @@ class Chunk:
     evaluations: Numpy | None = None
     totals: Numpy | None = None  # Σ attribution of each sample, where elements share features
     ends: Ends | None = None  # of methods whose rules may promise completeness
+    finite: bool = False  # whether the attributions are known to be finite
 
 
 @dataclass(slots=True)
@@ -130,12 +131,16 @@ class Staged:
 
 @dataclass(slots=True)
 class Rows:
-    """The rows of a package: each one's sample and baseline, and the method's values; ``staged``: on the device."""
+    """The rows of a package: each one's sample and baseline, and the method's values; ``staged``: on the device.
+
+    ``arguments``: the kernel's arguments that do not depend on the samples, where they are known: the last ones.
+    """
 
     sample: Numpy
     baseline: Numpy
     values: dict[str, Numpy]
     staged: dict[str, Array] = field(default_factory=dict)
+    arguments: list[Array] | None = None
 
 
 @dataclass(slots=True)

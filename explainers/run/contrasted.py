@@ -30,7 +30,6 @@ class ContrastRun(Run):
     def steps(self) -> Steps[Chunk]:
         staged = self.staged
         assert staged.baseline is not None
-        pairs = len(staged.baseline) if staged.baseline.distribution else 1
         if not staged.baseline.distribution:
             piece = aligned(self.packages, staged, self.references)
             y, *sums = yield piece
@@ -43,6 +42,7 @@ class ContrastRun(Run):
             outputs, references = on_host(self.backend, y), on_host(self.backend, y_r)
             chunk.outputs = outputs
             chunk.baseline_outputs = np.broadcast_to(references, (staged.count, *self.packages.output_shape))
+            pairs = len(staged.baseline) if staged.baseline.distribution else 1
             chunk.evaluations = np.full(staged.count, pairs)
             chunk.target = largest(outputs) if self.call.target.kind == "max" else None
         self.report(staged.count)
@@ -124,8 +124,7 @@ class ContrastRun(Run):
             outputs[sample] = self.backend.numpy(y)
             np.add.at(references, sample, self.backend.numpy(piece.activations[0]))
             first += len(pair)
-        kinds = [packages.host_dtype(value) for value in packages.program.wrt]
-        means = [(array / total).astype(kind) for array, kind in zip(sums, kinds, strict=True)]
+        means = [(array / total).astype(kind) for array, kind in zip(sums, packages.host_dtypes, strict=True)]
         return outputs, references / total, list(means)
 
 

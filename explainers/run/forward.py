@@ -19,10 +19,12 @@ from ..errors import NotConverged, TargetError
 from ..methods.removal import Design, Sums, Units
 from ..spec import Numpy, Target, check_finite, largest, row_name
 from .base import Estimate, Run, Steps
-from .call import Call, Chunk, Staged
+from .call import Call, Chunk, Rows, Staged
 
 if TYPE_CHECKING:
     from .packages import Packages
+
+LARGEST_KNOWN = 2**22  # bytes of the rows that are kept for the next call
 
 
 @dataclass
@@ -35,16 +37,40 @@ class _Pattern:
     reference: Numpy
 
 
-@dataclass
-class _Rows:
-    """The rows of a package, (R,) each."""
+@dataclass(slots=True)
+class _Ends:
+    """Rows of a package that are samples themselves, or their baselines.
 
+    mark: their positions among the rows. sample: of each. once: whether all of these differ.
+    """
+
+    mark: Numpy
+    sample: Numpy
+    once: bool
+
+    def add(self, total: Numpy, values: Numpy) -> None:
+        """Add ``values``, one of each row, to their samples' rows of ``total``."""
+        if self.once:
+            total[self.sample] += values
+        else:
+            np.add.at(total, self.sample, values)
+
+
+@dataclass(slots=True)
+class PackageRows:
+    """The rows of a package, and what becomes of their values."""
+
+    rows: Rows  # as the kernel takes them
     touched: Numpy  # the samples in the package, (U,)
-    local: Numpy  # index into these for each row
-    reference: Numpy
-    mark: list[Numpy]  # the positions of samples and of baselines among the rows
-    units: Units | None  # the samples of the other rows
-    row: Numpy  # counted from the first unit's first row
+    counts: Numpy  # the rows of each of these
+    ends: tuple[_Ends, _Ends]
+    inside: Numpy  # the positions of the rows of units
+    units: Units | None
+
+    @property
+    def bytes(self) -> int:
+        """About how much memory it takes."""
+        return sum(array.nbytes for array in (*self.rows.values.values(), self.rows.sample, self.inside)) * 2
 
 
 class ForwardRun(Run):
@@ -83,8 +109,7 @@ class ForwardRun(Run):
             skip = 1
         yield from self._to_tolerance(skip)
         results, errors = self.design.finish(self.sums, self.units, inputs)
-        kinds = [self.packages.host_dtype(value) for value in self.packages.program.wrt]
-        attributions = [a.astype(kind) for a, kind in zip(results, kinds, strict=True)]
+        attributions = [a.astype(kind) for a, kind in zip(results, self.packages.host_dtypes, strict=True)]
         chunk = Chunk(self.start, self.stop, attributions, list(errors) if errors else [None] * len(results))
         chunk.outputs, chunk.baseline_outputs = map(self._as_outputs, (self.outputs, self.baseline_outputs))
         chunk.target, chunk.evaluations = self.target, self.evaluations
@@ -169,16 +194,36 @@ class ForwardRun(Run):
 
     def _stream(self, samples: Numpy, first: int, last: int, skip: int) -> Steps[None]:
         """Evaluate the units first … last−1 of ``samples``; the endpoints from number ``skip`` on precede unit 0."""
+        key = self._key(samples, first, last, skip)
+        known = self.packages.last_units
+        if key is not None and known is not None and known[0] == key and len(known[1].rows.sample) <= self.size:
+            yield from self._package(known[1])
+            return
         pattern = self._pattern(first, last, skip)
         total = len(samples) * len(pattern.row)
         end = 0
         while end < total:
             begin, end = end, min(end + self.size, total)
-            rows = self._rows(samples, pattern, begin, end)
-            y, s = yield from self._package(rows)
-            self._keep(rows, y, s)
-            self.evaluations[rows.touched] += np.bincount(rows.local)
-            self.report(end - begin)
+            package = self._rows(samples, pattern, begin, end)
+            if key is not None and end - begin == total and package.bytes <= LARGEST_KNOWN:
+                package.rows = self._with_arguments(package.rows)
+                self.packages.last_units = key, package
+            yield from self._package(package)
+
+    def _key(self, samples: Numpy, first: int, last: int, skip: int) -> Any:
+        """What the rows of these units depend on; None where a later call's are others, or are many in all."""
+        if self.call.groups is not None or len(samples) != self.staged.count or self.packages.static:
+            return None
+        baseline, seeds = self.staged.baseline, self.staged.seeds
+        if baseline is not None and baseline.own:
+            return None
+        drawn = None if seeds is None else seeds.tobytes()
+        return len(samples), first, last, skip, self.sets, drawn, baseline is not None and baseline.per_sample
+
+    def _with_arguments(self, rows: Rows) -> Rows:
+        """The rows with the kernel's arguments on the device, for later calls."""
+        staged = self.packages.staged_rows(self.staged, rows)
+        return dataclasses.replace(rows, staged=staged, arguments=self.packages.last_arguments(staged))
 
     def _pattern(self, first: int, last: int, skip: int) -> _Pattern:
         """The rows of a sample for the units first … last−1."""
@@ -190,15 +235,20 @@ class ForwardRun(Run):
         reference = np.arange(len(row)) - np.repeat(np.cumsum(whole) - whole, whole)
         return _Pattern(first, last, row, reference)
 
-    def _rows(self, samples: Numpy, pattern: _Pattern, begin: int, end: int) -> _Rows:
+    def _rows(self, samples: Numpy, pattern: _Pattern, begin: int, end: int) -> PackageRows:
         """The rows begin … end−1 of ``samples``, sample by sample."""
         local, place = np.divmod(np.arange(begin, end), len(pattern.row))
         touched = samples[local[0] : local[-1] + 1]
         row, of_units = pattern.row[place], (pattern.last - pattern.first) * self.design.unit
-        mark = [np.flatnonzero(row == which) for which in (-2, -1)]
+        local -= local[0]
+        reference = pattern.reference[place]
+        x, b = (np.flatnonzero(row == which) for which in (-2, -1))
+        ends = _Ends(x, touched[local[x]], True), _Ends(b, touched[local[b]], self.references == 1)
+        inside, counts = np.flatnonzero(row >= 0), np.bincount(local)
         if not of_units:
-            return _Rows(touched, local - local[0], pattern.reference[place], mark, None, row)
-        row = np.maximum(row, 0) + local * of_units  # endpoints get a value, too, which is overwritten below
+            rows = Rows(local, reference, self._values(ends, None, row))
+            return PackageRows(rows, touched, counts, ends, inside, None)
+        row = np.maximum(row, 0) + (local + begin // len(pattern.row)) * of_units  # ends get a value, too, for now
         unit = np.arange(row[0] // self.design.unit, row[-1] // self.design.unit + 1)
         row -= unit[0] * self.design.unit
         owner, number = np.divmod(unit, pattern.last - pattern.first)
@@ -206,26 +256,34 @@ class ForwardRun(Run):
         seeds = self.staged.seeds[sample] if self.staged.seeds is not None else np.zeros(len(sample), np.uint64)
         number += pattern.first
         units = Units(sample, number, self.design.draw(number, seeds))
-        reference = pattern.reference[place]
         if self.design.one_reference:
             reference = self.design.references(units, row, self.sets)
-        return _Rows(touched, local - local[0], reference, mark, units, row)
+        rows = Rows(local, reference, self._values(ends, units, row))
+        return PackageRows(rows, touched, counts, ends, inside, units)
 
-    def _package(self, rows: _Rows) -> Steps[tuple[Any, Numpy]]:
-        """The outputs (on the device) and values (R, …) of rows."""
-        values = self.design.rows(rows.units, rows.row) if rows.units else {}
-        for mark, which in zip(rows.mark, ("input", "baseline"), strict=True):
-            if len(mark):
+    def _values(self, ends: tuple[_Ends, _Ends], units: Units | None, row: Numpy) -> dict[str, Numpy]:
+        """The values of the kernel's arguments for rows: of units, and of ends. ``row``: from the first unit's on."""
+        values = self.design.rows(units, row) if units else {}
+        for end, which in zip(ends, ("input", "baseline"), strict=True):
+            if len(end.mark):
                 for name, value in self.packages.endpoint_rows(which).items():
                     if name not in values:
-                        values[name] = np.empty((len(rows.local), *value.shape), value.dtype)
-                    values[name][mark] = value
-        y, s, *sums = yield self.piece(rows.touched, rows.local, rows.reference, values)
-        host = self.packages.backend.numpy(y if self.all else s)[: len(rows.local)].astype(np.float64, copy=False)
-        self._finite(host, int(rows.touched[0]))
+                        values[name] = np.empty((len(row), *value.shape), value.dtype)
+                    values[name][end.mark] = value
+        return values
+
+    def _package(self, package: PackageRows) -> Steps[None]:
+        """Evaluate the rows of a package, and keep their values."""
+        backend, touched, rows = self.packages.backend, package.touched, package.rows
+        count = len(rows.sample)
+        y, s, *sums = yield self.piece(touched, rows)
+        values = backend.numpy(y if self.all else s)[:count].astype(np.float64, copy=False)
+        self._finite(values, int(touched[0]))
         for total, array in zip(self.sums.sums, sums, strict=False):
-            total[rows.touched] += self.packages.backend.numpy(array)[: len(rows.touched)]
-        return y, host
+            total[touched] += backend.numpy(array)[: len(touched)]
+        self._keep(package, y, values)
+        self.evaluations[touched] += package.counts
+        self.report(count)
 
     def _finite(self, values: Numpy, first: int) -> None:
         if self.call.check:
@@ -234,36 +292,33 @@ class ForwardRun(Run):
 
     # --- values --------------------------------------------------------------------------------
 
-    def _keep(self, rows: _Rows, y: Any, values: Numpy) -> None:
+    def _keep(self, package: PackageRows, y: Any, values: Numpy) -> None:
         """Store the outputs and values (R, …) of rows: endpoints at their places, units in the sums."""
-        inside = np.ones(len(values), bool)
-        ends = ((self.sums.x, self.outputs, 1), (self.sums.b, self.baseline_outputs, self.references))
-        for mark, (total, outputs, count) in zip(rows.mark, ends, strict=True):
-            if not len(mark):
+        places = ((self.sums.x, self.outputs, 1), (self.sums.b, self.baseline_outputs, self.references))
+        for end, (total, outputs, count) in zip(package.ends, places, strict=True):
+            if not len(end.mark):
                 continue
-            inside[mark] = False
-            sample = rows.touched[rows.local[mark]]
-            np.add.at(total, sample, values[mark] / count)
+            end.add(total, values[end.mark] / count)
             if outputs is not None:
-                found = self.packages.backend.numpy(self.packages.backend.take(y, mark))
-                np.add.at(outputs, sample, found.astype(np.float64) / count)
-        if rows.units is None:
+                found = self.packages.backend.numpy(self.packages.backend.take(y, end.mark))
+                end.add(outputs, found.astype(np.float64) / count)
+        if package.units is None:
             return
-        values = self._over_references(values[inside], rows.reference[inside])
+        values = values[package.inside]
+        if self.references > 1 and len(values):
+            values = self._over_references(values, package.rows.baseline[package.inside])
         self.open.append(values)
         complete = sum(map(len, self.open)) // self.design.unit
         if complete:
-            joined = np.concatenate(self.open)
-            whole, rest = np.split(joined, [complete * self.design.unit])
-            units = rows.units.first(complete)
+            joined = self.open[0] if len(self.open) == 1 else np.concatenate(self.open)
+            whole, rest = joined[: complete * self.design.unit], joined[complete * self.design.unit :]
+            units = package.units.first(complete)
             self.design.add(self.sums, units, whole.reshape(complete, -1, *whole.shape[1:]))
             self.units[units.sample] = units.number + 1  # of several rows of a sample the last is kept
             self.open = [rest] if len(rest) else []
 
     def _over_references(self, values: Numpy, reference: Numpy) -> Numpy:
         """Means over the references, for rows whose references are complete."""
-        if self.references == 1 or not len(values):
-            return values
         starts = np.flatnonzero(reference == 0)
         continued = reference[0] != 0
         sums = np.add.reduceat(values, np.r_[0, starts] if continued else starts)

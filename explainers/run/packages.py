@@ -14,11 +14,12 @@ import dataclasses
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
 
-from ..backend import Backend, Kernel, Loaded, Size, Traced
+from ..backend import Backend, Kernel, Loaded, Size, Traced, on_host
 from ..errors import ArtifactError
 from ..graph import Graph, Value
 from ..lengths import varies
@@ -29,12 +30,12 @@ from ..program import Placeholder
 from ..program.against_reference import Contrast
 from ..program.every_output import EveryOutput
 from ..program.prepare import prepare
-from ..spec import Array, Numpy, Target, check_finite
+from ..spec import Array, Baseline, Numpy, Target, all_finite, check_finite
 from . import together
 from .base import Run, Steps
 from .call import Call, Chunk, Piece, Results, Rows, Staged, Stats
 from .contrasted import ContrastRun
-from .forward import ForwardRun
+from .forward import ForwardRun, PackageRows
 from .joining import divided, joined
 from .perturbed import PerturbedRun
 from .references import ReferenceActivations
@@ -76,8 +77,11 @@ class Packages:
         stats.batch_size = self.batch_size
         self._kernels: dict[tuple[str, Size], Kernel] = {}
         self._lock = threading.RLock()
-        self.known_rows: dict[tuple[Method, bool], tuple[Rows, Rows]] = {}  # of the largest chunk, and of the last one
+        self.known_rows: dict[tuple[Method, bool], Rows] = {}  # of the largest chunk
+        self.last_rows: tuple[Method, bool, Rows] | None = None
+        self.last_units: tuple[Any, PackageRows] | None = None
         self._last_mask: tuple[Target, tuple[int, int], Array] | None = None
+        self._fixed_tables: tuple[Baseline, list[Array]] | None = None
         self._whole: Packages = self  # with the programs that are compiled, for any sizes of the axes that vary
         self.references = self._new_references()
         self._row_holders = self._of_rows()
@@ -87,7 +91,7 @@ class Packages:
         other = copy.copy(self)
         other.method, other.program = method, dataclasses.replace(self.program, method=method)
         other.count = other.rows_per_sample(1)
-        other.known_rows, other._designs = {}, {}
+        other.known_rows, other.last_rows, other.last_units, other._designs = {}, None, None, {}
         return other
 
     def at(self, sizes: Mapping[str, int]) -> Packages:
@@ -99,7 +103,8 @@ class Packages:
         other.count = other.rows_per_sample(1)
         other.batch_size = self._given_size or other._memory_batch()
         other.constants, other._row_holders = other._staged_constants(), other._of_rows()
-        other.known_rows, other._designs, other._by_elements, other._last_mask = {}, {}, None, None
+        other.known_rows, other._designs, other._by_elements = {}, {}, None
+        other.last_rows = other.last_units = other._last_mask = other._fixed_tables = None
         other.references = other._new_references()
         return other
 
@@ -168,6 +173,7 @@ class Packages:
                 other.method, other.own_part = method, "groups"
                 other.program = dataclasses.replace(self.program.plain, method=method)
                 other.known_rows, other.constants = {}, other._staged_constants()
+                other.last_rows = other.last_units = None
                 other._row_holders = other._of_rows()
             return other
 
@@ -343,20 +349,23 @@ class Packages:
 
     def _input(self, place: int, part: Array, start: int, count: int, check: bool) -> Array:
         """The samples of one input from ``start`` on, checked and staged on the device."""
-        spec = self.traced.signature.inputs[place]
+        spec, backend = self.traced.signature.inputs[place], self.backend
         if check and spec.floating:
-            self._check_input(part, f"input {spec.name!r}", start, count)
-        return self._to_device(part, spec.dtype)
+            finite = all_finite(part) if isinstance(part, np.ndarray) else backend.finite(part)
+            if not finite:
+                check_finite(on_host(backend, part), f"input {spec.name!r}", start, count)
+        return backend.stage(part, spec.dtype, self.traced.device)
 
     def _run(self, call: Call, start: int, stop: int) -> Run:
-        kind: type[Run] = SummedRun
+        return self._kind_of_run(self, call, self.stage_call(call, start, stop), start, stop)
+
+    @cached_property
+    def _kind_of_run(self) -> type[Run]:
         if self.program.design is not None:
-            kind = PerturbedRun if self.method.generates else ForwardRun
-        elif self.references is not None:
-            kind = ContrastRun
-        elif self.method.single:
-            kind = SingleRun
-        return kind(self, call, self.stage_call(call, start, stop), start, stop)
+            return PerturbedRun if self.method.generates else ForwardRun
+        if self.references is not None:
+            return ContrastRun
+        return SingleRun if self.method.single else SummedRun
 
     def execute(self, pieces: Sequence[Piece]) -> list[Results]:
         """Run pieces with equal keys as one package; returns the results of each."""
@@ -369,13 +378,15 @@ class Packages:
         """One kernel call; removes the padding of results whose leading axis is the samples."""
         if piece.kind == "rows":
             return self._call(piece)
-        count = piece.count
+        count, shared = piece.count, piece.shared
         size = self.bucket(count)
-        arguments: list[Array] = [*piece.samples(), *([] if piece.shared else piece.activations)]
+        arguments = piece.samples()
+        if not shared:
+            arguments += piece.activations
         if size is not None:
             arguments = [self.backend.pad(array, size) for array in arguments]
         arguments.insert(len(piece.staged.inputs) + 1, piece.staged.choose)
-        if piece.shared:
+        if shared:
             # Compiled code assumes equal axes to stay equal; elsewhere a single reference is broadcast.
             spread = piece.kind == "aligned" and (size is not None or self.ahead)
             arguments += (
@@ -384,8 +395,9 @@ class Packages:
         shape: Size = (size, piece.references) if size is not None and piece.kind == "grid" else size
         began = time.perf_counter()
         results = self.kernel(shape, piece.part)(*arguments)
-        padded = ((size or count) - count) * piece.references
-        self.stats.ran(len(piece), padded, time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        padded = 0 if size is None else (size - count) * piece.references
+        self.stats.ran(count * piece.references, padded, seconds)
         return tuple(array[:count] for array in results) if padded else results
 
     def endpoint_rows(self, which: str) -> dict[str, Numpy]:
@@ -397,6 +409,11 @@ class Packages:
         """The row arguments of ``rows`` on the device."""
         holders = [p for p in self.program.placeholders if p.axis == "rows"]
         return {p.name: self._row_values(p, staged, rows, None) for p in holders}
+
+    def last_arguments(self, staged: dict[str, Array]) -> list[Array]:
+        """The kernel's arguments after those of samples and baselines, for rows with the arguments ``staged``."""
+        holders = [p for p in self.program.placeholders if p.axis in ("rows", "")]
+        return [staged[p.name] if p.axis else self.constants[p.name] for p in holders]
 
     # --- one package -------------------------------------------------------------------------
 
@@ -419,15 +436,24 @@ class Packages:
             inputs = [*(array[:count] for array in cut), *inputs]
         mask = self._mask(call.target, start, stop)
         choose = self._choose[call.target.kind == "max"]
-        tables = []
-        if call.baseline is not None:
-            for table, value in zip(call.baseline.tables, self.program.moved, strict=True):
-                part = table[start:stop] if call.baseline.per_sample or call.baseline.own else table
-                if call.baseline.own:
-                    part = part.reshape(-1, *part.shape[2:])
-                tables.append(self._to_device(part, self.program.dtype(value)))
+        tables = [] if call.baseline is None else self._tables(call.baseline, start, stop)
         seeds = call.seeds[start:stop] if call.seeds is not None else None
         return Staged(count, inputs, mask, choose, tables, call.baseline, seeds)
+
+    def _tables(self, baseline: Baseline, start: int, stop: int) -> list[Array]:
+        """The baselines of samples start … stop−1 on the device; those that are fixed are kept there."""
+        known = self._fixed_tables
+        if known is not None and known[0] is baseline:
+            return known[1]
+        tables = []
+        for table, value in zip(baseline.tables, self.program.moved, strict=True):
+            part = table[start:stop] if baseline.per_sample or baseline.own else table
+            if baseline.own:
+                part = part.reshape(-1, *part.shape[2:])
+            tables.append(self._to_device(part, self.program.dtype(value)))
+        if baseline.fixed:
+            self._fixed_tables = baseline, tables
+        return tables
 
     def _mask(self, target: Target, start: int, stop: int) -> Array:
         """The target's mask on the device; that of the last call is cached."""
@@ -458,16 +484,15 @@ class Packages:
     def mask_to_device(self, mask: Numpy) -> Array:
         return self._to_device(mask, self.mask_dtype)
 
+    @cached_property
+    def host_dtypes(self) -> list[Any]:
+        """The numpy dtype for the attributions of each attributed value."""
+        return [np.dtype(self.host_dtype(value)) for value in self.program.wrt]
+
     def host_dtype(self, value: Value) -> str:
         """The numpy dtype for attributions of ``value``: that of the output if ``value`` holds integers."""
         floating = self.program.graph.output(value).floating
         return _host(self.program.dtype(value)) if floating else self.mask_host_dtype
-
-    def _check_input(self, array: Array, what: str, start: int, count: int) -> None:
-        if isinstance(array, np.ndarray):
-            check_finite(array, what, start, count)
-        elif not self.backend.finite(array):
-            check_finite(self.backend.numpy(array), what, start, count)
 
     def _call(self, piece: Piece) -> Results:
         """One kernel call for a piece of rows."""
@@ -475,6 +500,19 @@ class Packages:
         assert rows is not None
         count = len(rows.sample)
         bucket = self.bucket(count)
+        if rows.arguments is None:
+            arguments = self._arguments(piece, rows, bucket)
+        else:
+            tables = [self._table(table, piece, rows, bucket) for table in staged.tables]
+            arguments = [*piece.samples(), *tables, *rows.arguments]
+        began = time.perf_counter()
+        result = self.kernel(bucket)(*arguments)
+        self.stats.ran(count, (bucket or count) - count, time.perf_counter() - began)
+        return result
+
+    def _arguments(self, piece: Piece, rows: Rows, bucket: int | None) -> list[Array]:
+        """The kernel's arguments for a piece of rows."""
+        staged = piece.staged
         tables = iter(staged.tables)
         samples = iter(piece.samples())
         arguments = []
@@ -492,10 +530,7 @@ class Packages:
             if bucket is not None and holder.axis in ("samples", "baselines"):
                 argument = self.backend.pad(argument, bucket)
             arguments.append(argument)
-        began = time.perf_counter()
-        result = self.kernel(bucket)(*arguments)
-        self.stats.ran(count, (bucket or count) - count, time.perf_counter() - began)
-        return result
+        return arguments
 
     def _table(self, table: Array, piece: Piece, rows: Rows, bucket: int | None) -> Array:
         """The baselines that a package's rows index into."""

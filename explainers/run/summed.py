@@ -70,7 +70,7 @@ class SummedRun(DerivativeRun):
         sums = yield from self._sum_rows(method, np.arange(self.staged.count))
         per = method.accumulators
         pairs = [method.finish(sums[i : i + per], packages.count) for i in range(0, len(sums), per)]
-        kinds = [packages.host_dtype(value) for value in packages.program.wrt]
+        kinds = packages.host_dtypes
         attributions = [a.astype(kind, copy=False) for (a, _), kind in zip(pairs, kinds, strict=True)]
         chunk.attributions = self.in_order(attributions)
         chunk.standard_errors = [None if error is None else self.in_order([error])[0] for _, error in pairs]
@@ -143,7 +143,7 @@ class SummedRun(DerivativeRun):
         baseline = np.zeros(len(step), np.int64)
         if staged.baseline is not None and staged.baseline.distribution:
             baseline = method.references(step, seeds, len(staged.baseline))
-        return self.piece(samples[local[0] : local[-1] + 1], local - local[0], baseline, values)
+        return self.piece(samples[local[0] : local[-1] + 1], Rows(local - local[0], baseline, values))
 
     def _baseline_outputs(self) -> Steps[Numpy]:
         """f(baseline) for each sample, (n, …); for a distribution the mean over its references."""
@@ -207,17 +207,20 @@ class SummedRun(DerivativeRun):
 def first_rows(packages: Packages, method: Method, run: Run, rows: int) -> Rows:
     """The first rows of samples, for methods without draws, as slices of a cache on the device."""
     staged = run.staged
+    per_sample = staged.baseline is not None and staged.baseline.per_sample
+    recent = packages.last_rows
+    if recent is not None and recent[0] is method and recent[1] == per_sample and len(recent[2].sample) == rows:
+        return recent[2]
     count = method.count(packages.shapes)
-    key = method, bool(staged.baseline and staged.baseline.per_sample)
-    known, last = packages.known_rows.get(key, (None, None))
-    if last is not None and len(last.sample) == rows:
-        return last
+    key = method, per_sample
+    known = packages.known_rows.get(key)
     if known is None or len(known.sample) < rows:
         sample, step = np.divmod(np.arange(run.size // count * count), count)
         known = Rows(sample, np.zeros(len(step), np.int64), method.rows(step, np.zeros(len(step), np.uint64)))
         known.staged = packages.staged_rows(staged, known)
     values = {name: array[:rows] for name, array in known.values.items()}
     on_device = {name: array[:rows] for name, array in known.staged.items()}
-    last = Rows(known.sample[:rows], known.baseline[:rows], values, on_device)
-    packages.known_rows[key] = known, last
+    arguments = packages.last_arguments(on_device)
+    last = Rows(known.sample[:rows], known.baseline[:rows], values, on_device, arguments)
+    packages.known_rows[key], packages.last_rows = known, (method, per_sample, last)
     return last

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from explainers.methods.surrogate import least_squares
+from explainers.methods.surrogate import LeastSquares
 
 Rng = np.random.default_rng
 
@@ -45,7 +45,7 @@ def test_least_squares_and_its_error(paired: bool, ridge: float, fixed: int) -> 
         draws = [[(row, one, w)] for row, one, w in zip(a, first, weights, strict=True)]
         y = first
     wanted, error = naive(draws, ridge, fixed)
-    found = least_squares(a, y, weights, ridge, fixed=fixed, paired=paired)
+    found = LeastSquares(a, weights, ridge, fixed=fixed, paired=paired).fit(y)
     np.testing.assert_allclose(found[0], wanted, rtol=1e-10)
     np.testing.assert_allclose(found[1], error, rtol=1e-10)
 
@@ -54,8 +54,8 @@ def test_combined_features() -> None:
     rng = Rng(1)
     a, y, weights = rng.normal(size=(12, 3)), rng.normal(size=(12, 2)), rng.uniform(0.5, 2, 12)
     turned = np.array([[1.0, 1.0, 0.0], [0.0, 1.0, -1.0], [1.0, 0.0, 2.0]])
-    found = least_squares(a, y, weights, combined=turned)
-    wanted = least_squares(a @ np.linalg.inv(turned), y, weights)  # the same plane in other coordinates
+    found = LeastSquares(a, weights, combined=turned).fit(y)
+    wanted = LeastSquares(a @ np.linalg.inv(turned), weights).fit(y)  # the same plane in other coordinates
     np.testing.assert_allclose(found, wanted, rtol=1e-9)
 
 
@@ -66,7 +66,7 @@ def test_the_error_is_what_drawing_again_varies_by() -> None:
         rng = Rng(seed)
         a = rng.normal(size=(40, 2))
         y = (a @ [1.0, -2.0] + a[:, 0] ** 2)[:, None]  # the plane does not fit
-        beta, error = least_squares(a, y, np.ones(40))
+        beta, error = LeastSquares(a, np.ones(40)).fit(y)
         betas.append(beta)
         errors.append(error)
     np.testing.assert_allclose(np.mean(errors, 0), np.std(betas, 0), rtol=0.15)
