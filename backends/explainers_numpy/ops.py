@@ -214,6 +214,10 @@ def sample_shape(array: Array) -> tuple[int, ...]:
     return tuple(array.shape[1:])
 
 
+def concat(arrays: Sequence[Array], axis: int) -> Array:
+    return np.concatenate(list(arrays), axis)
+
+
 def stack(arrays: Sequence[Array]) -> Array:
     return np.stack(list(arrays), -1)
 
@@ -240,6 +244,10 @@ def broadcast_like(array: Array, like: Array) -> Array:
 
 def arange(size: int, like: Array) -> Array:
     return np.arange(size)
+
+
+def row_numbers(like: Array) -> Array:
+    return np.arange(len(like))
 
 
 def blank(array: Array, axis: int, first: Array, second: Array) -> Array:

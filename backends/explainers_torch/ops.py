@@ -69,6 +69,10 @@ def arange(size: int, like: Tensor) -> Tensor:
     return torch.arange(size, device=like.device)
 
 
+def row_numbers(like: Tensor) -> Tensor:
+    return torch.arange(like.shape[0], device=like.device)
+
+
 absolute = torch.abs
 equal = torch.eq
 exp = torch.exp
@@ -114,6 +118,10 @@ def total(array: Tensor) -> Tensor:
 
 def stack(arrays: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(arrays), -1)
+
+
+def concat(arrays: Sequence[Tensor], axis: int) -> Tensor:
+    return torch.cat(list(arrays), axis)
 
 
 def move_axis(array: Tensor, source: int, destination: int) -> Tensor:

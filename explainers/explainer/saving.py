@@ -134,7 +134,7 @@ class Saved:
             packages = Packages(
                 self.backend, traced, self.method, self.wrt, self.graph,
                 engine=self.options.engine, batch_size=self.options.batch_size, stats=stats, loaded=loaded,
-                every_output=self.options.every_output,
+                every_output=self.options.every_output, reuse="dense" in self.parts,
             )  # fmt: skip
         expected = _placeholders(packages)
         if "groups" not in self.data["parts"]:  # an older file

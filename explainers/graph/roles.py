@@ -106,7 +106,8 @@ class Attributes:
     """What rules need to know about an operation, beyond its role and function.
 
     axis: the axis of a softmax or the axes of a log-sum-exp, counted from the end; keepdims: as in numpy.
-    weight, bias: the places among the inputs of a dense or conv map's operands. lost: why the model's own
+    weight, bias: the places among the inputs of a dense or conv map's operands. contracted: the axis of the weight that
+    a plain product x·W or x·Wᵀ of matrices sums over. lost: why the model's own
     derivative is not available. Rewrites set the rest: behind: the kind of weighted map that feeds an
     activation. rescaling: places of the factors of a product that only rescale the other one. rule: the
     rule that a composite assigned to this node.
@@ -116,6 +117,7 @@ class Attributes:
     keepdims: bool = False
     weight: int = -1
     bias: int | None = None
+    contracted: int | None = None
     lost: str = ""
     behind: Function = Function.NONE
     rescaling: tuple[int, ...] = ()

@@ -8,6 +8,7 @@ from ..graph import Graph, Value, rewrite_pools, rewrite_regions
 from ..methods.base import Method
 from .against_reference import Contrast
 from .every_output import every_output
+from .first_layer import reusing
 from .guided import guided
 from .walk import Forward, Program
 
@@ -25,10 +26,14 @@ class Prepared:
     prefix_places: tuple[int, ...] = ()
 
 
-def prepare(graph: Graph, method: Method, wrt: tuple[Value, ...], each: bool = False) -> Prepared:
+def prepare(
+    graph: Graph, method: Method, wrt: tuple[Value, ...], each: bool = False,
+    *, reuse: bool | None = False, batch_size: int | None = None,
+) -> Prepared:  # fmt: skip
     """Cut the graph at the layer where rows start, if any, rewrite it for the rules, and check that rules cover it.
 
-    ``each``: with derivatives of every output, not of one.
+    ``each``: with derivatives of every output, not of one. ``reuse``: whether the first layer may be computed once for
+    each sample; None: if that pays, for packages of ``batch_size`` rows.
 
     Raises
     ------
@@ -46,7 +51,7 @@ def prepare(graph: Graph, method: Method, wrt: tuple[Value, ...], each: bool = F
     if each:
         program: Program = every_output(rewrite_regions.join(_rewritten(graph, method, wrt), wrt), method, wrt)
     else:
-        program = _program(_rewritten(graph, method, wrt), method, wrt)
+        program = reusing(_program(_rewritten(graph, method, wrt), method, wrt), batch_size, reuse)
     program.check_rules()
     return Prepared(program, predictor, prefix, places)
 

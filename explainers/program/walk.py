@@ -129,6 +129,12 @@ class Program:
         return self.graph.active(self.wrt)
 
     @property
+    def constants(self) -> dict[str, Any]:
+        """Values of the placeholders without a leading axis, as numpy arrays."""
+        shapes = [self.sample_shape(value) for value in self.wrt]
+        return self.design.constants() if self.design else self.method.constants(shapes)
+
+    @property
     def row_dtype(self) -> str:
         """The dtype of the rows' numbers: that of the attributed value, or of the output if that is an integer."""
         kind = self.dtype(self.wrt[0])
@@ -204,12 +210,10 @@ class Program:
         rows, x, b = self.expanded(ops, inputs, args)
         values, pullbacks = self.forward(ops, weights, rows)
         y = values[self.output]
+        if self.design:
+            return self.scored(ops, y, x, args)
         result = ops.cast(y, ACCUMULATE[self.dtype(self.output)])
         mask = ops.take(args["mask"], sample)
-        if self.design:
-            scalar = ops.row_sum(result * ops.cast(mask, ACCUMULATE[self.dtype(self.output)]))
-            parts = self.design.contribute(ops, ops.cast(scalar, "float64"), x, args)
-            return (result, scalar, *(ops.segment_sum(part, sample, args["mask"]) for part in parts))
         message = self.walk(ops, values, pullbacks, mask)
         if self.watches:
             ends = self.method.ends(ops, x, b, args)
@@ -221,6 +225,15 @@ class Program:
             wide = "float64" if self.method.sampled else ACCUMULATE[self.dtype(self.wrt[0])]
             sums.append(ops.segment_sum(ops.cast(contribution, wide), sample, args["mask"]))
         return (result, *sums)
+
+    def scored(self, ops: Ops, y: Array, x: list[Array], args: Mapping[str, Array]) -> Results:
+        """The results of a forward-only method, from the outputs ``y`` of the rows."""
+        assert self.design is not None
+        result = ops.cast(y, ACCUMULATE[self.dtype(self.output)])
+        mask = ops.take(args["mask"], args["sample"])
+        scalar = ops.row_sum(result * ops.cast(mask, ACCUMULATE[self.dtype(self.output)]))
+        parts = self.design.contribute(ops, ops.cast(scalar, "float64"), x, args)
+        return (result, scalar, *(ops.segment_sum(part, args["sample"], args["mask"]) for part in parts))
 
     def expanded(
         self, ops: Ops, inputs: Sequence[Array], args: Mapping[str, Array]

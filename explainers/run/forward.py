@@ -169,11 +169,13 @@ class ForwardRun(Run):
 
     def _stream(self, samples: Numpy, first: int, last: int, skip: int) -> Steps[None]:
         """Evaluate the units first … last−1 of ``samples``; the endpoints from number ``skip`` on precede unit 0."""
-        pattern = self._pattern(first, last, skip)
+        pattern, most = self._pattern(first, last, skip), self.packages.most_samples(self.call)
         total = len(samples) * len(pattern.row)
         end = 0
         while end < total:
             begin, end = end, min(end + self.size, total)
+            if most is not None:
+                end = min(end, (begin // len(pattern.row) + most) * len(pattern.row))
             rows = self._rows(samples, pattern, begin, end)
             y, s = yield from self._package(rows)
             self._keep(rows, y, s)
