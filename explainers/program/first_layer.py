@@ -1,4 +1,4 @@
-"""Programs that compute a dense first layer once for each sample, not once for each row.
+"""Programs that compute the first layer once for each sample, not once for each row.
 
 Methods that remove groups of features evaluate the model at rows that have x in some groups of features and the
 baseline b in the others. Behind a dense layer with the weight W such a row is
@@ -9,6 +9,10 @@ where x_g are the entries of group g, and W_g its columns of the weight. The pro
 once for each sample and each baseline, and a row is one small product with the matrix of which groups it keeps. Both
 points are kept apart, and not joined in W_g·(x_g − b_g), so that the terms that are added up are those of the dense
 product: a large value in one of them does not cost the digits of the other.
+
+Methods of gradients on the line b + α(x − b) have rows that the layer maps to (1 − α)·(W·b + bias) + α·(W·x + bias),
+for dense layers and convolutions. Their gradients g are summed with the weights w of the rows at the layer's result,
+since Σ_k w_k·Wᵀg_k = Wᵀ·Σ_k w_k·g_k.
 """
 
 from __future__ import annotations
@@ -21,9 +25,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..graph import Function, Graph, Node, Value
+from ..graph import Function, Graph, Node, Role, Value
+from ..lengths import varies
 from ..ops import Ops
-from .walk import Placeholder, Program, Results, evaluate
+from .walk import ACCUMULATE, Placeholder, Program, Results, evaluate
 
 Array = Any
 ENABLED = True
@@ -31,6 +36,9 @@ WIDE = ("float32", "float64")  # sums of groups would be rounded to the digits o
 SETUP = 16  # ordering an entry of the weight by groups takes as long as so many multiplications
 WORTHWHILE = 0.75  # of the dense layer's multiplications
 LEAST_WORK = 2**24  # multiplications of the dense layer in a package: below, fixed costs of a package outweigh them
+LEAST_TERMS = 64  # products in an entry of a path's first layer: below, passes over its results cost as much
+LEAST_STEPS = 4  # of a path
+LEAST_PATH_WORK = 2**22  # multiplications of the layer for the rows of a sample
 LEAST_ROWS = 128  # in a package: fewer run at a fraction of the processor's speed
 
 
@@ -100,7 +108,37 @@ def _size(shape: Sequence[int | None]) -> int:
 
 
 @dataclass(frozen=True)
-class GroupsInFirstLayer(Program):
+class BehindFirstLayer(Program):
+    """A program whose rows start behind the first layer."""
+
+    @property
+    def result(self) -> Value:
+        """The layer's result."""
+        raise NotImplementedError
+
+    @cached_property
+    def behind(self) -> Graph:
+        """The graph from the layer's result on."""
+        return self.graph.cut((self.result,))
+
+    def points(self, ops: Ops, hidden: Array, inputs: Sequence[Array], args: Mapping[str, Array]) -> list[Array]:
+        """The inputs of the graph behind the layer, for each row: the layer's result, and the model's other inputs."""
+        needed = self.behind.needed([self.behind.outputs[0][1]])
+        found, sample = [hidden], args["sample"]
+        for value, array in zip(self.graph.inputs, inputs, strict=True):
+            if value == self.wrt[0] and value.node in needed:  # for its shape
+                found.append(ops.blank(array, 0, sample, ops.total(sample)))
+            else:
+                found.append(ops.take(array, sample) if value.node in needed else None)
+        return found
+
+    def alone(self, points: Array) -> list[Array]:
+        """The model's inputs with ``points`` for the attributed one, as far as the layer needs them."""
+        return [points if value == self.wrt[0] else None for value in self.graph.inputs]
+
+
+@dataclass(frozen=True)
+class GroupsInFirstLayer(BehindFirstLayer):
     """Like :class:`Program`, for designs with a feature map: rows start behind the first layer.
 
     A further argument, ``members`` (G, S), holds the elements of each group, filled up with −1.
@@ -117,10 +155,9 @@ class GroupsInFirstLayer(Program):
         assert found is not None
         return found
 
-    @cached_property
-    def behind(self) -> Graph:
-        """The graph from the layer's result on."""
-        return self.graph.cut((self.layer.result,))
+    @property
+    def result(self) -> Value:
+        return self.layer.result
 
     @cached_property
     def members(self) -> np.ndarray[Any, Any]:
@@ -151,7 +188,7 @@ class GroupsInFirstLayer(Program):
         assert self.design is not None
         rows = max(self.design.rows_per_sample, 1)
         groups, largest = self.members.shape
-        most = max(self.size // (4 * groups), 1)
+        most: int = max(self.size // (4 * groups), 1)
         balanced = round(math.sqrt(SETUP * largest / (2 * rows)))
         return min(max(balanced, -(-LEAST_ROWS // rows), 1), most)
 
@@ -175,16 +212,10 @@ class GroupsInFirstLayer(Program):
     def _rows(
         self, ops: Ops, weights: Mapping[Value, Array], inputs: list[Array], args: Mapping[str, Array]
     ) -> Results:
-        sample, graph = args["sample"], self.behind
-        needed = graph.needed([graph.outputs[0][1]])
-        rows = [self._hidden(ops, weights, inputs, args)]
-        for value, array in zip(self.graph.inputs, inputs, strict=True):
-            if value == self.wrt[0] and value.node in needed:  # for its shape
-                rows.append(ops.blank(array, 0, sample, ops.total(sample)))
-            else:
-                rows.append(ops.take(array, sample) if value.node in needed else None)
-        values, _ = evaluate(ops, graph, weights, rows, (graph.outputs[0][1],))
-        return self.scored(ops, values[graph.outputs[0][1]], [], args)
+        rows = self.points(ops, self._hidden(ops, weights, inputs, args), inputs, args)
+        output = self.behind.outputs[0][1]
+        values, _ = evaluate(ops, self.behind, weights, rows, (output,))
+        return self.scored(ops, values[output], [], args)
 
     def _hidden(
         self, ops: Ops, weights: Mapping[Value, Array], inputs: Sequence[Array], args: Mapping[str, Array]
@@ -219,10 +250,9 @@ class GroupsInFirstLayer(Program):
         self, ops: Ops, weights: Mapping[Value, Array], points: Array, weight: Array, members: Array, by_group: Array
     ) -> Array:
         """W_g·x_g of each of the points (N, …) and each group, (N·G, H)."""
-        place = self.graph.inputs.index(self.wrt[0])
-        inputs = [points if i == place else None for i in range(len(self.graph.inputs))]
-        operand = evaluate(ops, self.graph, weights, inputs, (self.layer.operand,))[0][self.layer.operand]
-        entries = ops.take_columns(operand, members)
+        operand = self.layer.operand
+        known, _ = evaluate(ops, self.graph, weights, self.alone(points), (operand,))
+        entries = ops.take_columns(known[operand], members)
         if (self.members < 0).any():
             entries = ops.zeroed(entries, ops.join_axis(by_group, 0) < 0)
         entries = ops.split_axis(entries, 1, by_group, 0, by_group, 1)  # (N, G, S)
@@ -248,17 +278,131 @@ def group_members(feature_map: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return found
 
 
+# --- paths of gradients --------------------------------------------------------------------------
+
+
+class Affine(NamedTuple):
+    """The first dense layer or convolution, with the linear operations before it, which only the attributed input
+    goes into. ``terms``: the products that an entry of its result sums up."""
+
+    result: Value
+    terms: int
+
+
+def affine_layer(graph: Graph, wrt: Sequence[Value]) -> Affine | None:
+    """The layer that ``wrt`` goes into; None if it goes into something else, or elsewhere, too."""
+    if len(wrt) != 1 or varies(graph.output(wrt[0]).shape[1:]):
+        return None
+    moved, value = graph.moved(graph.inputs), wrt[0]
+    outputs = {output for _, output in graph.outputs}
+    while True:
+        users = [node for node in graph if value in node.inputs and node.function is not Function.SHAPE]
+        if len(users) != 1 or value in outputs:
+            return None
+        (node,) = users
+        others = {operand for operand in node.inputs if operand != value}
+        if node.role is not Role.LINEAR or len(node.outputs) != 1 or others & moved or node.inputs.count(value) != 1:
+            return None
+        value, before = node.values[0], value
+        if node.function.weighted:
+            break
+    kinds = {graph.output(each).dtype for each in (before, value)}
+    sources = graph.needed([value]) & {source.node for source in graph.inputs}
+    if graph.output(value).batch_axis != 0 or not kinds <= set(WIDE) or sources != {wrt[0].node}:
+        return None
+    return Affine(value, _terms(graph, node))
+
+
+def _terms(graph: Graph, node: Node) -> int:
+    """The entries of the weight for one entry, or one channel, of the result."""
+    weight, result = graph.output(node.inputs[node.attributes.weight]).shape, node.outputs[0].shape
+    channels = weight[0] if node.function is Function.CONV and weight[0] == result[1] else result[-1]
+    return _size(weight) // max(channels or 1, 1)
+
+
+@dataclass(frozen=True)
+class PathBehindFirstLayer(BehindFirstLayer):
+    """Like :class:`Program`, for sums of gradients on the line from the baseline to the sample."""
+
+    @cached_property
+    def layer(self) -> Affine:
+        found = affine_layer(self.graph, self.wrt)
+        assert found is not None
+        return found
+
+    @property
+    def result(self) -> Value:
+        return self.layer.result
+
+    @cached_property
+    def first(self) -> Program:
+        """The program of the layer itself."""
+        return Program(self.graph.restrict((("0", self.result),)), self.method, self.wrt)
+
+    @cached_property
+    def rest(self) -> Program:
+        """The program behind the layer."""
+        return Program(self.behind, self.method, self.behind.inputs[:1])
+
+    def worthwhile(self, batch_size: int | None) -> bool:
+        """Whether the products that are saved outweigh the passes over the layer's results that are added."""
+        rows = min(self.method.count([self.sample_shape(self.wrt[0])]), batch_size or 2**62)
+        work = rows * self.layer.terms * _size(self.graph.output(self.result).shape[1:])
+        return rows >= LEAST_STEPS and self.layer.terms >= LEAST_TERMS and work >= LEAST_PATH_WORK
+
+    def _rows(
+        self, ops: Ops, weights: Mapping[Value, Array], inputs: list[Array], args: Mapping[str, Array]
+    ) -> Results:
+        sample, x, table = args["sample"], inputs[self.graph.inputs.index(self.wrt[0])], args["baseline_0"]
+        at_x, pullbacks = self.first.forward(ops, weights, inputs)
+        at_b, _ = evaluate(ops, self.graph, weights, self.alone(table), (self.result,))
+        ends = ops.take(at_b[self.result], args["baseline"]), ops.take(at_x[self.result], sample)
+        alpha = args["alpha"]
+        hidden = ops.cast_like(ops.scale_rows(ends[0], 1 - alpha) + ops.scale_rows(ends[1], alpha), ends[0])
+        values, behind = self.rest.forward(ops, weights, self.points(ops, hidden, inputs, args))
+        y = values[self.rest.output]
+        (message,) = self.rest.walk(ops, values, behind, ops.take(args["mask"], sample))
+        wide = ACCUMULATE[self.dtype(self.result)]
+        total = ops.segment_sum(ops.cast(ops.scale_rows(message, args["weight"]), wide), sample, args["mask"])
+        (gradient,) = self.first.walk(ops, at_x, pullbacks, ops.cast_like(total, hidden))
+        base = ops.take(table, _of_samples(ops, args))
+        one = {**args, "weight": ops.ones_like(ops.row_sum(gradient))}
+        sums = self.method.contribute(ops, [gradient], [x], [base], one)
+        kinds = (ops.cast(part, ACCUMULATE[self.dtype(self.wrt[0])]) for part in sums)
+        return (ops.cast(y, ACCUMULATE[self.dtype(self.output)]), *kinds)
+
+
+def _of_samples(ops: Ops, args: Mapping[str, Array]) -> Array:
+    """The baseline of each sample, (U,), which all its rows share: the mean of their indices."""
+    index, sample = ops.cast(args["baseline"], "float64"), args["sample"]
+    count = ops.segment_sum(ops.ones_like(index), sample, args["mask"])
+    return ops.cast(ops.segment_sum(index, sample, args["mask"]) / ops.at_least(count, 1.0), "int64")
+
+
+# --- the choice ------------------------------------------------------------------------------------
+
+
 def reusing(program: Program, batch_size: int | None, known: bool | None) -> Program:
     """The program with a first layer that is computed once for each sample, where that is possible and pays.
 
     ``known``: True for a program that was saved so, which takes the same arguments again; None to decide.
     """
-    design = program.design
     if known is False or not (ENABLED or known) or type(program) is not Program:
         return program
-    if design is None or design.feature_map is None or program.method.baseline not in ("point", "either"):
-        return program
+    found = _with_groups(program) if program.design else _on_path(program)
+    return found if found is not None and (known or found.worthwhile(batch_size)) else program
+
+
+def _with_groups(program: Program) -> GroupsInFirstLayer | None:
+    assert program.design is not None
+    if program.design.feature_map is None or program.method.baseline not in ("point", "either"):
+        return None
     if dense_layer(program.graph, program.wrt) is None:
-        return program
-    found = GroupsInFirstLayer(program.graph, program.method, program.wrt)
-    return found if known or found.worthwhile(batch_size) else program
+        return None
+    return GroupsInFirstLayer(program.graph, program.method, program.wrt)
+
+
+def _on_path(program: Program) -> PathBehindFirstLayer | None:
+    if not program.method.on_line or affine_layer(program.graph, program.wrt) is None:
+        return None
+    return PathBehindFirstLayer(program.graph, program.method, program.wrt)
