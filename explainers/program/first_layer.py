@@ -293,15 +293,13 @@ def affine_layer(graph: Graph, wrt: Sequence[Value]) -> Affine | None:
     """The layer that ``wrt`` goes into; None if it goes into something else, or elsewhere, too."""
     if len(wrt) != 1 or varies(graph.output(wrt[0]).shape[1:]):
         return None
-    moved, value = graph.moved(graph.inputs), wrt[0]
-    outputs = {output for _, output in graph.outputs}
+    value, outputs = wrt[0], {output for _, output in graph.outputs}
     while True:
         users = [node for node in graph if value in node.inputs and node.function is not Function.SHAPE]
         if len(users) != 1 or value in outputs:
             return None
         (node,) = users
-        others = {operand for operand in node.inputs if operand != value}
-        if node.role is not Role.LINEAR or len(node.outputs) != 1 or others & moved or node.inputs.count(value) != 1:
+        if node.role is not Role.LINEAR or len(node.outputs) != 1 or node.inputs.count(value) != 1:
             return None
         value, before = node.values[0], value
         if node.function.weighted:
