@@ -186,11 +186,11 @@ class Shapes(Protocol):
     def sample_shape(self, array: Array, /) -> tuple[int, ...]:
         """The shape without its first axis."""
 
-    def row_numbers(self, array: Array, /) -> Array:
-        """0 … R − 1 for R rows."""
-
     def stack(self, arrays: Sequence[Array], /) -> Array:
         """Along a new last axis."""
+
+    def concat(self, arrays: Sequence[Array], axis: int, /) -> Array:
+        """Along an axis that they have."""
 
     def move_axis(self, array: Array, source: int, destination: int, /) -> Array: ...
 
@@ -224,6 +224,9 @@ class Making(Protocol):
 
     def arange(self, size: int, like: Array, /) -> Array:
         """0 … size − 1 as integers, on the device of ``like``."""
+
+    def row_numbers(self, like: Array, /) -> Array:
+        """0 … U − 1 as integers, (U,), for U rows of ``like``."""
 
     def blank(self, array: Array, axis: int, first: Array, second: Array, /) -> Array:
         """Arbitrary numbers in the shape of ``array``, but of size U·B at ``axis``: rows of ``first`` × ``second``."""

@@ -224,6 +224,10 @@ def row_numbers(array: Array) -> Array:
     return np.arange(len(array))
 
 
+def concat(arrays: Sequence[Array], axis: int) -> Array:
+    return np.concatenate(list(arrays), axis)
+
+
 def stack(arrays: Sequence[Array]) -> Array:
     return np.stack(list(arrays), -1)
 

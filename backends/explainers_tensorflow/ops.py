@@ -203,6 +203,10 @@ def arange(size: int, like: tf.Tensor) -> tf.Tensor:
     return tf.range(size, dtype=tf.int64)
 
 
+def row_numbers(like: tf.Tensor) -> tf.Tensor:
+    return tf.range(tf.cast(_size(like, 0), tf.int64), dtype=tf.int64)
+
+
 def take(array: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
     return tf.gather(array, index)
 
@@ -365,12 +369,12 @@ def sum_axis(array: tf.Tensor, axis: int) -> tf.Tensor:
     return tf.reduce_sum(array, axis)
 
 
-def row_numbers(array: tf.Tensor) -> tf.Tensor:
-    return tf.range(tf.shape(array, tf.int64)[0])
-
-
 def stack(arrays: Sequence[tf.Tensor]) -> tf.Tensor:
     return tf.stack(list(arrays), -1)
+
+
+def concat(arrays: Sequence[tf.Tensor], axis: int) -> tf.Tensor:
+    return tf.concat(list(arrays), axis)
 
 
 def move_axis(array: tf.Tensor, source: int, destination: int) -> tf.Tensor:

@@ -381,7 +381,10 @@ class _Reader:
             return role, Function.RELU, Attributes()
         known = constants or op.type not in roles.MATRIX_PRODUCTS
         function = roles.function(op.type, role) if known else Function.NONE
-        return role, function, roles.attributes(function, constants)
+        attributes = roles.attributes(function, constants)
+        if op.type == "MatMul" and moving == [0] and not op.get_attr("transpose_a"):
+            attributes = replace(attributes, contracted=int(op.get_attr("transpose_b")))
+        return role, function, attributes
 
 
 def _is_zero(tensor: Any) -> bool:

@@ -54,6 +54,10 @@ def arange(size: int, like: Tensor) -> Tensor:
     return torch.arange(size, device=like.device)
 
 
+def row_numbers(like: Tensor) -> Tensor:
+    return torch.arange(like.shape[0], device=like.device)
+
+
 absolute = torch.abs
 equal = torch.eq
 exp = torch.exp
@@ -97,12 +101,12 @@ def total(array: Tensor) -> Tensor:
     return array.sum().reshape(1)
 
 
-def row_numbers(array: Tensor) -> Tensor:
-    return torch.arange(array.shape[0], device=array.device)
-
-
 def stack(arrays: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(arrays), -1)
+
+
+def concat(arrays: Sequence[Tensor], axis: int) -> Tensor:
+    return torch.cat(list(arrays), axis)
 
 
 def move_axis(array: Tensor, source: int, destination: int) -> Tensor:

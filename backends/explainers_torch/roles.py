@@ -110,6 +110,14 @@ def listed(name: str) -> Role:
     return TABLE.get(name, Role.OPAQUE) if own is None else own[0]
 
 
+def contracted(name: str, places: Sequence[int], keywords: int) -> int | None:
+    """The axis of the weight that a product of the operand at ``places`` with it sums over; None for other products."""
+    first = {"linear": 0, "addmm": 1, "mm": 0, "matmul": 0}.get(name)
+    if keywords or list(places) != [first]:
+        return None
+    return 1 if name == "linear" else 0
+
+
 def elementwise(name: str) -> bool:
     """Whether each output entry depends only on the input entries at the same place."""
     own = REGISTERED.get(name)

@@ -574,7 +574,11 @@ def _attributes(
     tensors = [arg for arg in pytree.tree_leaves(fx.args) if isinstance(arg, torch.fx.Node)]
     floating = [i for i, arg in enumerate(tensors) if isinstance(arg.meta.get("val"), torch.Tensor)]
     (weight,) = (place for place in floating if place not in moving and place != bias)
-    return Attributes(weight=weight, bias=bias if bias in floating else None)
+    return Attributes(
+        weight=weight,
+        bias=bias if bias in floating else None,
+        contracted=roles.contracted(name, moving, len(fx.kwargs)),
+    )
 
 
 def _locality(name: str, fx: torch.fx.Node, axes: Axes, outputs: Sequence[Output]) -> Locality | None:

@@ -135,7 +135,7 @@ class Saved:
             packages = Packages(
                 self.backend, traced, self.method, self.wrt, self.graph,
                 engine=self.options.engine, batch_size=self.options.batch_size, stats=stats, loaded=loaded,
-                every_output=self.options.every_output, incremental=self._incremental(),
+                every_output=self.options.every_output, incremental=self._incremental(), reuse="dense" in self.parts,
             )  # fmt: skip
         expected = _placeholders(packages)
         if "groups" not in self.data["parts"]:  # an older file

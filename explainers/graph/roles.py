@@ -107,16 +107,18 @@ class Attributes:
     """What rules need to know about an operation, beyond its role and function.
 
     axis: the axis of a softmax or the axes of a log-sum-exp, counted from the end; keepdims: as in numpy.
-    weight, bias: the places among the inputs of a dense or conv map's operands. lost: why the model's own
-    derivative is not available. locality: which places of the operands the places of the result depend on. Rewrites
-    set the rest: behind: the kind of weighted map that feeds an activation. rescaling: places of the factors of a
-    product that only rescale the other one. rule: the rule that a composite assigned to this node.
+    weight, bias: the places among the inputs of a dense or conv map's operands. contracted: the axis of the weight that
+    a plain product x·W or x·Wᵀ of matrices sums over. lost: why the model's own derivative is not available. locality:
+    which places of the operands the places of the result depend on. Rewrites set the rest: behind: the kind of weighted
+    map that feeds an activation. rescaling: places of the factors of a product that only rescale the other one. rule:
+    the rule that a composite assigned to this node.
     """
 
     axis: int | tuple[int, ...] | None = None
     keepdims: bool = False
     weight: int = -1
     bias: int | None = None
+    contracted: int | None = None
     lost: str = ""
     locality: Locality | None = field(default=None, compare=False)
     behind: Function = Function.NONE

@@ -56,7 +56,8 @@ class Method(Stored, data=False):
     host, so that calls are not shared and take ``attribution=``. takes_lengths: samples may differ in size from
     call to call. baseline_of_batch: the default baseline is the call's samples, as References. accumulators: number
     of sums per attributed value. effort: the parameters that set the number of evaluations; kernels do not depend on
-    them.
+    them. on_line: rows are the points b + α(x−b), with ``alpha`` and ``weight`` among their arguments, and
+    contributions are linear in the message.
 
     In ``expand`` and ``contribute`` rows are the leading axis of arrays; ``args`` are the kernel's placeholders
     by name.
@@ -73,6 +74,7 @@ class Method(Stored, data=False):
     baseline_of_batch: ClassVar[bool] = False
     accumulators: ClassVar[int] = 1
     effort: ClassVar[tuple[str, ...]] = ()
+    on_line: ClassVar[bool] = False
 
     @property
     def rule_set(self) -> RuleSet | None:

@@ -172,6 +172,7 @@ class IntegratedGradients(Quadrature, Multiplied):
 
     name: ClassVar[str] = "integrated_gradients"
     effort: ClassVar[tuple[str, ...]] = ("steps", "quadrature", "tolerance", "max_steps")
+    on_line: ClassVar[bool] = True
     complete: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

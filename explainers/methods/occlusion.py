@@ -111,6 +111,14 @@ class Ablation(Effects):
     def endpoint(self, which: str) -> dict[str, Any]:
         return {"feature": -1}
 
+    @property
+    def feature_map(self) -> Numpy | None:
+        return self.groups.maps[0] if len(self.groups.maps) == 1 else None
+
+    def features_kept(self, ops: Ops, args: Mapping[str, Array]) -> Array:
+        removed = ops.rows_equal(args["feature"], ops.arange(self.groups.count, args["feature"]))
+        return ops.equal(removed, ops.zeros_like(removed))
+
     def expand(self, ops: Ops, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
         return [
             ops.where(ops.rows_equal(args["feature"], args[f"groups_{i}"]), base, value)

@@ -58,6 +58,7 @@ class _Exchanges(Ablation):
     """A unit is one exchange; the repeats of a feature follow one another."""
 
     one_reference = True
+    feature_map = None  # each row takes its own reference
 
     def __init__(self, shapes: Shapes, method: FeaturePermutation) -> None:
         super().__init__(shapes, method.groups)

@@ -132,6 +132,17 @@ class Design:
         """:meth:`expand` for the box of each row, (R, …). ``places``, (R, width) by axis: the box's places."""
         raise NotImplementedError
 
+    # --- for designs of one input whose features rows keep or take from the baseline -------------
+
+    @property
+    def feature_map(self) -> Numpy | None:
+        """The feature number of each element, for one input whose features rows keep or take from the baseline."""
+        return None
+
+    def features_kept(self, ops: Ops, args: Mapping[str, Array]) -> Array:
+        """Which features each row keeps, (R, G) booleans, for designs with a :attr:`feature_map`."""
+        raise NotImplementedError
+
     def contribute(self, ops: Ops, s: Array, x: list[Array], args: Mapping[str, Array]) -> list[Array]:
         """The contribution of rows with the values s (R,) to sums that the kernel computes, (R, …) each."""
         return []
@@ -261,12 +272,20 @@ class Coalitions(Design):
             return {f"kept_{i}": int(which == "input") for i in range(len(self.shapes))}
         return {"coalition": 255 if which == "input" else 0}
 
+    @property
+    def feature_map(self) -> Numpy | None:
+        fixed = isinstance(self.groups, Groups) and not self.varies
+        return self.groups.maps[0] if fixed and len(self.groups.maps) == 1 else None
+
+    def features_kept(self, ops: Ops, args: Mapping[str, Array]) -> Array:
+        return ops.unpack_bits(args["coalition"], self.features)
+
     def expand(self, ops: Ops, x: list[Array], b: list[Array], args: Mapping[str, Array]) -> list[Array]:
         if self.varies:
             kept_by_input = [args[f"kept_{i}"] > 0 for i in range(len(x))]
             return [ops.select(kept, *pair) for kept, pair in zip(kept_by_input, zip(x, b, strict=True), strict=True)]
         points = []
-        features = ops.unpack_bits(args["coalition"], self.features)
+        features = self.features_kept(ops, args)
         for i, (value, base, shape) in enumerate(zip(x, b, self.shapes, strict=True)):
             part = self._slices[i]
             kept = ops.take_columns(features, args[f"feature_{i}"]) if part is None else features[:, part]

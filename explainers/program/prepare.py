@@ -8,6 +8,7 @@ from ..graph import Graph, Value, rewrite_pools, rewrite_regions
 from ..methods.base import Method
 from .against_reference import Contrast
 from .every_output import every_output
+from .first_layer import reusing
 from .guided import guided
 from .incremental import incremental
 from .walk import Forward, Program
@@ -26,11 +27,15 @@ class Prepared:
     prefix_places: tuple[int, ...] = ()
 
 
-def prepare(graph: Graph, method: Method, wrt: tuple[Value, ...], each: bool = False, changes: bool = True) -> Prepared:
+def prepare(
+    graph: Graph, method: Method, wrt: tuple[Value, ...], each: bool = False,
+    *, changes: bool = True, reuse: bool | None = False, batch_size: int | None = None,
+) -> Prepared:  # fmt: skip
     """Cut the graph at the layer where rows start, if any, rewrite it for the rules, and check that rules cover it.
 
-    ``each``: with derivatives of every output, not of one. ``changes``: compute only what a row can change, where
-    that takes less work.
+    ``each``: with derivatives of every output, not of one. ``changes``: compute only what a row can change, where that
+    takes less work. ``reuse``: whether the first layer may be computed once for each sample; None: if that pays, for
+    packages of ``batch_size`` rows.
 
     Raises
     ------
@@ -50,6 +55,7 @@ def prepare(graph: Graph, method: Method, wrt: tuple[Value, ...], each: bool = F
     else:
         program = _program(_rewritten(graph, method, wrt), method, wrt)
         program = incremental(program) if changes else program
+        program = reusing(program, batch_size, reuse)
     program.check_rules()
     return Prepared(program, predictor, prefix, places)
 

@@ -216,11 +216,13 @@ class Program:
         self, ops: Ops, weights: Mapping[Value, Array], inputs: list[Array], args: Mapping[str, Array]
     ) -> Results:
         if self.design:
-            return self._forward_rows(self.design, ops, weights, inputs, args)
+            return self._forward_rows(ops, weights, inputs, args)
         sample = args["sample"]
         rows, x, b = self.expanded(ops, inputs, args)
         values, pullbacks = self.forward(ops, weights, rows)
         y = values[self.output]
+        if self.design:
+            return self.scored(ops, y, x, args)
         result = ops.cast(y, ACCUMULATE[self.dtype(self.output)])
         mask = ops.take(args["mask"], sample)
         message = self.walk(ops, values, pullbacks, mask)
@@ -236,14 +238,10 @@ class Program:
         return (result, *sums)
 
     def _forward_rows(
-        self, design: Design, ops: Ops, weights: Mapping[Value, Array], inputs: list[Array], args: Mapping[str, Array]
+        self, ops: Ops, weights: Mapping[Value, Array], inputs: list[Array], args: Mapping[str, Array]
     ) -> Results:
-        sample, kind = args["sample"], ACCUMULATE[self.dtype(self.output)]
         y, x = self.evaluated(ops, weights, inputs, args)
-        result = ops.cast(y, kind)
-        scalar = ops.row_sum(result * ops.cast(ops.take(args["mask"], sample), kind))
-        parts = design.contribute(ops, ops.cast(scalar, "float64"), x, args)
-        return (result, scalar, *(ops.segment_sum(part, sample, args["mask"]) for part in parts))
+        return self.scored(ops, y, x, args)
 
     def evaluated(
         self, ops: Ops, weights: Mapping[Value, Array], inputs: list[Array], args: Mapping[str, Array]
@@ -252,6 +250,15 @@ class Program:
         rows, x, _ = self.expanded(ops, inputs, args)
         values, _ = evaluate(ops, self.graph, weights, rows, (self.output,))
         return values[self.output], x
+
+    def scored(self, ops: Ops, y: Array, x: list[Array], args: Mapping[str, Array]) -> Results:
+        """The results of a forward-only method, from the outputs ``y`` of the rows."""
+        assert self.design is not None
+        result = ops.cast(y, ACCUMULATE[self.dtype(self.output)])
+        mask = ops.take(args["mask"], args["sample"])
+        scalar = ops.row_sum(result * ops.cast(mask, ACCUMULATE[self.dtype(self.output)]))
+        parts = self.design.contribute(ops, ops.cast(scalar, "float64"), x, args)
+        return (result, scalar, *(ops.segment_sum(part, args["sample"], args["mask"]) for part in parts))
 
     def expanded(
         self, ops: Ops, inputs: Sequence[Array], args: Mapping[str, Array]

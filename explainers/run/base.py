@@ -45,6 +45,7 @@ class Run:
     def __init__(self, packages: Packages, call: Call, staged: Staged, start: int, stop: int) -> None:
         self.packages, self.backend = packages, packages.backend
         self.call, self.staged, self.start, self.stop = call, staged, start, stop
+        self.row_part = packages.row_part(call)
 
     def steps(self) -> Steps[Chunk]:
         raise NotImplementedError
@@ -72,7 +73,7 @@ class Run:
         if staged.baseline is not None and staged.baseline.own:
             baseline = staged.table_rows(touched[rows.sample], rows.baseline)
             rows = Rows(rows.sample, baseline, rows.values)
-        return Piece("rows", staged, first, last, rows)
+        return Piece("rows", staged, first, last, rows, part=self.row_part)
 
     def endpoint_outputs(self, which: str) -> Steps[Numpy]:
         """f at each sample, or at its baseline: (n, …)."""
@@ -80,10 +81,11 @@ class Run:
         parts = []
         first = 0
         while first < self.staged.count:
-            last = min(first + self.size, self.staged.count)
+            last = min(first + (self.packages.most_single_rows or self.size), first + self.size, self.staged.count)
             rows = np.arange(last - first)
             row_values = {name: np.broadcast_to(value, (last - first, *value.shape)) for name, value in values.items()}
-            result = yield Piece("rows", self.staged, first, last, Rows(rows, np.zeros_like(rows), row_values))
+            found = Rows(rows, np.zeros_like(rows), row_values)
+            result = yield Piece("rows", self.staged, first, last, found, part=self.row_part)
             parts.append(self.backend.numpy(result[0])[: last - first])
             first = last
         return np.concatenate(parts)

@@ -199,11 +199,13 @@ class ForwardRun(Run):
         if key is not None and known is not None and known[0] == key and len(known[1].rows.sample) <= self.size:
             yield from self._package(known[1])
             return
-        pattern = self._pattern(first, last, skip)
+        pattern, most = self._pattern(first, last, skip), self.packages.most_samples(self.call)
         total = len(samples) * len(pattern.row)
         end = 0
         while end < total:
             begin, end = end, min(end + self.size, total)
+            if most is not None:
+                end = min(end, (begin // len(pattern.row) + most) * len(pattern.row))
             package = self._rows(samples, pattern, begin, end)
             if key is not None and end - begin == total and package.bytes <= LARGEST_KNOWN:
                 package.rows = self._with_arguments(package.rows)
@@ -212,6 +214,8 @@ class ForwardRun(Run):
 
     def _key(self, samples: Numpy, first: int, last: int, skip: int) -> Any:
         """What the rows of these units depend on; None where a later call's are others, or are many in all."""
+        if self.packages.most_single_rows is not None:  # which program runs them depends on the package
+            return None
         if self.call.groups is not None or len(samples) != self.staged.count or self.packages.static:
             return None
         baseline, seeds = self.staged.baseline, self.staged.seeds

@@ -26,9 +26,10 @@ from ..lengths import varies
 from ..methods.base import Method
 from ..methods.groups import SampleGroups
 from ..methods.removal import Coalitions, Design, Grouped
-from ..program import Placeholder
+from ..program import Placeholder, Program
 from ..program.against_reference import Contrast
 from ..program.every_output import EveryOutput
+from ..program.first_layer import GroupsInFirstLayer
 from ..program.prepare import prepare
 from ..spec import Array, Baseline, Numpy, Target, all_finite, check_finite
 from . import together
@@ -51,13 +52,15 @@ class Packages:
     def __init__(
         self, backend: Backend, traced: Traced, method: Method, wrt: tuple[Value, ...], graph: Graph,
         *, engine: str, batch_size: int | None, stats: Stats, loaded: Loaded | None = None,
-        every_output: bool = False, incremental: bool = True,
+        every_output: bool = False, incremental: bool = True, reuse: bool | None = None,
     ) -> None:  # fmt: skip
         self.backend, self.traced, self.engine, self.stats = backend, traced, engine, stats
         self.ahead = loaded is not None and loaded.ahead
         self.static = backend.engines[engine] and not self.ahead
         self.loaded = loaded  # kernels from a file, instead of compiling
-        prepared = prepare(graph, method, wrt, every_output, incremental)
+        if self.static or (loaded is None and backend.cache_bytes(traced.device) is None):
+            reuse = False  # large packages of many samples, padded or on an accelerator, have no small products
+        prepared = prepare(graph, method, wrt, every_output, changes=incremental, reuse=reuse, batch_size=batch_size)
         self.program, self.predictor = prepared.program, prepared.predictor
         self.prefix, self._prefix_places = prepared.prefix, prepared.prefix_places
         self.method = method
@@ -152,6 +155,31 @@ class Packages:
     def _of_rows(self) -> list[Placeholder]:
         holders = [holder for holder in self.program.placeholders if holder.axis == "rows"]
         return [holder for holder in holders if holder.name not in ("sample", "baseline")]
+
+    def most_samples(self, call: Call) -> int | None:
+        """The most samples in a package of ``call``, if its rows start behind the first layer; else None.
+
+        They do not if samples may hold NaN, which 0 · NaN would spread over all rows, or with many references.
+        """
+        program, baseline = self.program, call.baseline
+        if not isinstance(program, GroupsInFirstLayer) or not call.check:
+            return None
+        most, count = program.most_samples, 1
+        if baseline is not None and (baseline.per_sample or baseline.own):
+            count = most
+        if baseline is not None and baseline.distribution:
+            count *= len(baseline)
+        return most if program.suits(most, count) else None
+
+    def row_part(self, call: Call) -> str:
+        """The name of the program that runs the rows of ``call``; "" for the one of these packages."""
+        reuses = isinstance(self.program, GroupsInFirstLayer)
+        return "dense" if reuses and self.most_samples(call) is None else ""
+
+    @property
+    def most_single_rows(self) -> int | None:
+        """The most samples in a package of one row each, if rows start behind the first layer; else None."""
+        return self.program.most_single_rows if isinstance(self.program, GroupsInFirstLayer) else None
 
     @property
     def places(self) -> list[int]:
@@ -252,11 +280,16 @@ class Packages:
         names = ["", "predict"] + ["prefix"] * (self.prefix is not None) + ["reference"] * (self.references is not None)
         if self.has_other_groups:
             names.append("groups")
+        if isinstance(self.program, GroupsInFirstLayer):
+            names.append("dense")
         return {part or "explain": (self._part(part), self._kernels.get((part, None))) for part in names}
 
     def _part(self, part: str) -> Any:
         if part == "groups":
             return self.by_elements().program
+        if part == "dense":
+            assert isinstance(self.program, GroupsInFirstLayer)
+            return self.program.plain
         if part in ("", "prefix", "predict"):
             return {"": self.program, "prefix": self.prefix, "predict": self.predictor}[part]
         assert isinstance(self.program, Contrast)
@@ -496,27 +529,32 @@ class Packages:
 
     def _call(self, piece: Piece) -> Results:
         """One kernel call for a piece of rows."""
+        program, part = self.program, piece.part
+        if isinstance(program, GroupsInFirstLayer):
+            piece = _with_used_baselines(piece)
+            if part or not program.suits(piece.count, _length(piece)):
+                program, part = program.plain, "dense"
         staged, rows = piece.staged, piece.rows
         assert rows is not None
         count = len(rows.sample)
         bucket = self.bucket(count)
         if rows.arguments is None:
-            arguments = self._arguments(piece, rows, bucket)
+            arguments = self._arguments(program, piece, rows, bucket)
         else:
             tables = [self._table(table, piece, rows, bucket) for table in staged.tables]
             arguments = [*piece.samples(), *tables, *rows.arguments]
         began = time.perf_counter()
-        result = self.kernel(bucket)(*arguments)
+        result = self.kernel(bucket, part)(*arguments)
         self.stats.ran(count, (bucket or count) - count, time.perf_counter() - began)
         return result
 
-    def _arguments(self, piece: Piece, rows: Rows, bucket: int | None) -> list[Array]:
+    def _arguments(self, program: Program, piece: Piece, rows: Rows, bucket: int | None) -> list[Array]:
         """The kernel's arguments for a piece of rows."""
         staged = piece.staged
         tables = iter(staged.tables)
         samples = iter(piece.samples())
         arguments = []
-        for holder in self.program.placeholders:
+        for holder in program.placeholders:
             if holder.axis == "samples":
                 argument = next(samples)
             elif holder.axis == "baselines":
@@ -557,6 +595,24 @@ class Packages:
             filler = array[:1] if holder.name != "sample" else np.array([bucket - 1])
             array = np.concatenate([array, np.repeat(filler, bucket - len(array), axis=0)])
         return self._to_device(np.ascontiguousarray(array, _host(holder.dtype)), holder.dtype)
+
+
+def _length(piece: Piece) -> int:
+    """The number of baselines that a kernel gets for a piece."""
+    baseline = piece.staged.baseline
+    return piece.count if baseline is None or baseline.per_sample else int(piece.staged.tables[0].shape[0])
+
+
+def _with_used_baselines(piece: Piece) -> Piece:
+    """The piece with the part of a set of baselines that its rows use."""
+    staged, rows = piece.staged, piece.rows
+    if rows is None or staged.baseline is None or staged.baseline.per_sample:
+        return piece
+    first, last = int(rows.baseline.min()), int(rows.baseline.max()) + 1
+    if last - first == int(staged.tables[0].shape[0]):
+        return piece
+    staged = dataclasses.replace(staged, tables=[table[first:last] for table in staged.tables])
+    return dataclasses.replace(piece, staged=staged, rows=Rows(rows.sample, rows.baseline - first, rows.values))
 
 
 def _rows(design: Design, references: int) -> int:

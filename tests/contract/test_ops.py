@@ -148,7 +148,6 @@ CASES: dict[str, list[Case]] = {
         ((IMAGES, np.array([1, 0, 1]), [1, 2], CORNER, [2, 2], [(0, 0), (0, 0)], 0.0, SPOTS,
           [CORNER[0] + 1, CORNER[1] + 1]), CUT_WITH),
     ],
-    "row_numbers": [((A,), np.arange(3))],
     "unpack_bits": [
         ((BYTES, 11), np.array([[1, 0, 1, 1, 0, 0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 0]], bool)),
     ],
@@ -157,6 +156,7 @@ CASES: dict[str, list[Case]] = {
     "reshape_rows": [((A, (2, 4)), A.reshape(3, 2, 4)), ((np.zeros((3, 0), np.float32), (0, 2)), np.zeros((3, 0, 2)))],
     "sample_shape": [((A,), (4, 2)), ((ROWS,), ())],
     "stack": [(([A, B],), np.stack([A, B], -1))],
+    "concat": [(([A, B], 0), np.concatenate([A, B])), (([A, B[:, :1]], 1), np.concatenate([A, B[:, :1]], 1))],
     "move_axis": [((A, 2, 0), np.moveaxis(A, 2, 0)), ((A, 0, 1), np.moveaxis(A, 0, 1)), ((A, 1, 1), A)],
     "insert_axis": [((A, 1), A[:, None]), ((A, 0), A[None])],
     "split_axis": [((np.arange(12.0).reshape(6, 2), 0, U, 0, N, 0), np.arange(12.0).reshape(3, 2, 2))],
@@ -164,6 +164,7 @@ CASES: dict[str, list[Case]] = {
     "expand_axis": [((A[:, :1], 1, U, 1), np.repeat(A[:, :1], 5, 1)), ((A, 0, U, 0), A)],
     "broadcast_like": [((B[:1, :, :1], A), np.broadcast_to(B[:1, :, :1], A.shape)), ((A, B), A)],
     "matmul": [((A, np.swapaxes(B, 1, 2).copy()), np.einsum("nij,nkj->nik", A, B))],
+    "row_numbers": [((U,), np.arange(3))],
     "zeros_like": [((A,), 0 * A)],
     "ones_like": [((A,), 0 * A + 1)],
     "arange": [((4, A), np.arange(4))],
