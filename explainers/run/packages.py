@@ -195,7 +195,8 @@ class Packages:
             if other is None:
                 other = self._by_elements = copy.copy(self)
                 other.method, other.own_part = method, "groups"
-                other.program = dataclasses.replace(self.program, method=method)
+                plain = self.program.dense if isinstance(self.program, GroupsInFirstLayer) else self.program
+                other.program = dataclasses.replace(plain, method=method)
                 other.known_rows, other.constants = {}, other._staged_constants()
                 other._row_holders = other._of_rows()
             return other
