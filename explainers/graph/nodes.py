@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import count
 from typing import Any, NamedTuple
 
 from ..errors import TraceError, UnknownNameError
@@ -183,7 +184,8 @@ class Graph:
         The original inputs follow: values that bypass the cut (masks, a skip
         connection around it) is computed from them as before.
         """
-        replaced = {value: Value(f"cut_{index}") for index, value in enumerate(at)}
+        free = (name for index in count() if (name := f"cut_{index}") not in self.by_name)  # it may be cut already
+        replaced = {value: Value(next(free)) for value in at}
         heads = tuple(
             Node(
                 replaced[value].node,

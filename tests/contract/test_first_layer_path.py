@@ -154,6 +154,18 @@ def test_where_rows_are_needed() -> None:
         assert type(kept._plan.packages.program) is Program
 
 
+@pytest.mark.parametrize("method", [methods.IntegratedGradients(5), methods.ExactShapley(np.arange(64) // 16)])
+def test_rows_that_start_at_a_layer(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first layer is then the one behind ``wrt``."""
+    torch = pytest.importorskip("torch")
+    for name in ("LEAST_WORK", "SETUP"):
+        monkeypatch.setattr(first_layer, name, 0)
+    net = torch.nn.Sequential(torch.nn.Linear(6, 64), torch.nn.Tanh(), torch.nn.Linear(64, 16), torch.nn.Tanh())
+    x = np.random.default_rng(0).normal(size=(3, 6))
+    reused, plain = pair(net.double().eval(), method, x, monkeypatch, wrt="1")
+    assert_equal(reused(x, target=1, baseline=0.5), plain(x, target=1, baseline=0.5), "float64")
+
+
 def test_other_inputs_follow_their_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
 
