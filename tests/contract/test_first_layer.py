@@ -280,7 +280,7 @@ def test_the_program_over_numpy(method: Any, axis: int) -> None:
     args: dict[str, Any] = {
         "input_x": rng.normal(size=(2, 2, 3)), "mask": rng.normal(size=(2, 4)),
         "baseline_0": rng.normal(size=(3, 2, 3)),
-        "sample": sample, "baseline": np.array([2, 0, 0, 1, 2]), **given, **reused.constants,
+        "sample": sample, "baseline": np.array([2, 0, 0, 1, 2]), **given, **reused.constants(),
     }  # fmt: skip
     weights = {Value("w"): rng.normal(size=(6, 4) if axis == 0 else (4, 6)), Value("c"): rng.normal(size=4)}
     want = plain(Ops, weights, *(args[p.name] for p in plain.placeholders))
