@@ -98,7 +98,7 @@ IMAGES: dict[str, Callable[[], Net]] = {
     "same": lambda: Net(conv(2, 6, (4, 3), padding="same"), nn.SiLU(), conv(6, 6, 3, padding="valid")),
     "circular": lambda: Net(conv(2, 6, 3, padding=1, padding_mode="circular"), nn.ReLU(), conv(6, 6, 3)),
     "reflected": lambda: Net(conv(2, 6, 3, padding=1), nn.ReflectionPad2d(1), conv(6, 6, 3)),
-    "max pools": lambda: Net(conv(2, 6, 3), nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2, 1, dilation=2)),
+    "max pools": lambda: Net(conv(2, 6, 3), nn.MaxPool2d(2, 1, dilation=2), nn.MaxPool2d(3, 2, 1)),
     "pool with a part of a window": lambda: Net(conv(2, 6, 3), nn.MaxPool2d(4, ceil_mode=True)),
     "pool that returns places": lambda: Net(conv(2, 6, 3), lambda x: F.max_pool2d(x, 2, return_indices=True)[0]),
     "pool whose places count": lambda: Net(
