@@ -3,8 +3,8 @@
     python -m benchmarks.incremental [lenet basset dilated resnet50 vgg16]
 
 Both explainers run in the same process, in interleaved rounds; ratios are medians of the rounds. Where the whole
-product of one sample takes minutes (ResNet-50, VGG-16), it is replaced by the model's own forward pass on 32 rows, times
-the number of rows over 32, which is less than the explainer needs for whole rows.
+product of one sample takes minutes (ResNet-50, VGG-16), it is replaced by the model's own forward pass on 32 rows,
+times the number of rows over 32, which is less than the explainer needs for whole rows.
 """
 
 from __future__ import annotations
