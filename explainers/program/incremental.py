@@ -25,14 +25,19 @@ from .walk import Placeholder, Program, evaluate
 
 Array = Any
 STARTS = "starts_"  # names of arguments: the tables of starts, by axis
-LEAST_UNITS = 8  # windows of a sample, below which its own values cost more than is saved
+LEAST_UNITS = 8  # rows of a sample, or of a package, below which its own values cost more than is saved
 GAIN = 1.3  # times fewer operations than the plain program, at least
 COPYING = 4  # operations that an entry of a window costs beyond its own
 
 
-def incremental(program: Program) -> Program:
-    """The program that computes changes only, or ``program`` where that would not pay."""
+def incremental(program: Program, batch_size: int | None = None) -> Program:
+    """The program that computes changes only, or ``program`` where that would not pay.
+
+    ``batch_size``: the rows of a package, if they are given.
+    """
     design = program.design
+    if batch_size is not None and batch_size < LEAST_UNITS:
+        return program
     change = design.change if design is not None and len(program.wrt) == 1 else None
     if design is None or change is None or design.units < LEAST_UNITS:
         return program
@@ -72,7 +77,8 @@ class Incremental(Program):
         moved = [node for node in self.graph if any(value in self.regions.moved for value in node.inputs)]
         needed = self.graph.needed([self.output])
         whole = sum(self._work(node) for node in moved if node.name in needed)
-        return whole / max(1.0, self._work_of_row())
+        assert self.design is not None
+        return whole / max(1.0, self._work_of_row() + whole / self.design.units)
 
     def _work_of_row(self) -> float:
         total = 0.0
@@ -187,8 +193,6 @@ class Demands:
                     base.add(value)
                     if value in regions.moved:
                         windows.add(value)
-                if isinstance(node.attributes.locality, Summing):
-                    base.update(node.values[:1])
                 assert len(step.needs) == len(node.inputs)
         return cls(frozenset(windows), frozenset(rows), frozenset(base))
 
@@ -290,14 +294,20 @@ class _Rows:
         return window
 
     def _summed(self, node: Node, fact: Summing, operands: list[Array], box: Box, result: Box) -> Array:
-        """The sample's own sum or mean, changed by the difference of the windows'."""
-        x = node.inputs[0]
+        """The sample's own sum or mean, changed by the difference of the windows'.
+
+        In double precision: where a large value leaves a sum of small ones, the difference has lost no digits.
+        """
+        ops, x = self.ops, node.inputs[0]
         before = self._patch(self._base(x), self.sample, x, box, 0.0)
+        arrays = [self._base(x), operands[0], before]
+        if self.graph.output(x).floating:
+            arrays = [ops.cast(array, "float64") for array in arrays]
         shape = self._window_shape(node.values[0], result)
-        new, old = (self.ops.evaluate_window(node, [array], shape)[0] for array in (operands[0], before))
-        own = self._patch(self._base(node.values[0]), self.sample, node.values[0], result, 0.0)
+        whole, new, old = (ops.evaluate_window(node, [array], shape)[0] for array in arrays)
+        own = self._patch(whole, self.sample, node.values[0], result, 0.0)
         share = self.regions.share(x, {a: s for a, s in box.items() if a in fact.axes}) if fact.mean else 1.0
-        return own + (new - old) * share
+        return ops.cast(own + (new - old) * share, self.program.dtype(node.values[0]))
 
     def _cropped(self, array: Array, crop: Box) -> Array:
         axes = sorted(crop)

@@ -54,7 +54,7 @@ def prepare(
         program: Program = every_output(rewrite_regions.join(_rewritten(graph, method, wrt), wrt), method, wrt)
     else:
         program = _program(_rewritten(graph, method, wrt), method, wrt)
-        program = incremental(program) if changes else program
+        program = incremental(program, batch_size) if changes else program
         program = reusing(program, batch_size, reuse)
     program.check_rules()
     return Prepared(program, predictor, prefix, places)

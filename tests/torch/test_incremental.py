@@ -99,6 +99,7 @@ IMAGES: dict[str, Callable[[], Net]] = {
     "circular": lambda: Net(conv(2, 6, 3, padding=1, padding_mode="circular"), nn.ReLU(), conv(6, 6, 3)),
     "reflected": lambda: Net(conv(2, 6, 3, padding=1), nn.ReflectionPad2d(1), conv(6, 6, 3)),
     "max pools": lambda: Net(conv(2, 6, 3), nn.MaxPool2d(2, 1, dilation=2), nn.MaxPool2d(3, 2, 1)),
+    "padded pool of negative numbers": lambda: Net(conv(2, 6, 3), lambda x: -x.exp(), nn.MaxPool2d(3, 2, 1)),
     "pool with a part of a window": lambda: Net(conv(2, 6, 3), nn.MaxPool2d(4, ceil_mode=True)),
     "pool that returns places": lambda: Net(conv(2, 6, 3), lambda x: F.max_pool2d(x, 2, return_indices=True)[0]),
     "pool whose places count": lambda: Net(
@@ -385,3 +386,29 @@ def test_infinities_stay_where_they_are() -> None:
             return scores.exp().mean(2)
 
     agree(built(Masked), methods.Occlusion((2, 3)), torch.randn(2, 2, 20, dtype=torch.float64))
+
+
+def test_a_large_value_that_leaves_a_mean_of_small_ones() -> None:
+    """In single precision (1e7 + 0.3) − 1e7 is not 0.3, and the sigmoid behind would show it."""
+
+    class Bright(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.sigmoid(F.relu(x).mean((2, 3)) * 3 - 1)
+
+    x = torch.rand(2, 2, SIZE, SIZE)
+    x[:, :, 5, 5] = 1e9
+    found, whole = (
+        Explainer.compile(Bright(), methods.Occlusion((2, 2, 2), (2, 2, 2)), inputs=x, incremental=incremental)
+        for incremental in ("auto", False)
+    )
+    assert rules(found) == {"windows", "whole"}
+    got, want = (np.asarray(each(x, target=1)) for each in (found, whole))
+    assert abs(want).max() > 0.1
+    np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_small_packages_are_computed_whole() -> None:
+    x = torch.randn(1, 2, SIZE, SIZE)
+    model = built(IMAGES["residual"]).float()
+    explain = Explainer.compile(model, methods.Occlusion(3), inputs=x, batch_size=4)
+    assert rules(explain) == {"forward only"}
