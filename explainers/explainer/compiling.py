@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -27,9 +27,9 @@ def resolved(method: Any) -> list[Method]:
     ------
     UnknownNameError, InputError: not a method; in a list, the error names its position. An empty list.
     """
-    if isinstance(method, (str, Method, type)):
+    if isinstance(method, (str, Method, type)) or not isinstance(method, Iterable):
         return [methods.resolve(method)]
-    if not isinstance(method, (list, tuple)):
+    if not isinstance(method, (list, tuple)):  # a set has no order, and a generator can be read only once
         raise InputError(
             f"method is a {type(method).__name__}; give a name, a value of explainers.methods, or a list or tuple of "
             "these, whose order the explainers have"

@@ -99,7 +99,7 @@ def test_a_list_of_one_is_a_list() -> None:
     [
         ([], InputError, "list of methods is empty"),
         ({"gradient"}, InputError, "method is a set"),
-        (None, InputError, "method is a NoneType"),
+        ((name for name in ["gradient"]), InputError, "method is a generator"),
         (["feature_ablation", "no_such"], UnknownNameError, "method 1 of 0 … 1: unknown method 'no_such'"),
         (["feature_ablation", 3], UnknownNameError, "method 1 of 0 … 1: unknown method 3"),
         (["feature_ablation", "gradient"], UnsupportedOperation, "method 1 of 0 … 1, 'gradient': .*derivative"),

@@ -178,8 +178,11 @@ def test_weights_trained_in_place_are_seen_by_all_and_refresh_is_each_ones_own()
     for explain, name in zip(explainers, METHODS, strict=True):
         assert torch.equal(explain(x, target=1), compiled(model, name)(x, target=1)), name
     before = [explain(x, target=1) for explain in explainers]
+    outputs = model(x).detach()
     model.layer[2].weight = nn.Parameter(torch.randn(3, 8))
     explainers[0].refresh()
+    assert not torch.allclose(explainers[0].predict(x), outputs)
+    torch.testing.assert_close(explainers[2].predict(x), outputs)  # of the same graph, compiled only now
     assert not torch.equal(explainers[0](x, target=1), before[0])
     for explain, old in zip(explainers[1:], before[1:], strict=True):
         assert torch.equal(explain(x, target=1), old)
