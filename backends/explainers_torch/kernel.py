@@ -47,7 +47,12 @@ class TorchKernel:
         self.forward = getattr(native, "forward", native)  # bypasses the module's hooks
 
     def __call__(self, *arguments: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        result: tuple[torch.Tensor, ...] = self.forward(*arguments)  # neither weights nor arguments require grad
+        result: tuple[torch.Tensor, ...]
+        try:
+            result = self.forward(*arguments)  # neither weights nor arguments require grad
+        except TypeError:  # torch.export, while it runs in another thread, breaks calls of TorchScript
+            with _TRACING:
+                result = self.forward(*arguments)
         return result
 
     def bind(self, weights: Mapping[Value, torch.Tensor]) -> None:
