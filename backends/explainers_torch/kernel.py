@@ -44,20 +44,25 @@ class TorchKernel:
         self.native = native
         self.graph = graph
         self.names = names
-        self.forward = getattr(native, "forward", native)  # bypasses the module's hooks
+        self.forward = _forward(native)
 
     def __call__(self, *arguments: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        result: tuple[torch.Tensor, ...]
-        try:
-            result = self.forward(*arguments)  # neither weights nor arguments require grad
-        except TypeError:  # torch.export, while it runs in another thread, breaks calls of TorchScript
-            with _TRACING:
-                result = self.forward(*arguments)
+        result: tuple[torch.Tensor, ...] = self.forward(*arguments)  # neither weights nor arguments require grad
         return result
 
     def bind(self, weights: Mapping[Value, torch.Tensor]) -> None:
         for value, name in self.names.items():
             setattr(self.native, name, weights[value])
+
+
+def _forward(native: Any) -> Any:
+    """The function to call, without the module's hooks.
+
+    Of TorchScript the bare method: its wrapper in Python fails while torch.export runs in another thread.
+    """
+    if isinstance(native, torch.jit.ScriptModule):
+        return native._c._get_method("forward")
+    return getattr(native, "forward", native)
 
 
 class WeightsFirst(TorchKernel):

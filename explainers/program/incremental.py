@@ -188,12 +188,10 @@ class Demands:
                     windows.add(value)
                     base.add(value)
             if any(value in windows for value in node.values) and node.name in regions.steps:
-                step = regions.steps[node.name]
                 for value in node.inputs:
                     base.add(value)
                     if value in regions.moved:
                         windows.add(value)
-                assert len(step.needs) == len(node.inputs)
         return cls(frozenset(windows), frozenset(rows), frozenset(base))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -256,6 +257,28 @@ def test_many_threads_compile_one_model() -> None:
         for explainers in pool.map(lambda _: compiled(model), range(6)):
             for explain, expected in zip(explainers, want, strict=True):
                 assert torch.equal(explain(x, target=1), expected)
+
+
+@pytest.mark.filterwarnings("ignore")  # filters belong to the process, and torch.export warns
+def test_calls_go_on_while_another_thread_traces() -> None:
+    """As in a service that compiles another model: torch.export breaks the wrapper of scripted modules meanwhile."""
+    model, x = Tempered(), sample()
+    explain = Explainer.compile(model, "gradient", inputs=x)
+    expected, done = explain(x, target=1), threading.Event()
+
+    def trace() -> None:
+        for _ in range(2):
+            compiled(Tempered(), ["gradient"])
+        done.set()
+
+    tracing = threading.Thread(target=trace)
+    tracing.start()
+    calls = 0
+    while not done.is_set():
+        assert torch.equal(explain(x, target=1), expected)
+        calls += 1
+    tracing.join()
+    assert calls > 10
 
 
 def test_threads_compile_different_functions_with_own_backwards() -> None:
