@@ -4,17 +4,20 @@
 
 Both explainers run in the same process, in interleaved rounds; ratios are medians of the rounds. Where the whole
 product of one sample takes minutes (ResNet-50, VGG-16), it is replaced by the model's own forward pass on 32 rows,
-times the number of rows over 32, which is less than the explainer needs for whole rows.
+times the number of rows over 32, which is less than the explainer needs for whole rows. Captum's Occlusion evaluates
+the same rows, 32 of each sample at a time; for the two large models it is timed once. It has no counterpart of ism.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+from captum.attr import Occlusion
 from torch import Tensor, nn
 
 from explainers import Explainer, methods
@@ -97,11 +100,30 @@ def measured(case: Case, batch: int, seconds: float) -> str:
         repeated = x.repeat(ROWS, 1, 1, 1)
         share = count / ROWS
         candidates["whole"] = lambda: model(repeated)
+    peer = captum(model, case, x)
+    if peer is not None and case.whole:
+        candidates["captum"] = peer
     times = rounds(candidates, seconds, least_rounds=3, warm=0.0)
+    if peer is not None and not case.whole:
+        start = time.perf_counter()
+        peer()
+        times["captum"] = [time.perf_counter() - start]
     middle, low, high = ratio([share * t for t in times["whole"]], times["windows"])
     seconds_each = [f"{median(times['whole']) * share:.3g}", f"{median(times['windows']):.3g}"]
     factor = f"{middle:.2f} ({low:.2f}–{high:.2f})"
+    seconds_each.append(f"{median(times['captum']):.3g}" if peer is not None else "–")
     return f"| {' | '.join([case.title, str(batch), str(count), *seconds_each, factor, off])} |"
+
+
+def captum(model: nn.Module, case: Case, x: Tensor) -> Callable[[], Any] | None:
+    """Captum's Occlusion on the same rows."""
+    if not isinstance(case.method, methods.Occlusion):
+        return None
+    window, stride = case.method.window, case.method.stride
+    occlusion = Occlusion(model)
+    return lambda: occlusion.attribute(
+        x, sliding_window_shapes=window, strides=stride, target=0, perturbations_per_eval=ROWS
+    )
 
 
 def main() -> None:
@@ -114,8 +136,8 @@ def main() -> None:
         parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(CASES)}")
     warnings.simplefilter("ignore")
     print(f"{machine()}; torch {torch.__version__}, {torch.get_num_threads()} threads\n")
-    print("| model, method | samples | rows | whole s | windows s | whole ÷ windows | difference |")
-    print("|---|--:|--:|--:|--:|---|--:|")
+    print("| model, method | samples | rows | whole s | windows s | Captum s | whole ÷ windows | difference |")
+    print("|---|--:|--:|--:|--:|--:|---|--:|")
     for name in args.cases or CASES:
         case = CASES[name]
         for batch in case.batches:
