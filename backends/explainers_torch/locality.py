@@ -344,18 +344,15 @@ def patches(
         [sample.unsqueeze(1), *(_range(s + m[0], w) for s, m, w in zip(starts, margins, widths, strict=True))], sizes
     )
     flat = source.reshape(-1, math.prod(source.shape[1 + len(axes) :]))
-    each = math.prod(widths)
-    if window is None:
-        result = flat.index_select(0, index)
-    else:
+    if window is not None:
         own = window.permute(order)
-        places = [_range(a - s, size) for a, s, size in zip(at, starts, own.shape[1 : 1 + len(axes)], strict=True)]
-        inside = _all([(p >= 0) & (p < w) for p, w in zip(places, widths, strict=True)])
+        inner = own.shape[1 : 1 + len(axes)]
+        places = [_range(s - a, w) for s, a, w in zip(starts, at, widths, strict=True)]
+        inside = _all([(p >= 0) & (p < size) for p, size in zip(places, inner, strict=True)])
         number = torch.arange(rows, device=base.device).unsqueeze(1)
-        target = torch.where(inside, _flat([number, *places], widths), rows * each)  # elsewhere: into a row to drop
-        spare = torch.cat([index, index.new_zeros(1)])
-        result = flat.index_select(0, spare).index_copy(0, target, own.reshape(-1, flat.shape[1]))[: rows * each]
-    shaped = result.reshape(rows, *widths, *source.shape[1 + len(axes) :])
+        index = torch.where(inside, _flat([number, *places], inner) + flat.shape[0], index)
+        flat = torch.cat([flat, own.reshape(-1, flat.shape[1])])
+    shaped = flat.index_select(0, index).reshape(rows, *widths, *source.shape[1 + len(axes) :])
     return shaped.permute([order.index(axis) for axis in range(base.ndim)])
 
 

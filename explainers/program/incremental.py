@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +27,7 @@ Array = Any
 STARTS = "starts_"  # names of arguments: the tables of starts, by axis
 LEAST_UNITS = 8  # rows of a sample, or of a package, below which its own values cost more than is saved
 GAIN = 1.3  # times fewer operations than the plain program, at least
+OWN = 16  # times the cost of a row whole: that of a package's windows, at least
 COPYING = 4  # operations that an entry of a window costs beyond its own
 
 
@@ -52,7 +53,10 @@ def incremental(program: Program, batch_size: int | None = None) -> Program:
 class Incremental(Program):
     """See the module."""
 
-    least_rows: ClassVar[int] = 512  # a package evaluates its samples, too
+    @property
+    def least_rows(self) -> int:
+        """As many as keep the sample's own evaluation, one in each package, a small part of it."""
+        return max(32, int(OWN * self.gain))
 
     @property
     def plain(self) -> Program:
@@ -298,14 +302,14 @@ class _Rows:
         """
         ops, x = self.ops, node.inputs[0]
         before = self._patch(self._base(x), self.sample, x, box, 0.0)
-        arrays = [self._base(x), operands[0], before]
+        arrays = [self._base(x), operands[0] - before]  # a difference of two numbers is exact to their own digits
         if self.graph.output(x).floating:
             arrays = [ops.cast(array, "float64") for array in arrays]
         shape = self._window_shape(node.values[0], result)
-        whole, new, old = (ops.evaluate_window(node, [array], shape)[0] for array in arrays)
+        whole, change = (ops.evaluate_window(node, [array], shape)[0] for array in arrays)
         own = self._patch(whole, self.sample, node.values[0], result, 0.0)
         share = self.regions.share(x, {a: s for a, s in box.items() if a in fact.axes}) if fact.mean else 1.0
-        return ops.cast(own + (new - old) * share, self.program.dtype(node.values[0]))
+        return ops.cast(own + change * share, self.program.dtype(node.values[0]))
 
     def _cropped(self, array: Array, crop: Box) -> Array:
         axes = sorted(crop)

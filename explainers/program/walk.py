@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 from ..errors import UnsupportedOperation
 from ..graph import Function, Graph, Node, Role, Value, rewrite_regions
@@ -58,7 +58,11 @@ class Program:
     method: Method
     wrt: tuple[Value, ...]
     sizes: Mapping[str, int] = field(default_factory=dict, kw_only=True)
-    least_rows: ClassVar[int] = 32  # of a package, whatever the cache size
+
+    @property
+    def least_rows(self) -> int:
+        """Of a package, whatever the cache size."""
+        return 32
 
     @property
     def output(self) -> Value:
