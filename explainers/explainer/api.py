@@ -18,7 +18,7 @@ from ..errors import ArtifactError, BaselineError, InputError, TargetError, Unkn
 from ..file import container
 from ..graph import Graph
 from ..graph.coverage import Audit, Coverage
-from ..methods import Method
+from ..methods import FeatureAblation, Method
 from ..run import Packages
 from ..run.call import Call, Stats, reporter
 from ..run.contrasted import audit
@@ -28,6 +28,7 @@ from .bind import Asked, Inputs, checked_size, dtype_name
 from .explanation import Explanation
 from .plan import Options, Plan
 from .request import Request
+from .states import States
 from .unbind import Results
 
 Progress = bool | Callable[[int, int], None]
@@ -434,6 +435,27 @@ class Explainer:
         parts = packages.predict(found.arrays, found.count, size, check)
         return self._results(found).outputs(parts, check)
 
+    @neutrally
+    def states(
+        self, *inputs: Any, target: Any = None, baseline: Any = None, batch_size: int | None = None,
+        allow_nonfinite: bool = False, **named: Any,
+    ) -> States:  # fmt: skip
+        """The samples with their target and baseline, for evaluating s = Σ w·f at points near them.
+
+        Arguments and errors as for calling, but for every method the baseline may be References: s is then the mean
+        over them.
+        """
+        found = self._inputs(inputs, named)
+        self._check_size(found.plan, batch_size)
+        packages, check = found.plan.packages, not allow_nonfinite
+        if self._options.interacting:
+            raise InputError("interacting=True: the samples affect each other, so that none can be changed by itself")
+        target = resolve_target(bind.plain(target), packages.output_shape, found.count)
+        given = self._options.baseline if baseline is None else baseline  # not kept: methods keep theirs
+        table = bind.baseline(found.plan, FeatureAblation(), None, given, found.count, found.given, check)
+        size = int(batch_size or packages.batch_size)
+        return States(self._backend, found.plan, found.arrays, target, table, size, check, 0, found.count)
+
     def _inputs(self, args: Sequence[Any], named: Mapping[str, Any]) -> Inputs:
         """The inputs of a call, checked, except for what the method asks of its samples."""
         found = None if named else self._known.inputs(args)
@@ -501,7 +523,7 @@ class Explainer:
         if asked.groups is None:
             packages.check_size()
         else:
-            call.groups = bind.groups(found, method, asked.groups, count)
+            call.groups = bind.groups(found, asked.groups, count)
         if asked.progress and count:
             call.progress = reporter(asked.progress, packages.rows(call))
         if asked.attribution is not None:
