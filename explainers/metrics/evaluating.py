@@ -15,7 +15,7 @@ from ..explainer.api import Explainer
 from ..explainer.states import States
 from ..methods.groups import Groups, SampleGroups
 from ..random_numbers import UInt64
-from ..spec import Numpy, row_name
+from ..spec import Numpy, References, row_name
 from .base import Explain, Features, Metric, Work
 from .evaluation import Curves, Evaluation
 
@@ -244,9 +244,7 @@ class _Run:
         def explain(rows: list[Any], index: Numpy, target: Any) -> tuple[list[Numpy], int]:
             arguments: dict[str, Any] = {"target": self._target(index) if target is None else target}
             if method.baseline != "none" and baseline is not None:
-                specs = explainer.attributed
-                axes = len(specs[0].shape) - 1 if len(specs) == 1 else None
-                arguments["baseline"] = bind.samples_of(baseline, index, self.states.count, axes)
+                arguments["baseline"] = self._baseline(baseline, index)
             if method.sampled:
                 arguments["seed"] = (self.seeds[index] >> np.uint64(33)).astype(np.int64)
             before = explainer.stats.rows
@@ -255,6 +253,20 @@ class _Run:
             return [bind.to_numpy(part, "the attribution") for part in parts], explainer.stats.rows - before
 
         return explain
+
+    def _baseline(self, given: Any, index: Numpy) -> Any:
+        """The baseline of the samples ``index``."""
+        count, shapes = self.states.count, self.states.shapes
+        if isinstance(given, References) and given.per_sample:
+            return References(np.asarray(bind.to_numpy(given.array, "baseline"))[index], per_sample=True)
+        if isinstance(given, References):
+            return given
+        if isinstance(given, (tuple, dict)):
+            parts = list(given.values()) if isinstance(given, dict) else list(given)
+            axes = [len(shape) for shape in shapes]
+            found = [bind.samples_of(part, index, count, n) for part, n in zip(parts, axes, strict=True)]
+            return dict(zip(given, found, strict=True)) if isinstance(given, dict) else tuple(found)
+        return bind.samples_of(given, index, count, len(shapes[0]))
 
     def _passed(self, explainer: Explainer, rows: list[Any]) -> list[Any]:
         """Inputs on the device as an explainer takes them, which may be of another framework."""

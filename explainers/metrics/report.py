@@ -124,13 +124,13 @@ def means(found: Evaluation) -> Figure:
     """The mean of each method by each metric, with its interval; controls in grey."""
     labels = list(found.metrics)
     columns = min(3, len(labels))
-    names = list(found.scores[labels[0]])
+    names = [*found.methods, *found.controls]
     figure = _figure(columns, -(-len(labels) // columns), 4.2, 1.0 + 0.32 * len(names))
     for axes in figure.axes[len(labels) :]:
         axes.set_visible(False)
     for number, (axes, label) in enumerate(zip(figure.axes, labels, strict=False)):
         for place, name in enumerate(names):
-            mean = found.mean(label, name)
+            mean = found.mean(label, name) if name in found.scores[label] else Interval(np.nan, np.nan, np.nan)
             if np.isnan(mean.mean):
                 continue
             color = "0.6" if name in found.controls else "C0"
