@@ -16,7 +16,7 @@ from .. import random_numbers, tables
 from ..backend import Backend, device_name, on_host
 from ..errors import ArtifactError, BaselineError, InputError, TargetError, UnknownNameError, UnsupportedOperation
 from ..file import container
-from ..graph import Graph
+from ..graph import Graph, Value
 from ..graph.coverage import Audit, Coverage
 from ..methods import FeatureAblation, Method
 from ..run import Packages
@@ -780,6 +780,45 @@ class Explainer:
             known.of_sizes.clear()
         self._known.forget()
         return self
+
+    @neutrally
+    def detached(self) -> Explainer:
+        """The same explainer with weights and kernels of its own, from the same trace; the model is not touched.
+
+        :meth:`weights` and :meth:`set_weights` read and set them.
+
+        Raises
+        ------
+        ArtifactError: loaded from a file. UnsupportedOperation: the model is called as it is, and has no weights.
+        """
+        found = self._ready("detached")
+        self._traced("detached")
+        packages, options = found.packages, self._options
+        own = {value: self._backend.copied(weight) for value, weight in found.traced.weights.items()}
+        if not own:
+            self._backend.copied(None)
+        other = Explainer(self._model, self.method, self._backend, options)
+        traced = replace(found.traced, weights=own)
+        fresh = Packages(
+            self._backend, traced, packages.method, found.wrt, found.graph, engine=options.engine, stats=other.stats,
+            batch_size=packages.batch_size, every_output=options.every_output, incremental=options.incremental,
+        )  # fmt: skip
+        other._plan = replace(found, traced=traced, packages=fresh, fixed={}, of_sizes={})
+        return other
+
+    def weights(self) -> dict[Value, Numpy]:
+        """The weights that the kernels use, by their value in :attr:`graph`."""
+        traced, backend = self._ready("weights").traced, self._backend
+        return {value: backend.numpy(backend.read(weight)) for value, weight in traced.weights.items()}
+
+    @neutrally
+    def set_weights(self, weights: Mapping[Value, Numpy]) -> None:
+        """Set weights of an explainer from :meth:`detached`, in place; nothing is compiled again."""
+        found = self._ready("set_weights")
+        for value, array in weights.items():
+            self._backend.write(found.traced.weights[value], array)
+        if found.packages.references is not None:
+            found.packages.references.forget()
 
     def __repr__(self) -> str:
         where = f"{self._backend.name}/{self._options.engine}"

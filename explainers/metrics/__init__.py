@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import InputError, UnknownNameError
-from .axioms import Completeness, TargetRandomization
+from .axioms import Completeness
 from .base import Demand, Metric, Work
 from .complexity import EffectiveComplexity, Entropy, Sparseness
 from .evaluating import evaluate
@@ -23,14 +23,15 @@ from .faithfulness import (
     SensitivityN,
 )
 from .localization import LocalizationAUC, PointingGame, RelevanceMass, RelevanceRank, TopK
+from .randomization import ModelRandomization, TargetRandomization
 from .robustness import LocalLipschitz, RelativeInputStability, RelativeOutputStability, Sensitivity
 from .statistics import Interval
 
 _KINDS = (
     Deletion, Insertion, ABPC, IROF, FaithfulnessCorrelation, SensitivityN, Infidelity, FaithfulnessEstimate,
     MonotonicityCorrelation, NonSensitivity, Sensitivity, LocalLipschitz, RelativeInputStability,
-    RelativeOutputStability, TargetRandomization, Completeness, PointingGame, TopK, RelevanceMass, RelevanceRank,
-    LocalizationAUC, Sparseness, Entropy, EffectiveComplexity,
+    RelativeOutputStability, ModelRandomization, TargetRandomization, Completeness, PointingGame, TopK,
+    RelevanceMass, RelevanceRank, LocalizationAUC, Sparseness, Entropy, EffectiveComplexity,
 )  # fmt: skip
 METRICS: dict[str, type[Metric]] = {kind.name: kind for kind in _KINDS}
 

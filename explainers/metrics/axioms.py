@@ -10,9 +10,7 @@ import numpy as np
 
 from ..spec import Numpy
 from .base import Metric, Work
-from .noise import OtherTargets
 from .removal import Endpoints
-from .statistics import spearman
 
 
 @dataclass(frozen=True)
@@ -34,22 +32,3 @@ class Completeness(Metric):
         gap = np.abs(work.of_features(method).sum(axis=1) - change)
         result: Numpy = gap / np.where(change != 0, np.abs(change), np.nan)
         return result
-
-
-@dataclass(frozen=True)
-class TargetRandomization(Metric):
-    """The rank correlation of φ with the explanation of another output, drawn at random. Lower is better.
-
-    Sixt, Granz and Landgraf 2020, "When Explanations Lie: Why Many Modified BP Attributions Fail", section 4.1.
-    """
-
-    name: ClassVar[str] = "target_randomization"
-    higher: ClassVar[bool] = False
-    signed: ClassVar[bool] = False
-    bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
-    undefined: ClassVar[str] = "one of the two attributions is constant"
-    reexplains: ClassVar[bool] = True
-
-    def score(self, work: Work, method: str) -> Numpy:
-        other = work.features.summed(work.get(OtherTargets(), method))
-        return spearman(work.of_features(method), other)

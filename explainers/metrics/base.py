@@ -15,12 +15,13 @@ import numpy as np
 
 from .. import random_numbers
 from ..errors import InputError
+from ..explainer.api import Explainer
 from ..explainer.states import Points, States
 from ..methods.groups import Groups, SampleGroups
 from ..random_numbers import UInt64
 from ..spec import Numpy
 
-Explain = Callable[[list[Any], Numpy, Any], tuple[list[Numpy], int]]  # inputs, samples, targets → values and rows
+Explain = Callable[[Explainer, list[Any], Numpy, Any], tuple[list[Numpy], int]]
 BLOCK = 1024  # samples of one call of an explainer, at most
 
 
@@ -32,8 +33,9 @@ class Metric:
     ----------------
     name: the registered name. higher: whether a higher score is better. bounds: between which scores lie.
     signed: whether the score changes with the attribution's sign, so that the reversed control says something.
-    undefined: when a sample has no score, as the reason beside its NaN. needs_masks, reexplains: what it takes besides
-    samples: masks of the places that matter; explainers that can be called again, not only arrays.
+    undefined: when a sample has no score, as the reason beside its NaN. needs_masks, reexplains, weights: what it takes
+    besides samples: masks of the places that matter; explainers that can be called again, not only arrays; and whose
+    weights can be set.
     """
 
     name: ClassVar[str]
@@ -43,6 +45,7 @@ class Metric:
     undefined: ClassVar[str] = ""
     needs_masks: ClassVar[bool] = False
     reexplains: ClassVar[bool] = False
+    weights: ClassVar[bool] = False
 
     def score(self, work: Work, method: str) -> Numpy:
         """The score of each sample of a chunk, (n,); NaN where it is undefined."""
@@ -116,8 +119,9 @@ class Work:
     """A chunk of samples with their attributions, and what metrics have asked about them so far.
 
     index: the samples' numbers. attributions: by method, an array (n, …) for each input. derived: methods that are
-    another one with its sign reversed. explainers: those that can be called again. masks: the elements that matter,
-    (n, …) for each input. rows: evaluated. asked: that metrics would have evaluated, each for one method by itself.
+    another one with its sign reversed. compiled: the explainers of methods that are not arrays. call: calls one:
+    inputs, numbers of samples and targets → attributions and rows. masks: the elements that matter, (n, …) for each
+    input. rows: evaluated. asked: that metrics would have evaluated, each for one method by itself.
     """
 
     index: Numpy
@@ -126,7 +130,8 @@ class Work:
     attributions: dict[str, list[Numpy]]
     seeds: UInt64
     derived: Mapping[str, str] = field(default_factory=dict)
-    explainers: Mapping[str, Explain] = field(default_factory=dict)
+    compiled: Mapping[str, Explainer] = field(default_factory=dict)
+    call: Explain | None = None
     masks: list[Numpy] | None = None
     rows: int = 0
     asked: int = 0
@@ -231,19 +236,22 @@ class Work:
         return self.states.outputs_at(self.inputs(attributed, sample))
 
     def explain(
-        self, method: str, attributed: list[Numpy] | None, sample: Numpy, target: Numpy | None = None
-    ) -> list[Numpy]:
+        self, method: str, attributed: list[Numpy] | None, sample: Numpy, *, target: Numpy | None = None,
+        by: Explainer | None = None,
+    ) -> list[Numpy]:  # fmt: skip
         """A method's attributions of rows, (R, …) for each input, in calls of a fixed number of samples.
 
-        attributed: as for :meth:`inputs`. target: one for each row in place of its sample's.
+        attributed: as for :meth:`inputs`. target: one for each row in place of its sample's. by: another explainer
+        in the place of the method's.
         """
-        explain = self.explainers[method]
+        assert self.call is not None
+        explain = by or self.compiled[method]
         parts = []
         for start in range(0, len(sample), BLOCK):
             stop = start + BLOCK
             moved = None if attributed is None else [part[start:stop] for part in attributed]
             rows, other = self.inputs(moved, sample[start:stop]), None if target is None else target[start:stop]
-            found, evaluated = explain(rows, self.index[sample[start:stop]], other)
+            found, evaluated = self.call(explain, rows, self.index[sample[start:stop]], other)
             self.ran(evaluated)
             parts.append(found)
         return [np.concatenate(group) for group in zip(*parts, strict=True)]

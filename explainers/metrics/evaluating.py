@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 
 from .. import random_numbers
-from ..errors import InputError, UnknownNameError
+from ..errors import ArtifactError, InputError, UnknownNameError, UnsupportedOperation
 from ..explainer import bind
 from ..explainer.api import Explainer
 from ..explainer.states import States
 from ..methods.groups import Groups, SampleGroups
 from ..random_numbers import UInt64
 from ..spec import Numpy, References, row_name
-from .base import Explain, Features, Metric, Work
+from .base import Features, Metric, Work
 from .evaluation import Curves, Evaluation
+from .randomization import layers_of
 
 CONTROLS = ("random", "reversed")
 RANDOM = "random"
@@ -122,6 +123,14 @@ class _Run:
             raise InputError(
                 f"metric {of_calls[0]!r} explains changed samples: give explainers, not only attributions="
             )
+        of_weights = [metric.name for metric in self.metrics if metric.weights]
+        for name, explainer in self.explainers.items() if of_weights else ():
+            try:
+                found = layers_of(explainer.detached().graph)
+            except (ArtifactError, UnsupportedOperation) as error:
+                raise InputError(f"metric {of_weights[0]!r} changes weights, and {name!r} has none: {error}") from error
+            if not found:
+                raise InputError(f"metric {of_weights[0]!r}: the model of {name!r} has no dense layer or convolution")
         if any(metric.name == "target_randomization" for metric in self.metrics) and outputs[0].size < 2:
             raise InputError("metric 'target_randomization' needs a model of several outputs; this one has one")
         for features in self._features(groups):
@@ -215,8 +224,7 @@ class _Run:
     def _work(self, index: Numpy, features: Features) -> Work:
         states = self.states.part(index)
         masks = None if self.masks is None else [part[index] for part in self.masks]
-        explain = {name: self._explain(explainer) for name, explainer in self.explainers.items()}
-        work = Work(index, states, features, {}, self.seeds[index], {}, explain, masks)
+        work = Work(index, states, features, {}, self.seeds[index], {}, self.explainers, self._call, masks)
         sample = np.arange(len(index))
         for name in self.explainers:
             work.attributions[name] = work.explain(name, None, sample)
@@ -238,21 +246,17 @@ class _Run:
             found.append(np.stack(parts))
         return found
 
-    def _explain(self, explainer: Explainer) -> Explain:
-        method, baseline = explainer.method, self.baseline
-
-        def explain(rows: list[Any], index: Numpy, target: Any) -> tuple[list[Numpy], int]:
-            arguments: dict[str, Any] = {"target": self._target(index) if target is None else target}
-            if method.baseline != "none" and baseline is not None:
-                arguments["baseline"] = self._baseline(baseline, index)
-            if method.sampled:
-                arguments["seed"] = (self.seeds[index] >> np.uint64(33)).astype(np.int64)
-            before = explainer.stats.rows
-            found = explainer(*self._passed(explainer, rows), **arguments)
-            parts = list(found.values()) if isinstance(found, dict) else found if isinstance(found, tuple) else [found]
-            return [bind.to_numpy(part, "the attribution") for part in parts], explainer.stats.rows - before
-
-        return explain
+    def _call(self, explain: Explainer, rows: list[Any], index: Numpy, target: Any) -> tuple[list[Numpy], int]:
+        """Attributions of rows of the samples ``index``, and the evaluations that they took."""
+        arguments: dict[str, Any] = {"target": self._target(index) if target is None else target}
+        if explain.method.baseline != "none" and self.baseline is not None:
+            arguments["baseline"] = self._baseline(self.baseline, index)
+        if explain.method.sampled:
+            arguments["seed"] = (self.seeds[index] >> np.uint64(33)).astype(np.int64)
+        before = explain.stats.rows
+        found = explain(*self._passed(explain, rows), **arguments)
+        parts = list(found.values()) if isinstance(found, dict) else found if isinstance(found, tuple) else [found]
+        return [bind.to_numpy(part, "the attribution") for part in parts], explain.stats.rows - before
 
     def _baseline(self, given: Any, index: Numpy) -> Any:
         """The baseline of the samples ``index``."""

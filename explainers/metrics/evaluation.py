@@ -109,8 +109,10 @@ class Evaluation:
         return self.scores[metric][method]
 
     def mean(self, metric: str, method: str) -> Interval:
-        """The mean score with its 95 % bootstrap interval; NaN ends for fewer than two scores."""
-        return statistics.interval(self.of(metric, method), self._random())
+        """The mean score with its 95 % bootstrap interval, inside the metric's bounds; NaN ends for one score."""
+        found = statistics.interval(self.of(metric, method), self._random())
+        low, high = self.metrics[metric].bounds
+        return Interval(found.mean, *(float(np.clip(end, low, high)) for end in found[1:]))
 
     def calibrated(self, metric: str, method: str) -> Interval:
         """How much better than the random control, in standard deviations of its scores, with a 95 % interval.

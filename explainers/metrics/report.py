@@ -31,10 +31,11 @@ def text(found: Evaluation) -> str:
         better = "higher" if found.metrics[label].higher else "lower"
         table = Table(title=f"{label}: {better} is better", title_justify="left", title_style="")
         table.add_column("method")
-        for heading in ("mean [95 %]", "over random [95 %]", "best"):
-            table.add_column(heading, justify="right", no_wrap=True)
+        known = [i for i in range(4) if i < 2 or any(row[i] for row in rows)]
+        for i in known[1:]:
+            table.add_column(("mean [95 %]", "over random [95 %]", "best")[i - 1], justify="right", no_wrap=True)
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*(row[i] for i in known))
         console.print(table)
     for line in _notes(found):
         console.print(line, highlight=False)
@@ -56,7 +57,8 @@ def _by_metric(found: Evaluation) -> dict[str, list[tuple[str, str, str, str]]]:
         over = Interval(row["calibrated"], row["calibrated_low"], row["calibrated_high"])
         best = "" if row["control"] or np.isnan(row["best"]) else f"{row['best']:.0%}"
         name = f"({row['method']})" if row["control"] else row["method"]
-        tables[row["metric"]].append((name, shown(mean), "" if row["method"] == "random" else shown(over), best))
+        calibrated = "" if np.isnan(over.mean) or row["method"] == "random" else shown(over)
+        tables[row["metric"]].append((name, shown(mean), calibrated, best))
     return tables
 
 

@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 
 from explainers import Explainer, evaluate, methods, metrics
+from explainers.errors import InputError
+from explainers.metrics.randomization import layers_of
+from explainers.metrics.statistics import spearman
 
 from . import zoo
 
 LABELS = ("torch-cnn_softmax", "tensorflow-cnn")
 SAMPLES = 5
-NEED_EXPLAINERS = [name for name, kind in metrics.METRICS.items() if kind.reexplains]
+NEAR = [kind for kind in metrics.METRICS.values() if kind.reexplains and hasattr(kind, "radius")]
 OF_ARRAYS = [
     metrics.Deletion(9), metrics.Insertion(9), metrics.ABPC(9), metrics.FaithfulnessCorrelation(draws=20),
     metrics.SensitivityN((0.1, 0.5), draws=10), metrics.Infidelity(draws=10), metrics.Infidelity(noise=0.1, draws=10),
@@ -91,7 +94,7 @@ def test_metrics_that_explain_again(label: str) -> None:
     """Against the neighbours, drawn as the library draws them, explained one by one."""
     x = samples(label)[:3]
     radius = 0.05
-    wanted = ["target_randomization", *(metrics.METRICS[n](radius, 3) for n in NEED_EXPLAINERS[:4])]
+    wanted = ["target_randomization", *(kind(radius, 3) for kind in NEAR)]
     one = evaluate(explainers(label), x, metrics=wanted, target="max", controls=())
     target = zoo.outputs(label, x).argmax(axis=1)
     two = evaluate(explainers(label), x, metrics=wanted, target=target, controls=(), batch_size=2)
@@ -113,3 +116,48 @@ def test_faithful_methods_beat_chance_on_a_trained_network(label: str) -> None:
     over = found(label).calibrated("abpc(steps=9)", "ig")
     assert over.mean > 0.5
     assert (found(label).of("completeness", "ig") < 0.2).all()
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_randomized_models_against_a_model_with_permuted_weights(label: str) -> None:
+    x, network = samples(label), zoo.network(label, "float32", 1)
+    target, before = zoo.outputs(label, x).argmax(axis=1), zoo.outputs(label, x)
+    explain = explainers(label)["gradient"]
+    found = evaluate(explain, x, metrics=["model_randomization"], target=target, controls=())
+    own = explain.detached()
+    weights = own.weights()
+    layers = layers_of(own.graph)
+    assert len(layers) == 4
+    similar = []
+    for values in layers[::-1]:
+        for value in values:
+            seed = np.frombuffer(str(value).encode(), np.uint8).tolist()
+            mixed = np.random.default_rng(seed).permutation(weights[value].ravel())
+            own.set_weights({value: mixed.reshape(weights[value].shape)})
+        # the gradient of a model with these weights, by differences of its outputs
+        other = own(x, target=target).reshape(SAMPLES, -1)
+        step = np.float32(1e-2) * np.sign(other).reshape(x.shape)
+        rise = own.predict(x + step)[np.arange(SAMPLES), target] - own.predict(x)[np.arange(SAMPLES), target]
+        assert rise.sum() > 0
+        similar.append(spearman(explain(x, target=target).reshape(SAMPLES, -1), other))
+    np.testing.assert_allclose(found.of("model_randomization", "gradient"), np.mean(similar, axis=0), atol=1e-5)
+    np.testing.assert_array_equal(zoo.outputs(label, x), before)
+    again = Explainer.compile(network, "gradient", inputs=x)
+    np.testing.assert_allclose(again(x, target=target), explain(x, target=target), rtol=1e-6)
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_guided_backprop_does_not_depend_on_what_is_learnt(label: str) -> None:
+    both = Explainer.compile(zoo.network(label, "float32", 1), ["gradient", "guided_backprop"], inputs=samples(label))
+    found = evaluate(both, samples(label), metrics="model_randomization", target="max")
+    means = {name: found.mean("model_randomization", name).mean for name in found.methods}
+    assert means["guided_backprop"] > 0.5 > 0.25 > means["gradient"]
+
+
+def test_what_has_no_weights_is_not_randomized(tmp_path: Path) -> None:
+    x = samples(LABELS[0])
+    called = Explainer.compile(lambda batch: zoo.outputs(LABELS[0], batch), "feature_ablation", inputs=x)
+    explainers(LABELS[0])["ig"].save(tmp_path / "ig.explainer")
+    for explain in (called, Explainer.load(tmp_path / "ig.explainer")):
+        with pytest.raises(InputError, match="changes weights"):
+            evaluate(explain, x, metrics="model_randomization", target=0)
