@@ -107,7 +107,7 @@ def _figure(columns: int, rows: int = 1, width: float = 5.0, height: float = 3.6
 
 def curves(found: Evaluation, metric: str) -> Figure:
     """The mean curves of a metric, with bands of ±1.96 standard errors; controls are dashed."""
-    figure = _figure(1, width=6.4, height=4.0)
+    figure = _figure(1, width=8.0, height=4.0)
     axes = figure.axes[0]
     for name, curve in found.curves[metric].items():
         control = name in found.controls
@@ -118,7 +118,7 @@ def curves(found: Evaluation, metric: str) -> Figure:
     axes.set_xlabel("share of features from the sample" if kept else "share of features at the baseline")
     axes.set_ylabel("explained output")
     axes.set_title(metric)
-    axes.legend(fontsize="small")
+    figure.legend(loc="outside right upper", fontsize="small")
     return figure
 
 
