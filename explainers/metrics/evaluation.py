@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..errors import BackendMissing, InputError, UnknownNameError
+from ..file import writing
 from ..spec import Numpy
 from . import statistics
 from .base import Metric
@@ -207,8 +208,7 @@ class Evaluation:
         }
         text = json.dumps(_without_nan(content), ensure_ascii=False, allow_nan=False, indent=1)
         if path is not None:
-            with open(path, "w", encoding="utf-8") as file:
-                file.write(text)
+            writing.text(path, text)
         return text
 
     def __str__(self) -> str:
@@ -217,6 +217,12 @@ class Evaluation:
         return text(self)
 
     __repr__ = __str__
+
+    def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
+        """A self-contained page with pictures, tables and tests. ``path``: a file to write it to as well."""
+        from .page import page
+
+        return page(self, path)
 
     def plot(self, metric: str | None = None) -> Figure:
         """The mean curves of a metric that is an area, else the means of all metrics with their intervals.

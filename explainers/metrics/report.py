@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 ALPHA = 0.05
 WIDTH = 100
+HEADINGS = ("method", "mean [95 %]", "over random [95 %]", "best")
+Row = tuple[str, str, str, str]
 
 
 def text(found: Evaluation) -> str:
@@ -27,31 +29,32 @@ def text(found: Evaluation) -> str:
         return _plain(found)
     buffer = io.StringIO()
     console = Console(file=buffer, width=WIDTH, color_system=None)
-    for label, rows in _by_metric(found).items():
+    for label, rows in by_metric(found).items():
         better = "higher" if found.metrics[label].higher else "lower"
         table = Table(title=f"{label}: {better} is better", title_justify="left", title_style="")
-        table.add_column("method")
-        known = [i for i in range(4) if i < 2 or any(row[i] for row in rows)]
-        for i in known[1:]:
-            table.add_column(("mean [95 %]", "over random [95 %]", "best")[i - 1], justify="right", no_wrap=True)
+        shown_columns = columns(rows)
+        table.add_column(HEADINGS[0])
+        for i in shown_columns[1:]:
+            table.add_column(HEADINGS[i], justify="right", no_wrap=True)
         for row in rows:
-            table.add_row(*(row[i] for i in known))
+            table.add_row(*(row[i] for i in shown_columns))
         console.print(table)
-    for line in _notes(found):
+    for line in notes(found):
         console.print(line, highlight=False)
     return buffer.getvalue().rstrip()
 
 
 def _plain(found: Evaluation) -> str:
     lines = []
-    for label, rows in _by_metric(found).items():
+    for label, rows in by_metric(found).items():
         lines += [f"{label}: {'higher' if found.metrics[label].higher else 'lower'} is better"]
         lines += ["  " + "  ".join(cell.ljust(28) for cell in row) for row in rows]
-    return "\n".join([*lines, *_notes(found)])
+    return "\n".join([*lines, *notes(found)])
 
 
-def _by_metric(found: Evaluation) -> dict[str, list[tuple[str, str, str, str]]]:
-    tables: dict[str, list[tuple[str, str, str, str]]] = {label: [] for label in found.metrics}
+def by_metric(found: Evaluation) -> dict[str, list[Row]]:
+    """The rows of each metric's table: method, mean, over random, best."""
+    tables: dict[str, list[Row]] = {label: [] for label in found.metrics}
     for row in found.rows_of_table():
         mean = Interval(row["mean"], row["low"], row["high"])
         over = Interval(row["calibrated"], row["calibrated_low"], row["calibrated_high"])
@@ -60,6 +63,11 @@ def _by_metric(found: Evaluation) -> dict[str, list[tuple[str, str, str, str]]]:
         calibrated = "" if np.isnan(over.mean) or row["method"] == "random" else shown(over)
         tables[row["metric"]].append((name, shown(mean), calibrated, best))
     return tables
+
+
+def columns(rows: list[Row]) -> list[int]:
+    """Which columns have anything to show."""
+    return [i for i in range(len(HEADINGS)) if i < 2 or any(row[i] for row in rows)]
 
 
 def shown(interval: Interval) -> str:
@@ -71,7 +79,8 @@ def shown(interval: Interval) -> str:
     return f"{interval.mean:.3g} [{interval.low:.3g}, {interval.high:.3g}]"
 
 
-def _notes(found: Evaluation) -> list[str]:
+def notes(found: Evaluation) -> list[str]:
+    """What the tables do not say: reasons, tests, rows."""
     lines = []
     for label in found.metrics:
         reasons: dict[str, list[str]] = {}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from explainers import Explainer, evaluate, metrics
 from explainers.errors import InputError, TargetError, UnknownNameError
@@ -177,6 +179,18 @@ def test_an_evaluation_as_text_table_and_json(whole: metrics.Evaluation, tmp_pat
     assert content["scores"]["sensitivity"]["noise"] == [None] * 7
 
 
+def test_a_page_without_scripts_and_without_the_network(whole: metrics.Evaluation, tmp_path: Path) -> None:
+    page = whole.to_html(tmp_path / "found.html")
+    assert (tmp_path / "found.html").read_text(encoding="utf-8") == page
+    assert "<script" not in page
+    assert page.count("<img") == page.count('alt="') > 1
+    assert all(source.startswith("data:") for source in re.findall(r'src="([^"]{5})', page))
+    for label in whole.metrics:
+        assert f"<h2>{label}</h2>" in page
+    for name in whole.methods:
+        assert f'<th scope="row">{name}</th>' in page
+
+
 def test_pictures(whole: metrics.Evaluation) -> None:
     axes = whole.plot("deletion").axes[0]
     assert {line.get_label() for line in axes.get_lines()} == set(whole.scores["deletion"])
@@ -252,3 +266,40 @@ def test_what_needs_explainers_is_refused_for_arrays() -> None:
 def test_a_model_of_one_output_has_no_other_target() -> None:
     with pytest.raises(InputError, match="several outputs"):
         evaluate(explainer(of=lambda x: model(x)[:, 0]), X, metrics="target_randomization")
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    from explainers.cli.evaluate import app
+
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+    x = X.astype(np.float32)
+    for name in ("gradient", "input_x_gradient"):
+        Explainer.compile(network, name, inputs=torch.tensor(x)).save(f"{name}.explainer")
+    np.save("x.npy", x)
+    np.save("masks.npy", MASKS)
+    files = ["gradient.explainer", "input_x_gradient.explainer", "--inputs", "x.npy"]
+    arguments = [*files, "--target", "1", "--metric", "deletion:steps=3", "--metric", "pointing_game"]
+    runner = CliRunner()
+    result = runner.invoke(
+        app, ["evaluate", *arguments, "--masks", "@masks.npy", "--json", "found.json", "--html", "found.html"]
+    )
+    assert result.exit_code == 0, result.output
+    assert "deletion(steps=3): lower is better" in result.output
+    content = json.loads(Path("found.json").read_text(encoding="utf-8"))
+    loaded = {path.stem: Explainer.load(path) for path in map(Path, files[:2])}
+    found = evaluate(loaded, x, metrics=[metrics.Deletion(3), "pointing_game"], target=1, masks=MASKS)
+    for label, of in found.scores.items():
+        for name, array in of.items():
+            np.testing.assert_allclose(content["scores"][label][name], array, rtol=1e-6)
+    for wrong, text in (
+        (["--metric", "deletion:stops=3"], "stops"),
+        (["--metric", "deletoin"], "deletoin"),
+        (["--metric", "pointing_game"], "--masks"),
+        (["--metric", "model_randomization"], "changes weights"),
+    ):
+        failed = runner.invoke(app, ["evaluate", *files, "--target", "1", *wrong])
+        assert failed.exit_code == 1
+        assert text in failed.output

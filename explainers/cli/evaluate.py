@@ -1,0 +1,84 @@
+"""The command ``evaluate``: scores of explainers in files by metrics."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .. import metrics
+from ..errors import InputError, UnknownNameError
+from ..file import writing
+from . import files, sources
+from .calls import Baseline, Device, Target, baseline_of, bind_inputs, load_explainer
+from .commands import app, command_errors, console, destination
+
+
+@app.command(
+    epilog="Example: explainers evaluate ig.explainer deeplift.explainer --inputs x.npy --target max "
+    "--metric deletion --metric sensitivity_n"
+)
+def evaluate(
+    explainers: Annotated[list[Path], typer.Argument(help="Explainers' files, of one model.", exists=True)],
+    inputs: Annotated[list[Path], typer.Option(help="Samples: npy, npz, zarr or parquet; a file for each input.")],
+    metric: Annotated[
+        list[str], typer.Option(help="deletion, sensitivity_n …; deletion:steps=20,order=least sets parameters.")
+    ],
+    target: Target = None,
+    baseline: Baseline = None,
+    references: Annotated[str | None, typer.Option(help="@file.npy: a set of baselines, (B, …).")] = None,
+    groups: Annotated[str | None, typer.Option(help="@file.npy: feature numbers, for all samples or for each.")] = None,
+    masks: Annotated[str | None, typer.Option(help="@file.npy: the elements that matter, (N, …).")] = None,
+    seed: Annotated[int, typer.Option(help="Of all random draws.")] = 0,
+    batch_size: Annotated[int | None, typer.Option(help="Rows in a package.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page there.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write scores, tables and tests to this file.")] = None,
+    device: Device = None,
+) -> None:
+    """Score explainers by metrics, with intervals, controls and tests."""
+    with command_errors("evaluate"):
+        for path in filter(None, (html, json)):
+            destination(path)
+        values = [_metric(text) for text in metric]
+        found = {path.stem: load_explainer(path, device, None) for path in explainers}
+        if len(found) < len(explainers):
+            raise InputError("two explainers' files have the same name")
+        first = next(iter(found.values()))
+        result = metrics.evaluate(
+            found, tuple(bind_inputs(first, files.read(inputs))), metrics=values, target=sources.target(target),
+            baseline=baseline_of(first, baseline, references), groups=_array(groups, "--groups"),
+            masks=_array(masks, "--masks"), seed=seed, batch_size=batch_size,
+        )  # fmt: skip
+        console.print(str(result), markup=False, highlight=False, soft_wrap=True)
+        if html is not None:
+            writing.text(html, result.to_html())
+        if json is not None:
+            writing.text(json, result.to_json())
+
+
+def _metric(text: str) -> metrics.Metric:
+    """A metric by name, with parameters as ``name:parameter=value,…``."""
+    name, _, settings = text.partition(":")
+    value = metrics.resolve(name)
+    names = [field.name for field in dataclasses.fields(value)]
+    parts = [part for part in re.split(r",(?=\w+=)", settings) if part]
+    for part in parts:
+        if part.partition("=")[0] not in names:
+            raise UnknownNameError.among(f"parameter of {name!r}", part.partition("=")[0], names)
+    given = sources.parameters(parts, names)
+    try:
+        return dataclasses.replace(value, **given)
+    except TypeError as error:
+        raise InputError(f"metric {text!r}: {error}") from error
+
+
+def _array(text: str | None, option: str) -> Any:
+    if text is None:
+        return None
+    if not text.startswith("@"):
+        raise InputError(f"{option} must be @file.npy; got {text!r}")
+    array = sources.baseline(text)
+    return tuple(array.values()) if isinstance(array, dict) else array
