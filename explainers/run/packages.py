@@ -377,7 +377,8 @@ class Packages:
             bucket = self.bucket(stop - start)
             if bucket is not None:
                 arguments = [self.backend.pad(array, bucket) for array in arguments]
-            parts.append(self.kernel(bucket, "predict")(*arguments)[0][: stop - start])
+            result = self.kernel(bucket, "predict")(*arguments)[0]
+            parts.append(result if bucket is None else self.backend.first(result, stop - start))
         return parts
 
     def _input(self, place: int, part: Array, start: int, count: int, check: bool) -> Array:
@@ -431,7 +432,7 @@ class Packages:
         seconds = time.perf_counter() - began
         padded = 0 if size is None else (size - count) * piece.references
         self.stats.ran(count * piece.references, padded, seconds)
-        return tuple(array[:count] for array in results) if padded else results
+        return tuple(self.backend.first(array, count) for array in results) if padded else results
 
     def endpoint_rows(self, which: str) -> dict[str, Numpy]:
         """The row values for which the expansion is the sample, or its baseline."""
@@ -466,7 +467,7 @@ class Packages:
             needed = [inputs[place] for place in self._prefix_places]
             padded = [self.backend.pad(array, size) for array in needed] if size else needed
             cut = self.kernel(size, "prefix")(*padded)
-            inputs = [*(array[:count] for array in cut), *inputs]
+            inputs = [*(cut if size is None else (self.backend.first(array, count) for array in cut)), *inputs]
         mask = self._mask(call.target, start, stop)
         choose = self._choose[call.target.kind == "max"]
         tables = [] if call.baseline is None else self._tables(call.baseline, start, stop)
