@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,8 @@ LARGE_BATCH: dict[str, int] = {}
 
 
 def versions() -> str:
-    return f"tensorflow {tf.__version__}, keras {keras.__version__}"
+    kernels = "off" if os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0" else "as by default"
+    return f"tensorflow {tf.__version__}, oneDNN {kernels}, keras {keras.__version__}"
 
 
 def model(name: str) -> Any:

@@ -212,6 +212,9 @@ class Arrays(Protocol):
     def pad(self, array: Array, count: int) -> Array:
         """``array`` with its first row repeated at the end until it has ``count`` rows."""
 
+    def first(self, array: Array, count: int) -> Array:
+        """The first ``count`` rows of ``array``."""
+
     def expand(self, array: Array, count: int) -> Array:
         """The only row of ``array`` as ``count`` rows."""
 
@@ -331,6 +334,9 @@ class BackendDefaults:
 
     def take(self, array: Array, index: Numpy) -> Array:
         return array[index]
+
+    def first(self, array: Array, count: int) -> Array:
+        return array[:count]
 
     def view(self, array: Array) -> Numpy | None:
         return None

@@ -150,7 +150,20 @@ class TensorFlowBackend(BackendDefaults):
         missing = count - array.shape[0]
         if missing <= 0:
             return array
-        return self.tensorflow.concat([array, self.expand(array[:1], missing)], 0)
+        host = self.view(array)
+        if host is None:
+            return self.tensorflow.concat([array, self.expand(array[:1], missing)], 0)
+        filler = np.broadcast_to(host[:1], (missing, *host.shape[1:]))
+        return self._placed_on(np.concatenate([host, filler]), array.device)
+
+    def first(self, array: Any, count: int) -> Any:
+        host = self.view(array)
+        return array[:count] if host is None else self._placed_on(host[:count], array.device)
+
+    def _placed_on(self, host: Numpy, device: str) -> Any:
+        """A copy on the processor; eager operations on a few rows cost ten times as much."""
+        with self.tensorflow.device(device):
+            return self.tensorflow.convert_to_tensor(host)
 
     def expand(self, array: Any, count: int) -> Any:
         return self.tensorflow.broadcast_to(array, (count, *array.shape[1:]))

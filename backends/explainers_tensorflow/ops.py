@@ -18,6 +18,7 @@ from tensorflow.python.framework.ops import get_gradient_function
 
 from explainers.graph import Node
 
+from . import products
 from .patches import patches as patches
 
 no_derivative = LookupError
@@ -71,7 +72,11 @@ class Recipe:
     def gradients(
         self, op: Any, arrays: Sequence[Any], cotangents: Sequence[Any], places: Sequence[int]
     ) -> list[Any | None]:  # fmt: skip
-        """The derivative registered with TensorFlow, towards the inputs at ``places``."""
+        """The derivative registered with TensorFlow, or a faster equal one, towards the inputs at ``places``."""
+        if tuple(places) == (0,):
+            product = products.towards_rows(op, cotangents[0])
+            if product is not None:
+                return [product]
         function = get_gradient_function(op)
         if function is None:
             return [None] * len(places)

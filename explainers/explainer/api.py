@@ -179,7 +179,8 @@ class Explainer:
         baseline: the default baseline: a number, one sample, one per sample, References, a callable; for a table one
             row: a Series, a dict by column, or a table. Default 0, or for ``feature_permutation`` the call's samples.
         backend: ``"torch"``, ``"tensorflow"`` or ``"numpy"``; by default from the model's type.
-        engine: one of the backend's engines; ``"auto"`` takes its default. ``"eager"`` runs uncompiled, and for methods
+        engine: one of the backend's engines; ``"auto"`` takes its default, whatever the model (on TensorFlow
+            ``"graph"``, since ``"xla"`` compiles for each number of rows). ``"eager"`` runs uncompiled, and for methods
             that only need the model's outputs (``occlusion``, ``shapley_sampling`` …) calls the model as it is, without
             a trace: for models that cannot be traced. Layers cannot be named then, and there is no file.
         device: where to run; by default where the model is.

@@ -383,7 +383,8 @@ class Packages:
         bucket = self.bucket(count)
         if bucket is not None:
             arguments = [self.backend.pad(array, bucket) for array in arguments]
-        return self.kernel(bucket, "predict")(*arguments)[0][:count]
+        result = self.kernel(bucket, "predict")(*arguments)[0]
+        return result if bucket is None else self.backend.first(result, count)
 
     def staged_inputs(self, parts: Sequence[Array], start: int, count: int, check: bool) -> list[Array]:
         """Samples of every input from number ``start`` on, of ``count``, checked and on the device."""
@@ -453,7 +454,7 @@ class Packages:
         seconds = time.perf_counter() - began
         padded = 0 if size is None else (size - count) * piece.references
         self.stats.ran(count * piece.references, padded, seconds)
-        return tuple(array[:count] for array in results) if padded else results
+        return tuple(self.backend.first(array, count) for array in results) if padded else results
 
     def endpoint_rows(self, which: str) -> dict[str, Numpy]:
         """The row values for which the expansion is the sample, or its baseline."""
@@ -488,7 +489,7 @@ class Packages:
             needed = [inputs[place] for place in self._prefix_places]
             padded = [self.backend.pad(array, size) for array in needed] if size else needed
             cut = self.kernel(size, "prefix")(*padded)
-            inputs = [*(array[:count] for array in cut), *inputs]
+            inputs = [*(cut if size is None else (self.backend.first(array, count) for array in cut)), *inputs]
         mask = self._mask(call.target, start, stop)
         choose = self._choose[call.target.kind == "max"]
         tables = [] if call.baseline is None else self._tables(call.baseline, start, stop)

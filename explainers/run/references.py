@@ -90,7 +90,9 @@ class ReferenceActivations:
         size = self.bucket(count)
         if size is not None:
             arguments = [self.backend.pad(array, size) for array in arguments]
-        result = [array[:count] for array in self.kernel(size)(*arguments)]
+        result = self.kernel(size)(*arguments)
+        if size is not None:
+            result = tuple(self.backend.first(array, count) for array in result)
         kinds = [self.program.dtype(value) for value in self.program.kept]
         return [self.backend.stage(a, kind, self.traced.device) for a, kind in zip(result, kinds, strict=True)]
 
