@@ -197,6 +197,12 @@ class Arrays(Protocol):
     def read(self, weight: Any) -> Array:
         """The current value of a weight, as an array."""
 
+    def copied(self, weight: Any) -> Any:
+        """A weight of its own with the same value, which kernels can be compiled for."""
+
+    def write(self, weight: Any, value: Numpy) -> None:
+        """Set a weight from :meth:`copied`, in place."""
+
     def take(self, array: Array, index: Numpy) -> Array:
         """The rows ``index`` of ``array``."""
 
@@ -316,6 +322,12 @@ class BackendDefaults:
 
     def read(self, weight: Any) -> Array:
         return weight
+
+    def copied(self, weight: Any) -> Any:
+        raise UnsupportedOperation("models that are called as they are have no weights that could be set")
+
+    def write(self, weight: Any, value: Numpy) -> None:
+        raise UnsupportedOperation("models that are called as they are have no weights that could be set")
 
     def take(self, array: Array, index: Numpy) -> Array:
         return array[index]

@@ -132,6 +132,14 @@ class TensorFlowBackend(BackendDefaults):
 
         return ops.read(weight)
 
+    def copied(self, weight: Any) -> Any:
+        from . import ops
+
+        return weight if ops.is_table(weight) else self.tensorflow.Variable(ops.read(weight), trainable=False)
+
+    def write(self, weight: Any, value: Numpy) -> None:
+        weight.assign(value)
+
     def take(self, array: Any, index: Numpy) -> Any:
         return self.tensorflow.gather(array, index)
 

@@ -223,6 +223,13 @@ class TorchBackend(BackendDefaults):
     def read(self, weight: Any) -> Any:
         return weight
 
+    def copied(self, weight: Any) -> Any:
+        return weight.detach().clone()
+
+    def write(self, weight: Any, value: Numpy) -> None:
+        with self.torch.no_grad():
+            weight.copy_(self.torch.from_numpy(np.ascontiguousarray(value)))
+
     def take(self, array: Any, index: Numpy) -> Any:
         return array[self.torch.from_numpy(index).to(array.device)]
 

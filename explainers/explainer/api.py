@@ -16,9 +16,9 @@ from .. import random_numbers, tables
 from ..backend import Backend, device_name, on_host
 from ..errors import ArtifactError, BaselineError, InputError, TargetError, UnknownNameError, UnsupportedOperation
 from ..file import container
-from ..graph import Graph
+from ..graph import Graph, Value
 from ..graph.coverage import Audit, Coverage
-from ..methods import Method
+from ..methods import FeatureAblation, Method
 from ..run import Packages
 from ..run.call import Call, Stats, reporter
 from ..run.contrasted import audit
@@ -28,6 +28,7 @@ from .bind import Asked, Inputs, checked_size, dtype_name
 from .explanation import Explanation
 from .plan import Options, Plan
 from .request import Request
+from .states import States
 from .unbind import Results
 
 Progress = bool | Callable[[int, int], None]
@@ -434,6 +435,27 @@ class Explainer:
         parts = packages.predict(found.arrays, found.count, size, check)
         return self._results(found).outputs(parts, check)
 
+    @neutrally
+    def states(
+        self, *inputs: Any, target: Any = None, baseline: Any = None, batch_size: int | None = None,
+        allow_nonfinite: bool = False, **named: Any,
+    ) -> States:  # fmt: skip
+        """The samples with their target and baseline, for evaluating s = Σ w·f at points near them.
+
+        Arguments and errors as for calling, but for every method the baseline may be References: s is then the mean
+        over them.
+        """
+        found = self._inputs(inputs, named)
+        self._check_size(found.plan, batch_size)
+        packages, check = found.plan.packages, not allow_nonfinite
+        if self._options.interacting:
+            raise InputError("interacting=True: the samples affect each other, so that none can be changed by itself")
+        target = resolve_target(bind.plain(target), packages.output_shape, found.count)
+        given = self._options.baseline if baseline is None else baseline  # not kept: methods keep theirs
+        table = bind.baseline(found.plan, FeatureAblation(), None, given, found.count, found.given, check)
+        size = int(batch_size or packages.batch_size)
+        return States(self._backend, found.plan, found.arrays, target, table, size, check, 0, found.count)
+
     def _inputs(self, args: Sequence[Any], named: Mapping[str, Any]) -> Inputs:
         """The inputs of a call, checked, except for what the method asks of its samples."""
         found = None if named else self._known.inputs(args)
@@ -501,7 +523,7 @@ class Explainer:
         if asked.groups is None:
             packages.check_size()
         else:
-            call.groups = bind.groups(found, method, asked.groups, count)
+            call.groups = bind.groups(found, asked.groups, count)
         if asked.progress and count:
             call.progress = reporter(asked.progress, packages.rows(call))
         if asked.attribution is not None:
@@ -758,6 +780,45 @@ class Explainer:
             known.of_sizes.clear()
         self._known.forget()
         return self
+
+    @neutrally
+    def detached(self) -> Explainer:
+        """The same explainer with weights and kernels of its own, from the same trace; the model is not touched.
+
+        :meth:`weights` and :meth:`set_weights` read and set them.
+
+        Raises
+        ------
+        ArtifactError: loaded from a file. UnsupportedOperation: the model is called as it is, and has no weights.
+        """
+        found = self._ready("detached")
+        self._traced("detached")
+        packages, options = found.packages, self._options
+        own = {value: self._backend.copied(weight) for value, weight in found.traced.weights.items()}
+        if not own:
+            self._backend.copied(None)
+        other = Explainer(self._model, self.method, self._backend, options)
+        traced = replace(found.traced, weights=own)
+        fresh = Packages(
+            self._backend, traced, packages.method, found.wrt, found.graph, engine=options.engine, stats=other.stats,
+            batch_size=packages.batch_size, every_output=options.every_output, incremental=options.incremental,
+        )  # fmt: skip
+        other._plan = replace(found, traced=traced, packages=fresh, fixed={}, of_sizes={})
+        return other
+
+    def weights(self) -> dict[Value, Numpy]:
+        """The weights that the kernels use, by their value in :attr:`graph`."""
+        traced, backend = self._ready("weights").traced, self._backend
+        return {value: backend.numpy(backend.read(weight)) for value, weight in traced.weights.items()}
+
+    @neutrally
+    def set_weights(self, weights: Mapping[Value, Numpy]) -> None:
+        """Set weights of an explainer from :meth:`detached`, in place; nothing is compiled again."""
+        found = self._ready("set_weights")
+        for value, array in weights.items():
+            self._backend.write(found.traced.weights[value], array)
+        if found.packages.references is not None:
+            found.packages.references.forget()
 
     def __repr__(self) -> str:
         where = f"{self._backend.name}/{self._options.engine}"

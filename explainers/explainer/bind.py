@@ -174,8 +174,19 @@ def with_groups(plan: Plan, method: Method) -> Plan:
     return plan if packages is plan.packages else replace(plan, packages=packages)
 
 
-def groups(plan: Plan, method: Method, given: Any, count: int) -> SampleGroups:
+def groups(plan: Plan, given: Any, count: int) -> SampleGroups:
     """The groups of a call, checked: one array of ids for each attributed value."""
+    found = sample_groups(plan, given, count)
+    for number, first in zip(*np.unique(found.counts, return_index=True), strict=True):
+        try:
+            plan.packages.design(found.part(first, first + 1))
+        except InputError as error:
+            raise InputError(f"{row_name(int(first), count)} has {number} groups: {error}") from error
+    return found
+
+
+def sample_groups(plan: Plan, given: Any, count: int) -> SampleGroups:
+    """A map of feature ids for each of ``count`` samples, one array (N, …) for each attributed value."""
     given = tables.aligned(given, plan.specs, "groups")
     names = [spec.name for spec in plan.specs]
     if isinstance(given, dict):
@@ -186,13 +197,7 @@ def groups(plan: Plan, method: Method, given: Any, count: int) -> SampleGroups:
     if len(parts) != len(names):
         raise InputError(f"{len(parts)} group maps for {len(names)} attributed values: give a tuple, one for each")
     ids = [_group_ids(part, spec, count) for part, spec in zip(parts, plan.specs, strict=True)]
-    found = SampleGroups.of(ids, plan.packages.shapes)
-    for number, first in zip(*np.unique(found.counts, return_index=True), strict=True):
-        try:
-            plan.packages.design(found.part(first, first + 1))
-        except InputError as error:
-            raise InputError(f"{row_name(int(first), count)} has {number} groups: {error}") from error
-    return found
+    return SampleGroups.of(ids, plan.packages.shapes)
 
 
 def _group_ids(given: Any, spec: TensorSpec, count: int) -> Numpy:

@@ -368,17 +368,39 @@ class Packages:
         """f at every sample, a part for each package."""
         if not count:
             return [np.zeros((0, *self.output_shape), self.mask_host_dtype)]
-        places = [self.predictor.graph.inputs.index(value) for value in self.predictor.inputs]
         size = self.limit(batch_size)
         parts = []
         for start in range(0, count, size):
             stop = min(start + size, count)
-            arguments = [self._input(place, inputs[place][start:stop], start, count, check) for place in places]
-            bucket = self.bucket(stop - start)
-            if bucket is not None:
-                arguments = [self.backend.pad(array, bucket) for array in arguments]
-            parts.append(self.kernel(bucket, "predict")(*arguments)[0][: stop - start])
+            samples = self.staged_inputs([array[start:stop] for array in inputs], start, count, check)
+            parts.append(self.outputs(samples, stop - start))
         return parts
+
+    def outputs(self, samples: Sequence[Array], count: int) -> Array:
+        """f, (count, …), at samples on the device, at most as many as a package has rows."""
+        places = [self.predictor.graph.inputs.index(value) for value in self.predictor.inputs]
+        arguments = [samples[place] for place in places]
+        bucket = self.bucket(count)
+        if bucket is not None:
+            arguments = [self.backend.pad(array, bucket) for array in arguments]
+        return self.kernel(bucket, "predict")(*arguments)[0][:count]
+
+    def staged_inputs(self, parts: Sequence[Array], start: int, count: int, check: bool) -> list[Array]:
+        """Samples of every input from number ``start`` on, of ``count``, checked and on the device."""
+        return [self._input(place, part, start, count, check) for place, part in enumerate(parts)]
+
+    def flags(self, array: Numpy) -> Array:
+        """Booleans on the device."""
+        return self._to_device(array, "bool")
+
+    def counters(self, array: Numpy) -> Array:
+        """Whole numbers on the device."""
+        return self._to_device(array, "int64")
+
+    def like_inputs(self, tables: Sequence[Numpy], places: Sequence[int]) -> list[Array]:
+        """Arrays of the dtypes of the inputs at ``places``, on the device."""
+        specs = self.traced.signature.inputs
+        return [self._to_device(table, specs[place].dtype) for table, place in zip(tables, places, strict=True)]
 
     def _input(self, place: int, part: Array, start: int, count: int, check: bool) -> Array:
         """The samples of one input from ``start`` on, checked and staged on the device."""
