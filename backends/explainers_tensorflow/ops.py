@@ -13,6 +13,7 @@ from typing import Any
 
 import ml_dtypes
 import tensorflow as tf
+from tensorflow.core.framework.attr_value_pb2 import AttrValue
 from tensorflow.python.eager import context, execute
 from tensorflow.python.framework.ops import get_gradient_function
 
@@ -20,6 +21,7 @@ from explainers.graph import Node
 
 from . import products
 from .patches import patches as patches
+from .windows import evaluate_window as evaluate_window
 
 no_derivative = LookupError
 where = select = tf.where
@@ -60,6 +62,22 @@ class Recipe:
         recipe = copy(self)
         recipe.type, recipe.definition = kind, None
         return recipe
+
+    def with_attributes(self, **given: AttrValue) -> Recipe:
+        """A recipe of the same operation with other attributes."""
+        recipe = copy(self)
+        recipe.attributes = self.attributes | given
+        for cached in ("plain", "flat"):
+            recipe.__dict__.pop(cached, None)
+        return recipe
+
+    def with_numbers(self, name: str, numbers: Sequence[int]) -> Recipe:
+        return self.with_attributes(**{name: AttrValue(list=AttrValue.ListValue(i=numbers))})
+
+    def unpadded(self) -> Recipe:
+        """A recipe of the same convolution or pool without padding."""
+        recipe = self.with_attributes(padding=AttrValue(s=b"VALID"))
+        return recipe.with_numbers("explicit_paddings", []) if "explicit_paddings" in self.attributes else recipe
 
     def make(self, name: str, arrays: Sequence[Any]) -> Any:
         """Run the operation on ``arrays``: returns a ``tf.Operation`` in a graph, else an :class:`EagerOperation`."""
@@ -144,15 +162,10 @@ def evaluate(node: Node, arrays: Sequence[Any]) -> tuple[Any, ...]:
     return _outputs(node, node.payload.make(node.name, arrays))
 
 
-def evaluate_window(node: Node, arrays: Sequence[Any], shape: tuple[int, ...]) -> tuple[Any, ...]:
-    """Run it on windows of its operands; elementwise operations only, which have no padding."""
-    return tuple(node.payload.make(node.name, arrays).outputs)
-
-
 def _outputs(node: Node, op: Any) -> tuple[Any, ...]:
-    """The operation's outputs, with the node's shapes where TensorFlow infers none."""
+    """The operation's outputs, with the node's shapes where TensorFlow infers less."""
     for tensor, expected_output in zip(op.outputs, node.outputs, strict=True):
-        if tensor.shape.rank is None:
+        if tensor.shape.rank is None or None in tensor.shape[1:]:
             tensor.set_shape(expected_output.shape)
     return tuple(op.outputs)
 

@@ -12,30 +12,37 @@ def patches(
     base: tf.Tensor, sample: tf.Tensor, axes: Sequence[int], starts: Sequence[tf.Tensor], widths: Sequence[int],
     margins: Sequence[tuple[int, int]], fill: float, window: tf.Tensor | None, at: Sequence[tf.Tensor],
 ) -> tf.Tensor:  # fmt: skip
-    """For each row a box of its sample, with the row's own window in it."""
+    """For each row a box of its sample, with the row's own window in it.
+
+    All entries are taken at once, from the samples and the windows one behind the other.
+    """
     rank = base.shape.rank
     rest = [axis for axis in range(1, rank) if axis not in axes]
     order = [0, *axes, *rest]
-    source = tf.transpose(base, order)
+    source = _ordered(base, order)
     if any(map(any, margins)):
         amounts = [(0, 0), *margins, *[(0, 0)] * len(rest)]
         source = tf.pad(source, amounts, constant_values=tf.cast(fill, base.dtype))
     sizes, inner = source.shape[1 : 1 + len(axes)], source.shape[1 + len(axes) :]
     flat = tf.reshape(source, (-1, math.prod(inner)))
-    boxes = [_range(s + m[0], w) for s, m, w in zip(starts, margins, widths, strict=True)]
-    result = tf.gather(flat, _flat([sample[:, None], *boxes], sizes))
+    boxes = [_range(s + m[0], width) for s, m, width in zip(starts, margins, widths, strict=True)]
+    index = _flat([sample[:, None], *boxes], sizes)
     if window is not None:
-        own = tf.transpose(window, order)
-        places = [_range(a - s, size) for a, s, size in zip(at, starts, own.shape[1 : 1 + len(axes)], strict=True)]
+        own = _ordered(window, order)
+        own_sizes = own.shape[1 : 1 + len(axes)]
+        places = [_range(s - a, width) for s, a, width in zip(starts, at, widths, strict=True)]
         inside = tf.ones((), tf.bool)
-        for i, (place, width) in enumerate(zip(places, widths, strict=True)):
-            inside = inside & _along((place >= 0) & (place < width), i + 1, len(places) + 1)
-        target = _flat([tf.range(tf.shape(sample, tf.int64)[0])[:, None], *places], widths)
-        kept = tf.where(tf.reshape(inside, (-1,)))[:, 0]
-        values = tf.gather(tf.reshape(own, (-1, math.prod(inner))), kept)
-        result = tf.tensor_scatter_nd_update(result, tf.gather(target, kept)[:, None], values)
-    shaped = tf.reshape(result, (-1, *widths, *inner))
-    return tf.transpose(shaped, [order.index(axis) for axis in range(rank)])
+        for i, (place, size) in enumerate(zip(places, own_sizes, strict=True)):
+            inside = inside & _along((place >= 0) & (place < size), i + 1, len(places) + 1)
+        rows = tf.range(tf.shape(sample, tf.int64)[0])[:, None]
+        index = tf.where(inside, _flat([rows, *places], own_sizes) + tf.shape(flat, tf.int64)[0], index)
+        flat = tf.concat([flat, tf.reshape(own, (-1, math.prod(inner)))], 0)
+    result = tf.reshape(tf.gather(flat, tf.reshape(index, (-1,))), (-1, *widths, *inner))
+    return _ordered(result, [order.index(axis) for axis in range(rank)])
+
+
+def _ordered(array: tf.Tensor, order: Sequence[int]) -> tf.Tensor:
+    return array if list(order) == list(range(len(order))) else tf.transpose(array, order)
 
 
 def _range(start: tf.Tensor, width: int) -> tf.Tensor:
@@ -44,11 +51,11 @@ def _range(start: tf.Tensor, width: int) -> tf.Tensor:
 
 
 def _flat(places: Sequence[tf.Tensor], sizes: Sequence[int]) -> tf.Tensor:
-    """The number of each place of a box, (R·Π widths,), in an array whose axes after the first have ``sizes``."""
+    """The number of each place of a box, (R, widths …), in an array whose axes after the first have ``sizes``."""
     total = tf.zeros((), tf.int64)
     for i, place in enumerate(places):
         total = total + _along(place * math.prod(sizes[i:]), i, len(places))
-    return tf.reshape(total, (-1,))
+    return total
 
 
 def _along(place: tf.Tensor, axis: int, count: int) -> tf.Tensor:

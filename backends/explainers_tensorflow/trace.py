@@ -25,6 +25,8 @@ from explainers.spec import Signature
 
 from . import log_sums, models, roles, scopes
 from .flatten import FlatGraph, Inlining, Modules, flatten
+from .joined import joined
+from .locality import locality
 from .norms import normalized
 from .ops import Recipe
 from .own import Backwards, OwnRecipe
@@ -49,7 +51,8 @@ def trace(model: Any, sig: Signature, device: Any, dtype: str | None, elementary
             return flatten(concrete, weights, _specs(sig, batch), locate, user_line_of, backwards)
 
         graph, used = _read(flat, keys, str(models.kind(target)))
-    return Traced(normalized(log_sums.joined(graph)) if elementary else graph, sig, used, device=place, memory=target)
+    graph = normalized(log_sums.joined(graph)) if elementary else joined(graph)
+    return Traced(graph, sig, used, device=place, memory=target)
 
 
 def device_name(device: Any) -> str | None:
@@ -290,7 +293,7 @@ def _read(flat: Callable[[int | None], FlatGraph], keys: Sequence[str], kind: st
         scopes.drop_model(found)
     if kind != "keras":
         scopes.settle(found)
-    reader = _Reader(found, _Shapes(flat))
+    reader = _Reader(found, _Shapes(flat, found.outputs))
     nodes = tuple(reader.node(op) for op in _needed(found))
     inputs = tuple(_value(tensor) for tensor in found.inputs)
     outputs = tuple((key, _value(tensor)) for key, tensor in zip(keys, found.outputs, strict=True))
@@ -345,6 +348,9 @@ class _Reader:
             return Node(op.name, "variable", Role.WEIGHT, outputs=outputs)
         operands = tuple(_value(tensor) for tensor in _operands(self.flat, op))
         role, function, attributes = self._meaning(op, operands[: len(op.inputs)])
+        kinds = [self.shapes.of(tensor) for tensor in _operands(self.flat, op)]
+        fact = locality(op, kinds, outputs[0]) if outputs and self.dependent.intersection(operands) else None
+        attributes = replace(attributes, locality=fact)
         kind, steps = self.flat.own.get(op.name, (op.type, None))
         if self.dependent.intersection(operands):
             self.dependent.update(values)
@@ -396,14 +402,18 @@ class _Shapes:
     """Shapes in which ``None`` marks exactly the sizes that depend on the batch size.
 
     The model is flattened for two more batch sizes: a size that differs between them depends on the batch;
-    one that is still unknown depends on the input's values.
+    one that is still unknown depends on the input's values. What nothing uses, such as the space that a norm reserves,
+    counts as a number.
     """
 
-    def __init__(self, flat: Callable[[int | None], FlatGraph]) -> None:
+    def __init__(self, flat: Callable[[int | None], FlatGraph], results: Sequence[Any]) -> None:
         self.sized = [flat(size).graph for size in _SIZES]
+        self.results = {tensor.name for tensor in results}
 
     def of(self, tensor: Any) -> Output:
         dtype = tensor.dtype.name
+        if tensor.shape.rank is None and not tensor.consumers() and tensor.name not in self.results:
+            return Output((), dtype)
         if tensor.shape.is_fully_defined():
             return Output(tuple(tensor.shape), dtype)
         small, large = (graph.get_tensor_by_name(tensor.name).shape for graph in self.sized)

@@ -196,10 +196,10 @@ class Explainer:
         every_output: explain all outputs of a sample in each call, for methods of derivatives. The model runs once for
             them all, and only the derivatives are taken one by one. Calls have ``target="all"``, and the output's axes
             lead in the results.
-        incremental: ``"auto"`` computes, for ``occlusion``, ``ism`` and ``feature_ablation`` of one input on torch,
-            only those activations that a row's change can reach, where that takes clearly less work: convolutions,
-            pooling and elementwise operations on windows, with the sample's own activations around them. Results
-            differ by rounding. :attr:`coverage` shows which operations run on windows and which on whole rows.
+        incremental: ``"auto"`` computes, for ``occlusion``, ``ism`` and ``feature_ablation`` of one input on torch or
+            TensorFlow, only those activations that a row's change can reach, where that takes clearly less work:
+            convolutions, pooling and elementwise operations on windows, with the sample's own activations around them.
+            Results differ by rounding. :attr:`coverage` shows which operations run on windows and which on whole rows.
             False computes every row whole.
 
         Raises

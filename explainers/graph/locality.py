@@ -7,6 +7,7 @@ without a fact depends on everything.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..stored import Stored
 
@@ -49,13 +50,15 @@ class Sliding(Locality):
 
 @dataclass(frozen=True)
 class Spreading(Locality):
-    """A transposed convolution: place i of the first operand adds to the places i·stride − before + j·dilation."""
+    """A transposed convolution: place i of number ``operand`` adds to the places i·stride − before + j·dilation."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"operand"})
     axes: tuple[int, ...]
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
     dilation: tuple[int, ...]
     before: tuple[int, ...]
+    operand: int = 0
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..graph import EachPlace, Node, Role, Sliding, Spreading, Summing, Value
+from ..graph import EachPlace, Node, Role, Sliding, Spreading, Summing, Value, rewrite_regions
 from ..lengths import varies
 from ..ops import Ops
 from ..spec import FLOATING, Numpy
@@ -46,7 +46,8 @@ def incremental(program: Program, batch_size: int | None = None) -> Program:
     if any(varies(kind.shape) for node in program.graph for kind in node.outputs):
         return program
     found = Incremental(program.graph, program.method, program.wrt)
-    return found if value in program.graph.inputs and found.gain >= GAIN else program
+    rows = design.units if batch_size is None else min(design.units, batch_size)
+    return found if value in program.graph.inputs and found.gain_in(rows) >= GAIN else program
 
 
 @dataclass(frozen=True)
@@ -75,14 +76,24 @@ class Incremental(Program):
 
     # --- what it costs ---------------------------------------------------------------------------
 
-    @cached_property
+    @property
     def gain(self) -> float:
         """How many times fewer operations a row takes than in the plain program."""
+        assert self.design is not None
+        return self.gain_in(self.design.units)
+
+    def gain_in(self, rows: int) -> float:
+        """The gain where the sample's own values are computed once for so many rows."""
+        whole, row = self._work_of_rows
+        return whole / max(1.0, row + whole / rows)
+
+    @cached_property
+    def _work_of_rows(self) -> tuple[float, float]:
+        """Of a row in the plain program, and of one on windows."""
         moved = [node for node in self.graph if any(value in self.regions.moved for value in node.inputs)]
         needed = self.graph.needed([self.output])
         whole = sum(self._work(node) for node in moved if node.name in needed)
-        assert self.design is not None
-        return whole / max(1.0, self._work_of_row() + whole / self.design.units)
+        return whole, self._work_of_row()
 
     def _work_of_row(self) -> float:
         total = 0.0
@@ -102,9 +113,16 @@ class Incremental(Program):
         entries = self._entries(node.values[0], {})
         place = node.attributes.weight
         if node.function.weighted and place >= 0:
-            sizes = [size or 1 for size in self.graph.output(node.inputs[place]).shape]
-            return entries * math.prod(sizes[1:])
+            return entries * self._entries(node.inputs[place], {}) / self._channels(node)
         return entries
+
+    def _channels(self, node: Node) -> float:
+        """The number of results that the weight of a dense map or a convolution has at each place."""
+        fact, shape = node.attributes.locality, node.outputs[0].shape
+        axes = [len(shape) - 1]
+        if isinstance(fact, (Sliding, Spreading)):
+            axes = [axis for axis in range(1, len(shape)) if axis not in fact.axes]
+        return math.prod(shape[axis] or 1 for axis in axes)
 
     def _entries(self, value: Value, box: Box) -> float:
         """Entries of a sample in a box."""
@@ -243,7 +261,7 @@ class _Rows:
         elif node.role is Role.INPUT:
             self.rows[node.values[0]] = self.ops.take(self.inputs[node.values[0]], self.sample)
         else:
-            results = self.ops.evaluate(node, [self.rows[value] for value in node.inputs])
+            results = rewrite_regions.evaluate(self.ops, node, [self.rows[value] for value in node.inputs])
             for value, result in zip(node.values, results, strict=True):
                 self.rows.setdefault(value, result)
             for value in wanted:
@@ -299,8 +317,12 @@ class _Rows:
         """The sample's own sum or mean, changed by the difference of the windows'.
 
         In double precision: where a large value leaves a sum of small ones, the difference has lost no digits.
+        Along axes that are whole in the windows there is no need of that.
         """
         ops, x = self.ops, node.inputs[0]
+        if not any(axis in fact.axes for axis in box):
+            direct: Array = ops.evaluate_window(node, operands[:1], self._window_shape(node.values[0], result))[0]
+            return direct
         before = self._patch(self._base(x), self.sample, x, box, 0.0)
         arrays = [self._base(x), operands[0] - before]  # a difference of two numbers is exact to their own digits
         if self.graph.output(x).floating:

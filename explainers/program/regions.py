@@ -220,9 +220,9 @@ class Regions:
         return Step(node, self._alone(node, need), result)
 
     def _spreading(self, node: Node, fact: Spreading) -> Step | None:
-        if not self._only_first(node):
+        if not self._only_first(node, fact.operand):
             return None
-        y, box = node.values[0], self.boxes[node.inputs[0]]
+        y, box = node.values[0], self.boxes[node.inputs[fact.operand]]
         result: dict[int, Span] = {}
         need: dict[int, Span] = {}
         crop: dict[int, Span] = {}
@@ -241,7 +241,7 @@ class Regions:
             to = (out.starts + out.width - 1 + before) // stride + (reach < stride - 1)
             need[axis] = Span(out.origin, from_, int((to - from_).max()) + 1)
             crop[axis] = Span(out.origin, out.starts - from_ * stride + before, out.width)
-        return Step(node, self._alone(node, need), result, crop)
+        return Step(node, self._alone(node, need, fact.operand), result, crop)
 
     def _repeating(self, node: Node, fact: Repeating) -> Step | None:
         box = self.boxes[node.inputs[0]]
@@ -251,7 +251,8 @@ class Regions:
 
     def _summing(self, node: Node, fact: Summing) -> Step | None:
         box = self.boxes[node.inputs[0]]
-        if self.share(node.inputs[0], {a: s for a, s in box.items() if a in fact.axes}) > MOST:
+        summed = {axis: span for axis, span in box.items() if axis in fact.axes}
+        if summed and self.share(node.inputs[0], summed) > MOST:
             return None
         left = {axis: span for axis, span in box.items() if axis not in fact.axes}
         if not fact.keeps:

@@ -110,6 +110,10 @@ IMAGES: dict[str, Callable[[], Net]] = {
         conv(2, 6, 3), nn.AvgPool2d(3, 1, 1, count_include_pad=False), nn.AvgPool2d(2, divisor_override=3)
     ),
     "adaptive": lambda: Net(conv(2, 6, 3, padding=1), nn.AdaptiveAvgPool2d(8), nn.AdaptiveAvgPool2d((8, 8))),
+    "adaptive along one axis": lambda: Net(conv(2, 6, 3), nn.AdaptiveAvgPool2d((1, SIZE - 2)), conv(6, 6, (1, 3))),
+    "mean of channels": lambda: Net(
+        conv(2, 6, 3), lambda x: x - x.mean(1, keepdim=True) * x.sum(1)[:, None], conv(6, 6, 3)
+    ),
     "uneven adaptive": lambda: Net(conv(2, 6, 3), nn.AdaptiveAvgPool2d((4, 3)), nn.AdaptiveMaxPool2d(2)),
     "batch norm": lambda: Net(conv(2, 6, 3), nn.BatchNorm2d(6), nn.Dropout(), nn.PReLU(6)),
     "residual": lambda: Net(
