@@ -13,6 +13,7 @@ from .evaluation import Evaluation, Test
 from .faithfulness import (
     ABPC,
     IROF,
+    ROAD,
     Deletion,
     FaithfulnessCorrelation,
     FaithfulnessEstimate,
@@ -28,7 +29,7 @@ from .robustness import LocalLipschitz, RelativeInputStability, RelativeOutputSt
 from .statistics import Interval
 
 _KINDS = (
-    Deletion, Insertion, ABPC, IROF, FaithfulnessCorrelation, SensitivityN, Infidelity, FaithfulnessEstimate,
+    Deletion, Insertion, ABPC, IROF, ROAD, FaithfulnessCorrelation, SensitivityN, Infidelity, FaithfulnessEstimate,
     MonotonicityCorrelation, NonSensitivity, Sensitivity, LocalLipschitz, RelativeInputStability,
     RelativeOutputStability, ModelRandomization, TargetRandomization, Completeness, PointingGame, TopK,
     RelevanceMass, RelevanceRank, LocalizationAUC, Sparseness, Entropy, EffectiveComplexity,

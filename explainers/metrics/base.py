@@ -7,7 +7,7 @@ depend on the attribution run once for all methods.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -57,6 +57,10 @@ class Metric:
 
     def check(self, features: int) -> None:
         """Raise InputError if samples of so many features cannot be scored."""
+
+    def check_samples(self, shapes: Sequence[tuple[int, ...]], features: int, channel_axis: int) -> None:
+        """:meth:`check`, by the shapes of the attributed inputs; ``channel_axis``: of images, by default."""
+        self.check(features)
 
     @property
     def label(self) -> str:

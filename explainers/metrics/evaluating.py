@@ -135,7 +135,7 @@ class _Run:
             raise InputError("metric 'target_randomization' needs a model of several outputs; this one has one")
         for features in self._features(groups):
             for metric in self.metrics:
-                metric.check(features.count)
+                metric.check_samples(self.states.shapes, features.count, self.states.backend.channel_axis)
         few = np.arange(min(FEW, self.states.count))
         for name, explainer in self.explainers.items():
             self._check_same(name, explainer, few, outputs[few])

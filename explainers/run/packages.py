@@ -390,6 +390,10 @@ class Packages:
         """Samples of every input from number ``start`` on, of ``count``, checked and on the device."""
         return [self._input(place, part, start, count, check) for place, part in enumerate(parts)]
 
+    def stage_as(self, array: Numpy, dtype: str) -> Array:
+        """Numbers on the device."""
+        return self._to_device(array.astype(_host(dtype)), dtype)
+
     def flags(self, array: Numpy) -> Array:
         """Booleans on the device."""
         return self._to_device(array, "bool")
