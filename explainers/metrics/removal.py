@@ -13,6 +13,7 @@ from ..spec import Numpy
 from .base import Demand, Work
 
 SUBSETS = 0x5E7  # the stream of random numbers that draws subsets
+FEW = 4096
 ROUNDING = 8  # times the distance between numbers of the output's dtype: falls that are no larger are 0
 
 
@@ -151,6 +152,8 @@ def random_sets(keys: Numpy, features: int, size: int) -> Numpy:
     order = random_numbers.priorities(keys, features)
     if size >= features:
         return np.ones(order.shape, bool)
+    if features <= FEW:  # numbers of 32 bits are sorted out twice as fast
+        order = (order >> random_numbers.PRIORITY_BITS + 19 << 12 | order & FEW - 1).astype(np.uint32)
     limit = np.partition(order, size, axis=1)[:, size]
     found: Numpy = order < limit[:, None]
     return found

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from explainers import Explainer, References, evaluate, metrics
+from explainers import Explainer, References, evaluate, metrics, random_numbers
+from explainers.metrics.removal import random_sets
 
 FEATURES = 12
 SAMPLES = 5
@@ -151,6 +152,19 @@ def test_sets_correlate_as_the_attributions_do(size: float) -> None:
     np.testing.assert_allclose(found, wanted, atol=0.06)
     np.testing.assert_allclose(score(linear, metric, EXACT), 1, rtol=1e-12)
     np.testing.assert_allclose(score(linear, metric, -EXACT), -1, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("features", "size"), [(7, 2), (7, 7), (4096, 100), (5000, 100)])
+def test_random_sets_have_their_size_and_any_feature_is_as_likely(features: int, size: int) -> None:
+    keys = random_numbers.draw_keys(random_numbers.sample_seeds(0, 400), np.arange(400))
+    found = random_sets(keys, features, size)
+    assert (found.sum(axis=1) == size).all()
+    share = found.reshape(400, -1).mean(axis=0)
+    half = features // 2
+    assert share[:half].mean() == pytest.approx(size / features, rel=0.15)
+    assert share[half:].mean() == pytest.approx(size / features, rel=0.15)
+    if size < features:
+        assert len(np.unique(np.packbits(found, axis=1), axis=0)) > min(20, 400)
 
 
 def test_a_constant_attribution_has_no_correlation_and_the_reason_is_given() -> None:
