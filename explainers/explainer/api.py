@@ -664,6 +664,11 @@ class Explainer:
         return self._options.interacting
 
     @property
+    def every_output(self) -> bool:
+        """Whether each call explains all outputs."""
+        return self._options.every_output
+
+    @property
     def per_token(self) -> bool:
         """Whether attributions are summed over their last axis."""
         return self._options.per_token

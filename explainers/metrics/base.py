@@ -55,6 +55,11 @@ class Metric:
         """For metrics that are an area: the fractions (n, K) and the values (n, K) of each sample's curve."""
         return None
 
+    @property
+    def moves(self) -> bool:
+        """Whether samples are changed to numbers between others, which whole numbers and words are not."""
+        return False
+
     def check(self, features: int) -> None:
         """Raise InputError if samples of so many features cannot be scored."""
 

@@ -123,6 +123,14 @@ class _Run:
             raise InputError(
                 f"metric {of_calls[0]!r} explains changed samples: give explainers, not only attributions="
             )
+        inputs = self.states.plan.traced.signature.inputs
+        whole = [inputs[place] for place in self.states.places if not inputs[place].floating]
+        moving = [metric.label for metric in self.metrics if metric.moves]
+        if whole and moving:
+            raise InputError(
+                f"metric {moving[0]!r} changes samples to numbers between others, and input {whole[0]} is not "
+                "floating-point. Take metrics that remove features, such as 'deletion'"
+            )
         of_weights = [metric.name for metric in self.metrics if metric.weights]
         for name, explainer in self.explainers.items() if of_weights else ():
             try:
@@ -141,24 +149,28 @@ class _Run:
             self._check_same(name, explainer, few, outputs[few])
 
     def _check_same(self, name: str, explainer: Explainer, few: Numpy, outputs: Numpy) -> None:
-        """Raise InputError if an explainer explains another output than the one that is evaluated."""
-        if explainer.attributed != self.states.plan.specs and [s.shape for s in explainer.attributed] != [
-            s.shape for s in self.states.plan.specs
-        ]:
-            shown = [[str(s) for s in specs] for specs in (explainer.attributed, self.states.plan.specs)]
-            raise InputError(f"explainer {name!r} attributes to {shown[0]}, and the model is evaluated at {shown[1]}")
+        """Raise InputError if an explainer explains something else than what is evaluated."""
+        if explainer.per_token or explainer.every_output:
+            flag = "per_token" if explainer.per_token else "every_output"
+            instead = "; groups= can remove tokens as wholes" if explainer.per_token else ""
+            raise InputError(f"explainer {name!r} is compiled with {flag}=True: compile it without{instead}")
         rows = self.states.part(few).inputs
-        specs = explainer.signature.inputs
-        if len(specs) != len(rows):
-            raise InputError(
-                f"explainer {name!r} takes {len(specs)} inputs, and the model that is evaluated {len(rows)}"
-            )
+        taken = len(explainer.signature.inputs) if explainer.traced else len(rows)
+        if taken != len(rows):
+            raise InputError(f"explainer {name!r} takes {taken} inputs, and the model that is evaluated {len(rows)}")
+        # this traces those that are traced at their first call
         found = np.asarray(bind.to_numpy(explainer.predict(*self._passed(explainer, rows)), "the output"), np.float64)
         if found.shape != outputs.shape or np.abs(found - outputs).max() > AGREE * max(np.abs(outputs).max(), 1e-12):
             raise InputError(
                 f"explainer {name!r} explains another output than the one that is evaluated: at the first sample "
                 f"{found.reshape(-1)[:3]} … of shape {found.shape[1:]}, against {outputs.reshape(-1)[:3]} … of shape "
                 f"{outputs.shape[1:]}. Compile all from one model with the same output= (and the same logits=)"
+            )
+        shapes = [[spec.sample_shape for spec in specs] for specs in (explainer.attributed, self.states.plan.specs)]
+        if shapes[0] != shapes[1]:
+            raise InputError(
+                f"explainer {name!r} attributes to {[str(spec) for spec in explainer.attributed]}, and the model is "
+                f"evaluated at {[str(spec) for spec in self.states.plan.specs]}"
             )
 
     # --- chunks ------------------------------------------------------------------------------------
@@ -283,11 +295,11 @@ class _Run:
         target = self.states.target
         data = target.data
         assert data is not None
-        if target.kind == "mask":
-            return data if len(data) == 1 and data.ndim > 1 else data[index] if len(data) > 1 else None
-        rows = data[index] if len(data) > 1 else data
         if not target.shape:
             return None
+        if target.kind == "mask":
+            return data[index] if len(data) > 1 else data[0]
+        rows = data[index] if len(data) > 1 else data
         if len(target.shape) == 1:
             return int(rows[0, 0]) if len(rows) == 1 else rows[:, 0]
         return tuple(map(int, rows[0])) if len(rows) == 1 else [tuple(map(int, row)) for row in rows]

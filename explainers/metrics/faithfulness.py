@@ -170,6 +170,10 @@ class ROAD(Metric):
         if self.channel_axis not in (None, 0, 2, -1):
             raise InputError(f"channel_axis must be 0 or 2, or None; got {self.channel_axis!r}")
 
+    @property
+    def moves(self) -> bool:
+        return True
+
     def check_samples(self, shapes: Sequence[tuple[int, ...]], features: int, channel_axis: int) -> None:
         if len(shapes) != 1:
             raise InputError(f"ROAD takes one attributed input, images; there are {len(shapes)}")
@@ -315,6 +319,10 @@ class Infidelity(Metric):
         one_of("of", self.of, ("contributions", "gradients"))
         if self.noise is not None and not self.noise > 0:
             raise InputError(f"noise must be a standard deviation above 0, or None for removal; got {self.noise!r}")
+
+    @property
+    def moves(self) -> bool:
+        return self.noise is not None
 
     def score(self, work: Work, method: str) -> Numpy:
         if self.noise is not None:

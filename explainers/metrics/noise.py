@@ -59,8 +59,8 @@ def _draws(work: Work, keys: Numpy, normal: bool) -> list[Any]:
     found, first = [], 0
     for shape, place in zip(states.shapes, states.places, strict=True):
         dtype = packages.traced.signature.inputs[place].dtype
-        drawn = random_numbers.uniform(ops, halves, shape, dtype, first)
-        found.append(ops.normal(drawn) if normal else drawn * 2 - 1)
+        drawn = random_numbers.uniform(ops, halves, shape, "float64" if dtype == "float64" else "float32", first)
+        found.append(ops.cast(ops.normal(drawn) if normal else drawn * 2 - 1, dtype))
         first += int(np.prod(shape))
     return found
 

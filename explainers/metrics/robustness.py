@@ -32,6 +32,10 @@ class Near(Metric):
         positive("radius", self.radius)
         whole("draws", self.draws, 1)
 
+    @property
+    def moves(self) -> bool:
+        return True
+
     def _changes(self, work: Work, method: str) -> tuple[Numpy, Numpy]:
         """φ of each sample, (n, 1, E), and its change at the neighbours, (n, D, E), of all inputs' elements."""
         near = work.get(Reexplained(float(self.radius), self.draws), method)

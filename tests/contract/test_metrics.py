@@ -161,3 +161,30 @@ def test_what_has_no_weights_is_not_randomized(tmp_path: Path) -> None:
     for explain in (called, Explainer.load(tmp_path / "ig.explainer")):
         with pytest.raises(InputError, match="changes weights"):
             evaluate(explain, x, metrics="model_randomization", target=0)
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_explainers_of_another_form_are_refused(label: str) -> None:
+    x, network = samples(label), zoo.network(label, "float32", 1)
+    for options in ({"per_token": True}, {"every_output": True}):
+        other = Explainer.compile(network, "gradient", inputs=x, **options)
+        with pytest.raises(InputError, match=next(iter(options))):
+            evaluate(other, x, metrics="deletion", target=0)
+
+
+def test_noise_of_bfloat16_is_finite() -> None:
+    explain = Explainer.compile(
+        zoo.network(LABELS[0], "float32", 1), "gradient", inputs=samples(LABELS[0]), dtype="bfloat16"
+    )
+    found = evaluate(explain, samples(LABELS[0]), metrics=metrics.Infidelity(noise=0.1, draws=100), target=0)
+    assert np.isfinite(found.of("infidelity(noise=0.1)", "gradient")).all()
+
+
+def test_explainers_on_two_frameworks() -> None:
+    """The TensorFlow network as a callable beside itself."""
+    label = LABELS[1]
+    called = Explainer.compile(lambda batch: zoo.outputs(label, batch), "feature_ablation", inputs=samples(label))
+    both = {"ig": explainers(label)["ig"], "ablation": called}
+    for model in both.values():
+        found = evaluate(both, samples(label), metrics=["deletion", "completeness"], target=0, model=model)
+        assert np.isfinite(found.of("deletion", "ablation")).all()

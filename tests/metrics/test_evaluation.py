@@ -270,6 +270,32 @@ def test_a_model_of_one_output_has_no_other_target() -> None:
         evaluate(explainer(of=lambda x: model(x)[:, 0]), X, metrics="target_randomization")
 
 
+def test_whole_numbers_can_be_removed_but_not_moved() -> None:
+    ids = RNG.integers(0, 9, (5, 4))
+    table = RNG.standard_normal((10, 3))
+
+    def embedded(x: Any) -> Any:
+        return np.tanh(table[np.asarray(x)]).sum(axis=1)
+
+    explain = Explainer.compile(embedded, "feature_ablation", inputs=ids, baseline=9)
+    found = evaluate(explain, ids, metrics=["deletion", "faithfulness_estimate", "completeness"], target=0)
+    np.testing.assert_allclose(found.of("faithfulness_estimate", "feature_ablation"), 1)
+    for metric in ("sensitivity", metrics.Infidelity(noise=0.1), "local_lipschitz"):
+        with pytest.raises(InputError, match="not floating-point"):
+            evaluate(explain, ids, metrics=metric, target=0)
+
+
+def test_one_mask_of_weights_for_all_samples(whole: metrics.Evaluation) -> None:
+    names = ["deletion", "completeness", "sensitivity"]
+    same(scores(names=names, target=np.array([0.0, 1.0, 0.0])), whole)
+
+
+def test_explainers_that_are_traced_at_their_first_call() -> None:
+    both = {"a": Explainer.compile(model, "feature_ablation"), "b": Explainer.compile(model, "shapley_sampling")}
+    found = evaluate(both, X, metrics="deletion", target=1, controls=())
+    assert np.isfinite(found.of("deletion", "b")).all()
+
+
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     from explainers.cli.evaluate import app
