@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx
@@ -22,7 +22,6 @@ from torch.utils._sympy.reference import PythonReferenceAnalysis
 from explainers.errors import TraceError
 
 _aten = torch.ops.aten
-_SAME = {_aten.detach.default, _aten.alias.default}
 _SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 _NODE = "_explainers_node"
 
@@ -45,12 +44,18 @@ def record(
 
 
 class Recorder(TorchDispatchMode):
-    """Writes a node for every operation that is run while it is on. A tensor carries its node as an attribute."""
+    """Writes a node for every operation that is run while it is on. A tensor carries its node as an attribute.
+
+    ``same``: operations whose result is written as their operand.
+    """
+
+    same: ClassVar[set[Any]] = {_aten.detach.default, _aten.alias.default}
 
     def __init__(self, mode: FakeTensorMode, table: Mapping[Any, Callable[..., Any]]) -> None:
         super().__init__()
         self.table = table
         self.memo = Memo(mode)
+        self.meta: dict[str, Any] = {}  # of the nodes that are written
         self.graph = fx.Graph()
         self.constants: dict[str, Tensor] = {}
         self._constant_nodes: dict[int, fx.Node] = {}
@@ -59,24 +64,28 @@ class Recorder(TorchDispatchMode):
         self._expressions: dict[Any, Any] = {}
 
     def placeholder(self, argument: Tensor) -> None:
-        node = self.graph.placeholder(f"arg_{len(self.graph.nodes)}")
-        node.meta["val"] = argument
-        setattr(argument, _NODE, node)
-        self._sizes += [(s, node, axis) for axis, s in enumerate(argument.shape) if isinstance(s, torch.SymInt)]
+        self.computed(self.graph.placeholder(f"arg_{len(self.graph.nodes)}"), argument)
+
+    def computed(self, node: fx.Node, value: Any) -> None:
+        """Take ``value`` for what ``node`` computes."""
+        self._name_results(node, value)
+        if node.op == "placeholder":
+            sizes = enumerate(value.shape) if isinstance(value, Tensor) else ()
+            self._sizes += [(size, node, axis) for axis, size in sizes if isinstance(size, torch.SymInt)]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is torch.ops.prim.device.default:
             return func(*args, **kwargs)
         other = self.table.get(func)
-        if other is None and _composite(func) and autograd_would_have_decomposed(func, _flat(args)):
+        if other is None and composite(func) and self.takes_apart(func, args):
             other = func.decompose
         if other is not None:
             with self:
                 return other(*args, **kwargs)
         result = self.memo.run(func, args, kwargs)
-        if func in _SAME and hasattr(args[0], _NODE):
-            setattr(result, _NODE, getattr(args[0], _NODE))
+        if func in self.same and self.node_of(args[0]) is not None:
+            setattr(result, _NODE, self.node_of(args[0]))
             return result
         target = _aten.lift_fresh_copy.default if func is _aten.lift_fresh.default else func
         given = tuple(map(self.written, args)), {key: self.written(value) for key, value in kwargs.items()}
@@ -84,8 +93,12 @@ class Recorder(TorchDispatchMode):
         self._name_results(node, result)
         return result
 
+    def takes_apart(self, func: Any, args: Sequence[Any]) -> bool:
+        """Whether an operation that consists of others is written as these."""
+        return autograd_would_have_decomposed(func, _flat(args))
+
     def _name_results(self, node: fx.Node, result: Any) -> None:
-        node.meta["val"] = result
+        node.meta.update(self.meta, val=result)
         if isinstance(result, Tensor):
             setattr(result, _NODE, node)
         elif isinstance(result, _SYMBOLIC):
@@ -95,10 +108,14 @@ class Recorder(TorchDispatchMode):
                 if isinstance(part, (Tensor, *_SYMBOLIC)):
                     self._name_results(self.graph.call_function(operator.getitem, (node, place)), part)
 
+    def node_of(self, value: Tensor) -> fx.Node | None:
+        node: fx.Node | None = getattr(value, _NODE, None)
+        return node if node is not None and node.graph is self.graph else None
+
     def written(self, value: Any) -> Any:
         """An argument as it stands in the graph."""
         if isinstance(value, Tensor):
-            node = getattr(value, _NODE, None)
+            node = self.node_of(value)
             return self._constant(value) if node is None else node
         if isinstance(value, _SYMBOLIC):
             return self._size(value)
@@ -152,7 +169,7 @@ def _known(number: Any) -> Any:
 
 
 @cache
-def _composite(func: Any) -> bool:
+def composite(func: Any) -> bool:
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"))
 
 
@@ -213,14 +230,14 @@ class Memo:
 
     def _kind(self, value: Tensor) -> int:
         """A number for the tensor's shape, strides and dtype."""
-        number = getattr(value, _KEY, None)
-        if number is None:
+        memo, number = getattr(value, _KEY, (None, 0))
+        if memo is not self:
             if not isinstance(value, FakeTensor) or value.constant is not None or value.layout is not torch.strided:
                 raise TypeError("a tensor of which more matters than its shape")
             sizes = [self._key(size) for size in (*value.shape, *value.stride(), value.storage_offset())]
             what = value.dtype, value.device, len(value.shape), *sizes, value.is_conj(), value.is_neg()
             number = self.kinds.setdefault(what, len(self.kinds))
-            setattr(value, _KEY, number)
+            setattr(value, _KEY, (self, number))
         return number
 
     def _template(self, result: Any) -> Any:
@@ -252,7 +269,7 @@ class Memo:
             return template[0](map(self._copy, template[1:]))
         empty, device, kind = template
         result = FakeTensor(self.mode, empty, device)
-        setattr(result, _KEY, kind)
+        setattr(result, _KEY, (self, kind))
         return result
 
 

@@ -18,7 +18,7 @@ def _fresh(node: Any) -> bool:
     return isinstance(target, torch._ops.OpOverload) and all(r.alias_info is None for r in target._schema.returns)
 
 
-def _functional(target: torch._ops.OpOverload) -> torch._ops.OpOverload | None:
+def functional(target: torch._ops.OpOverload) -> torch._ops.OpOverload | None:
     """The out-of-place operation with the same arguments."""
     packet = getattr(aten, target._schema.name.removeprefix("aten::").removesuffix("_"), None)
     kinds = [str(argument.type) for argument in target._schema.arguments]
@@ -33,10 +33,10 @@ def make_functional(graph: fx.Graph) -> None:
         if not isinstance(target, torch._ops.OpOverload) or not target._schema.is_mutable:
             continue
         written = node.args[0]
-        functional = _functional(target)
-        if functional is None or not _fresh(written):
+        other = functional(target)
+        if other is None or not _fresh(written):
             continue  # the caller reports it
-        node.target = functional
+        node.target = other
         order = {other: place for place, other in enumerate(graph.nodes)}
         written.replace_all_uses_with(node, delete_user_cb=lambda user: order[user] > order[node])  # noqa: B023
 
