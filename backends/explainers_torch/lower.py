@@ -40,6 +40,13 @@ def _norm(
     return _aten._native_batch_norm_legit_no_training.default(x, weight, bias, mean, variance, momentum, eps)[0]
 
 
+def _dropout(x: Tensor, p: float, training: bool) -> Tensor:
+    return x
+
+
+_IN_INFERENCE: dict[Any, Callable[..., Any]] = {_aten.batch_norm.default: _norm, _aten.dropout.default: _dropout}
+
+
 @dataclass(frozen=True)
 class Lowered:
     """What reading a trace takes of an ExportedProgram, under the same names."""
@@ -58,7 +65,7 @@ def lowered(program: ExportedProgram, table: Mapping[Any, Callable[..., Any]]) -
     mode = next((val.fake_mode for val in holders if isinstance(val, FakeTensor)), None)
     if mode is None:
         return None
-    writer = _Writer(mode, {_aten.batch_norm.default: _norm, **table})
+    writer = _Writer(mode, {**_IN_INFERENCE, **table})
     with mode, torch.no_grad(), torch._C._AutoDispatchBelowAutograd(), enable_python_dispatcher():
         if not all(map(writer.take, program.graph.nodes)) or writer.constants:
             return None
@@ -106,8 +113,8 @@ class _Writer(Recorder):
             if node.op not in ("placeholder", "call_function") or isinstance(target, torch._ops.HigherOrderOperator):
                 return False
             return self._copied(node)
-        if target is _aten.batch_norm.default and node.args[5]:
-            return False  # it takes, and updates, the batch's statistics
+        if target in _IN_INFERENCE and node.args[5 if target is _aten.batch_norm.default else 2]:
+            return False  # of the batch's statistics, or random
         if target._schema.is_mutable:
             return self._out_of_place(node)
         if target not in self.table and not (composite(target) and self.takes_apart(target, ())):
@@ -143,7 +150,16 @@ class _Writer(Recorder):
         with self:
             result = target(*args, **kwargs)
         self.nodes[node] = self._noted(result)
+        for operand in node.all_input_nodes:
+            if self.nodes[operand] is self.nodes[node]:  # the operand itself, as of a dropout in inference
+                self._share(operand, node)
         return result
+
+    def _share(self, first: fx.Node, other: fx.Node) -> list[fx.Node]:
+        group = self.sharing.setdefault(first, [first])
+        group.append(other)
+        self.sharing[other] = group
+        return group
 
     def _noted(self, result: Any) -> Any:
         if isinstance(result, (tuple, list)):
@@ -159,17 +175,15 @@ class _Writer(Recorder):
         writes = [a for a in node.target._schema.arguments if a.alias_info is not None and a.alias_info.is_write]  # type: ignore[union-attr]
         if target is None or not isinstance(place, fx.Node) or len(writes) != 1 or "val" not in place.meta:
             return False
-        sharing = self.sharing.get(place) or ([place] if _allocates(place) else [])
+        sharing = self.sharing.get(place, [place])
         users = [user for member in sharing for user in member.users if user in self.nodes and user not in sharing]
-        if not sharing or not all(map(_allocates, users)):
+        if not all(map(_allocates, [sharing[0], *users])):
             return False
         before, after = place.meta["val"], self._run(node, target)
         if before.dtype is not after.dtype or before.shape != after.shape:
             return False
-        sharing.append(node)
-        for member in sharing:
+        for member in self._share(place, node):
             self.nodes[member] = self.nodes[node]
-            self.sharing[member] = sharing
         return True
 
 

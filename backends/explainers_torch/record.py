@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, in_kernel_invocation_manager
 from torch.utils._python_dispatch import TorchDispatchMode, autograd_would_have_decomposed
-from torch.utils._sympy.interp import sympy_interp
-from torch.utils._sympy.reference import PythonReferenceAnalysis
 
 from explainers.errors import TraceError
+
+from .sizes import written
 
 _aten = torch.ops.aten
 _SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
@@ -60,7 +60,6 @@ class Recorder(TorchDispatchMode):
         self.constants: dict[str, Tensor] = {}
         self._constant_nodes: dict[int, fx.Node] = {}
         self._sizes: list[tuple[Any, fx.Node, int]] = []  # of the placeholders, with their axes
-        self._symbols: dict[Any, fx.Proxy] = {}
         self._expressions: dict[Any, Any] = {}
 
     def placeholder(self, argument: Tensor) -> None:
@@ -141,19 +140,11 @@ class Recorder(TorchDispatchMode):
         if known is not None:
             return known
         expression = number.node.expr
-        found = self._expressions.get(expression)
-        if found is None:
-            for symbol in expression.free_symbols:
-                if symbol not in self._symbols:
-                    self._symbols[symbol] = fx.Proxy(self._symbol(symbol))
-            found = sympy_interp(PythonReferenceAnalysis, self._symbols, expression)
-            found = self._expressions[expression] = found.node if isinstance(found, fx.Proxy) else found
-        return found
+        for symbol in expression.free_symbols - self._expressions.keys():
+            self._expressions[symbol] = self._symbol(symbol)
+        return written(expression, self.graph, self._expressions)
 
     def _symbol(self, symbol: Any) -> fx.Node:
-        if symbol in self._expressions:  # an operation's result
-            node: fx.Node = self._expressions[symbol]
-            return node
         for size, holder, axis in self._sizes:
             if size.node.expr == symbol:
                 node = self.graph.call_function(_aten.sym_size.int, (holder, axis))

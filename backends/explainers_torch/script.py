@@ -24,6 +24,7 @@ _SIGNS = {
 _OF_SIZES: dict[Any, str] = {
     torch.sym_float: "float", torch.sym_int: "int", torch.sym_max: "max", torch.sym_min: "min", torch.sym_not: "not ",
     operator.not_: "not ", operator.neg: "-", math.floor: "math.floor", math.ceil: "math.ceil", math.trunc: "int",
+    math.sqrt: "math.sqrt",
     round: "round",
 }  # fmt: skip
 
