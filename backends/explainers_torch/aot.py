@@ -166,7 +166,7 @@ class PackageKernel(kernel.WeightsFirst):
     """A package with its weights bound."""
 
     def __init__(self, native: Package, weights: Mapping[Value, torch.Tensor], placeholders: Sequence[Any]) -> None:
-        super().__init__(native, None, weights)
+        super().__init__(native, weights)
         self.holders = [(holder.axis, tuple(holder.shape)) for holder in placeholders]
 
     def __call__(self, *arguments: torch.Tensor) -> tuple[torch.Tensor, ...]:

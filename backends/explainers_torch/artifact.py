@@ -112,7 +112,7 @@ class Scripted:
             self.module = torch.jit.load(io.BytesIO(content), map_location=device)
 
     def kernel(self, part: str, rows: Size) -> kernel.TorchKernel:
-        return kernel.TorchKernel(getattr(self.module, part), None, {})
+        return kernel.TorchKernel(getattr(self.module, part), {})
 
     def files(self) -> dict[str, bytes]:
         buffer = io.BytesIO()
@@ -128,7 +128,7 @@ class Scripted:
 def _exported(program: Runnable, traced: Traced) -> bytes:
     """A program's flat graph, with dynamic leading axes, as an ExportedProgram: weights, arguments → results."""
     try:
-        graph = kernel.flatten(program, traced, None, unrolled=True)
+        graph = kernel.flatten(program, traced, None)
     except TraceError as error:
         raise ArtifactError(
             f"a file holds one program for all batch sizes, and this model cannot be traced for all: {error}"
@@ -236,7 +236,7 @@ class Exported:
                 self.flat[part] = _Flat(graph, self.parts[part])
         flat = self.flat[part]
         if rows is None:
-            return kernel.WeightsFirst(flat.graph, flat.graph, self.traced.weights)
+            return kernel.WeightsFirst(flat.graph, self.traced.weights)
         return kernel.compile(flat, self.traced, self.engine, rows)
 
     def files(self) -> dict[str, bytes]:

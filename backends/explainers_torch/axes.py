@@ -17,6 +17,8 @@ from explainers.graph import Function, Graph
 from explainers.lengths import EXAMPLES, Length, named
 from explainers.spec import Signature, TensorSpec
 
+from .lower import Lowered
+
 
 def dynamic(spec: TensorSpec) -> dict[int, Any]:
     """The axes that vary, for torch.export, which finds out what sizes the model takes."""
@@ -38,7 +40,7 @@ def with_examples(sig: Signature) -> Signature:
 class Axes:
     """The symbols of an exported program: the batch and the axes that vary."""
 
-    def __init__(self, program: ExportedProgram, sig: Signature) -> None:
+    def __init__(self, program: ExportedProgram | Lowered, sig: Signature) -> None:
         self.lengths: dict[Any, Length] = {}  # by symbol
         self.examples: dict[Any, int] = {}
         self.batch: set[Any] = set()

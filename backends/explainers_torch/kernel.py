@@ -7,7 +7,6 @@ CUDA graph, or run as it is.
 
 from __future__ import annotations
 
-import operator
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
@@ -28,21 +27,19 @@ from explainers.graph import Value
 from explainers.lengths import Length, varies
 
 from . import ops, recurrent, verify
+from .record import record
+from .script import scripted
 from .simplify import make_functional, simplify
 from .trace import _TRACING, _trace_error
 
-_OF_SIZES = {  # functions of sizes, as TorchScript knows them
-    torch.sym_float: float, torch.sym_int: int, torch.sym_max: max, torch.sym_min: min, torch.sym_not: operator.not_,
-}  # fmt: skip
 _HINTS = {"samples": 5, "baselines": 3, "rows": 7, "": 0}
 
 
 class TorchKernel:
     """A compiled program with its weights bound."""
 
-    def __init__(self, native: Any, graph: fx.GraphModule | None, names: Mapping[Value, str]) -> None:
+    def __init__(self, native: Any, names: Mapping[Value, str]) -> None:
         self.native = native
-        self.graph = graph
         self.names = names
         self.forward = _forward(native)
 
@@ -68,8 +65,8 @@ def _forward(native: Any) -> Any:
 class WeightsFirst(TorchKernel):
     """A graph that takes its weights as its first arguments."""
 
-    def __init__(self, native: Any, graph: fx.GraphModule | None, weights: Mapping[Value, torch.Tensor]) -> None:
-        super().__init__(native, graph, {})
+    def __init__(self, native: Any, weights: Mapping[Value, torch.Tensor]) -> None:
+        super().__init__(native, {})
         self.order = list(weights)
         self.weights = list(weights.values())
 
@@ -83,8 +80,8 @@ class WeightsFirst(TorchKernel):
 class StaticKernel(WeightsFirst):
     """A kernel of Inductor or a CUDA graph: shapes are fixed, one call at a time."""
 
-    def __init__(self, native: Any, graph: fx.GraphModule, weights: Mapping[Value, torch.Tensor]) -> None:
-        super().__init__(native, graph, weights)
+    def __init__(self, native: Any, weights: Mapping[Value, torch.Tensor]) -> None:
+        super().__init__(native, weights)
         self.lock = threading.Lock()
 
     def __call__(self, *arguments: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -99,54 +96,67 @@ def compile(program: Runnable, traced: Traced, engine: str, rows: Size) -> Torch
         raise InputError(f"engine 'cudagraphs' needs a GPU; the model is on {device}. Use torchscript or inductor.")
     with _TRACING, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        static = engine in ("inductor", "cudagraphs")
-        graph = flatten(program, traced, rows, unrolled=static)
-        if static:
-            return _static(graph, program, traced, engine, rows)
-        names = _own_weights(graph, traced)
-        native = _script(graph) if engine == "torchscript" else graph
-    return TorchKernel(native, graph, names)
+        if engine in ("inductor", "cudagraphs"):
+            return _static(flatten(program, traced, rows), program, traced, engine, rows)
+        graph, constants = _recorded(program, traced, rows, {})
+        names = _own_weights(graph, constants, traced)
+        native = scripted(graph, constants) if engine == "torchscript" else fx.GraphModule(constants, graph)
+    return TorchKernel(native, names)
 
 
 # --- one flat graph --------------------------------------------------------------------------
 
 
-def flatten(program: Runnable, traced: Traced, rows: Size, *, unrolled: bool) -> fx.GraphModule:
+def flatten(program: Runnable, traced: Traced, rows: Size) -> fx.GraphModule:
     """The program as one functional ATen graph: weights, then arguments, in; results out.
 
-    ``unrolled``: whether recurrent layers run step by step; otherwise each is one operation of this package.
+    Recurrent layers run step by step. In the graph of a kernel each is one operation of this package.
     """
-    table = recurrent.FUNCTIONS if unrolled else {}
+    graph, constants = _recorded(program, traced, rows, recurrent.FUNCTIONS)
+    for node in graph.nodes:
+        if "val" in node.meta:
+            node.meta["val"] = pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, node.meta["val"])
+    return fx.GraphModule(constants, graph)
+
+
+def _recorded(
+    program: Runnable, traced: Traced, rows: Size, table: Mapping[Any, Any]
+) -> tuple[fx.Graph, dict[str, torch.Tensor]]:
+    """The program as a graph, with the constants that it refers to. ``table``: as of :func:`record`."""
     keys = list(traced.weights)
-
-    def run(weights: Sequence[Any], arguments: Sequence[Any]) -> tuple[Any, ...]:
-        return program(ops, dict(zip(keys, weights, strict=True)), *arguments)
-
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     weights = [mode.from_tensor(w, static_shapes=True) for w in traced.weights.values()]
     arguments = [_fake(mode, p, rows, traced.device) for p in program.placeholders]
-    flat, spec = pytree.tree_flatten((weights, arguments))
 
-    def flat_run(*leaves: Any) -> tuple[Any, ...]:
-        return run(*pytree.tree_unflatten(list(leaves), spec))
+    def run(*leaves: Any) -> tuple[Any, ...]:
+        return program(ops, dict(zip(keys, leaves, strict=False)), *leaves[len(keys) :])
 
+    leaves = [*weights, *arguments]
     try:
         with mode, torch.no_grad(), enable_python_dispatcher():
-            graph = make_fx(flat_run, tracing_mode="real", decomposition_table=table)(*flat)
+            graph, constants = record(run, leaves, mode, table)
     except ExplainersError:
         raise
     except Exception as error:
         raise _trace_error(error) from error
     make_functional(graph)
-    if any(map(_writes, graph.graph.nodes)):  # remaining problems are for the framework to report
-        with mode, torch.no_grad(), enable_python_dispatcher():
-            graph = make_fx(torch.func.functionalize(graph, remove="mutations"), tracing_mode="real")(*flat)
+    if any(map(_writes, graph.nodes)):  # remaining problems are for the framework to report
+        graph, constants = _functional(fx.GraphModule(constants, graph), leaves, mode)
     _check(graph, arguments)
     simplify(graph)
-    return graph
+    return graph, constants
 
 
-def _check(graph: fx.GraphModule, arguments: Sequence[torch.Tensor]) -> None:
+def _functional(
+    module: fx.GraphModule, leaves: Sequence[Any], mode: FakeTensorMode
+) -> tuple[fx.Graph, dict[str, torch.Tensor]]:
+    with mode, torch.no_grad(), enable_python_dispatcher():
+        made = make_fx(torch.func.functionalize(module, remove="mutations"), tracing_mode="real")(*leaves)
+    named = {str(node.target) for node in made.graph.nodes if node.op == "get_attr"}
+    return made.graph, {name: getattr(made, name) for name in named}
+
+
+def _check(graph: fx.Graph, arguments: Sequence[torch.Tensor]) -> None:
     """Check that the graph holds for every batch size and writes nothing in place."""
     for argument in arguments:
         for axis, size in enumerate(argument.shape):
@@ -156,7 +166,7 @@ def _check(graph: fx.GraphModule, arguments: Sequence[torch.Tensor]) -> None:
                     f"an operation of the model fixed {what} while it was traced. Give an engine with static shapes, "
                     "such as 'inductor'."
                 )
-    for node in graph.graph.nodes:
+    for node in graph.nodes:
         if _writes(node):
             raise TraceError(f"operation {node.target} writes in place inside the compiled program; please report this")
 
@@ -193,54 +203,21 @@ def _dynamic(size: int) -> DimDynamic:
     return DimDynamic.DUCK if size.plain else DimDynamic.DYNAMIC
 
 
-def _own_weights(graph: fx.GraphModule, traced: Traced) -> dict[Value, str]:
-    """Turn the leading placeholders into attributes that share storage with the model's weights."""
+def _own_weights(graph: fx.Graph, constants: dict[str, torch.Tensor], traced: Traced) -> dict[Value, str]:
+    """Turn the leading placeholders into constants that share storage with the model's weights; returns their names."""
     names = {}
-    holders = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    holders = [node for node in graph.nodes if node.op == "placeholder"]
     for index, (holder, (value, tensor)) in enumerate(zip(holders, traced.weights.items(), strict=False)):
         if not holder.users:
-            graph.graph.erase_node(holder)
+            graph.erase_node(holder)
             continue
         name = f"weight_{index}"
-        graph.register_buffer(name, tensor)
-        with graph.graph.inserting_before(holder):
-            holder.replace_all_uses_with(graph.graph.get_attr(name))
-        graph.graph.erase_node(holder)
+        constants[name] = tensor
+        with graph.inserting_before(holder):
+            holder.replace_all_uses_with(graph.get_attr(name))
+        graph.erase_node(holder)
         names[value] = name
-    graph.recompile()
     return names
-
-
-# --- TorchScript -----------------------------------------------------------------------------
-
-
-def _script(graph: fx.GraphModule) -> torch.jit.ScriptModule:
-    """Script a copy of the graph: operator packets for overloads, ``size`` for ``sym_size``."""
-    module = fx.GraphModule(graph, _copied(graph.graph))
-    for node in module.graph.nodes:
-        if node.op != "call_function":
-            continue
-        if node.target is torch.ops.aten.convolution_backward.default:
-            node.args = (*node.args[:3], None, *node.args[4:])
-        if node.target is torch.ops.aten.addmm.default and not node.kwargs:  # TorchScript would execute two steps
-            bias, x, turned = node.args
-            if turned.target is torch.ops.aten.t:
-                node.target, node.args = torch.ops.aten.linear.default, (x, turned.args[0], bias)
-        node.target = _OF_SIZES.get(node.target, node.target)
-        if node.target in recurrent.FUNCTIONS:
-            node.target = recurrent.FUNCTIONS[node.target]
-        if isinstance(node.target, torch._ops.OpOverload):
-            packet = node.target.overloadpacket
-            node.target = torch.ops.aten.size if packet is torch.ops.aten.sym_size else packet
-    module.recompile()
-    return torch.jit.script(module)
-
-
-def _copied(graph: fx.Graph) -> fx.Graph:
-    copied = fx.Graph()
-    result = copied.graph_copy(graph, {})
-    copied.output(result)
-    return copied
 
 
 # --- static engines --------------------------------------------------------------------------
@@ -258,7 +235,7 @@ def _static(graph: fx.GraphModule, program: Runnable, traced: Traced, engine: st
         )
     else:
         native = _capture(graph, examples)
-    return StaticKernel(native, graph, traced.weights)
+    return StaticKernel(native, traced.weights)
 
 
 def _inductor(graph: fx.GraphModule, examples: list[torch.Tensor], options: dict[str, Any]) -> Any:

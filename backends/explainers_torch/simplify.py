@@ -18,7 +18,7 @@ def _fresh(node: Any) -> bool:
     return isinstance(target, torch._ops.OpOverload) and all(r.alias_info is None for r in target._schema.returns)
 
 
-def _functional(target: torch._ops.OpOverload) -> torch._ops.OpOverload | None:
+def functional(target: torch._ops.OpOverload) -> torch._ops.OpOverload | None:
     """The out-of-place operation with the same arguments."""
     packet = getattr(aten, target._schema.name.removeprefix("aten::").removesuffix("_"), None)
     kinds = [str(argument.type) for argument in target._schema.arguments]
@@ -26,39 +26,37 @@ def _functional(target: torch._ops.OpOverload) -> torch._ops.OpOverload | None:
     return next((o for o in overloads if [str(a.type) for a in o._schema.arguments] == kinds), None)
 
 
-def make_functional(graph: fx.GraphModule) -> None:
+def make_functional(graph: fx.Graph) -> None:
     """Replace in-place writes of a derivative, into an array that it has just allocated, by out-of-place operations."""
-    for node in list(graph.graph.nodes):
+    for node in list(graph.nodes):
         target = node.target
         if not isinstance(target, torch._ops.OpOverload) or not target._schema.is_mutable:
             continue
         written = node.args[0]
-        functional = _functional(target)
-        if functional is None or not _fresh(written):
+        other = functional(target)
+        if other is None or not _fresh(written):
             continue  # the caller reports it
-        node.target = functional
-        order = {other: place for place, other in enumerate(graph.graph.nodes)}
+        node.target = other
+        order = {other: place for place, other in enumerate(graph.nodes)}
         written.replace_all_uses_with(node, delete_user_cb=lambda user: order[user] > order[node])  # noqa: B023
-    graph.recompile()
 
 
-def simplify(graph: fx.GraphModule) -> None:
+def simplify(graph: fx.Graph) -> None:
     """Remove operations without effect and merge duplicate computations, in place."""
-    for node in list(graph.graph.nodes):
+    for node in list(graph.nodes):
         if node.target is aten._conj.default and isinstance(node.args[0], (int, float, complex)):
             node.replace_all_uses_with(node.args[0].conjugate())  # from the backward of a product with a number
-            graph.graph.erase_node(node)
-    for node in graph.graph.nodes:
+            graph.erase_node(node)
+    for node in graph.nodes:
         if node.target is aten.view.default:  # strides at run time may differ from the trace's
             node.target = aten.reshape.default
         if node.target in _NO_OPS or (node.target is aten._to_copy.default and _same_kind(node)):
             node.replace_all_uses_with(node.args[0])
-    _join_equal(graph.graph)
-    for node in list(graph.graph.nodes):
+    _join_equal(graph)
+    for node in list(graph.nodes):
         if node.target is aten.convolution_backward.default:
-            _as_forward(graph.graph, node)
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
+            _as_forward(graph, node)
+    graph.eliminate_dead_code()
 
 
 def _same_kind(node: fx.Node) -> bool:

@@ -34,6 +34,7 @@ from . import axes, decompose, own, recurrent, roles
 from .axes import Axes
 from .backend import of_keras
 from .locality import locality
+from .lower import Lowered, lowered
 from .operands import Operand
 from .twin import hooks_restored, in_inference
 from .watch import Watch
@@ -169,10 +170,13 @@ class Export:
     watch: Watch
     calls: list[own.OwnCall]
 
-    def decomposed(self, elementary: bool) -> ExportedProgram:
+    def decomposed(self, elementary: bool, varying: bool) -> ExportedProgram | Lowered:
+        """``varying``: whether other axes than the batch vary, whose conditions the framework's own pass finds."""
+        table = decompose.TABLE if elementary else decompose.ALWAYS
         try:
             with own.recorded(self.calls), self.watch:
-                return self.program.run_decompositions(decompose.TABLE if elementary else decompose.ALWAYS)
+                found = None if varying else lowered(self.program, table)
+                return found or self.program.run_decompositions(table)
         except ExplainersError:
             raise
         except Exception as error:
@@ -209,7 +213,7 @@ class Exports:
         """
         if self.plain is None or self.whole is not self.apart:
             return False
-        program: ExportedProgram = self.plain.memory[1]
+        program: ExportedProgram | Lowered = self.plain.memory[1]
         return not any(node.target in decompose.COMPOSITE for node in program.graph.nodes)
 
 
@@ -241,10 +245,10 @@ def trace(
             return _export(inference_copy(model, dtype, place if place != origin else None), sig, place, layers)
 
         found = exports.of(not elementary, export)
-        program = found.decomposed(elementary)
+        program = found.decomposed(elementary, bool(sig.lengths))
         if recurrent.weights_move(program):
             found = exports.of(False, export)
-            program = found.decomposed(elementary)
+            program = found.decomposed(elementary, bool(sig.lengths))
         sizes = axes.Axes(program, sig)
         with own.recorded(found.calls):
             graph, memory = _read(program, sig, sizes)
@@ -467,7 +471,7 @@ def user_line(error: BaseException) -> str:
 _ASSERTIONS = ("_assert", "sym_constrain", "_guards")
 
 
-def _read(program: ExportedProgram, sig: Signature, axes: Axes) -> tuple[Graph, dict[Value, tuple[str, str]]]:
+def _read(program: ExportedProgram | Lowered, sig: Signature, axes: Axes) -> tuple[Graph, dict[Value, tuple[str, str]]]:
     specs = {s.arg.name: s for s in program.graph_signature.input_specs if hasattr(s.arg, "name")}
     nodes: list[Node] = []
     inputs: list[Value] = []
@@ -657,7 +661,9 @@ def _source(fx: torch.fx.Node) -> str:
     return "{}:{}".format(*own[-1]) if own else ""
 
 
-def _results(program: ExportedProgram, values: Mapping[torch.fx.Node, Value]) -> tuple[tuple[str, Value], ...]:
+def _results(
+    program: ExportedProgram | Lowered, values: Mapping[torch.fx.Node, Value]
+) -> tuple[tuple[str, Value], ...]:
     by_name = {fx.name: value for fx, value in values.items()}
     user = [s.arg for s in program.graph_signature.output_specs if s.kind is OutputKind.USER_OUTPUT]
     names = [getattr(arg, "name", None) for arg in user]
