@@ -131,6 +131,9 @@ def test_motifs_are_found(tmp_path: Path) -> None:
     assert inside["gradient"] < min(inside["deeplift"], inside["shapley_sampling"])
     assert len(pictures(stdout, tmp_path)) == 1
     assert "data:image/png" in (tmp_path / "out" / "motifs.html").read_text(encoding="utf-8")
+    best = dict(re.findall(r"^best by (\w+): (\w+)$", stdout, re.MULTILINE))
+    assert {best[name] for name in ("relevance_rank", "sensitivity_n", "deletion")} <= {"deeplift", "shapley_sampling"}
+    assert "<h2>relevance_rank</h2>" in (tmp_path / "out" / "motifs_evaluated.html").read_text(encoding="utf-8")
 
 
 def test_words_are_explained(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import product
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -25,12 +26,13 @@ class Interval(NamedTuple):
 
 
 def interval(scores: Numpy, generator: np.random.Generator, level: float = 0.95) -> Interval:
-    """The mean of scores (N,) with its bootstrap-t interval.
+    """The mean of scores (N,) with its bootstrap-t interval; of scores that are all 0 or 1, with Wilson's interval.
 
     Efron and Tibshirani 1993, "An Introduction to the Bootstrap", section 12.5: the quantiles of (m* − m)/e*, with the
     mean m* of N scores drawn with replacement and its standard error e*, take the place of those of Student's t. Where
-    half of the scores or more are equal, resamples may have no spread; these are left out. An interval needs two
-    scores that differ; equal ones have an interval of length 0.
+    many scores are equal, resamples may have no spread; e of all scores is taken for e* there. Equal scores other than
+    0 and 1 have an interval of length 0. Wilson 1927, "Probable inference, the law of succession, and statistical
+    inference".
     """
     known = scores[np.isfinite(scores)]
     count = len(known)
@@ -39,6 +41,8 @@ def interval(scores: Numpy, generator: np.random.Generator, level: float = 0.95)
     mean = float(known.mean())
     if count == 1:
         return Interval(mean, np.nan, np.nan)
+    if np.isin(known, (0.0, 1.0)).all():
+        return _wilson(mean, count, level)
     error = known.std(ddof=1) / np.sqrt(count)
     if error <= np.finfo(np.float64).eps * abs(mean):
         return Interval(mean, mean, mean)
@@ -46,10 +50,16 @@ def interval(scores: Numpy, generator: np.random.Generator, level: float = 0.95)
     for index in _draws(count, RESAMPLES, generator):
         drawn = known[index]
         spread = drawn.std(axis=1, ddof=1) / np.sqrt(count)
-        use = spread > 1e-9 * error
-        ratios.append((drawn.mean(axis=1)[use] - mean) / spread[use])
+        ratios.append((drawn.mean(axis=1) - mean) / np.where(spread > 1e-9 * error, spread, error))
     low, high = np.quantile(np.concatenate(ratios), [(1 - level) / 2, (1 + level) / 2])
     return Interval(mean, mean - float(high) * error, mean - float(low) * error)
+
+
+def _wilson(share: float, count: int, level: float) -> Interval:
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return Interval(share, max(0.0, middle - float(half)), min(1.0, middle + float(half)))
 
 
 def best(scores: Mapping[str, Numpy], higher: bool, generator: np.random.Generator) -> dict[str, float]:

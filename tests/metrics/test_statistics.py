@@ -29,6 +29,33 @@ def test_intervals_cover_the_mean(kind: str, count: int) -> None:
     assert 0.92 <= covered / 500 <= 0.985
 
 
+@pytest.mark.parametrize("share", [0.5, 0.9])
+@pytest.mark.parametrize("count", [20, 60])
+def test_intervals_cover_shares(share: float, count: int) -> None:
+    covered = 0
+    for seed in range(500):
+        found = statistics.interval((rng(seed).random(count) < share).astype(float), rng(seed))
+        covered += found.low <= share <= found.high
+    assert 0.92 <= covered / 500 <= 0.985
+
+
+def test_intervals_of_shares_agree_with_scipy() -> None:
+    for hits, count in ((0, 8), (1, 20), (19, 20), (20, 20)):
+        found = statistics.interval(np.arange(count) < hits, rng())
+        wanted = stats.binomtest(hits, count).proportion_ci(method="wilson")
+        np.testing.assert_allclose(found, (hits / count, wanted.low, wanted.high), atol=1e-12)
+
+
+@pytest.mark.parametrize("count", [15, 40])
+def test_intervals_cover_the_mean_of_scores_that_are_often_equal(count: int) -> None:
+    covered = 0
+    for seed in range(500):
+        scores = rng(seed).choice([0.2, 0.4, 1.0], count, p=[0.2, 0.3, 0.5])
+        found = statistics.interval(scores, rng(seed))
+        covered += found.low <= 0.66 <= found.high
+    assert 0.92 <= covered / 500 <= 0.985
+
+
 def test_intervals_of_few_or_equal_scores() -> None:
     assert statistics.interval(np.full(5, 0.3), rng()) == (0.3, 0.3, 0.3)
     one = statistics.interval(np.array([2.0]), rng())
