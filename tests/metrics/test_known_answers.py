@@ -105,6 +105,27 @@ def test_the_reversed_control_is_the_attribution_with_its_sign_reversed() -> Non
         np.testing.assert_allclose(found.of(label, "reversed a"), score(curved, metric, -ATTRIBUTION), rtol=1e-9)
 
 
+@pytest.mark.parametrize(
+    "metric", [metrics.Deletion(4), metrics.Insertion(4), metrics.Deletion(4, order="least")], ids=str
+)
+def test_curves_of_the_reversed_control(metric: Any) -> None:
+    arguments = {"metrics": metric, "model": Explainer.compile(curved, "feature_ablation", inputs=X)}
+    both = evaluate({}, X, attributions={"a": ATTRIBUTION}, controls=("reversed",), **arguments)
+    alone = evaluate({}, X, attributions={"a": -ATTRIBUTION}, controls=(), **arguments)
+    found, wanted = both.curves[metric.label]["reversed a"].mean, alone.curves[metric.label]["a"].mean
+    np.testing.assert_allclose(found, wanted, rtol=1e-9)
+
+
+def test_every_order_of_equal_features_has_the_same_area() -> None:
+    """Also where half of the features is no whole number, as at the middle of this curve."""
+    x = np.ones((SAMPLES, 11))
+    explain = Explainer.compile(lambda x: x.sum(axis=1), "feature_ablation", inputs=x)
+    given = {"a": ATTRIBUTION[:, :11]}
+    found = evaluate({}, x, metrics=metrics.Deletion(4), attributions=given, model=explain, controls=("reversed",))
+    for name in ("a", "reversed a"):
+        np.testing.assert_allclose(found.of("deletion(steps=4)", name), 11 / 2)
+
+
 def test_the_reversed_control_costs_nothing_beside_both_curves() -> None:
     explain = Explainer.compile(curved, "feature_ablation", inputs=X)
     both = ["deletion", "insertion", "abpc", "sensitivity_n"]
