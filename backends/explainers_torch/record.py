@@ -59,18 +59,11 @@ class Recorder(TorchDispatchMode):
         self.graph = fx.Graph()
         self.constants: dict[str, Tensor] = {}
         self._constant_nodes: dict[int, fx.Node] = {}
-        self._sizes: list[tuple[Any, fx.Node, int]] = []  # of the placeholders, with their axes
+        self._sizes: list[tuple[Any, fx.Node, int]] = []  # that do not follow from others, with their axes
         self._expressions: dict[Any, Any] = {}
 
     def placeholder(self, argument: Tensor) -> None:
         self.computed(self.graph.placeholder(f"arg_{len(self.graph.nodes)}"), argument)
-
-    def computed(self, node: fx.Node, value: Any) -> None:
-        """Take ``value`` for what ``node`` computes."""
-        self._name_results(node, value)
-        if node.op == "placeholder":
-            sizes = enumerate(value.shape) if isinstance(value, Tensor) else ()
-            self._sizes += [(size, node, axis) for axis, size in sizes if isinstance(size, torch.SymInt)]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -89,23 +82,27 @@ class Recorder(TorchDispatchMode):
         target = _aten.lift_fresh_copy.default if func is _aten.lift_fresh.default else func
         given = tuple(map(self.written, args)), {key: self.written(value) for key, value in kwargs.items()}
         node = self.graph.create_node("call_function", target, *given, name=target._opname)
-        self._name_results(node, result)
+        self.computed(node, result)
         return result
 
     def takes_apart(self, func: Any, args: Sequence[Any]) -> bool:
         """Whether an operation that consists of others is written as these."""
         return autograd_would_have_decomposed(func, _flat(args))
 
-    def _name_results(self, node: fx.Node, result: Any) -> None:
+    def computed(self, node: fx.Node, result: Any) -> None:
+        """Take ``result`` for what ``node`` computes."""
         node.meta.update(self.meta, val=result)
         if isinstance(result, Tensor):
             setattr(result, _NODE, node)
+            if _has_own_sizes(node):
+                sizes = enumerate(result.shape)
+                self._sizes += [(size, node, axis) for axis, size in sizes if isinstance(size, torch.SymInt)]
         elif isinstance(result, _SYMBOLIC):
             self._expressions[result.node.expr] = node
         elif isinstance(result, (tuple, list)):
             for place, part in enumerate(result):
                 if isinstance(part, (Tensor, *_SYMBOLIC)):
-                    self._name_results(self.graph.call_function(operator.getitem, (node, place)), part)
+                    self.computed(self.graph.call_function(operator.getitem, (node, place)), part)
 
     def node_of(self, value: Tensor) -> fx.Node | None:
         node: fx.Node | None = getattr(value, _NODE, None)
@@ -150,7 +147,14 @@ class Recorder(TorchDispatchMode):
                 node = self.graph.call_function(_aten.sym_size.int, (holder, axis))
                 node.meta["val"] = size
                 return node
-        raise TraceError(f"the size {symbol} is not that of an argument; please report this")
+        raise TraceError(f"the size {symbol} is not that of an argument or a result; please report this")
+
+
+def _has_own_sizes(node: fx.Node) -> bool:
+    """Whether sizes of the node's result may depend on more than the sizes of its operands."""
+    while node.target is operator.getitem:
+        node = node.args[0]  # type: ignore[assignment]
+    return node.op == "placeholder" or not _repeats(node.target)
 
 
 def _known(number: Any) -> Any:

@@ -69,6 +69,13 @@ def several(x: Tensor) -> tuple[Tensor, ...]:
     return values, places, first + second, torch.cat(x.unbind(1)), torch.einsum("ni,nj->nij", x, x)
 
 
+def chosen(x: Tensor) -> tuple[Tensor, ...]:
+    """Sizes that depend on the numbers."""
+    places, columns = torch.nonzero(x[:, :2] > 0).unbind(1)
+    picked = x[x > 0]
+    return places * 2 + columns, x[places], torch.ones(picked.shape[0] * 2), torch.zeros(places.shape[0], 3)
+
+
 def written(x: Tensor) -> tuple[Tensor, ...]:
     a = x * 2
     b = x * 2
@@ -81,7 +88,7 @@ def written(x: Tensor) -> tuple[Tensor, ...]:
 
 @pytest.mark.parametrize(
     ("function", "shapes"),
-    [(sizes, [(0, 4), (0, 4)]), (constants, [(0, 3)]), (several, [(0, 4)]), (written, [(0, 4)])],
+    [(sizes, [(0, 4), (0, 4)]), (constants, [(0, 3)]), (several, [(0, 4)]), (chosen, [(0, 4)]), (written, [(0, 4)])],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_the_graph_and_its_script_compute_what_the_function_does(function: Any, shapes: Any) -> None:
