@@ -83,7 +83,7 @@ def written(x: Tensor) -> tuple[Tensor, ...]:
     a.add_(1)
     c = b * 2
     b.squeeze_(1).t_()
-    return a, c, b * 2, x * 2
+    return a, c * c.ndim, b * 2, x * 2
 
 
 @pytest.mark.parametrize(
