@@ -1,7 +1,7 @@
 """Programs as compiled torch functions.
 
-The program runs once over fake tensors whose leading axes are symbolic; make_fx records every ATen
-operation, including backward ones. That flat graph is scripted, compiled by Inductor, captured as a
+The program runs once over fake tensors whose leading axes are symbolic; every ATen operation is recorded,
+including backward ones. That flat graph is scripted, compiled by Inductor, captured as a
 CUDA graph, or run as it is.
 """
 
@@ -125,6 +125,7 @@ def _recorded(
     """The program as a graph, with the constants that it refers to. ``table``: as of :func:`record`."""
     keys = list(traced.weights)
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    mode.cache_enabled = False  # ours is faster where sizes are symbols
     weights = [mode.from_tensor(w, static_shapes=True) for w in traced.weights.values()]
     arguments = [_fake(mode, p, rows, traced.device) for p in program.placeholders]
 

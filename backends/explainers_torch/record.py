@@ -245,16 +245,8 @@ class Memo:
         if not isinstance(result, FakeTensor) or result.constant is not None:
             return _UNKNOWN
         kind, device = self._kind(result), result.device
-        env = self.mode.shape_env
-        assert env is not None
-        with in_kernel_invocation_manager(self.mode), env.suppress_guards():
-            where = result.storage_offset(), result.shape, result.stride()
-            empty = torch.empty_strided(*where[1:], dtype=result.dtype, device="meta")
-            empty.set_(result.untyped_storage(), *where)
-            if result.is_conj():
-                torch._C._set_conj(empty, True)
-            if result.is_neg():
-                torch._C._set_neg(empty, True)
+        with in_kernel_invocation_manager(self.mode):
+            empty = result.detach()
         return empty, device, kind
 
     def _copy(self, template: Any) -> Any:

@@ -83,7 +83,7 @@ def written(x: Tensor) -> tuple[Tensor, ...]:
     a.add_(1)
     c = b * 2
     b.squeeze_(1).t_()
-    return a, c, b * 2, x * 2
+    return a, c * c.ndim, b * 2, x * 2
 
 
 @pytest.mark.parametrize(
@@ -152,6 +152,24 @@ def test_an_operation_is_run_once_for_arguments_of_one_kind() -> None:
     assert sum(node.target is torch.ops.aten.tanh.default for node in graph.nodes) == 10
     assert ran.count(torch.ops.aten.tanh.default) == 1
     assert ran.count(torch.ops.aten.mm.default) == 2
+
+
+def test_copies_of_a_result_are_written_to_one_by_one() -> None:
+    """Otherwise autograd would take the value that an operation saved for one that was changed since."""
+    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    x = mode.from_tensor(torch.zeros(3, 4), static_shapes=True)
+    versions: list[int] = []
+
+    def function(x: Tensor) -> list[Tensor]:
+        a, b, c = x * 2, x * 2, x * 2
+        b.add_(1)
+        c.add_(1).add_(2)
+        versions.extend(y._version for y in (a, b, c, x * 2))
+        return [a, b, c]
+
+    with mode, torch.no_grad():
+        record(function, [x], mode, {})
+    assert versions == [0, 1, 2, 0]
 
 
 def test_sizes_are_written_from_those_of_the_arguments() -> None:
