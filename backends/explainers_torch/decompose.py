@@ -217,6 +217,20 @@ def _gates(
     return torch.nn.functional.linear(x, w_ih, b_ih) + torch.nn.functional.linear(h, w_hh, b_hh)
 
 
+def lstm(
+    x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], has_biases: bool, layers: int, dropout: float,
+    train: bool, bidirectional: bool, batch_first: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Step by step. torch's own decomposition takes one operation of oneDNN for arrays that need no derivative."""
+    given = decompositions.gather_params(weights, has_biases, states[0].size(2) != states[1].size(2))
+    y, ends = decompositions._rnn_helper(
+        x, list(zip(*states[:2], strict=True)), given, has_biases, layers, dropout, train, bidirectional, batch_first,
+        decompositions.one_layer_lstm,
+    )  # fmt: skip
+    hidden, cells = zip(*ends, strict=True)
+    return y, torch.stack(hidden, 0), torch.stack(cells, 0)
+
+
 def lstm_cell(
     x: Tensor, state: Sequence[Tensor], w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None,
     b_hh: Tensor | None = None,
@@ -268,7 +282,7 @@ def _table() -> dict[Any, Callable[..., Any]]:
         aten.max_pool1d.default: max_pool1d,
         aten.max_pool2d.default: max_pool2d,
         aten.max_pool3d.default: max_pool3d,
-        aten.lstm.input: decompositions.lstm_impl,
+        aten.lstm.input: lstm,
         aten.gru.input: decompositions.gru_impl,
         aten.rnn_tanh.input: decompositions.rnn_tanh_input,
         aten.rnn_relu.input: decompositions.rnn_relu_input,
