@@ -134,9 +134,18 @@ def test_public_names_are_in_the_reference() -> None:
             listed |= set(vars(importlib.import_module(module)).get("__all__", ())) - set(left_out)
     for family in re.findall(r"\.\. methods:: (\w+)", text):
         listed |= set(importlib.import_module(f"explainers.methods.{family}").__all__)
+    for family in re.findall(r"\.\. metrics:: (\w+)", text):
+        listed |= set(vars(importlib.import_module(f"explainers.metrics.{family}")))
     listed = {name.rpartition(".")[2] for name in listed}
-    for module in ("explainers", "explainers.methods", "explainers.methods.lrp", "explainers.serve"):
-        missing = set(importlib.import_module(module).__all__) - listed - {"errors", "genomics", "methods", "text"}
+    modules = {"errors", "genomics", "methods", "metrics", "text"}
+    for module in (
+        "explainers",
+        "explainers.methods",
+        "explainers.methods.lrp",
+        "explainers.metrics",
+        "explainers.serve",
+    ):
+        missing = set(importlib.import_module(module).__all__) - listed - modules
         assert not missing, (module, missing)
 
 

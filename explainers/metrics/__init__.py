@@ -37,7 +37,7 @@ _KINDS = (
 METRICS: dict[str, type[Metric]] = {kind.name: kind for kind in _KINDS}
 
 __all__ = [
-    "METRICS", "Demand", "Evaluation", "Interval", "Metric", "Test", "Work", "evaluate", "resolve",
+    "Demand", "Evaluation", "Interval", "Metric", "Test", "Work", "evaluate", "resolve",
     *(kind.__name__ for kind in _KINDS),
 ]  # fmt: skip
 

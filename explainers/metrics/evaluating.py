@@ -320,7 +320,7 @@ def _named(explainers: Any) -> dict[str, Explainer]:
             raise InputError(f"two explainers are called {unique[0]!r}: give a dict with a name for each")
     for name, item in found.items():
         if not isinstance(item, Explainer):
-            raise InputError(f"explainer {name!r} is a {type(item).__name__}; compile it with Explainer.compile")
+            raise InputError(f"explainer {name!r} is a {type(item).__name__}, not an Explainer")
     return found
 
 

@@ -183,7 +183,7 @@ class ROAD(Metric):
             wanted = tuple(1 if i == axis else size for i, size in enumerate(shapes[0]))
             raise InputError(
                 f"ROAD removes whole pixels, and each of {features} elements of {pixels} pixels is a feature: give "
-                f"groups=np.arange({pixels}).reshape{wanted}"
+                f"groups= with a number for each pixel, of shape {wanted}"
             )
 
     def score(self, work: Work, method: str) -> Numpy:

@@ -94,7 +94,7 @@ def test_what_is_no_image_is_refused() -> None:
     def model(x: Any) -> Any:
         return x.reshape(len(x), -1).sum(axis=1)
 
-    for shape, text in (((4, 6), "images"), ((4, 3, 5, 5), "groups=np.arange")):
+    for shape, text in (((4, 6), "images"), ((4, 3, 5, 5), "groups= with a number")):
         x = np.random.default_rng(0).standard_normal(shape)
         with pytest.raises(InputError, match=text):
             evaluate(Explainer.compile(model, "feature_ablation", inputs=x), x, metrics="road")
