@@ -7,9 +7,8 @@ from typing import Any
 import tensorflow as tf
 
 LARGE = 2**19  # entries of a weight from which the choice outweighs its own cost, about 40 µs
-MANY = (
-    16  # rows from which the batched product is faster: 1.2 to 3.9 times with oneDNN, as fast as the plain one without
-)
+# rows from which the batched product is faster: 1.2 to 3.9 times with oneDNN, as fast as the plain one without
+MANY = 16
 
 
 def towards_rows(op: Any, message: tf.Tensor) -> tf.Tensor | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import BackendMissing, InputError, UnknownNameError
+from ..file import writing
 from . import pages, terminal
 from .agreement import Pair, Pairs
 from .candidates import AnyCandidate, Question
@@ -123,7 +123,7 @@ class Comparison:
             "tolerance": self.tolerance, "samples": self.samples, "agrees": self.agrees(),
             "candidates": [asdict(row) for row in self.candidates], "pairs": [asdict(row) for row in self.pairs],
         }  # fmt: skip
-        return json.dumps(_finite(data), indent=2)
+        return json.dumps(writing.without_nan(data), indent=2)
 
     def to_markdown(self) -> str:
         """Both tables as Markdown."""
@@ -152,11 +152,3 @@ class Comparison:
             i, j = names.index(pair.left), names.index(pair.right)
             differences[i, j] = differences[j, i] = pair.relative
         return differences
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -455,7 +455,7 @@ class Explainer:
         given = self._options.baseline if baseline is None else baseline  # not kept: methods keep theirs
         table = bind.baseline(found.plan, FeatureAblation(), None, given, found.count, found.given, check)
         size = int(batch_size or packages.batch_size)
-        return States(self._backend, found.plan, found.arrays, target, table, size, check, 0, found.count)
+        return States(self._backend, found.plan, found.arrays, target, table, size, check)
 
     def _inputs(self, args: Sequence[Any], named: Mapping[str, Any]) -> Inputs:
         """The inputs of a call, checked, except for what the method asks of its samples."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from ..backend import Backend
 from ..errors import InputError, TargetError
 from ..ops import Ops
 from ..run import Packages
-from ..spec import Array, Baseline, Numpy, Target, check_finite, largest, row_name
+from ..spec import Array, Baseline, Numpy, Target, all_finite, check_finite, largest, row_name
 from .plan import Plan
 
 Points = Callable[[Numpy, list[Array], list[Array]], Sequence[Array]]
@@ -22,7 +23,7 @@ class States:
     """Samples with their target and their baseline, and s = Σ w·f at points near them.
 
     inputs: the model's, (N, …) each, numpy or the backend's own. target: which output, never ``"all"``.
-    first, total: the number of the first sample, and of all samples, in error messages. rows: evaluated so far.
+    numbers: the samples' own, in error messages, where they are some of ``total``. rows: evaluated so far.
     """
 
     backend: Backend
@@ -32,7 +33,7 @@ class States:
     baseline: Baseline | None
     batch_size: int
     check: bool = True
-    first: int = 0
+    numbers: Numpy | None = None
     total: int = 0
     rows: int = 0
 
@@ -71,16 +72,17 @@ class States:
         return len(self.baseline) if self.baseline is not None and self.baseline.distribution else 1
 
     def part(self, index: Numpy) -> States:
-        """Those of the samples ``index``, on the device."""
+        """Those of the samples ``index``, on the device. Whether they are finite is for :meth:`outputs` to say."""
         parts = [a[index] if isinstance(a, np.ndarray) else self.backend.take(a, index) for a in self.inputs]
-        first = int(index[0]) if len(index) else 0
-        inputs = self.packages.staged_inputs(parts, first, self.count, self.check)
+        inputs = self.packages.staged_inputs(parts, 0, len(index), check=False)
         target, baseline = self.target, self.baseline
         if target.data is not None and len(target.data) > 1:
             target = replace(target, data=target.data[index])
         if baseline is not None and (baseline.per_sample or baseline.own):
             baseline = replace(baseline, tables=tuple(table[index] for table in baseline.tables), fixed=False)
-        return replace(self, inputs=inputs, target=target, baseline=baseline, first=first, total=self.count, rows=0)
+        return replace(
+            self, inputs=inputs, target=target, baseline=baseline, numbers=index, total=self.count, rows=0
+        )  # fmt: skip
 
     def outputs(self) -> Numpy:
         """f at every sample, (N, …)."""
@@ -120,33 +122,59 @@ class States:
         for place, point in zip(self.places, points(row, x, self._baselines(sample, reference, x)), strict=True):
             arguments[place] = point
         y = packages.outputs(arguments, len(row))
-        mask = packages.mask_to_device(self._masks(sample))
-        product = y * mask
+        product = y * self._masks(sample)
         s = self.ops.row_sum(product) if len(self.packages.output_shape) else product
         values = backend.numpy(s).astype(np.float64, copy=False)
-        if self.check:
-            name = row_name(self.first + int(sample[0]), self.total or self.count)
-            check_finite(values, f"the model's output for perturbations of {name}")
+        if self.check and not all_finite(values):
+            wrong = int(np.argmin(np.isfinite(values)))
+            own = int(sample[wrong])
+            number = own if self.numbers is None else int(self.numbers[own])
+            name = f"the model's output for a perturbation of {row_name(number, self.total or self.count)}"
+            check_finite(values[wrong : wrong + 1], name)
         self.rows += len(row)
         return values
 
-    def _masks(self, sample: Numpy) -> Numpy:
-        kind, data = self.packages.mask_host_dtype, self.target.data
-        if data is None or len(data) == 1:
-            return self.target.mask(0, len(sample), kind)
-        return replace(self.target, data=data[sample]).mask(0, len(sample), kind)
+    def _masks(self, sample: Numpy) -> Array:
+        """The target's weights of each row, on the device."""
+        if self._shared_mask is not None:
+            return self._shared_mask
+        target = self.target if self.target.data is None else replace(self.target, data=self.target.data[sample])
+        return self._staged_mask(target, len(sample))
+
+    @cached_property
+    def _shared_mask(self) -> Array | None:
+        """The weights of all rows, (1, …), if they are the same."""
+        data = self.target.data
+        return self._staged_mask(self.target, 1) if data is None or len(data) == 1 else None
+
+    def _staged_mask(self, target: Target, count: int) -> Array:
+        return self.packages.mask_to_device(target.mask(0, count, self.packages.mask_host_dtype))
 
     def _baselines(self, sample: Numpy, reference: Numpy, x: list[Array]) -> list[Array]:
         """Each row's baseline, broadcastable to ``x``."""
-        baseline, packages = self.baseline, self.packages
+        baseline = self.baseline
         if baseline is None:
             return x
+        if self._shared_baseline is not None:
+            return self._shared_baseline
         if baseline.own:
             tables = [table[sample, reference] for table in baseline.tables]
         elif baseline.per_sample:
             tables = [table[sample] for table in baseline.tables]
-        elif baseline.distribution:
-            tables = [table[reference] for table in baseline.tables]
         else:
-            tables = list(baseline.tables)
-        return packages.like_inputs(tables, self.places)
+            tables = [table[reference] for table in baseline.tables]
+        return self._staged_tables(tables)
+
+    @cached_property
+    def _shared_baseline(self) -> list[Array] | None:
+        """The baseline of all rows, if it is the same."""
+        baseline = self.baseline
+        if baseline is None or baseline.own or baseline.per_sample or baseline.distribution:
+            return None
+        return self._staged_tables(baseline.tables)
+
+    def _staged_tables(self, tables: Sequence[Numpy]) -> list[Array]:
+        """Baselines on the device, with the dtypes of the inputs."""
+        specs = self.packages.traced.signature.inputs
+        kinds = [specs[place].dtype for place in self.places]
+        return [self.packages.to_device(table, kind) for table, kind in zip(tables, kinds, strict=True)]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 Name = str | os.PathLike[str]
 
@@ -83,6 +84,15 @@ def move(made: Path, path: Path) -> None:
                 os.chown(made, old.st_uid, old.st_gid)
         os.chmod(made, stat.S_IMODE(old.st_mode))
     os.replace(made, target)
+
+
+def without_nan(value: Any) -> Any:
+    """For JSON, which has no NaN and no infinity: None in their places, at any depth."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def text(path: Name, content: str) -> None:

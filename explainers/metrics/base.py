@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -60,18 +61,28 @@ class Metric:
         """Whether samples are changed to numbers between others, which whole numbers and words are not."""
         return False
 
-    def check(self, features: int) -> None:
-        """Raise InputError if samples of so many features cannot be scored."""
-
-    def check_samples(self, shapes: Sequence[tuple[int, ...]], features: int, channel_axis: int) -> None:
-        """:meth:`check`, by the shapes of the attributed inputs; ``channel_axis``: of images, by default."""
-        self.check(features)
+    def check(self, facts: Facts) -> None:
+        """Raise InputError for samples that cannot be scored."""
 
     @property
     def label(self) -> str:
         """The name with the parameters that differ from their defaults."""
         given = [f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default]
         return f"{self.name}({', '.join(given)})" if given else self.name
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a metric may ask of samples before anything runs.
+
+    shapes: of the attributed inputs' samples. features, outputs: how many a sample has. channel_axis: of images, where
+    nothing else is said.
+    """
+
+    shapes: Sequence[tuple[int, ...]]
+    features: int
+    outputs: int
+    channel_axis: int
 
 
 @dataclass(frozen=True)
@@ -95,7 +106,7 @@ class Features:
     def count(self) -> int:
         return self.groups.count
 
-    @property
+    @cached_property
     def plain(self) -> bool:
         """Whether each element of the only input is a feature, in order."""
         maps = self.groups.maps
@@ -150,6 +161,11 @@ class Work:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @property
+    def own(self) -> list[str]:
+        """The methods that are not another one with its sign reversed."""
+        return [name for name in self.attributions if name not in self.derived]
 
     def scores(self, metric: Metric, method: str) -> Numpy:
         """The score of each sample, (n,)."""
@@ -221,7 +237,7 @@ class Work:
         def points(row: Numpy, x: list[Any], b: list[Any]) -> list[Any]:
             ops, packages = self.states.ops, self.states.packages
             flags = self.features.elements(kept(row), sample[row])
-            staged = [packages.flags(flag) for flag in flags]
+            staged = [packages.to_device(flag, "bool") for flag in flags]
             return [ops.where(flag, *pair) for flag, pair in zip(staged, zip(x, b, strict=True), strict=True)]
 
         return self.values(sample, points)

@@ -16,16 +16,18 @@ from ..explainer.states import States
 from ..methods.groups import Groups, SampleGroups
 from ..random_numbers import UInt64
 from ..spec import Numpy, References, row_name
-from .base import Features, Metric, Work
+from .base import Facts, Features, Metric, Work
 from .evaluation import Curves, Evaluation
-from .randomization import layers_of
+from .randomization import copy_of, layers_of
 
 CONTROLS = ("random", "reversed")
 RANDOM = "random"
 CONTROL = 0xC07  # the stream of random numbers of the control
-BYTES = 2**28  # that a chunk's arrays may take
+BYTES = 2**26  # that a chunk's arrays may take; explanations of neighbours take several times as much
 AGREE = 1e-3  # relative difference of two explainers' outputs
 FEW = 8  # samples on which outputs are compared
+
+Chunk = tuple[Numpy, Features]  # numbers of samples, and their features
 
 
 def evaluate(
@@ -84,14 +86,14 @@ def evaluate(
         raise InputError("there are no samples to evaluate")
     outputs = states.outputs()
     states = states.resolved(outputs)
-    arrays = {name: _arrays(array, states, f"attributions[{name!r}]") for name, array in given.items()}
+    arrays = {name: _attributions(array, states, f"attributions[{name!r}]") for name, array in given.items()}
     run = _Run(
         states, values, named, arrays,
         None if masks is None else _masks(masks, states), random_numbers.sample_seeds(seed, states.count),
-        baseline, tuple(controls),
+        baseline, tuple(controls), list(_chunks(states, groups, len(named) + len(arrays))),
     )  # fmt: skip
-    run.check(groups, outputs)
-    return run.evaluation(groups)
+    run.check(outputs)
+    return run.evaluation()
 
 
 @dataclass
@@ -104,6 +106,7 @@ class _Run:
     seeds: UInt64
     baseline: Any
     controls: tuple[str, ...]
+    chunks: list[Chunk]
 
     @property
     def methods(self) -> list[str]:
@@ -111,7 +114,7 @@ class _Run:
 
     # --- checks ------------------------------------------------------------------------------------
 
-    def check(self, groups: Any, outputs: Numpy) -> None:
+    def check(self, outputs: Numpy) -> None:
         """Raise for what cannot be evaluated, before anything runs but the outputs of the samples."""
         if not self.methods:
             raise InputError("there are no methods to evaluate: give explainers, or attributions=")
@@ -131,22 +134,21 @@ class _Run:
                 f"metric {moving[0]!r} changes samples to numbers between others, and input {whole[0]} is not "
                 "floating-point. Take metrics that remove features, such as 'deletion'"
             )
+        for count in {features.count for _, features in self.chunks}:
+            facts = Facts(self.states.shapes, count, outputs[0].size, self.states.backend.channel_axis)
+            for metric in self.metrics:
+                metric.check(facts)
+        few = np.arange(min(FEW, self.states.count))
+        for name, explainer in self.explainers.items():
+            self._check_same(name, explainer, few, outputs[few])
         of_weights = [metric.name for metric in self.metrics if metric.weights]
         for name, explainer in self.explainers.items() if of_weights else ():
             try:
-                found = layers_of(explainer.detached().graph)
+                found = layers_of(copy_of(explainer).graph)
             except (ArtifactError, UnsupportedOperation) as error:
                 raise InputError(f"metric {of_weights[0]!r} changes weights, and {name!r} has none: {error}") from error
             if not found:
                 raise InputError(f"metric {of_weights[0]!r}: the model of {name!r} has no dense layer or convolution")
-        if any(metric.name == "target_randomization" for metric in self.metrics) and outputs[0].size < 2:
-            raise InputError("metric 'target_randomization' needs a model of several outputs; this one has one")
-        for features in self._features(groups):
-            for metric in self.metrics:
-                metric.check_samples(self.states.shapes, features.count, self.states.backend.channel_axis)
-        few = np.arange(min(FEW, self.states.count))
-        for name, explainer in self.explainers.items():
-            self._check_same(name, explainer, few, outputs[few])
 
     def _check_same(self, name: str, explainer: Explainer, few: Numpy, outputs: Numpy) -> None:
         """Raise InputError if an explainer explains something else than what is evaluated."""
@@ -175,36 +177,14 @@ class _Run:
 
     # --- chunks ------------------------------------------------------------------------------------
 
-    def _features(self, groups: Any) -> list[Features]:
-        return [features for _, features in self._chunks(groups)]
-
-    def _chunks(self, groups: Any) -> Iterator[tuple[Numpy, Features]]:
-        """Numbers of samples that are evaluated together, with their features, equally many in each."""
-        states, shapes = self.states, self.states.shapes
-        size = sum(int(np.prod(shape)) for shape in shapes)
-        most = max(1, BYTES // (8 * max(size, 1) * (len(self.methods) + 4)))
-        index = np.arange(states.count)
-        if not _one_each(groups, states):
-            features = Features(Groups(groups, shapes), shapes)
-            for start in range(0, states.count, most):
-                yield index[start : start + most], features
-            return
-        ids = bind.sample_groups(states.plan, groups, states.count)
-        for count in np.unique(ids.counts):
-            alike = index[ids.counts == count]
-            for start in range(0, len(alike), most):
-                part = alike[start : start + most]
-                maps = tuple(m[part] for m in ids.maps)
-                yield part, Features(SampleGroups(maps, ids.shapes, ids.counts[part]), shapes)
-
-    def evaluation(self, groups: Any) -> Evaluation:
+    def evaluation(self) -> Evaluation:
         labels = {metric.label: metric for metric in self.metrics}
         count = self.states.count
         names = {label: self._scored(metric) for label, metric in labels.items()}
         scores = {label: {name: np.full(count, np.nan) for name in names[label]} for label in labels}
         curves = {label: {name: Curves() for name in names[label]} for label in labels}
         rows = asked = 0
-        for index, features in self._chunks(groups):
+        for index, features in self.chunks:
             work = self._work(index, features)
             for label, metric in labels.items():
                 for name in names[label]:
@@ -305,6 +285,26 @@ class _Run:
         return tuple(map(int, rows[0])) if len(rows) == 1 else [tuple(map(int, row)) for row in rows]
 
 
+def _chunks(states: States, groups: Any, methods: int) -> Iterator[Chunk]:
+    """The samples that are evaluated together, with their features, equally many in each."""
+    shapes = states.shapes
+    size = sum(int(np.prod(shape)) for shape in shapes)
+    most = max(1, BYTES // (8 * max(size, 1) * (methods + 4)))
+    index = np.arange(states.count)
+    if not _one_each(groups, states):
+        features = Features(Groups(groups, shapes), shapes)
+        for start in range(0, states.count, most):
+            yield index[start : start + most], features
+        return
+    ids = bind.sample_groups(states.plan, groups, states.count)
+    for count in np.unique(ids.counts):
+        alike = index[ids.counts == count]
+        for start in range(0, len(alike), most):
+            part = alike[start : start + most]
+            maps = tuple(m[part] for m in ids.maps)
+            yield part, Features(SampleGroups(maps, ids.shapes, ids.counts[part]), shapes)
+
+
 # --- arguments -----------------------------------------------------------------------------------
 
 
@@ -347,42 +347,42 @@ def _metrics(given: Any) -> list[Metric]:
     return found
 
 
-def _arrays(given: Any, states: States, what: str) -> list[Numpy]:
-    """One array of the shape of each attributed input."""
-    specs, count = states.plan.specs, states.count
+def _parts(given: Any, states: States, what: str) -> list[Numpy]:
+    """An array for each attributed input."""
+    names = [spec.name for spec in states.plan.specs]
     if isinstance(given, Mapping):
-        if set(given) != {spec.name for spec in specs}:
-            raise InputError(f"{what} has {sorted(given)}; the attributed inputs are {[spec.name for spec in specs]}")
-        given = tuple(given[spec.name] for spec in specs)
+        if set(given) != set(names):
+            raise InputError(f"{what} has {sorted(given)}; the attributed inputs are {names}")
+        given = tuple(given[name] for name in names)
     parts = given if isinstance(given, tuple) else (given,)
-    if len(parts) != len(specs):
-        raise InputError(f"{what} has {len(parts)} arrays; there are {len(specs)} attributed inputs: give a tuple")
-    found = []
-    for part, shape in zip(parts, states.shapes, strict=True):
-        array = bind.to_numpy(part, what)
+    if len(parts) != len(names):
+        raise InputError(f"{what} has {len(parts)} arrays; there are {len(names)} attributed inputs: give a tuple")
+    return [bind.to_numpy(part, what) for part in parts]
+
+
+def _attributions(given: Any, states: States, what: str) -> list[Numpy]:
+    """One array of the shape of each attributed input."""
+    count, found = states.count, _parts(given, states, what)
+    for array, shape in zip(found, states.shapes, strict=True):
         if array.shape != (count, *shape):
             raise InputError(f"{what} has the shape {array.shape}; the attributed input has {(count, *shape)}")
         wrong = np.argwhere(~np.isfinite(array.reshape(count, -1)).all(axis=1))
         if len(wrong):
             raise InputError(f"{what} has NaN or infinity at {row_name(int(wrong[0, 0]), count)}")
-        found.append(array)
     flat = np.concatenate([array.reshape(count, -1) for array in found], axis=1)
-    if flat.shape[1] > 1 and what.startswith("attributions") and bool((flat == flat[:, :1]).all()):
+    if flat.shape[1] > 1 and bool((flat == flat[:, :1]).all()):
         raise InputError(f"{what} is constant in every sample: it orders nothing")
     return found
 
 
 def _masks(given: Any, states: States) -> list[Numpy]:
+    """Booleans of the shape of each attributed input: the elements that matter."""
     parts = []
-    items = tuple(given.values()) if isinstance(given, Mapping) else given if isinstance(given, tuple) else (given,)
-    for item, shape in zip(items, states.shapes, strict=len(items) == len(states.shapes)):
-        array = bind.to_numpy(item, "masks")
+    for array, shape in zip(_parts(given, states, "masks"), states.shapes, strict=True):
         fits = array.ndim == len(shape) + 1 and len(array) == states.count
         if not fits or any(n not in (1, size) for n, size in zip(array.shape[1:], shape, strict=True)):
             raise InputError(f"masks has the shape {array.shape}; the attributed input has {(states.count, *shape)}")
         parts.append(np.broadcast_to(array != 0, (states.count, *shape)))
-    if len(items) != len(states.shapes):
-        raise InputError(f"masks has {len(items)} arrays; there are {len(states.shapes)} attributed inputs")
     empty = ~np.any([part.reshape(states.count, -1).any(axis=1) for part in parts], axis=0)
     if empty.any():
         raise InputError(f"the mask of {row_name(int(np.argmax(empty)), states.count)} is empty: nothing matters there")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -140,6 +140,10 @@ class Evaluation:
 
     def tests(self) -> list[Test]:
         """Paired sign-flip tests of each two methods by each metric, adjusted by Holm over the metrics."""
+        return list(self._tests)
+
+    @cached_property
+    def _tests(self) -> list[Test]:
         pairs = [(a, b) for i, a in enumerate(self.methods) for b in self.methods[i + 1 :]]
         found: list[Test] = []
         for first, second in pairs:
@@ -173,6 +177,10 @@ class Evaluation:
 
     def rows_of_table(self) -> list[dict[str, Any]]:
         """One row for each metric and method or control: the mean with its interval, and what is derived from it."""
+        return [dict(row) for row in self._table]
+
+    @cached_property
+    def _table(self) -> list[dict[str, Any]]:
         found = []
         for label, metric in self.metrics.items():
             best = self.best(label)
@@ -206,7 +214,7 @@ class Evaluation:
             "tests": [test._asdict() for test in self.tests()],
             "scores": {label: {n: s.tolist() for n, s in of.items()} for label, of in self.scores.items()},
         }
-        text = json.dumps(_without_nan(content), ensure_ascii=False, allow_nan=False, indent=1)
+        text = json.dumps(writing.without_nan(content), ensure_ascii=False, allow_nan=False, indent=1)
         if path is not None:
             writing.text(path, text)
         return text
@@ -238,11 +246,3 @@ class Evaluation:
         if metric not in self.curves:
             raise InputError(f"metric {metric!r} is no area under a curve; leave it out for the means of all metrics")
         return curves(self, metric)
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value

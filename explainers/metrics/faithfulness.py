@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,7 +11,7 @@ import numpy as np
 from ..errors import InputError
 from ..methods.base import one_of
 from ..spec import Numpy
-from .base import Metric, Work, whole
+from .base import Facts, Metric, Work, whole
 from .imputation import Imputed, channel_axis_of
 from .noise import Noisy
 from .removal import Curve, Endpoints, Ends, Singles, Subsets, check_size, fractions, size_of
@@ -174,16 +173,17 @@ class ROAD(Metric):
     def moves(self) -> bool:
         return True
 
-    def check_samples(self, shapes: Sequence[tuple[int, ...]], features: int, channel_axis: int) -> None:
-        if len(shapes) != 1:
-            raise InputError(f"ROAD takes one attributed input, images; there are {len(shapes)}")
-        axis = channel_axis_of(shapes[0], self.channel_axis, channel_axis)
-        pixels = math.prod(shapes[0]) // max(shapes[0][axis], 1)
-        if features > pixels:
-            wanted = tuple(1 if i == axis else size for i, size in enumerate(shapes[0]))
+    def check(self, facts: Facts) -> None:
+        if len(facts.shapes) != 1:
+            raise InputError(f"ROAD takes one attributed input, images; there are {len(facts.shapes)}")
+        (shape,) = facts.shapes
+        axis = channel_axis_of(shape, self.channel_axis, facts.channel_axis)
+        pixels = math.prod(shape) // max(shape[axis], 1)
+        if facts.features > pixels:
+            wanted = tuple(1 if i == axis else size for i, size in enumerate(shape))
             raise InputError(
-                f"ROAD removes whole pixels, and each of {features} elements of {pixels} pixels is a feature: give "
-                f"groups= with a number for each pixel, of shape {wanted}"
+                f"ROAD removes whole pixels, and each of {facts.features} elements of {pixels} pixels is a feature: "
+                f"give groups= with a number for each pixel, of shape {wanted}"
             )
 
     def score(self, work: Work, method: str) -> Numpy:
@@ -230,8 +230,8 @@ class FaithfulnessCorrelation(Metric):
         check_size("size", self.size)
         whole("draws", self.draws, 2)
 
-    def check(self, features: int) -> None:
-        _check_sets(self.name, size_of(self.size, features, "size"), features)
+    def check(self, facts: Facts) -> None:
+        _check_sets(self.name, size_of(self.size, facts.features, "size"), facts.features)
 
     def score(self, work: Work, method: str) -> Numpy:
         drawn = work.get(Subsets(size_of(self.size, work.features.count, "size"), self.draws))
@@ -266,9 +266,9 @@ class SensitivityN(Metric):
             check_size("sizes", size)
         whole("draws", self.draws, 2)
 
-    def check(self, features: int) -> None:
-        for size in self._sizes(features):
-            _check_sets(self.name, size, features)
+    def check(self, facts: Facts) -> None:
+        for size in self._sizes(facts.features):
+            _check_sets(self.name, size, facts.features)
 
     def _sizes(self, features: int) -> list[int]:
         return sorted({size_of(size, features, "sizes") for size in self.sizes})

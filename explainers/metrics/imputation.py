@@ -47,7 +47,7 @@ class Imputed(Demand):
             pixels = np.asarray(np.moveaxis(flags, axis + 1, 1).any(axis=1))
             filled = imputed(np.moveaxis(images, axis + 1, 1), pixels)
             filled = np.moveaxis(filled, 1, axis + 1) + self.noise * noise * flags
-            return [states.packages.stage_as(filled, dtype)]
+            return [states.packages.to_device(filled, dtype)]
 
         found: Numpy = work.values(sample, points).reshape(len(work), -1)
         return found

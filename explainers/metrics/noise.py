@@ -9,13 +9,12 @@ import numpy as np
 
 from .. import random_numbers
 from ..spec import Numpy
-from .base import Demand, Work
-from .removal import Drawn, Endpoints, falls
+from .base import BLOCK, Demand, Work
+from .removal import Drawn, Endpoints, Ends, falls
 
 NOISE = 0x401  # the streams of random numbers
 NEAR = 0x402
 OTHER = 0x403
-BLOCK = 1024  # samples of one call of an explainer, at most
 
 
 @dataclass(frozen=True)
@@ -28,34 +27,30 @@ class Noisy(Demand):
     of_attribution: ClassVar[bool] = False
 
     def run(self, work: Work, method: str) -> Drawn:
-        ends, shape = work.get(Endpoints()), (len(work), self.draws)
-        sample, draw = (part.ravel() for part in np.indices(shape))
+        ends: Ends = work.get(Endpoints())
+        sample, draw = (part.ravel() for part in np.indices((len(work), self.draws)))
         keys = work.keys(draw, sample, NOISE)
-        names = [name for name in work.attributions if name not in work.derived]
-        sums = {name: np.zeros(len(sample)) for name in names}
+        sums = {name: np.zeros(len(sample)) for name in work.own}
         backend = work.states.backend
 
         def points(row: Numpy, x: list[Any], b: list[Any]) -> list[Any]:
             noise = _draws(work, keys[row], normal=True)
             moved = [array - self.scale * part for array, part in zip(x, noise, strict=True)]
             on_host = [self.scale * backend.numpy(part) for part in noise]
-            for name in names:
+            for name, total in sums.items():
                 for part, values in zip(on_host, work.attributions[name], strict=True):
                     flat = (values[sample[row]] * part).reshape(len(row), -1)
-                    sums[name][row] += flat.sum(axis=1, dtype=np.float64)
+                    total[row] += flat.sum(axis=1, dtype=np.float64)
             return moved
 
-        found = falls(work, ends.x, work.values(sample, points))
-        by_method = {name: total.reshape(shape) for name, total in sums.items()}
-        by_method |= {name: -by_method[other] for name, other in work.derived.items()}
-        return Drawn(found, by_method)
+        return Drawn.of(work, falls(work, ends.x, work.values(sample, points)), sums)
 
 
 def _draws(work: Work, keys: Numpy, normal: bool) -> list[Any]:
     """Standard normal numbers, or uniform ones in (−1, 1), for each element of each row, on the device."""
     states = work.states
     ops, packages = states.ops, states.packages
-    halves = packages.counters(random_numbers.halves(keys))
+    halves = packages.to_device(random_numbers.halves(keys), "int64")
     found, first = [], 0
     for shape, place in zip(states.shapes, states.places, strict=True):
         dtype = packages.traced.signature.inputs[place].dtype
@@ -98,8 +93,6 @@ class Reexplained(Demand):
     draws: int
 
     def run(self, work: Work, method: str) -> list[Numpy]:
-        if method in work.derived:
-            return [-part for part in work.get(self, work.derived[method])]
         near: list[Numpy] = work.get(Neighbours(self.radius, self.draws))
         sample = np.repeat(np.arange(len(work)), self.draws)
         flat = [part.reshape(-1, *part.shape[2:]) for part in near]
@@ -128,8 +121,6 @@ class OtherTargets(Demand):
     """A method's attributions of another output of each sample, drawn at random, (n, …) for each input."""
 
     def run(self, work: Work, method: str) -> list[Numpy]:
-        if method in work.derived:
-            return [-part for part in work.get(self, work.derived[method])]
         sample = np.arange(len(work))
         given = work.states.target.mask(0, len(work), "float64").reshape(len(work), -1).argmax(axis=1)
         shape = work.states.packages.output_shape

@@ -6,9 +6,8 @@ import os
 from html import escape
 
 from ..errors import BackendMissing
-from ..file import writing
 from ..plots import canvas
-from ..plots.page import STYLE
+from ..plots.page import document
 from . import report
 from .evaluation import Evaluation
 
@@ -20,30 +19,13 @@ def page(found: Evaluation, path: str | os.PathLike[str] | None) -> str:
     methods = ", ".join(found.methods)
     title = f"Evaluation of {methods}: {found.count:,} sample{'s' * (found.count != 1)}"
     notes = "".join(f"<li>{escape(line)}</li>" for line in report.notes(found))
-    text = f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title>
-<style>{STYLE} tr.control {{ opacity: .7; }}</style>
-</head>
-<body>
-<main>
-<h1>{escape(title)}</h1>
-<ul>{notes}</ul>
+    body = f"""<ul>{notes}</ul>
 <p class="key">Means of the samples with 95 % bootstrap intervals. Over random: how much better than a random
 attribution, in standard deviations of its scores. Best: the share of resamples in which the method has the best mean.
 In parentheses: controls.</p>
 {_pictures(found)}
-{"".join(_section(found, label, rows) for label, rows in report.by_metric(found).items())}
-</main>
-</body>
-</html>
-"""
-    if path is not None:
-        writing.text(path, text)
-    return text
+{"".join(_section(found, label, rows) for label, rows in report.by_metric(found).items())}"""
+    return document(title, body, path, "tr.control { opacity: .7; }")
 
 
 def _pictures(found: Evaluation) -> str:

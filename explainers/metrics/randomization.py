@@ -9,11 +9,12 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from ..errors import InputError
 from ..explainer.api import Explainer
 from ..graph import Graph, Role, Value
 from ..methods.base import one_of
 from ..spec import Numpy
-from .base import Demand, Metric, Work
+from .base import Demand, Facts, Metric, Work
 from .noise import OtherTargets
 from .statistics import spearman
 
@@ -33,6 +34,10 @@ class TargetRandomization(Metric):
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     undefined: ClassVar[str] = "one of the two attributions is constant"
     reexplains: ClassVar[bool] = True
+
+    def check(self, facts: Facts) -> None:
+        if facts.outputs < 2:
+            raise InputError(f"metric {self.name!r} needs a model of several outputs; this one has one")
 
     def score(self, work: Work, method: str) -> Numpy:
         other = work.features.summed(work.get(OtherTargets(), method))
@@ -88,9 +93,7 @@ class Randomized(Demand):
     def run(self, work: Work, method: str) -> list[list[Numpy]]:
         explain = work.compiled[method]
         with _LOCK:
-            known = _COPIES.get(explain)
-            if known is None:
-                known = _COPIES[explain] = explain.detached()
+            known = copy_of(explain)
             original = explain.weights()
             layers = layers_of(known.graph)
             found = []
@@ -108,6 +111,15 @@ class Randomized(Demand):
 
 _COPIES: WeakKeyDictionary[Explainer, Explainer] = WeakKeyDictionary()
 _LOCK = threading.RLock()  # one evaluation at a time sets the weights of a copy
+
+
+def copy_of(explain: Explainer) -> Explainer:
+    """The explainer with weights of its own, made once. Raises as :meth:`.Explainer.detached`."""
+    with _LOCK:
+        known = _COPIES.get(explain)
+        if known is None:
+            known = _COPIES[explain] = explain.detached()
+        return known
 
 
 def layers_of(graph: Graph) -> Layers:

@@ -106,6 +106,12 @@ class Drawn(NamedTuple):
     falls: Numpy
     sums: dict[str, Numpy]
 
+    @classmethod
+    def of(cls, work: Work, falls: Numpy, sums: dict[str, Numpy]) -> Drawn:
+        """From the sums, (n · D,), of the methods that are not another one reversed."""
+        found = {name: total.reshape(falls.shape) for name, total in sums.items()}
+        return cls(falls, found | {name: -found[other] for name, other in work.derived.items()})
+
 
 @dataclass(frozen=True)
 class Subsets(Demand):
@@ -122,23 +128,19 @@ class Subsets(Demand):
 
     def run(self, work: Work, method: str) -> Drawn:
         ends: Ends = work.get(Endpoints())
-        features, shape = work.features.count, (len(work), self.draws)
-        sample, draw = (part.ravel() for part in np.indices(shape))
+        features = work.features.count
+        sample, draw = (part.ravel() for part in np.indices((len(work), self.draws)))
         keys = work.keys(draw, sample, SUBSETS + self.size)
-        names = [name for name in work.attributions if name not in work.derived]
-        values = [self._values(work, name) for name in names]
-        sums = {name: np.zeros(len(sample)) for name in names}
+        values = {name: self._values(work, name) for name in work.own}
+        sums = {name: np.zeros(len(sample)) for name in values}
 
         def kept(row: Numpy) -> Numpy:
             removed = random_sets(keys[row], features, self.size)
-            for name, value in zip(names, values, strict=True):
+            for name, value in values.items():
                 sums[name][row] = np.einsum("rg,rg->r", value[sample[row]], removed)
             return ~removed
 
-        fell = falls(work, ends.x, work.removed(sample, kept))
-        found = {name: total.reshape(shape) for name, total in sums.items()}
-        found |= {name: -found[other] for name, other in work.derived.items()}
-        return Drawn(fell, found)
+        return Drawn.of(work, falls(work, ends.x, work.removed(sample, kept)), sums)
 
     def _values(self, work: Work, name: str) -> Numpy:
         if not self.gradients:

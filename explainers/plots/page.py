@@ -40,21 +40,27 @@ def page(explanation: Explanation, path: str | os.PathLike[str] | None, kind: st
     count = len(explanation.outputs)
     sample_count = f"{len(lines)} of {count} samples" if len(lines) < count else f"{count} sample{'s' * (count > 1)}"
     sections = "\n".join(_section(line, view, scale) for line in lines)
+    body = f"""<p><code>{escape(str(method))}</code></p>
+<p class="key">{_key(lines, scale)}</p>
+{_overview([line[0][1].facts for line in lines])}
+{sections}"""
+    return document(f"{method.name}: attributions of {sample_count}", body, path)
+
+
+def document(title: str, body: str, path: str | os.PathLike[str] | None, style: str = "") -> str:
+    """A page with its title as the heading, which is also written to ``path`` unless that is None."""
     text = f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(method.name)}: attributions of {sample_count}</title>
-<style>{STYLE}</style>
+<title>{escape(title)}</title>
+<style>{STYLE}{style}</style>
 </head>
 <body>
 <main>
-<h1>{escape(method.name)}: attributions of {sample_count}</h1>
-<p><code>{escape(str(method))}</code></p>
-<p class="key">{_key(lines, scale)}</p>
-{_overview([line[0][1].facts for line in lines])}
-{sections}
+<h1>{escape(title)}</h1>
+{body}
 </main>
 </body>
 </html>

@@ -324,14 +324,19 @@ class _Rows:
             direct: Array = ops.evaluate_window(node, operands[:1], self._window_shape(node.values[0], result))[0]
             return direct
         before = self._patch(self._base(x), self.sample, x, box, 0.0)
-        arrays = [self._base(x), operands[0] - before]  # a difference of two numbers is exact to their own digits
-        if self.graph.output(x).floating:
-            arrays = [ops.cast(array, "float64") for array in arrays]
         shape = self._window_shape(node.values[0], result)
-        whole, change = (ops.evaluate_window(node, [array], shape)[0] for array in arrays)
+
+        def total(array: Array) -> Array:
+            return ops.evaluate_window(node, [array], shape)[0]
+
+        if self.graph.output(x).floating:  # a difference of two numbers is exact to their own digits
+            whole, change = (total(ops.cast(a, "float64")) for a in (self._base(x), operands[0] - before))
+        else:
+            whole, change = total(self._base(x)), total(operands[0]) - total(before)
         own = self._patch(whole, self.sample, node.values[0], result, 0.0)
-        share = self.regions.share(x, {a: s for a, s in box.items() if a in fact.axes}) if fact.mean else 1.0
-        return ops.cast(own + change * share, self.program.dtype(node.values[0]))
+        if fact.mean:
+            change = change * self.regions.share(x, {a: s for a, s in box.items() if a in fact.axes})
+        return ops.cast(own + change, self.program.dtype(node.values[0]))
 
     def _cropped(self, array: Array, crop: Box) -> Array:
         axes = sorted(crop)

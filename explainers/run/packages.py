@@ -150,7 +150,7 @@ class Packages:
     def _staged_constants(self) -> dict[str, Array]:
         kinds = {holder.name: holder.dtype for holder in self.program.placeholders}
         found = self.program.constants().items()
-        return {name: self._to_device(array.astype(_host(kinds[name])), kinds[name]) for name, array in found}
+        return {name: self.to_device(array.astype(_host(kinds[name])), kinds[name]) for name, array in found}
 
     def _of_rows(self) -> list[Placeholder]:
         holders = [holder for holder in self.program.placeholders if holder.axis == "rows"]
@@ -390,23 +390,6 @@ class Packages:
         """Samples of every input from number ``start`` on, of ``count``, checked and on the device."""
         return [self._input(place, part, start, count, check) for place, part in enumerate(parts)]
 
-    def stage_as(self, array: Numpy, dtype: str) -> Array:
-        """Numbers on the device."""
-        return self._to_device(array.astype(_host(dtype)), dtype)
-
-    def flags(self, array: Numpy) -> Array:
-        """Booleans on the device."""
-        return self._to_device(array, "bool")
-
-    def counters(self, array: Numpy) -> Array:
-        """Whole numbers on the device."""
-        return self._to_device(array, "int64")
-
-    def like_inputs(self, tables: Sequence[Numpy], places: Sequence[int]) -> list[Array]:
-        """Arrays of the dtypes of the inputs at ``places``, on the device."""
-        specs = self.traced.signature.inputs
-        return [self._to_device(table, specs[place].dtype) for table, place in zip(tables, places, strict=True)]
-
     def _input(self, place: int, part: Array, start: int, count: int, check: bool) -> Array:
         """The samples of one input from ``start`` on, checked and staged on the device."""
         spec, backend = self.traced.signature.inputs[place], self.backend
@@ -477,7 +460,8 @@ class Packages:
 
     # --- one package -------------------------------------------------------------------------
 
-    def _to_device(self, array: Array, dtype: str) -> Array:
+    def to_device(self, array: Array, dtype: str) -> Array:
+        """``array`` on the device, as ``dtype``."""
         return self.backend.stage(array, dtype, self.traced.device)
 
     def stage_call(self, call: Call, start: int, stop: int) -> Staged:
@@ -510,7 +494,7 @@ class Packages:
             part = table[start:stop] if baseline.per_sample or baseline.own else table
             if baseline.own:
                 part = part.reshape(-1, *part.shape[2:])
-            tables.append(self._to_device(part, self.program.dtype(value)))
+            tables.append(self.to_device(part, self.program.dtype(value)))
         if baseline.fixed:
             self._fixed_tables = baseline, tables
         return tables
@@ -526,7 +510,7 @@ class Packages:
 
     def stage(self, array: Numpy, value: Value) -> Array:
         """``array`` on the device, with the dtype of ``value`` of the graph."""
-        return self._to_device(array, self.program.dtype(value))
+        return self.to_device(array, self.program.dtype(value))
 
     def run_endpoints(self, call: Call) -> None:
         """Evaluate the model at the call's samples themselves."""
@@ -542,7 +526,7 @@ class Packages:
         return _host(self.mask_dtype)
 
     def mask_to_device(self, mask: Numpy) -> Array:
-        return self._to_device(mask, self.mask_dtype)
+        return self.to_device(mask, self.mask_dtype)
 
     @cached_property
     def host_dtypes(self) -> list[Any]:
@@ -621,7 +605,7 @@ class Packages:
         if bucket is not None and bucket > len(array):
             filler = array[:1] if holder.name != "sample" else np.array([bucket - 1])
             array = np.concatenate([array, np.repeat(filler, bucket - len(array), axis=0)])
-        return self._to_device(np.ascontiguousarray(array, _host(holder.dtype)), holder.dtype)
+        return self.to_device(np.ascontiguousarray(array, _host(holder.dtype)), holder.dtype)
 
 
 def _length(piece: Piece) -> int:

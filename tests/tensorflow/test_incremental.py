@@ -251,6 +251,18 @@ IMAGES: dict[str, tuple[Any, ...]] = {
         Late(layers.Conv1D, 6, 3),
     ),
     "mean of channels": (conv(6, 3), raw(lambda x: x - tf.reduce_mean(x, 3, keepdims=True)), conv(6, 3)),
+    "positive places counted": (
+        conv(6, 3),
+        raw(lambda x: x * tf.cast(tf.reduce_sum(tf.cast(x > 0, tf.int32), 1, keepdims=True), x.dtype) / 9),
+    ),
+    "bytes summed": (
+        conv(6, 3),
+        raw(lambda x: x * tf.cast(tf.reduce_sum(tf.cast(tf.abs(20 * x), tf.uint8), 2, keepdims=True), x.dtype) / 99),
+    ),
+    "whole numbers averaged": (
+        conv(6, 3),
+        raw(lambda x: x * tf.cast(tf.reduce_mean(tf.cast(9 * x, tf.int32), 2, keepdims=True), x.dtype) / 9),
+    ),
     "maximum": (conv(6, 3), Late(layers.GlobalMaxPooling2D)),
     "flat": (conv(6, 3), Late(layers.Flatten), Late(layers.Dense, 6)),
     "reshaped": (
@@ -294,6 +306,7 @@ IMAGES: dict[str, tuple[Any, ...]] = {
 WHOLE = {
     "average pools of what is there", "mirrored", "resized unevenly", "resized between corners",
     "bilinear", "norm over places", "attention", "maximum", "flat", "picked",
+    "whole numbers averaged",
 }  # fmt: skip
 HEAD = ("Tanh", "Mean", "MatMul", "BiasAdd", "Const", "Shape", "Pack")
 

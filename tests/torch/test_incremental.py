@@ -141,6 +141,8 @@ IMAGES: dict[str, Callable[[], Net]] = {
     "norm over a row": lambda: Net(conv(2, 6, 3, padding=1), nn.LayerNorm(SIZE), conv(6, 6, 3)),
     "attention": lambda: Net(conv(2, 6, 3, stride=2), Attention(6), conv(6, 6, 2)),
     "mean over rows": lambda: Net(conv(2, 6, 3), nn.ReLU(), lambda x: x.mean(2) + x.sum(-2), nn.Conv1d(6, 6, 3)),
+    "positive places counted": lambda: Net(conv(2, 6, 3), lambda x: x * (x > 0).sum(2, keepdim=True) / 9),
+    "bytes summed": lambda: Net(conv(2, 6, 3), lambda x: x * (3 * x.abs()).to(torch.uint8).sum(2, keepdim=True)),
     "maximum": lambda: Net(conv(2, 6, 3), lambda x: x.amax((2, 3))),
     "flat": lambda: Net(conv(2, 6, 3), nn.Flatten(), nn.Linear(6 * (SIZE - 2) ** 2, 6)),
     "reshaped": lambda: Net(
