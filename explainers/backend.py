@@ -27,6 +27,7 @@ CALLED = (  # why such an explainer has no file
     "engine='eager' calls the model as it is, and a file holds compiled programs, which need no source of the model. "
     "Compile it with engine='auto' to save it; a model that cannot be traced is compiled anew where it is needed."
 )
+Change = Callable[[Sequence[Array]], Sequence[Array]]  # of a model's inputs, in the signature's order
 Size = int | tuple[int, int] | None  # of a kernel's leading axes: all the same, (samples, baselines), or any
 
 
@@ -154,6 +155,9 @@ class Models(Protocol):
 
     def refresh(self, model: Any, traced: Traced) -> dict[Value, Array]:
         """The model's weights as they are now."""
+
+    def preceded(self, model: Any, signature: Signature, change: Change) -> Any:
+        """A model x ↦ model(change(x)) that takes the inputs of ``signature`` one after the other."""
 
     def version(self, weights: Mapping[Value, Array]) -> Any:
         """A value that changes when a weight is written to; a constant if the framework cannot detect writes."""
@@ -305,6 +309,13 @@ class BackendDefaults:
 
     def refresh(self, model: Any, traced: Traced) -> dict[Value, Array]:
         return dict(traced.weights)
+
+    def preceded(self, model: Any, signature: Signature, change: Change) -> Any:
+        def changed(*arrays: Array) -> Any:
+            args, kwargs = signature.call(change(arrays))
+            return model(*args, **kwargs)
+
+        return changed
 
     def version(self, weights: Mapping[Value, Array]) -> Any:
         return 0

@@ -11,7 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from explainers.backend import CALLED, CPU_CACHE, Backend, BackendDefaults, Kernel, Loaded, Runnable, Size, Traced
+from explainers.backend import (
+    CALLED,
+    CPU_CACHE,
+    Backend,
+    BackendDefaults,
+    Change,
+    Kernel,
+    Loaded,
+    Runnable,
+    Size,
+    Traced,
+)
 from explainers.errors import ArtifactError
 from explainers.graph import Value
 from explainers.ops import Ops
@@ -76,6 +87,11 @@ class TensorFlowBackend(BackendDefaults):
     def refresh(self, model: Any, traced: Traced) -> dict[Value, Any]:
         """The variables themselves: kernels read them at every call."""
         return dict(traced.weights)
+
+    def preceded(self, model: Any, signature: Signature, change: Change) -> Any:
+        from . import models
+
+        return models.preceded(model, signature, change)
 
     def compile(self, program: Runnable, traced: Traced, *, engine: str, rows: Size) -> Kernel:
         from . import kernel

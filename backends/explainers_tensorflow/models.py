@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from explainers.backend import Change
 from explainers.errors import InputError, TraceError
 from explainers.spec import Signature, TensorSpec
 
@@ -240,6 +241,12 @@ def caller(model: Any, sig: Signature) -> Callable[..., Any]:
         return target(*args, **named, **extra)
 
     return call
+
+
+def preceded(model: Any, sig: Signature, change: Change) -> Any:
+    """x ↦ model(change(x)) of flat tensors in the order of ``sig``, as a ``tf.function``."""
+    call = caller(model, sig)
+    return tf.function(lambda *tensors: call(*change(tensors)), autograph=False)
 
 
 def _filled(structure: Any, tensors: Iterator[Any]) -> Any:

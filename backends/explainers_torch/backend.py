@@ -17,6 +17,7 @@ from explainers.backend import (
     CPU_CACHE,
     Backend,
     BackendDefaults,
+    Change,
     Kernel,
     Loaded,
     Runnable,
@@ -219,6 +220,11 @@ class TorchBackend(BackendDefaults):
             # Kernels are traced over plain strides. contiguous() keeps odd ones on axes of size 1.
             array = array.contiguous().as_strided(array.shape, _strides(array.shape))
         return array
+
+    def preceded(self, model: Any, signature: Signature, change: Change) -> Any:
+        from . import trace
+
+        return trace.Preceded(model, signature, change)
 
     def read(self, weight: Any) -> Any:
         return weight

@@ -24,7 +24,7 @@ from torch.fx.traceback import annotate, preserve_node_meta
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from explainers.backend import Traced
+from explainers.backend import Change, Traced
 from explainers.errors import ExplainersError, InputError, TraceError
 from explainers.graph import Attributes, Function, Graph, Locality, Node, Output, Role, Value
 from explainers.lengths import varies
@@ -73,6 +73,19 @@ def declared(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sign
         return replace(own, inputs=tuple(specs))
     names, args, kwargs = _named(model, args, kwargs)
     return Signature.of(args, kwargs, names, partial(_spec, kinds=kinds))
+
+
+class Preceded(torch.nn.Module):
+    """x ↦ model(change(x)), of the inputs of ``signature`` one after the other."""
+
+    def __init__(self, model: Any, signature: Signature, change: Change) -> None:
+        super().__init__()
+        self.model = model.module() if isinstance(model, ExportedProgram) else model
+        self.known, self.change = signature, change
+
+    def forward(self, *arrays: torch.Tensor) -> Any:
+        args, kwargs = self.known.call(self.change(arrays))
+        return self.model(*args, **kwargs)
 
 
 def _own_signature(model: Any) -> Signature | None:

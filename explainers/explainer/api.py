@@ -812,6 +812,35 @@ class Explainer:
         other._plan = replace(found, traced=traced, packages=fresh, fixed={}, of_sizes={})
         return other
 
+    @neutrally
+    def shifted(self, amount: float) -> Explainer:
+        """The same explanation of the model x ↦ f(x − amount), for every entry of the attributed inputs.
+
+        At x + amount that model does what f does at x. It is compiled anew; the model itself is not touched.
+
+        Raises
+        ------
+        ArtifactError: loaded from a file. InputError: attributions of a layer, or of inputs of whole numbers.
+        """
+        found = self._ready("shifted")
+        self._traced("shifted")
+        signature = found.traced.signature
+        moved = [signature.inputs[place].name for place in found.places if place is not None]
+        if None in found.places or not all(spec.floating for spec in signature.inputs if spec.name in moved):
+            raise InputError(
+                "only floating-point inputs can be shifted, not the outputs of layers and not whole numbers"
+            )
+
+        def change(arrays: Sequence[Any]) -> list[Any]:
+            pairs = zip(arrays, signature.names, strict=True)
+            return [array - amount if name in moved else array for array, name in pairs]
+
+        model = self._backend.preceded(self._model, signature, change)
+        other = Explainer(model, self.method, self._backend, replace(self._options, wrt=tuple(moved)))
+        flat = replace(signature, positional=len(signature.inputs), arguments=())
+        other._prepare(flat, flat.inputs)
+        return other
+
     def weights(self) -> dict[Value, Numpy]:
         """The weights that the kernels use, by their value in :attr:`graph`."""
         traced, backend = self._ready("weights").traced, self._backend

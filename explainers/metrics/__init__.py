@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import InputError, UnknownNameError
-from .axioms import Completeness
+from .axioms import Completeness, Consistency, InputInvariance
 from .base import Demand, Metric, Work
 from .complexity import EffectiveComplexity, Entropy, Sparseness
 from .evaluating import evaluate
@@ -31,8 +31,8 @@ from .statistics import Interval
 _KINDS = (
     Deletion, Insertion, ABPC, IROF, ROAD, FaithfulnessCorrelation, SensitivityN, Infidelity, FaithfulnessEstimate,
     MonotonicityCorrelation, NonSensitivity, Sensitivity, LocalLipschitz, RelativeInputStability,
-    RelativeOutputStability, ModelRandomization, TargetRandomization, Completeness, PointingGame, TopK,
-    RelevanceMass, RelevanceRank, LocalizationAUC, Sparseness, Entropy, EffectiveComplexity,
+    RelativeOutputStability, ModelRandomization, TargetRandomization, Completeness, InputInvariance, Consistency,
+    PointingGame, TopK, RelevanceMass, RelevanceRank, LocalizationAUC, Sparseness, Entropy, EffectiveComplexity,
 )  # fmt: skip
 METRICS: dict[str, type[Metric]] = {kind.name: kind for kind in _KINDS}
 

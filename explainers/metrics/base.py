@@ -34,9 +34,8 @@ class Metric:
     ----------------
     name: the registered name. higher: whether a higher score is better. bounds: between which scores lie.
     signed: whether the score changes with the attribution's sign, so that the reversed control says something.
-    undefined: when a sample has no score, as the reason beside its NaN. needs_masks, reexplains, weights: what it takes
-    besides samples: masks of the places that matter; explainers that can be called again, not only arrays; and whose
-    weights can be set.
+    undefined: when a sample has no score, as the reason beside its NaN. needs_masks, reexplains: what it takes besides
+    samples: masks of the places that matter; explainers that can be called again, not only arrays.
     """
 
     name: ClassVar[str]
@@ -46,11 +45,14 @@ class Metric:
     undefined: ClassVar[str] = ""
     needs_masks: ClassVar[bool] = False
     reexplains: ClassVar[bool] = False
-    weights: ClassVar[bool] = False
 
     def score(self, work: Work, method: str) -> Numpy:
         """The score of each sample of a chunk, (n,); NaN where it is undefined."""
         raise NotImplementedError
+
+    def of_all(self, found: Numpy) -> Numpy:
+        """The scores of all samples, (N,), where :meth:`score` says by what samples are compared, (N, …)."""
+        return found
 
     def curve(self, work: Work, method: str) -> tuple[Numpy, Numpy] | None:
         """For metrics that are an area: the fractions (n, K) and the values (n, K) of each sample's curve."""
@@ -63,6 +65,9 @@ class Metric:
 
     def check(self, facts: Facts) -> None:
         """Raise InputError for samples that cannot be scored."""
+
+    def check_explainer(self, name: str, explain: Explainer) -> None:
+        """Raise InputError if what ``explain`` explains cannot be changed as the metric asks."""
 
     @property
     def label(self) -> str:
@@ -205,6 +210,10 @@ class Work:
         else:
             self.asked += rows
 
+    def flat(self, parts: list[Numpy]) -> Numpy:
+        """Arrays (n, …) of the inputs as one, (n, E)."""
+        return np.concatenate([np.asarray(part, np.float64).reshape(len(self), -1) for part in parts], axis=1)
+
     def of_features(self, method: str) -> Numpy:
         """A method's attributions summed over the elements of each feature, (n, G)."""
         found: Numpy = self.get(_OfFeatures(), method)
@@ -223,6 +232,12 @@ class Work:
         axis = 1 if baseline.own else 0
         means = [t.mean(axis=axis, keepdims=not baseline.own) if baseline.distribution else t for t in baseline.tables]
         return [part - mean for part, mean in zip(x, means, strict=True)]
+
+    def typed(self, parts: list[Numpy]) -> list[Numpy]:
+        """Numbers in the dtypes in which the attributed inputs are passed."""
+        specs = self.states.packages.traced.signature.inputs
+        kinds = [specs[place].dtype for place in self.states.places]
+        return [part.astype("float32" if kind == "bfloat16" else kind) for part, kind in zip(parts, kinds, strict=True)]
 
     def keys(self, draws: Numpy, sample: Numpy, stream: int) -> UInt64:
         """A key of random numbers for each draw of a sample."""

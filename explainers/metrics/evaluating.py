@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import random_numbers
-from ..errors import ArtifactError, InputError, UnknownNameError, UnsupportedOperation
+from ..errors import InputError, UnknownNameError
 from ..explainer import bind
 from ..explainer.api import Explainer
 from ..explainer.states import States
@@ -18,7 +18,6 @@ from ..random_numbers import UInt64
 from ..spec import Numpy, References, row_name
 from .base import Facts, Features, Metric, Work
 from .evaluation import Curves, Evaluation
-from .randomization import copy_of, layers_of
 
 CONTROLS = ("random", "reversed")
 RANDOM = "random"
@@ -141,14 +140,8 @@ class _Run:
         few = np.arange(min(FEW, self.states.count))
         for name, explainer in self.explainers.items():
             self._check_same(name, explainer, few, outputs[few])
-        of_weights = [metric.name for metric in self.metrics if metric.weights]
-        for name, explainer in self.explainers.items() if of_weights else ():
-            try:
-                found = layers_of(copy_of(explainer).graph)
-            except (ArtifactError, UnsupportedOperation) as error:
-                raise InputError(f"metric {of_weights[0]!r} changes weights, and {name!r} has none: {error}") from error
-            if not found:
-                raise InputError(f"metric {of_weights[0]!r}: the model of {name!r} has no dense layer or convolution")
+            for metric in self.metrics:
+                metric.check_explainer(name, explainer)
 
     def _check_same(self, name: str, explainer: Explainer, few: Numpy, outputs: Numpy) -> None:
         """Raise InputError if an explainer explains something else than what is evaluated."""
@@ -181,7 +174,7 @@ class _Run:
         labels = {metric.label: metric for metric in self.metrics}
         count = self.states.count
         names = {label: self._scored(metric) for label, metric in labels.items()}
-        scores = {label: {name: np.full(count, np.nan) for name in names[label]} for label in labels}
+        found: dict[tuple[str, str], list[Numpy]] = {}
         curves = {label: {name: Curves() for name in names[label]} for label in labels}
         rows = asked = 0
         for index, features in self.chunks:
@@ -190,11 +183,21 @@ class _Run:
                 for name in names[label]:
                     if metric.reexplains and name not in self.explainers:
                         continue
-                    scores[label][name][index] = work.scores(metric, name)
-                    found = metric.curve(work, name)
-                    if found is not None:
-                        curves[label][name].add(*found)
+                    found.setdefault((label, name), []).append(work.scores(metric, name))
+                    curve = metric.curve(work, name)
+                    if curve is not None:
+                        curves[label][name].add(*curve)
             rows, asked = rows + work.rows, asked + work.asked
+        order = np.argsort(np.concatenate([index for index, _ in self.chunks]))
+        scores = {
+            label: {
+                name: metric.of_all(np.concatenate(found[label, name])[order])
+                if (label, name) in found
+                else np.full(count, np.nan)
+                for name in names[label]
+            }
+            for label, metric in labels.items()
+        }
         kept = {label: {n: c for n, c in of.items() if c.count} for label, of in curves.items()}
         kept = {label: of for label, of in kept.items() if of}
         return Evaluation(

@@ -12,7 +12,8 @@ from ..errors import InputError
 from ..methods.base import one_of
 from ..spec import Numpy
 from .base import Facts, Metric, Work, whole
-from .imputation import Imputed, channel_axis_of
+from .images import channel_axis_of, check_axis, image_shape
+from .imputation import Imputed
 from .noise import Noisy
 from .removal import Curve, Endpoints, Ends, Singles, Subsets, check_size, fractions, size_of
 from .statistics import pearson, spearman
@@ -166,18 +167,15 @@ class ROAD(Metric):
             raise InputError(f"shares must be numbers between 0 and 1; got {self.shares}")
         if not 0 <= self.noise < math.inf:
             raise InputError(f"noise must be a standard deviation ≥ 0; got {self.noise!r}")
-        if self.channel_axis not in (None, 0, 2, -1):
-            raise InputError(f"channel_axis must be 0 or 2, or None; got {self.channel_axis!r}")
+        check_axis(self.channel_axis)
 
     @property
     def moves(self) -> bool:
         return True
 
     def check(self, facts: Facts) -> None:
-        if len(facts.shapes) != 1:
-            raise InputError(f"ROAD takes one attributed input, images; there are {len(facts.shapes)}")
-        (shape,) = facts.shapes
-        axis = channel_axis_of(shape, self.channel_axis, facts.channel_axis)
+        shape = image_shape("ROAD", facts.shapes)
+        axis = channel_axis_of("ROAD", shape, self.channel_axis, facts.channel_axis)
         pixels = math.prod(shape) // max(shape[axis], 1)
         if facts.features > pixels:
             wanted = tuple(1 if i == axis else size for i, size in enumerate(shape))

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..errors import InputError
 from ..spec import Numpy
 from .base import Demand, Work
+from .images import channel_axis_of
 from .removal import Ranks
 
 NOISE = 0x404  # the stream of random numbers
@@ -36,7 +36,7 @@ class Imputed(Demand):
         states = work.states
         dtype = states.packages.traced.signature.inputs[states.places[0]].dtype
         (shape,) = states.shapes
-        axis = channel_axis_of(shape, self.channel_axis, states.backend.channel_axis)
+        axis = channel_axis_of("ROAD", shape, self.channel_axis, states.backend.channel_axis)
 
         def points(row: Numpy, x: list[Any], b: list[Any]) -> list[Any]:
             removed = ranks[sample[row]] < numbers[stage[row]][:, None]
@@ -51,14 +51,6 @@ class Imputed(Demand):
 
         found: Numpy = work.values(sample, points).reshape(len(work), -1)
         return found
-
-
-def channel_axis_of(shape: tuple[int, ...], given: int | None, usual: int) -> int:
-    """The axis of the channels of images of this shape. Raises InputError for samples that are no images."""
-    if len(shape) != 3:
-        raise InputError(f"ROAD imputes the pixels of images, of shape (C, H, W) or (H, W, C); a sample has {shape}")
-    axis = usual if given is None else given
-    return axis % 3
 
 
 def imputed(images: Numpy, removed: Numpy) -> Numpy:

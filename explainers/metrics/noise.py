@@ -10,11 +10,13 @@ import numpy as np
 from .. import random_numbers
 from ..spec import Numpy
 from .base import BLOCK, Demand, Work
+from .copies import shifted
 from .removal import Drawn, Endpoints, Ends, falls
 
 NOISE = 0x401  # the streams of random numbers
 NEAR = 0x402
 OTHER = 0x403
+BLUR = 0x404
 
 
 @dataclass(frozen=True)
@@ -70,19 +72,38 @@ class Neighbours(Demand):
     of_attribution: ClassVar[bool] = False
 
     def run(self, work: Work, method: str) -> list[Numpy]:
-        sample, draw = (part.ravel() for part in np.indices((len(work), self.draws)))
-        keys = work.keys(draw, sample, NEAR)
-        parts = []
-        for start in range(0, len(sample), BLOCK):
-            noise = _draws(work, keys[start : start + BLOCK], normal=False)
-            parts.append([work.states.backend.numpy(part) for part in noise])
-        joined = [np.concatenate(group) for group in zip(*parts, strict=True)]
-        moved = [
-            x[:, None] + self.radius * part.reshape(len(work), self.draws, *part.shape[1:]).astype(np.float64)
-            for x, part in zip(work.samples(), joined, strict=True)
-        ]
-        kinds = [work.states.packages.traced.signature.inputs[place].dtype for place in work.states.places]
-        return [part.astype(kind if kind != "bfloat16" else "float32") for part, kind in zip(moved, kinds, strict=True)]
+        radii = [np.full(len(work), self.radius)] * len(work.states.places)
+        return _moved(work, radii, self.draws, NEAR, normal=False)
+
+
+@dataclass(frozen=True)
+class Blurred(Demand):
+    """The samples with normal noise, of ``noise`` times the range of each input's entries. (n, D, …)"""
+
+    noise: float
+    draws: int
+
+    of_attribution: ClassVar[bool] = False
+
+    def run(self, work: Work, method: str) -> list[Numpy]:
+        flat = [part.reshape(len(work), -1) for part in work.samples()]
+        scales = [self.noise * (part.max(axis=1) - part.min(axis=1)) for part in flat]
+        return _moved(work, scales, self.draws, BLUR, normal=True)
+
+
+def _moved(work: Work, scales: list[Numpy], draws: int, stream: int, normal: bool) -> list[Numpy]:
+    """``draws`` copies of each sample with random numbers, times the input's scale for each sample, (n, D, …)."""
+    sample, draw = (part.ravel() for part in np.indices((len(work), draws)))
+    keys = work.keys(draw, sample, stream)
+    parts = []
+    for start in range(0, len(sample), BLOCK):
+        noise = _draws(work, keys[start : start + BLOCK], normal)
+        parts.append([work.states.backend.numpy(part) for part in noise])
+    found = []
+    for x, scale, group in zip(work.samples(), scales, zip(*parts, strict=True), strict=True):
+        drawn = np.concatenate(group).astype(np.float64).reshape(len(work), draws, *x.shape[1:])
+        found.append(x[:, None] + scale.reshape(-1, *[1] * x.ndim) * drawn)
+    return work.typed(found)
 
 
 @dataclass(frozen=True)
@@ -101,6 +122,28 @@ class Reexplained(Demand):
 
 
 @dataclass(frozen=True)
+class Moved(Demand):
+    """A method's attributions of samples and model moved by ``shift``, (n, …) for each input."""
+
+    shift: float
+
+    def run(self, work: Work, method: str) -> list[Numpy]:
+        other = shifted(work.compiled[method], self.shift)
+        moved = work.typed([part + self.shift for part in work.samples()])
+        return work.explain(method, moved, np.arange(len(work)), by=other)
+
+
+@dataclass(frozen=True)
+class Predicted(Demand):
+    """f at the samples, (n, …)."""
+
+    of_attribution: ClassVar[bool] = False
+
+    def run(self, work: Work, method: str) -> Numpy:
+        return work.outputs(None, np.arange(len(work)))
+
+
+@dataclass(frozen=True)
 class Outputs(Demand):
     """f at the samples, (n, …), and at their neighbours, (n, D, …)."""
 
@@ -113,7 +156,7 @@ class Outputs(Demand):
         near: list[Numpy] = work.get(Neighbours(self.radius, self.draws))
         sample = np.repeat(np.arange(len(work)), self.draws)
         moved = work.outputs([part.reshape(-1, *part.shape[2:]) for part in near], sample)
-        return work.outputs(None, np.arange(len(work))), moved.reshape(len(work), self.draws, *moved.shape[1:])
+        return work.get(Predicted()), moved.reshape(len(work), self.draws, *moved.shape[1:])
 
 
 @dataclass(frozen=True)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from typing import ClassVar
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import ArtifactError, InputError, UnsupportedOperation
 from ..explainer.api import Explainer
 from ..graph import Graph, Role, Value
 from ..methods.base import one_of
 from ..spec import Numpy
-from .base import Demand, Facts, Metric, Work
-from .noise import OtherTargets
+from .base import Demand, Facts, Metric, Work, positive, whole
+from .copies import LOCK, copy_of
+from .images import WINDOW, channel_axis_of, check_axis, image_shape, ssim
+from .noise import Blurred, OtherTargets
 from .statistics import spearman
 
 Layers = list[list[Value]]
@@ -56,10 +56,21 @@ class ModelRandomization(Metric):
     ----------
     order: ``"top_down"``: from the output on, each layer with all those behind it; ``"independent"``: each by itself.
     absolute: compare |φ|.
+    similarity: ``"spearman"``: of ranks; ``"ssim"``: the structural similarity of images, each summed over its channels
+        and divided by its largest |φ| (:func:`.ssim`).
+    noise, draws: with ``draws`` above 1, explanations are means over as many samples with normal noise, of ``noise``
+        times the range of the sample's entries: Hedström et al. 2023, "Sanity Checks Revisited: An Exploration to
+        Repair the Model Parameter Randomisation Test", section 4.1, which keeps the noise of gradients from passing
+        for a dependence on the weights.
+    channel_axis: of images (C, H, W) or (H, W, C), for ``"ssim"``: 0 or 2; by default that of the framework.
     """
 
     order: str = "top_down"
     absolute: bool = False
+    similarity: str = "spearman"
+    noise: float = 0.1
+    draws: int = 1
+    channel_axis: int | None = None
 
     name: ClassVar[str] = "model_randomization"
     higher: ClassVar[bool] = False
@@ -67,59 +78,96 @@ class ModelRandomization(Metric):
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     undefined: ClassVar[str] = "the attribution is constant, of the model itself or of all randomized ones"
     reexplains: ClassVar[bool] = True
-    weights: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         one_of("order", self.order, ("top_down", "independent"))
+        one_of("similarity", self.similarity, ("spearman", "ssim"))
+        whole("draws", self.draws, 1)
+        positive("noise", self.noise)
+        check_axis(self.channel_axis)
+
+    @property
+    def moves(self) -> bool:
+        return self.draws > 1
+
+    def check(self, facts: Facts) -> None:
+        if self.similarity == "ssim":
+            shape = image_shape("SSIM", facts.shapes)
+            axis = channel_axis_of("SSIM", shape, self.channel_axis, facts.channel_axis)
+            if min(shape[:axis] + shape[axis + 1 :]) < WINDOW:
+                raise InputError(f"SSIM compares windows of {WINDOW}×{WINDOW} pixels; a sample has the shape {shape}")
+
+    def check_explainer(self, name: str, explain: Explainer) -> None:
+        try:
+            found = layers_of(copy_of(explain).graph)
+        except (ArtifactError, UnsupportedOperation) as error:
+            raise InputError(f"metric {self.name!r} changes weights, and {name!r} has none: {error}") from error
+        if not found:
+            raise InputError(f"metric {self.name!r}: the model of {name!r} has no dense layer or convolution")
 
     def score(self, work: Work, method: str) -> Numpy:
-        own = work.of_features(method)
-        found = [work.features.summed(parts) for parts in work.get(Randomized(self.order), method)]
-        if self.absolute:
-            own, found = np.abs(own), [np.abs(array) for array in found]
-        similar = np.stack([spearman(own, other) for other in found])
+        noise = (float(self.noise), self.draws) if self.draws > 1 else (0.0, 1)
+        own, *found = work.get(Randomized(self.order, *noise), method)
+        similar = np.stack([self._similarity(work, own, other) for other in found])
         known = np.isfinite(similar)
         count = known.sum(axis=0)
         result: Numpy = np.where(known, similar, 0.0).sum(axis=0) / np.where(count > 0, count, np.nan)
         return result
 
+    def _similarity(self, work: Work, own: list[Numpy], other: list[Numpy]) -> Numpy:
+        if self.absolute:
+            own, other = [np.abs(part) for part in own], [np.abs(part) for part in other]
+        if self.similarity == "spearman":
+            return spearman(work.features.summed(own), work.features.summed(other))
+        (shape,) = work.states.shapes
+        axis = channel_axis_of("SSIM", shape, self.channel_axis, work.states.backend.channel_axis)
+        first, second = (_of_largest(np.asarray(p, np.float64).sum(axis=axis + 1)) for (p,) in (own, other))
+        return ssim(first, second, span=1.0 if self.absolute else 2.0)
+
+
+def _of_largest(maps: Numpy) -> Numpy:
+    """Maps (n, H, W), each over its largest absolute entry; NaN where all are 0."""
+    largest = np.abs(maps).max(axis=(1, 2), keepdims=True)
+    found: Numpy = maps / np.where(largest > 0, largest, np.nan)
+    return found
+
 
 @dataclass(frozen=True)
 class Randomized(Demand):
-    """A method's attributions of the samples for each stage of the randomization."""
+    """A method's attributions of the samples, of the model itself and for each stage of the randomization.
+
+    noise, draws: of the samples that each explanation is the mean of, if draws > 1.
+    """
 
     order: str
+    noise: float
+    draws: int
 
     def run(self, work: Work, method: str) -> list[list[Numpy]]:
         explain = work.compiled[method]
-        with _LOCK:
+        with LOCK:
             known = copy_of(explain)
             original = explain.weights()
             layers = layers_of(known.graph)
-            found = []
+            found = [work.attributions[method] if self.draws == 1 else self._explained(work, method, explain)]
             try:
                 known.set_weights(original)
                 for values in reversed(layers):
                     known.set_weights({value: _permuted(original[value], value) for value in values})
-                    found.append(work.explain(method, None, np.arange(len(work)), by=known))
+                    found.append(self._explained(work, method, known))
                     if self.order == "independent":
                         known.set_weights({value: original[value] for value in values})
             finally:
                 known.set_weights(original)
         return found
 
-
-_COPIES: WeakKeyDictionary[Explainer, Explainer] = WeakKeyDictionary()
-_LOCK = threading.RLock()  # one evaluation at a time sets the weights of a copy
-
-
-def copy_of(explain: Explainer) -> Explainer:
-    """The explainer with weights of its own, made once. Raises as :meth:`.Explainer.detached`."""
-    with _LOCK:
-        known = _COPIES.get(explain)
-        if known is None:
-            known = _COPIES[explain] = explain.detached()
-        return known
+    def _explained(self, work: Work, method: str, by: Explainer) -> list[Numpy]:
+        if self.draws == 1:
+            return work.explain(method, None, np.arange(len(work)), by=by)
+        near: list[Numpy] = work.get(Blurred(self.noise, self.draws))
+        flat = [part.reshape(-1, *part.shape[2:]) for part in near]
+        parts = work.explain(method, flat, np.repeat(np.arange(len(work)), self.draws), by=by)
+        return [np.asarray(part, np.float64).reshape(len(work), self.draws, *part.shape[1:]).mean(1) for part in parts]
 
 
 def layers_of(graph: Graph) -> Layers:

@@ -11,6 +11,7 @@ import pytest
 
 from explainers import Explainer, evaluate, methods, metrics
 from explainers.errors import InputError
+from explainers.metrics.images import ssim
 from explainers.metrics.randomization import layers_of
 from explainers.metrics.statistics import spearman
 
@@ -188,3 +189,52 @@ def test_explainers_on_two_frameworks() -> None:
     for model in both.values():
         found = evaluate(both, samples(label), metrics=["deletion", "completeness"], target=0, model=model)
         assert np.isfinite(found.of("deletion", "ablation")).all()
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_gradients_move_with_the_samples_and_a_fixed_baseline_does_not(label: str) -> None:
+    x = samples(label)
+    found = evaluate(explainers(label), x, metrics="input_invariance", target="max", controls=())
+    assert (found.of("input_invariance", "gradient") < 1e-3).all()
+    assert (found.of("input_invariance", "ig") > 0.1).all()
+    moving = evaluate(
+        explainers(label), x, metrics="input_invariance", target="max", controls=(),
+        baseline=lambda batch: np.asarray(batch) - 0.25,
+    )  # fmt: skip
+    assert (moving.of("input_invariance", "ig") < 1e-2).all()
+    np.testing.assert_allclose(explainers(label)["ig"].shifted(0.5).predict(x + 0.5), zoo.outputs(label, x), atol=1e-4)
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_randomized_explanations_may_be_compared_as_images_and_smoothed(label: str) -> None:
+    x, explain = samples(label), explainers(label)["gradient"]
+    x = x + np.random.default_rng(7).uniform(0, 0.02, x.shape).astype(x.dtype)  # no two equal places under a pool
+    target = zoo.outputs(label, x).argmax(axis=1)
+    axis = 1 if label.startswith("torch") else 3
+    kinds = [
+        metrics.ModelRandomization(absolute=True, similarity="ssim"),
+        metrics.ModelRandomization(),
+        metrics.ModelRandomization(noise=1e-7, draws=2),
+        metrics.ModelRandomization(noise=0.2, draws=4),
+    ]
+    found = evaluate(explain, x, metrics=kinds, target=target, controls=())
+    own, similar = explain.detached(), []
+    weights = own.weights()
+
+    def image(by: Explainer) -> np.ndarray:
+        summed = np.abs(np.asarray(by(x, target=target))).astype(np.float64).sum(axis=axis)
+        return summed / summed.max(axis=(1, 2), keepdims=True)
+
+    for values in layers_of(own.graph)[::-1]:
+        for value in values:
+            seed = np.frombuffer(str(value).encode(), np.uint8).tolist()
+            mixed = np.random.default_rng(seed).permutation(weights[value].ravel())
+            own.set_weights({value: mixed.reshape(weights[value].shape)})
+        similar.append(ssim(image(explain), image(own), 1.0))
+    by_kind = [found.of(kind.label, "gradient") for kind in kinds]
+    np.testing.assert_allclose(by_kind[0], np.mean(similar, axis=0), atol=1e-5)
+    unsure = zoo.outputs(label, x).max(axis=1) < 0.9999  # else the gradient of a probability is rounding
+    assert unsure.sum() > 1
+    np.testing.assert_allclose(by_kind[2][unsure], by_kind[1][unsure], atol=0.02)
+    assert (np.abs(by_kind[3] - by_kind[1]) > 1e-3).any()
+    assert np.abs(by_kind[3] - by_kind[1]).max() < 0.6
