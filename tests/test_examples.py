@@ -136,6 +136,15 @@ def test_motifs_are_found(tmp_path: Path) -> None:
     assert "<h2>relevance_rank</h2>" in (tmp_path / "out" / "motifs_evaluated.html").read_text(encoding="utf-8")
 
 
+def test_patches_are_found(tmp_path: Path) -> None:
+    stdout = printed_by("patches.py", tmp_path)
+    assert float(re.search(r"held-out accuracy ([\d.]+)%", stdout)[1]) > 95  # type: ignore[index]
+    assert len(pictures(stdout, tmp_path)) == 1
+    best = dict(re.findall(r"^best by (\w+)\S*: (\w+)$", stdout, re.MULTILINE))
+    assert {best["relevance_rank"], best["abpc"], best["sensitivity_n"]} <= {"deeplift", "integrated_gradients"}
+    assert "<h2>localization_auc</h2>" in (tmp_path / "out" / "patches_evaluated.html").read_text(encoding="utf-8")
+
+
 def test_words_are_explained(tmp_path: Path) -> None:
     stdout = printed_by("text.py", tmp_path)
     assert float(re.search(r"held-out accuracy ([\d.]+)%", stdout)[1]) > 65  # type: ignore[index]
