@@ -16,6 +16,8 @@
     ├── PerturbationError   (RuntimeError)     a user's generator or its worker failed
     ├── CandidateFailed     (RuntimeError)     the process of a candidate of a comparison ended without an answer
     ├── QueueFull           (RuntimeError)     more rows wait than a scheduler takes
+    ├── SourceError         (RuntimeError)     a source of samples failed
+    ├── RunInProgress       (RuntimeError)     another process writes to the same results
     └── BackendMissing      (ImportError)      the framework is not installed
 
     IncompleteWarning       (RuntimeWarning)   attributions that do not add up
@@ -117,6 +119,14 @@ class CandidateFailed(ExplainersError, RuntimeError):
 
 class QueueFull(ExplainersError, RuntimeError):
     """The scheduler's queue is full. Try again later."""
+
+
+class SourceError(ExplainersError, RuntimeError):
+    """A source of samples failed while a block was read; the message names the block."""
+
+
+class RunInProgress(ExplainersError, RuntimeError):
+    """Another process writes to the same results; the message names it."""
 
 
 class BackendMissing(ExplainersError, ImportError):

@@ -41,6 +41,11 @@ def sample_seeds(seed: Any, count: int) -> UInt64:
     return _seeds_of_call(seed or 0, count) if known else _sample_seeds(seed, count)
 
 
+def seeds_at(seed: int | None, start: int, count: int) -> UInt64:
+    """:func:`sample_seeds` of an int, for the samples start … start+count−1, whose draws are those in a whole call."""
+    return _mixed(np.full(count, seed or 0), np.arange(start, start + count, dtype=np.uint64))
+
+
 @lru_cache(maxsize=64)
 def _seeds_of_call(seed: int, count: int) -> UInt64:
     seeds = _sample_seeds(seed, count)
@@ -55,9 +60,12 @@ def _sample_seeds(seed: Any, count: int) -> UInt64:
     if seeds.dtype.kind not in "iu" or seeds.ndim > 1 or (seeds.ndim == 1 and len(seeds) != count):
         raise InputError(f"seed must be an int, or {count} ints, one per sample; got {seed!r}")
     index = np.arange(count, dtype=np.uint64) if seeds.ndim == 0 else np.zeros(count, np.uint64)
-    base = np.broadcast_to(seeds.astype(np.uint64, casting="unsafe"), (count,))
+    return _mixed(np.broadcast_to(seeds, (count,)), index)
+
+
+def _mixed(seeds: npt.NDArray[Any], index: UInt64) -> UInt64:
     with np.errstate(over="ignore"):
-        return _mix64(_mix64(base + np.uint64(0x9E3779B97F4A7C15)) + index)
+        return _mix64(_mix64(seeds.astype(np.uint64, casting="unsafe") + np.uint64(0x9E3779B97F4A7C15)) + index)
 
 
 def draw_keys(seeds: UInt64, draws: npt.NDArray[Any], stream: int = 0) -> UInt64:

@@ -38,6 +38,12 @@ class TableLibrary(Protocol):
 
     def take(self, table: Any, places: Numpy) -> Any: ...
 
+    def joined(self, tables: Sequence[Any]) -> Any:
+        """The rows of all tables, one after the other."""
+
+    def without(self, table: Any, label: Any) -> Any:
+        """The table without a column."""
+
     def make(self, columns: Sequence[Numpy], like: Any) -> Any:
         """A table of these columns with the labels of ``like``, and its index where it has as many rows."""
 
@@ -88,6 +94,12 @@ class Pandas:
 
     def take(self, table: Any, places: Numpy) -> Any:
         return table.iloc[places]
+
+    def joined(self, tables: Sequence[Any]) -> Any:
+        return sys.modules["pandas"].concat(tables)
+
+    def without(self, table: Any, label: Any) -> Any:
+        return table.drop(columns=label)
 
     def make(self, columns: Sequence[Any], like: Any) -> Any:
         pandas = sys.modules["pandas"]
@@ -140,6 +152,12 @@ class Polars:
     def take(self, table: Any, places: Numpy) -> Any:
         return table[places.tolist()]
 
+    def joined(self, tables: Sequence[Any]) -> Any:
+        return sys.modules["polars"].concat(tables)
+
+    def without(self, table: Any, label: Any) -> Any:
+        return table.drop(label)
+
     def make(self, columns: Sequence[Any], like: Any) -> Any:
         return sys.modules["polars"].DataFrame(dict(zip(like.columns, columns, strict=True)))
 
@@ -178,6 +196,15 @@ class Arrow:
 
     def take(self, table: Any, places: Numpy) -> Any:
         return table.take(places)
+
+    def joined(self, tables: Sequence[Any]) -> Any:
+        pyarrow = sys.modules["pyarrow"]
+        kind = pyarrow.RecordBatch if isinstance(tables[0], pyarrow.RecordBatch) else pyarrow.Table
+        whole = [pyarrow.Table.from_batches([t]) if kind is pyarrow.RecordBatch else t for t in tables]
+        return pyarrow.concat_tables(whole)
+
+    def without(self, table: Any, label: Any) -> Any:
+        return table.drop_columns([label])
 
     def make(self, columns: Sequence[Any], like: Any) -> Any:
         pyarrow = sys.modules["pyarrow"]

@@ -34,6 +34,24 @@ def take(table: Any, places: Numpy) -> Any:
     return of(table).take(table, places)
 
 
+def joined(some: Sequence[Any]) -> Any:
+    """The rows of several tables of the same columns, one after the other."""
+    return of(some[0]).joined(some)
+
+
+def without(table: Any, label: str) -> Any:
+    """The table without a column."""
+    return of(table).without(table, label)
+
+
+def column(table: Any, label: str, what: str) -> Numpy:
+    """One column as numpy, by its name."""
+    labels = [str(name) for name in of(table).labels(table)]
+    if label not in labels:
+        raise InputError(f"{what} has no column {label!r}; it has {listed(labels)}")
+    return of(table).column(table, labels.index(label))
+
+
 def names(table: Any, what: str = "the table") -> tuple[str, ...]:
     """The names of a table's columns; none if they are only numbered 0, 1, 2 …."""
     return _names(of(table).labels(table), what)
@@ -286,6 +304,11 @@ def refuse(value: Any, what: str) -> None:
         raise InputError(
             f"{what} is a masked array, with {count} of {value.size} entries masked, and the numbers behind the mask "
             "would be used. Fill them first, with x.filled(0.0) or what else stands for missing ones."
+        )
+    if any(package == "dask" for package, _ in parents(kind)):
+        raise InputError(
+            f"{what} is a lazy array of dask, and a call would load all of it: give it to explain.stream or "
+            "explain.to_zarr, which read it block by block"
         )
     if any(package == "scipy" for package, _ in parents(kind)) and hasattr(value, "toarray"):
         raise InputError(f"{what} is a sparse matrix ({kind.__name__}); dense arrays are needed: give x.toarray()")

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 
-from .. import random_numbers, tables
+from .. import tables
 from ..errors import InputError
 from ..explainer.api import Explainer
-from ..explainer.bind import samples_of, targets_of
-from ..explainer.request import Request
-from ..spec import References, TensorSpec, is_mask, resolve_target
+from ..explainer.streaming import incomplete
+from ..spec import Numpy, References, TensorSpec
 from . import sources
 from .loading import Compiling, Subject, examples
 
@@ -121,76 +119,14 @@ def with_columns(explain: Explainer, column_options: list[str] | None) -> Explai
     return explain
 
 
-def request_for(
-    explain: Explainer, inputs: list[Any], arguments: dict[str, Any], index: Any, allow_nonfinite: bool
-) -> Request:
-    """A request for the samples ``index`` (a slice or positions), with the random draws of a call of all samples.
-
-    ``arguments``: target, baseline and seed for all samples.
-    """
-    total = inputs[0].shape[0]
-    rows = [_read_rows(array, index) for array in inputs]
-    output = explain.output.at(explain.signature.sizes(rows))
-    request = explain.request(
-        *rows,
-        target=_target(output, arguments["target"], index, total, rows[0].shape[0]),
-        baseline=_baseline(explain, arguments["baseline"], index, total),
-        allow_nonfinite=allow_nonfinite,
-    )
-    request = dataclasses.replace(request, warns=False)  # the command warns once, at the end
-    if explain.method.sampled:
-        request.call.seeds = random_numbers.sample_seeds(arguments["seed"], total)[index]
-    return request
+def read_rows(array: Any, index: Numpy) -> Any:
+    """The rows ``index`` of an array or a table; only these are read from the file."""
+    if tables.is_table(array):
+        return tables.take(array, index)
+    return np.concatenate([np.asarray(array[i : i + 1]) for i in index])
 
 
 def incomplete_warning(explain: Explainer) -> str | None:
     """A warning about samples whose attributions do not add up; None if all do."""
     count = explain.stats.incomplete
-    if not count:
-        return None
-    return (
-        f"warning: the attributions of {count} samples do not add up to the change of the output. explain.audit in "
-        "Python names the operations that lose the rest."
-    )
-
-
-def _baseline(explain: Explainer, baseline: Any, index: Any, total: int) -> Any:
-    """The baseline of the samples ``index``. A ``--baseline`` with as many rows as samples is one for each sample."""
-    axes = {spec.name: len(spec.sample_shape) for spec in explain.attributed}
-    first_axes = next(iter(axes.values()))
-    if not isinstance(baseline, dict):
-        return _one_each(explain, samples_of(baseline, index, total, first_axes), first_axes)
-    baseline_by_name = {name: samples_of(part, index, total, axes.get(name)) for name, part in baseline.items()}
-    sets = {name: _one_each(explain, part, axes.get(name, first_axes)) for name, part in baseline_by_name.items()}
-    if all(isinstance(part, References) for part in sets.values()):
-        return References({name: part.array for name, part in sets.items()}, per_sample=True)
-    return baseline_by_name
-
-
-def _one_each(explain: Explainer, baseline: Any, axes: int) -> Any:
-    if explain.method.takes_sets and isinstance(baseline, np.ndarray) and baseline.ndim == axes + 1:
-        return References(baseline[:, None], per_sample=True)
-    return baseline
-
-
-def _target(output: TensorSpec, target: Any, index: Any, total: int, count: int) -> Any:
-    """The target of the ``count`` samples ``index``; a single mask is repeated for each sample.
-
-    Raises
-    ------
-    TargetError: there are as many samples as outputs, so the mask could also be one index per sample.
-    """
-    shape = output.sample_shape
-    if is_mask(target, shape):
-        resolve_target(target, shape, total)
-        return np.broadcast_to(np.asarray(target), (count, *shape))
-    return targets_of(target, index, total, shape)
-
-
-def _read_rows(array: Any, index: Any) -> Any:
-    """The rows ``index`` of an array or a table; only these are read from the file."""
-    if tables.is_table(array):
-        return tables.rows(array, index.start, index.stop) if isinstance(index, slice) else tables.take(array, index)
-    if isinstance(index, slice):
-        return np.asarray(array[index])
-    return np.concatenate([np.asarray(array[i : i + 1]) for i in index])
+    return f"warning: {incomplete(count)}" if count else None

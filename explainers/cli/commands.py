@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -21,10 +20,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from .. import __version__, tables
+from .. import __version__, store, tables
 from ..errors import ExplainersError, InputError
 from ..explainer.api import Explainer
 from ..explainer.explanation import on_host
+from ..explainer.streaming import Stream
 from ..file import container, writing
 from . import files, sources, words
 from .calls import (
@@ -39,10 +39,8 @@ from .calls import (
     Setting,
     Target,
     baseline_of,
-    incomplete_warning,
     load_explainer,
     prepared,
-    request_for,
     with_columns,
 )
 from .loading import Compiling, Subject, default_baseline, probe, served
@@ -226,31 +224,39 @@ def run(
         arguments = {"target": sources.target(target), "baseline": baseline_value, "seed": seed}
         settings = {"members": subject.identity(explain, compiling), "set": setting, "nonfinite": allow_nonfinite}
         key = files.fingerprint(inputs, {**arguments, **settings, "columns": columns})
-        output_file = files.OutputFile(output, key, restart, overwrite, [*inputs, *subject.files])
-        output_file.check_model(probe(subject, explain, bound_inputs))
-        _run(explain, bound_inputs, arguments, output_file, block, allow_nonfinite)
+        output_file = store.Store(output, key, restart, overwrite, [*inputs, *subject.files], "--output")
+        with closing(output_file):
+            if not output_file.complete:
+                output_file.check_model(probe(subject, explain, bound_inputs))
+                size = block or explain.stats.batch_size
+                stream = Stream.of(
+                    explain, tuple(bound_inputs), block=size, allow_nonfinite=allow_nonfinite, **arguments
+                )  # fmt: skip
+                _run(stream, bound_inputs, output_file)
+        total = bound_inputs[0].shape[0]
+        console.print(f"{output_file.name}: {total} samples", markup=False, highlight=False, soft_wrap=True)
 
 
-def _run(
-    explain: Explainer, inputs: list[Any], arguments: dict[str, Any], output_file: files.OutputFile,
-    block: int | None, allow_nonfinite: bool,
-) -> None:  # fmt: skip
-    total = inputs[0].shape[0]
+def _run(stream: Stream, inputs: list[Any], output_file: store.Store) -> None:
+    explain, total = stream.explain, inputs[0].shape[0]
     if not total:
         raise InputError("there are no samples")
     names = [spec.name for spec in explain.attributed] if len(explain.attributed) > 1 else [""]
-    output_file.allocate(dict(zip(names, _shapes(explain, inputs, total), strict=True)))
+    output_file.allocate(dict(zip(names, _forms(explain, inputs, total), strict=True)))
+    stream.first = output_file.done
     last_saved = time.monotonic()
     bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*bar, console=messages, disable=not messages.is_terminal) as progress:
         task = progress.add_task("samples", total=total, completed=output_file.done)
         try:
-            for start, parts in _blocks(explain, inputs, arguments, output_file.done, block, allow_nonfinite):
-                output_file.write(start, dict(zip(names, parts, strict=True)))
-                progress.update(task, completed=output_file.done)
-                if time.monotonic() - last_saved > SAVE_INTERVAL:
-                    output_file.keep()
-                    last_saved = time.monotonic()
+            with closing(stream.parts()) as parts:
+                for part in parts:
+                    results = part.result if isinstance(part.result, tuple) else (part.result,)
+                    output_file.write(part.start, dict(zip(names, map(on_host, results), strict=True)))
+                    progress.update(task, completed=output_file.done)
+                    if time.monotonic() - last_saved > SAVE_INTERVAL:
+                        output_file.keep()
+                        last_saved = time.monotonic()
         except ExplainersError:
             if not output_file.done:
                 output_file.forget()
@@ -261,8 +267,6 @@ def _run(
                 messages.print(f"{output_file.done} of {total} samples are done; the same command goes on from there")
             raise
     output_file.finish(_columns(explain, inputs))
-    warn(incomplete_warning(explain))
-    console.print(f"{output_file.name}: {total} samples", markup=False, highlight=False, soft_wrap=True)
 
 
 def _columns(explain: Explainer, inputs: list[Any]) -> tuple[str, ...]:
@@ -271,8 +275,8 @@ def _columns(explain: Explainer, inputs: list[Any]) -> tuple[str, ...]:
     return tables.names(table) if tables.is_table(table) else ()
 
 
-def _shapes(explain: Explainer, inputs: list[Any], total: int) -> Iterator[tuple[tuple[int, ...], Any]]:
-    """Shape and dtype of each attribution array for all samples; the dtype is that of its input."""
+def _forms(explain: Explainer, inputs: list[Any], total: int) -> Iterator[store.Form]:
+    """Of each attribution array for all samples; the dtype is that of its input."""
     dtypes = [tables.dtype(tables.rows(a, 0, 0)) if tables.is_table(a) else a.dtype for a in inputs]
     input_dtypes = dict(zip(explain.signature.names, map(np.dtype, dtypes), strict=True))
     sizes = explain.signature.sizes(inputs)
@@ -280,36 +284,7 @@ def _shapes(explain: Explainer, inputs: list[Any], total: int) -> Iterator[tuple
         spec_dtype = np.dtype("float32" if spec.dtype == "bfloat16" else spec.dtype)
         dtype = input_dtypes.get(spec.name, input_dtypes[explain.signature.names[0]])
         shape = spec.sample_shape[:-1] if explain.per_token else spec.sample_shape
-        yield (total, *shape), dtype if dtype.kind == "f" else spec_dtype
-
-
-def _blocks(
-    explain: Explainer, inputs: list[Any], arguments: dict[str, Any], first_sample: int, block: int | None,
-    allow_nonfinite: bool,
-) -> Iterator[tuple[int, list[Any]]]:  # fmt: skip
-    """Yield (first sample, attributions) block by block, with the same random draws as in one call of all samples."""
-    total = inputs[0].shape[0]
-    size = block or explain.stats.batch_size
-    for start in range(first_sample, total, size):
-        stop = min(start + size, total)
-        try:
-            request = request_for(explain, inputs, arguments, slice(start, stop), allow_nonfinite)
-            attributions = request.attributions(request.packages.run(request.call))
-        except ExplainersError as error:
-            raise _of_block(error, start, stop, total) from error
-        yield start, list(map(on_host, attributions if isinstance(attributions, tuple) else (attributions,)))
-
-
-def _of_block(error: ExplainersError, start: int, stop: int, total: int) -> ExplainersError:
-    """The same error with sample numbers of the whole file and a note that names the block."""
-    if stop - start == total:
-        return error
-    count = stop - start
-    text = re.sub(rf"sample (\d+) of {count}\b", lambda m: f"sample {start + int(m[1])} of {total}", str(error))
-    text = re.sub(r"at position (\d+)\b", lambda m: f"at position {start + int(m[1])}", text)
-    block_error = type(error)(text)
-    block_error.add_note(f"in the samples {start} to {stop - 1} of {total}")
-    return block_error
+        yield store.Form((total, *shape), dtype if dtype.kind == "f" else spec_dtype)
 
 
 @app.command(name="bench-call", epilog="Example: explainers bench-call digits.explainer --batch-size 1 --batch-size 32")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from .. import plots
 from ..errors import InputError
+from ..explainer.slices import Whole
 from . import files, sources
 from .calls import (
     Baseline,
@@ -22,7 +24,7 @@ from .calls import (
     baseline_of,
     incomplete_warning,
     prepared,
-    request_for,
+    read_rows,
 )
 from .commands import app, command_errors, destination, say, warn
 from .loading import Compiling, Subject
@@ -60,8 +62,12 @@ def report(
         explain, bound_inputs = prepared(Subject.of(explainer), compiling, files.read(inputs), columns)
         positions = _positions(samples, bound_inputs[0].shape[0])
         baseline_value = baseline_of(explain, baseline, references)
-        arguments = {"target": sources.target(target), "baseline": baseline_value, "seed": seed}
-        request = request_for(explain, bound_inputs, arguments, positions, allow_nonfinite)
+        whole = Whole(
+            sources.target(target), baseline_value, seed, bound_inputs[0].shape[0],
+            allow_nonfinite=allow_nonfinite, details=True,
+        )  # fmt: skip
+        index = np.array(positions)
+        request = whole.request(explain, [read_rows(array, index) for array in bound_inputs], index)
         explanation = request.explanation(request.packages.run(request.call))
         view: dict[str, Any] = {
             "channels": channels,

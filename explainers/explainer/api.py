@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import inspect
 import io
+import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
 import numpy as np
@@ -29,6 +31,8 @@ from .explanation import Explanation
 from .plan import Options, Plan
 from .request import Request
 from .states import States
+from .streaming import Stream
+from .to_disk import to_disk
 from .unbind import Results
 
 Progress = bool | Callable[[int, int], None]
@@ -414,6 +418,90 @@ class Explainer:
         """
         request = self.request(*inputs, **arguments)
         return request.explanation(request.packages.run(request.call))
+
+    def stream(
+        self, source: Any, *, target: Any = None, baseline: Any = None, seed: Any = None, block: int | None = None,
+        inputs: Sequence[str | int] | str | int | None = None, ahead: int = 2, details: bool = False,
+        batch_size: int | None = None, progress: Progress = False, allow_nonfinite: bool = False,
+    ) -> Iterator[Any]:  # fmt: skip
+        """The results of all samples of a source, block by block, in order, as one call would return them.
+
+        Blocks are read by one thread and explained by another one before they are asked for, so that reading,
+        explaining and what the caller does with a result overlap. At most ``ahead`` + 2 blocks of samples are held.
+
+        Parameters
+        ----------
+        source: an array or a table, or a tuple or dict of these, of N samples each: numpy (also memory maps), torch,
+            TensorFlow, h5py, zarr, dask, xarray, pandas, polars, Arrow; a dataset of ``datasets``; or anything that
+            yields batches of them: a generator, a DataLoader, a ``tf.data.Dataset``, Arrow's record batches. Columns of
+            lists of equal lengths in Arrow are arrays (n, k).
+        target: as for calling; or what holds the samples' targets in a batch: its name, or a function of the batch.
+        baseline, seed: as for calling, for all samples of a source of known length. Sample i draws from (seed, i).
+        block: samples of a block. Batches of a source that yields them are joined until they are as many. Default: the
+            rows of a package, but at least 1024.
+        inputs: names or positions of the model's inputs in a batch. Default: the model's own names, or the first ones.
+        ahead: blocks that are read before they are asked for. 0 uses no threads.
+        details: yield Explanations, with outputs, gaps and standard errors, instead of attributions.
+        batch_size, allow_nonfinite: as for calling. progress: True for a bar over samples, or a function of (samples
+            done, samples in all, 0 if unknown).
+
+        Raises
+        ------
+        SourceError: the source failed; the message names the block, and the results before it have been yielded.
+        InputError and others as for calling, with the numbers of the source's samples.
+        """
+        asked = self._streamed(source, details, {
+            "target": target, "baseline": baseline, "seed": seed, "block": block, "inputs": inputs, "ahead": ahead,
+            "batch_size": batch_size, "progress": progress, "allow_nonfinite": allow_nonfinite,
+        })  # fmt: skip
+        return (part.result for part in asked.parts())
+
+    def to_zarr(
+        self, source: Any, path: str | os.PathLike[str], *, details: bool = True, restart: bool = False,
+        overwrite: bool = False, attributes: Mapping[str, Any] | None = None, **arguments: Any,
+    ) -> Path:  # fmt: skip
+        """Write the results of all samples of a source to a zarr group, block by block; returns its path.
+
+        The group has an array ``attributions``, or one for each of several inputs by its name, (N, …). With ``details``
+        it also has ``outputs``, ``baseline_outputs``, ``target`` (the mask), ``completeness_gap`` and
+        ``standard_error``, where the method does. Its attributes say method, parameters, seed and versions.
+
+        Until all is there, it lies in ``….zarr.part``. If the run is interrupted, the same call continues it, with the
+        same result: each block is marked as done after it has reached the disk. A source that yields batches must then
+        yield the same ones again.
+
+        Parameters
+        ----------
+        source, and arguments: as for :meth:`stream`. path: a folder called ``….zarr``. details: False evaluates and
+            writes attributions only. restart: discard an interrupted run. overwrite: replace an output that exists.
+        attributes: more of them, which JSON can hold.
+
+        Raises
+        ------
+        InputError: an output that exists, or another run's part; a full disk. RunInProgress: another process writes to
+        it. SourceError and others as for :meth:`stream`: what was done before is kept.
+        """
+        return to_disk(
+            self._streamed(source, details, arguments), path, ".zarr", restart=restart, overwrite=overwrite,
+            attributes=attributes,
+        )  # fmt: skip
+
+    def to_parquet(
+        self, source: Any, path: str | os.PathLike[str], *, details: bool = True, restart: bool = False,
+        overwrite: bool = False, attributes: Mapping[str, Any] | None = None, **arguments: Any,
+    ) -> Path:  # fmt: skip
+        """:meth:`to_zarr`, to a parquet file with a column for each array: of numbers, or of lists of equal length.
+
+        The shape of a sample's entry is in the schema's metadata, as ``shape of …``.
+        """
+        return to_disk(
+            self._streamed(source, details, arguments), path, ".parquet", restart=restart, overwrite=overwrite,
+            attributes=attributes,
+        )  # fmt: skip
+
+    def _streamed(self, source: Any, details: bool, arguments: dict[str, Any]) -> Stream:
+        self._ready("a source")
+        return Stream.of(self, source, details=details, **arguments)
 
     @neutrally
     @with_the_arguments_of(__call__)

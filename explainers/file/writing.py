@@ -86,6 +86,16 @@ def move(made: Path, path: Path) -> None:
     os.replace(made, target)
 
 
+def synchronize(path: Name) -> None:
+    """Wait until a file, or the names in a folder, have reached the disk."""
+    with contextlib.suppress(PermissionError):  # folders, on Windows
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 def without_nan(value: Any) -> Any:
     """For JSON, which has no NaN and no infinity: None in their places, at any depth."""
     if isinstance(value, Mapping):

@@ -191,17 +191,22 @@ class Piece:
         return arrays if self.whole else [array[self.first : self.last] for array in arrays]
 
 
-def reporter(progress: bool | Callable[[int, int], None], total: int) -> Callable[[int], None]:
-    """A function that is told how many rows each package had, and reports the progress."""
+def reporter(
+    progress: bool | Callable[[int, int], None], total: int | None, unit: str = "row"
+) -> Callable[[int], None]:
+    """A function that is told how many rows each package had, or samples each block, and reports the progress.
+
+    ``total``: None if it is not known; a function is told 0 then.
+    """
     done = 0
     if progress is True:
         from tqdm.auto import tqdm
 
-        bar = tqdm(total=total, unit="row", unit_scale=True)
+        bar = tqdm(total=total, unit=unit, unit_scale=True)
 
         def show(rows: int) -> None:
             bar.update(rows)
-            if bar.n >= total:
+            if total is not None and bar.n >= total:
                 bar.close()
 
         return show
@@ -210,6 +215,6 @@ def reporter(progress: bool | Callable[[int, int], None], total: int) -> Callabl
     def report(rows: int) -> None:
         nonlocal done
         done += rows
-        progress(done, total)
+        progress(done, total or 0)
 
     return report
