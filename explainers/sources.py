@@ -63,9 +63,9 @@ def blocks(
     Parameters
     ----------
     source: an array or a table, or a tuple or dict of these, of N samples each: numpy (memory maps, too), torch,
-        TensorFlow, h5py, zarr, dask, xarray, pandas, polars, Arrow, a dataset of ``datasets``. Or anything that yields
-        batches: a generator, a DataLoader, a ``tf.data.Dataset``, Arrow's record batches. A tuple holds the inputs in
-        order; a dict, or the columns of a dataset, hold them by name. What else is in a batch is left out.
+        TensorFlow, h5py, zarr, dask, xarray, pandas, polars, Arrow, a ``ParquetFile``, a dataset of ``datasets``. Or
+        anything that yields batches: a generator, a DataLoader, a ``tf.data.Dataset``, Arrow's record batches. A tuple
+        holds the inputs in order; a dict, or the columns of a dataset, hold them by name. The rest is left out.
     size: of blocks of a source that can be sliced; batches of others are joined until they hold as many.
     inputs: names or positions of the inputs in a batch; by default the names of the model, or the first ones.
     target: the name of what holds each sample's target in a batch, or a function of the batch.
@@ -94,6 +94,8 @@ def sized(source: Any) -> Sized | None:
         return _Together({name: _one(part) for name, part in source.items()}, dict)
     if hasattr(source, "column_names") and hasattr(source, "with_format") and hasattr(source, "__len__"):
         return _Dataset(source)
+    if hasattr(source, "read_row_group") and hasattr(source, "num_row_groups"):
+        return _Parquet(source)
     if all(hasattr(source, name) for name in ("read", "chunk", "__len__")) and not hasattr(source, "shape"):
         return source  # type: ignore[no-any-return]
     return _one(source) if _is_array(source) else None
@@ -164,6 +166,36 @@ class _Dataset:
 
     def read(self, start: int, stop: int) -> dict[str, Numpy]:
         return {name: np.asarray(column) for name, column in self.dataset[start:stop].items()}
+
+
+class _Parquet:
+    """``pyarrow.parquet.ParquetFile``, of which groups of rows are read."""
+
+    chunk = 1
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+        rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+        self.ends = np.cumsum([0, *rows])
+        self.group: tuple[int, Any] = -1, None  # the one that was read last
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def read(self, start: int, stop: int) -> Any:
+        first = int(np.searchsorted(self.ends, start, side="right")) - 1
+        last = int(np.searchsorted(self.ends, stop, side="left"))
+        parts = [
+            tables.rows(self._table(i), max(start - begin, 0), min(stop, end) - begin)
+            for i in range(max(first, 0), max(last, 1))
+            for begin, end in [(int(self.ends[i]), int(self.ends[i + 1]))]
+        ]
+        return _plain(parts[0] if len(parts) == 1 else tables.joined(parts))
+
+    def _table(self, place: int) -> Any:
+        if self.group[0] != place:
+            self.group = place, self.file.read_row_group(place)
+        return self.group[1]
 
 
 @dataclass

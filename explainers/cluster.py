@@ -1,0 +1,229 @@
+"""Explanations of dask arrays, on the workers of a cluster or on this machine: lazy, and the same for any chunks.
+
+The explainer travels as the bytes of its file. They are one entry of the graph, so that a worker that is lost takes
+nothing with it, and each process loads them once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from .errors import ArtifactError, BackendMissing, InputError
+from .explainer.api import Explainer
+from .explainer.explanation import on_host
+from .explainer.slices import Whole
+from .file import container
+from .spec import Numpy, is_mask, resolve_target
+
+LEAST = 1024  # samples of a block, if nothing else says how many
+
+_loaded: dict[str, Explainer] = {}
+_lock = threading.Lock()
+loads = 0  # explainers that this process has loaded from bytes
+
+
+def explain(
+    source: Any, explainer: Explainer, *, target: Any = None, baseline: Any = None, seed: int | None = None,
+    block: int | None = None, batch_size: int | None = None, allow_nonfinite: bool = False,
+) -> Any:  # fmt: skip
+    """Attributions of dask arrays, as dask arrays: nothing is computed until they are.
+
+    Sample i draws from (seed, i) and has the i-th target, so that the result is that of one call with all samples,
+    whatever the chunks and the workers.
+
+    Parameters
+    ----------
+    source: a dask array (N, …) or a zarr array; for several inputs a tuple, or a dict by name.
+    explainer: traced, and with a file form: of torch or TensorFlow.
+    target: as for calling the explainer, or a dask array of one for each sample.
+    baseline: as for calling it, of all samples at once: a number, one sample, or References.
+    block: samples of a task. Default: the chunks of the first input. A task should run for 0.2 s or more.
+    batch_size, allow_nonfinite: as for calling.
+
+    Returns
+    -------
+    A dask array of the shape of the attributed input; a tuple for several, a dict where inputs were given by name.
+
+    Raises
+    ------
+    BackendMissing: dask is not installed. InputError: not these inputs. ArtifactError: the explainer has no file form.
+    """
+    da = _dask()
+    blob = _saved(explainer)
+    signature = explainer.signature
+    by_name = isinstance(source, Mapping)
+    given = signature.bind([], dict(source)) if by_name else list(source) if isinstance(source, tuple) else [source]
+    if len(given) != len(signature.inputs):
+        raise InputError(f"the model takes {len(signature.inputs)} inputs, ({signature}); got {len(given)}")
+    arrays = [_lazy(da, array, spec.name) for array, spec in zip(given, signature.inputs, strict=True)]
+    total = int(arrays[0].shape[0])
+    for array, spec in zip(arrays, signature.inputs, strict=True):
+        if array.shape[1:] != spec.sample_shape or array.shape[0] != total:
+            raise InputError(
+                f"input {spec.name!r} has the shape {array.shape}; the model takes {('N', *spec.sample_shape)}, and "
+                f"the first input has {total} samples"
+            )
+    rows = block or arrays[0].chunks[0]
+    arrays = [array.rechunk({0: rows, **dict.fromkeys(range(1, array.ndim), -1)}) for array in arrays]
+    rows = arrays[0].chunks[0]
+    pairs: list[Any] = []
+    for array in arrays:
+        pairs += [array.rechunk({0: rows}), ("i", *(f"{id(array)}_{axis}" for axis in range(1, array.ndim)))]
+    targets = _targets(da, explainer, target, total, rows)
+    if targets is not None:
+        pairs += [targets, ("i", *(f"target_{axis}" for axis in range(1, targets.ndim)))]
+        target = None
+    whole = Whole(target, baseline, seed, total, batch_size, allow_nonfinite)
+    checksum = hashlib.sha256(blob).hexdigest()
+    file = import_module("dask").delayed(blob, name=f"explainer-{checksum[:16]}", pure=True)
+    positions = da.arange(total, chunks=(rows,), dtype=np.int64)
+    made = da.blockwise(
+        _block, "i", positions, "i", *pairs, file=file, checksum=checksum, whole=whole, has_targets=targets is not None,
+        count=len(arrays), concatenate=True, dtype=object, meta=np.empty(0, object), align_arrays=False,
+    )  # fmt: skip
+    results = []
+    for place, spec in enumerate(explainer.attributed):
+        axes = tuple(range(1, 1 + len(spec.sample_shape)))
+        kind = np.dtype("float32" if spec.dtype == "bfloat16" else spec.dtype)
+        part = made.map_blocks(
+            _part, place, dtype=kind, chunks=(rows, *((size,) for size in spec.sample_shape)), new_axis=list(axes),
+            meta=np.empty((0,) * (1 + len(axes)), kind),
+        )  # fmt: skip
+        results.append(part)
+    if by_name:
+        return dict(zip([spec.name for spec in explainer.attributed], results, strict=True))
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+def to_zarr(array: Any, path: str | os.PathLike[str], *, overwrite: bool = False, compute: bool = True) -> Any:
+    """Write a dask array to a zarr array in chunks of its own blocks, so that no two tasks write to one chunk.
+
+    Blocks of different sizes are made equal first: dask writes what does not fit a store's chunks all the same, and
+    two workers that write to one of them lose data. ``compute=False`` returns the task to compute later.
+
+    Raises
+    ------
+    InputError: the path exists. BackendMissing: dask or zarr are not installed.
+    """
+    da = _dask()
+    if os.path.exists(path) and not overwrite:
+        raise InputError(f"{os.fspath(path)!r} exists: choose another name, or give overwrite=True")
+    from .store import zarr
+
+    rows = max(array.chunks[0]) if array.chunks[0] else 1
+    aligned = array.rechunk({0: rows, **dict.fromkeys(range(1, array.ndim), -1)})
+    target = zarr().open_array(
+        str(path), mode="w", shape=array.shape, dtype=array.dtype, chunks=(rows, *(max(1, n) for n in array.shape[1:]))
+    )
+    return da.store(aligned, target, lock=False, compute=compute)
+
+
+# --- on the client -----------------------------------------------------------------------------------
+
+
+def _dask() -> Any:
+    try:
+        return import_module("dask.array")
+    except ImportError as error:
+        raise BackendMissing("explainers.cluster needs dask: pip install 'explainers[dask]'") from error
+
+
+def _saved(explainer: Explainer) -> bytes:
+    if explainer.per_token or explainer.every_output:
+        raise InputError("per_token=True and every_output=True give results of another shape: compile it without")
+    buffer = io.BytesIO()
+    explainer.save(buffer)
+    return buffer.getvalue()
+
+
+def _lazy(da: Any, array: Any, name: str) -> Any:
+    if isinstance(array, da.Array):
+        return array
+    if hasattr(array, "chunks") and hasattr(array, "store"):  # a zarr array
+        return da.from_zarr(array)
+    if hasattr(array, "shape") and hasattr(array, "dtype"):
+        return da.from_array(array, chunks=(LEAST, *array.shape[1:]))
+    raise InputError(f"input {name!r} is a {type(array).__name__}: give a dask array, a zarr array or an array")
+
+
+def _targets(da: Any, explainer: Explainer, target: Any, total: int, rows: Sequence[int]) -> Any:
+    """One target for each sample as a dask array; None if all have the same."""
+    shape = explainer.output.sample_shape
+    if isinstance(target, da.Array):
+        return target.rechunk({0: tuple(rows)})
+    if target is None or isinstance(target, (str, int, tuple)) or np.ndim(target) == 0:
+        return None
+    array = np.asarray(on_host(target) if hasattr(target, "dtype") else target)
+    resolve_target(array, shape, total)
+    if is_mask(array, shape) and array.shape == shape:
+        return None
+    return da.from_array(array, chunks=(tuple(rows), *array.shape[1:]))
+
+
+# --- on a worker -------------------------------------------------------------------------------------
+
+
+def _block(
+    positions: Numpy, *arrays: Any, file: bytes, checksum: str, whole: Whole, has_targets: bool, count: int
+) -> Any:
+    """The results of a block's samples, an array (n,) of the first entries of which one is a tuple of arrays."""
+    found = np.empty(len(positions), object)
+    if not len(positions) or not len(arrays[0]):
+        return found
+    explainer = _explainer(checksum, file)
+    inputs, targets = arrays[:count], arrays[count] if has_targets else None
+    start = int(positions[0])
+    request = whole.request(explainer, list(inputs), slice(start, start + len(positions)), targets)
+    results = request.attributions(request.packages.run(request.call))
+    parts = results if isinstance(results, tuple) else (results,)
+    found[0] = tuple(on_host(part) for part in parts)
+    return found
+
+
+def _part(block: Any, place: int) -> Any:
+    if not len(block):
+        raise InputError("an empty block")
+    return block[0][place]
+
+
+def _explainer(checksum: str, file: bytes) -> Explainer:
+    """The explainer of these bytes, loaded once in a process."""
+    global loads
+    with _lock:
+        known = _loaded.get(checksum)
+        if known is None:
+            if hashlib.sha256(file).hexdigest() != checksum:
+                raise ArtifactError("the explainer's bytes changed on their way to the worker")
+            _share_cores(file)
+            known = _loaded[checksum] = Explainer.load(file)
+            loads += 1
+        return known
+
+
+def _share_cores(file: bytes) -> None:
+    """Give each task of a worker process the cores that its environment names, which dask sets to one.
+
+    Frameworks take all cores in every task otherwise, and those of several workers wait for one another.
+    """
+    try:
+        worker = import_module("distributed").get_worker()
+    except (ImportError, ValueError):
+        return  # no worker of a cluster
+    if worker.nanny is None:
+        return  # in a process that is not the cluster's alone
+    cores = int(os.environ.get("OMP_NUM_THREADS", "1"))
+    backend = container.read_manifest(io.BytesIO(file)).backend
+    if backend == "torch":
+        import_module("torch").set_num_threads(cores)
+    elif backend == "tensorflow":
+        with contextlib.suppress(RuntimeError):  # it runs already, with threads of its own
+            import_module("tensorflow").config.threading.set_intra_op_parallelism_threads(cores)
