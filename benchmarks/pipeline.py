@@ -164,10 +164,9 @@ def cluster(rounds: int) -> None:
                 start = time.perf_counter()
                 clusters.explain(x, explain, target=0).compute()
                 times[workers].append(time.perf_counter() - start)
+    one, two = median(times[1]), median(times[2])
     ratio = median([a / b for a, b in zip(times[1], times[2], strict=True)])
-    print(
-        f"\nShapley values on 1 → 2 worker processes: {median(times[1]):.2f} s → {median(times[2]):.2f} s, {ratio:.2f} ×"
-    )
+    print(f"\nShapley values on 1 → 2 worker processes: {one:.2f} s → {two:.2f} s, {ratio:.2f} ×")
 
 
 def main() -> None:
