@@ -48,14 +48,14 @@ def main() -> None:
     x = x + rng.uniform(0, 1e-3, x.shape).astype(x.dtype)  # no two pixels, and so no two attributions, are equal
     explain = Explainer.compile(model, "input_x_gradient", inputs=x)
     phi = np.asarray(explain(x, target=labels))
-    masks = x > 0.5
+    masks, scaled = x > 0.5, phi / np.abs(phi).max(axis=(1, 2, 3), keepdims=True)
     quiet = {"disable_warnings": True, "display_progressbar": False}
     plain = {"abs": False, "normalise": False, **quiet}
     size = {"abs": True, "normalise": False, **quiet}
 
-    def theirs(metric: Any, **more: Any) -> Numpy:
-        attribution = phi.copy()  # some metrics change it
-        found = metric(model=model, x_batch=x, y_batch=labels, a_batch=attribution, device="cpu", **more)
+    def theirs(metric: Any, attribution: Numpy = phi, **more: Any) -> Numpy:
+        given = attribution.copy()  # some metrics change it
+        found = metric(model=model, x_batch=x, y_batch=labels, a_batch=given, device="cpu", softmax=False, **more)
         return np.asarray(found, np.float64)
 
     def ours(metric: Any, attribution: Numpy = phi) -> Numpy:
@@ -97,8 +97,7 @@ def main() -> None:
         "Sparseness": lambda: (ours(metrics.Sparseness()), theirs(quantus.Sparseness(**size))),
         "Entropy": lambda: (ours(metrics.Entropy()), theirs(quantus.Complexity(**size))),
         "EffectiveComplexity": lambda: (
-            ours(metrics.EffectiveComplexity(0.01), np.abs(phi) / np.abs(phi).max(axis=(1, 2, 3), keepdims=True)),
-            theirs(quantus.EffectiveComplexity(eps=0.01, abs=True, normalise=True, **quiet)),
+            ours(metrics.EffectiveComplexity(0.01)), theirs(quantus.EffectiveComplexity(eps=0.01, **size), scaled),
         ),
         "MaxSensitivity, other draws": lambda: (
             _sensitivity(model, x, labels),

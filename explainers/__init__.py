@@ -18,20 +18,20 @@ from .scheduler import Scheduler
 from .spec import References, Signature, TensorSpec
 
 if TYPE_CHECKING:
-    from . import metrics, text
+    from . import cluster, metrics, text
     from .compare import Candidate, Comparison, compare
     from .metrics import evaluate
 
 __version__ = "0.1.0"
 __all__ = [
     "Candidate", "Comparison", "Explainer", "Explanation", "References", "Scheduler", "Signature", "TensorSpec",
-    "compare", "errors", "evaluate", "genomics", "methods", "metrics", "text",
+    "cluster", "compare", "errors", "evaluate", "genomics", "methods", "metrics", "text",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    """Import the comparison, metrics and language models at first use, so that importing this package stays fast."""
-    if name in ("metrics", "text"):
+    """Import what not every program needs at first use, so that importing this package stays fast."""
+    if name in ("cluster", "metrics", "text"):
         return import_module(f".{name}", __name__)
     if name == "evaluate":
         return import_module(".metrics", __name__).evaluate

@@ -17,6 +17,7 @@ from . import tables
 from .backend import owner
 from .errors import ExplainersError, InputError, SourceError
 from .spec import Numpy, Signature
+from .table_libraries import ParquetTable
 
 T = TypeVar("T")
 Label = str | Callable[[Any], Any] | None
@@ -85,7 +86,7 @@ def blocks(
 
 def sized(source: Any) -> Sized | None:
     """The source as one that can be sliced; None if it only yields batches."""
-    if isinstance(source, (tuple, list)) and source and all(_is_array(part) for part in source):
+    if isinstance(source, tuple) and source and all(_is_array(part) for part in source):
         return _Together(dict(enumerate(_one(part) for part in source)), tuple)
     if isinstance(source, Mapping):
         if not source or not all(_is_array(part) for part in source.values()):
@@ -95,7 +96,7 @@ def sized(source: Any) -> Sized | None:
     if hasattr(source, "column_names") and hasattr(source, "with_format") and hasattr(source, "__len__"):
         return _Dataset(source)
     if hasattr(source, "read_row_group") and hasattr(source, "num_row_groups"):
-        return _Parquet(source)
+        return _Table(ParquetTable(source))
     if all(hasattr(source, name) for name in ("read", "chunk", "__len__")) and not hasattr(source, "shape"):
         return source  # type: ignore[no-any-return]
     return _one(source) if _is_array(source) else None
@@ -168,34 +169,24 @@ class _Dataset:
         return {name: np.asarray(column) for name, column in self.dataset[start:stop].items()}
 
 
-class _Parquet:
-    """``pyarrow.parquet.ParquetFile``, of which groups of rows are read."""
+class ListColumn:
+    """A column of lists of equal length in a parquet file, as an array (N, k) of which slices are read."""
 
-    chunk = 1
+    def __init__(self, table: ParquetTable, name: str) -> None:
+        self.table, self.name = table, name
+        head = self[:1]
+        self.shape, self.dtype = (table.shape[0], *head.shape[1:]), head.dtype
 
-    def __init__(self, file: Any) -> None:
-        self.file = file
-        rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-        self.ends = np.cumsum([0, *rows])
-        self.group: tuple[int, Any] = -1, None  # the one that was read last
+    def __getitem__(self, index: Any) -> Numpy:
+        start, stop, _ = index.indices(self.table.shape[0])
+        return _column(self.table.rows(start, stop).column(self.name))
 
-    def __len__(self) -> int:
-        return int(self.ends[-1])
 
-    def read(self, start: int, stop: int) -> Any:
-        first = int(np.searchsorted(self.ends, start, side="right")) - 1
-        last = int(np.searchsorted(self.ends, stop, side="left"))
-        parts = [
-            tables.rows(self._table(i), max(start - begin, 0), min(stop, end) - begin)
-            for i in range(max(first, 0), max(last, 1))
-            for begin, end in [(int(self.ends[i]), int(self.ends[i + 1]))]
-        ]
-        return _plain(parts[0] if len(parts) == 1 else tables.joined(parts))
-
-    def _table(self, place: int) -> Any:
-        if self.group[0] != place:
-            self.group = place, self.file.read_row_group(place)
-        return self.group[1]
+def columns(table: Any) -> dict[str, Any]:
+    """The columns of a parquet file by name, if some of them are lists; else none: it is a table of features."""
+    if not any(hasattr(kind, "value_field") for kind in table.schema.types):
+        return {}
+    return {name: ListColumn(table, name) for name in table.schema.names}
 
 
 @dataclass
@@ -255,7 +246,7 @@ def _batches(source: Any) -> Iterator[Any]:
 def _plain(batch: Any) -> Any:
     """A batch; of Arrow with columns of lists, the columns by name, where one of lists is an array (n, k)."""
     kinds = getattr(getattr(batch, "schema", None), "types", None)
-    if kinds is None or not tables.is_table(batch) or not any(hasattr(kind, "value_type") for kind in kinds):
+    if kinds is None or not tables.is_table(batch) or not any(hasattr(kind, "value_field") for kind in kinds):
         return batch
     return {name: _column(batch.column(place)) for place, name in enumerate(batch.schema.names)}
 
@@ -263,7 +254,7 @@ def _plain(batch: Any) -> Any:
 def _column(column: Any) -> Numpy:
     if hasattr(column, "combine_chunks"):
         column = column.combine_chunks()
-    if not hasattr(column, "flatten") or not hasattr(column.type, "value_type"):
+    if not hasattr(column, "flatten") or not hasattr(column.type, "value_field"):
         return np.asarray(column.to_numpy(zero_copy_only=False))
     flat = np.asarray(column.flatten().to_numpy(zero_copy_only=False))
     if column.null_count or len(flat) % max(len(column), 1):

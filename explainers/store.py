@@ -286,8 +286,8 @@ class Store:
             if error.errno not in FULL:
                 raise
             raise InputError(
-                f"no space left for {str(self.name)!r}: {self.done} samples are done and kept; make room, and the same "
-                "run goes on from there"
+                f"no space for {str(self.name)!r}: {error}. {self.done} samples are done and kept: make room, and the "
+                "same run goes on from there"
             ) from error
 
     def forget(self) -> None:

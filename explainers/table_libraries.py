@@ -216,10 +216,61 @@ class Arrow:
         return found, np.asarray(found.to_numpy(zero_copy_only=False), np.float64)
 
 
+class ParquetTable:
+    """The rows of a ``pyarrow.parquet.ParquetFile``, of which groups are read when they are asked for."""
+
+    def __init__(self, file: Any) -> None:
+        self.file, self.schema = file, file.schema_arrow
+        rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+        self.ends = np.cumsum([0, *rows])
+        self._group: tuple[int, Any] = -1, None  # the one that was read last
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return int(self.ends[-1]), len(self.schema.names)
+
+    def rows(self, start: int, stop: int) -> Any:
+        """The rows start … stop−1 as an Arrow table."""
+        first = int(np.searchsorted(self.ends, start, side="right")) - 1
+        last = int(np.searchsorted(self.ends, stop, side="left"))
+        if stop <= start or start >= self.shape[0]:
+            return self.schema.empty_table()
+        parts = []
+        for place in range(first, last):
+            begin = int(self.ends[place])
+            part = self._read(place).slice(max(start - begin, 0), stop - max(start, begin))
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else ARROW.joined(parts)
+
+    def _read(self, place: int) -> Any:
+        if self._group[0] != place:
+            self._group = place, self.file.read_row_group(place)
+        return self._group[1]
+
+
+class Parquet(Arrow):
+    """Tables in a file, as Arrow's once they are read."""
+
+    def column(self, table: Any, place: int) -> Numpy:
+        return super().column(table.file.read(columns=[table.schema.names[place]]), 0)
+
+    def values(self, table: Any, place: int) -> list[Any]:
+        return super().values(table.file.read(columns=[table.schema.names[place]]), 0)
+
+    def rows(self, table: Any, start: int, stop: int) -> Any:
+        return table.rows(start, stop)
+
+    def take(self, table: Any, places: Numpy) -> Any:
+        return self.joined([table.rows(int(place), int(place) + 1) for place in places])
+
+    def without(self, table: Any, label: Any) -> Any:
+        return super().without(table.file.read(), label)
+
+
 ARROW = Arrow()
 KINDS: Mapping[tuple[str, str], TableLibrary] = {
     ("pandas", "DataFrame"): Pandas(), ("polars", "DataFrame"): Polars(),
-    ("pyarrow", "Table"): ARROW, ("pyarrow", "RecordBatch"): ARROW,
+    ("pyarrow", "Table"): ARROW, ("pyarrow", "RecordBatch"): ARROW, ("explainers", "ParquetTable"): Parquet(),
 }  # fmt: skip
 
 

@@ -232,7 +232,9 @@ def run(
                 stream = Stream.of(
                     explain, tuple(bound_inputs), block=size, allow_nonfinite=allow_nonfinite, **arguments
                 )  # fmt: skip
+                stream.warns = False
                 _run(stream, bound_inputs, output_file)
+        warn(incomplete_warning(explain))
         total = bound_inputs[0].shape[0]
         console.print(f"{output_file.name}: {total} samples", markup=False, highlight=False, soft_wrap=True)
 

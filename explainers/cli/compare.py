@@ -58,7 +58,7 @@ def compare(
             raise InputError("give --baseline or --references, not both")
         baseline_value = sources.baseline(references or baseline)
         baseline_value = References(baseline_value) if references else baseline_value
-        arrays = _inputs(files.read(inputs))
+        arrays = _inputs(files.read_whole(inputs))
         question = Question.of(arrays, sources.target(target), baseline_value, seed, seconds).with_arrays()
         method_names, backend_names, engine_names = map(_split_names, (methods, backends, engines))
         comparison = compare_candidates(

@@ -48,7 +48,7 @@ def evaluate(
             raise InputError("two explainers' files have the same name")
         first = next(iter(found.values()))
         result = metrics.evaluate(
-            found, tuple(bind_inputs(first, files.read(inputs))), metrics=values, target=sources.target(target),
+            found, tuple(bind_inputs(first, files.read_whole(inputs))), metrics=values, target=sources.target(target),
             baseline=baseline_of(first, baseline, references), groups=_array(groups, "--groups"),
             masks=_array(masks, "--masks"), seed=seed, batch_size=batch_size,
         )  # fmt: skip

@@ -11,16 +11,18 @@ from typing import Any
 
 import numpy as np
 
+from .. import sources as blocks
 from .. import store, tables
 from ..errors import InputError
 from ..spec import Numpy, References
+from ..table_libraries import ParquetTable
 
 
 def read(paths: Sequence[Path]) -> dict[str, Any]:
     """Arrays and tables by name; npy, zarr and parquet files are read only when they are sliced.
 
     A single file gives its arrays; an npy file's array and a table have the name "". Of several files, each is one
-    input, in order.
+    input, in order. A parquet file with columns of lists has an array for each column.
     """
     array_by_name: dict[str, Any] = {}
     for place, path in enumerate(paths):
@@ -29,6 +31,17 @@ def read(paths: Sequence[Path]) -> dict[str, Any]:
         for name, array in _open(path).items():
             array_by_name[name or ("" if len(paths) == 1 else str(place))] = array
     return array_by_name
+
+
+def read_whole(paths: Sequence[Path]) -> dict[str, Any]:
+    """:func:`read`, with what lies in parquet files in memory."""
+    return {name: _in_memory(value) for name, value in read(paths).items()}
+
+
+def _in_memory(value: Any) -> Any:
+    if isinstance(value, ParquetTable):
+        return value.rows(0, value.shape[0])
+    return value[:] if isinstance(value, blocks.ListColumn) else value
 
 
 def _open(path: Path) -> dict[str, Any]:
@@ -42,7 +55,8 @@ def _open(path: Path) -> dict[str, Any]:
         if suffix == ".zarr":
             found = store.zarr().open(str(path), mode="r")
             return {"": found} if hasattr(found, "shape") else dict(found.arrays())
-        return {"": store.parquet().read_table(path, memory_map=True)}
+        table = ParquetTable(store.parquet().ParquetFile(path, memory_map=True))
+        return blocks.columns(table) or {"": table}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{str(path)!r} cannot be read: {error}") from error
 
@@ -55,7 +69,7 @@ def read_array(path: Path) -> Numpy:
 
 def read_value(path: Path) -> Any:
     """The only array or table of a file."""
-    arrays = read([path])
+    arrays = read_whole([path])
     if len(arrays) != 1:
         raise InputError(f"{str(path)!r} has {len(arrays)} arrays, {', '.join(arrays)}; one is needed")
     (value,) = arrays.values()

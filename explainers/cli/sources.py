@@ -20,7 +20,7 @@ from ..errors import ArtifactError, InputError, UnknownNameError
 from ..file import container
 from ..methods import Method
 from ..spec import TensorSpec
-from .files import read, read_array, read_value
+from .files import read_array, read_value, read_whole
 
 
 def model(text: str) -> Any:
@@ -176,7 +176,7 @@ def baseline(text: str | None) -> Any:
         return None
     if text.startswith("@"):
         path = Path(text[1:])
-        array_by_name = read([path])
+        array_by_name = read_whole([path])
         return array_by_name if len(array_by_name) > 1 else read_value(path)
     try:
         return float(text)

@@ -27,6 +27,7 @@ from ..run.contrasted import audit
 from ..spec import BatchReferences, Numpy, Signature, Target, TensorSpec, resolve_target
 from . import bind, compiling, plan, saving
 from .bind import Asked, Inputs, checked_size, dtype_name
+from .estimating import Estimate, estimate
 from .explanation import Explanation
 from .plan import Options, Plan
 from .request import Request
@@ -498,6 +499,19 @@ class Explainer:
             self._streamed(source, details, arguments), path, ".parquet", restart=restart, overwrite=overwrite,
             attributes=attributes,
         )  # fmt: skip
+
+    @neutrally
+    def estimate(self, samples: int, *, seconds: float = 1.0, price: float = 0.0) -> Estimate:
+        """What explaining so many samples takes, from calls on random numbers for some ``seconds``.
+
+        ``price``: of this machine, in dollars an hour. Reading and writing are not in it. Methods that refine a result
+        until it is good enough may take more.
+
+        Raises
+        ------
+        InputError: not traced yet, or a number of samples below 1.
+        """
+        return estimate(self, samples, seconds, price)
 
     def _streamed(self, source: Any, details: bool, arguments: dict[str, Any]) -> Stream:
         self._ready("a source")

@@ -14,7 +14,7 @@ from .. import random_numbers
 from ..errors import ExplainersError
 from ..random_numbers import UInt64
 from ..spec import Numpy, References, TensorSpec, is_mask, resolve_target
-from .bind import samples_of, targets_of
+from .bind import samples_of, targets_of, to_numpy
 from .request import Request
 
 if TYPE_CHECKING:
@@ -87,8 +87,11 @@ class Whole:
             return baseline
         axes = {spec.name: len(spec.sample_shape) for spec in explain.attributed}
         first = next(iter(axes.values()))
-        if isinstance(baseline, References) and baseline.per_sample and isinstance(baseline.array, np.ndarray):
-            return References(baseline.array[index], per_sample=True)
+        if isinstance(baseline, References):
+            return References(_cut(baseline.array, index), per_sample=True) if baseline.per_sample else baseline
+        if isinstance(baseline, tuple):
+            parts = zip(baseline, axes.values(), strict=True)
+            return tuple(_one_each(explain, samples_of(part, index, total, n), n) for part, n in parts)
         if not isinstance(baseline, dict):
             return _one_each(explain, samples_of(baseline, index, total, first), first)
         by_name = {name: samples_of(part, index, total, axes.get(name)) for name, part in baseline.items()}
@@ -96,6 +99,15 @@ class Whole:
         if all(isinstance(part, References) for part in sets.values()):
             return References({name: part.array for name, part in sets.items()}, per_sample=True)
         return by_name
+
+
+def _cut(array: Any, index: Index) -> Any:
+    """The entries ``index`` of an array, or of each array of a tuple or dict."""
+    if isinstance(array, dict):
+        return {name: _cut(part, index) for name, part in array.items()}
+    return (
+        tuple(_cut(part, index) for part in array) if isinstance(array, tuple) else to_numpy(array, "baseline")[index]
+    )
 
 
 def _one_each(explain: Explainer, baseline: Any, axes: int) -> Any:

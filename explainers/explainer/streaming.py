@@ -43,6 +43,7 @@ class Stream:
     ahead: int = sources.AHEAD
     progress: Progress = False
     first: int = 0
+    warns: bool = True
 
     @classmethod
     def of(
@@ -78,7 +79,7 @@ class Stream:
                     report(part.stop - part.start)
                 del part
         missing = explain.stats.incomplete - lost
-        if missing:
+        if missing and self.warns:
             warnings.warn(incomplete(missing), IncompleteWarning, stacklevel=3)
 
     def _computed(self) -> Generator[Part, None, None]:

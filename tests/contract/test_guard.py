@@ -245,3 +245,15 @@ def test_nan_is_incomplete_and_a_change_that_is_none_is_an_error() -> None:
     chunk.ends = Ends(torch.tensor(outputs), torch.zeros(1, 3))
     with pytest.raises(NonFiniteError, match="the change of the output: NaN in sample 3 of 7"):
         check(request.packages, request.call, [chunk])
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_a_stream_warns_once_of_all_its_samples(ahead: int, broken: None) -> None:
+    x = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    explain = Explainer.compile(model("torch"), "deeplift", inputs=x[:1])
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        list(explain.stream(x, target=1, block=8, ahead=ahead))
+    (warning,) = [w for w in seen if issubclass(w.category, IncompleteWarning)]
+    assert f"attributions of {explain.stats.incomplete} samples do not add up" in str(warning.message)
+    assert explain.stats.incomplete > 8

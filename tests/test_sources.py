@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 import tracemalloc
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from explainers import Explainer, methods, sources
+from explainers import Explainer, References, methods, sources
 from explainers.errors import InputError, SourceError
 from explainers.spec import Signature, TensorSpec
 
@@ -176,7 +175,7 @@ def test_a_column_of_a_table_is_the_target() -> None:
 @pytest.mark.parametrize("details", [False, True])
 def test_several_inputs_and_baselines_for_each_sample(details: bool) -> None:
     explain = Explainer.compile(lambda a, b: model(a) * np.asarray(b), "feature_ablation", inputs=(X[:1], X[:1, :1]))
-    baseline = (X[::-1].copy(), X[:, :1] + 1)
+    baseline = References((X[::-1, None].copy(), X[:, None, :1] + 1), per_sample=True)
     want = explain(X, X[:, :1], target=1, baseline=baseline)
     found = list(explain.stream((X, X[:, :1]), target=1, baseline=baseline, block=60, details=details))
     parts = [part.attributions if details else part for part in found]
@@ -217,10 +216,10 @@ def test_no_more_blocks_are_held_than_asked_for(ahead: int) -> None:
 
 def test_reading_explaining_and_using_overlap() -> None:
     """Each of three takes its time in another thread: none of them waits for both others."""
-    turns: list[str] = []
+    turns: list[int] = []
 
     def slow(x: Any) -> Any:
-        turns.append(threading.current_thread().name)
+        turns.append(threading.get_ident())
         return model(x)
 
     explain = Explainer.compile(slow, "feature_ablation", inputs={"x": TensorSpec((None, D), "float32")})
@@ -229,10 +228,10 @@ def test_reading_explaining_and_using_overlap() -> None:
 
     def source() -> Iterator[Any]:
         for x, _ in batches():
-            readers.add(threading.current_thread().name)
+            readers.add(threading.get_ident())
             yield x
 
-    users = {threading.current_thread().name for _ in explain.stream(source(), target=0, block=1)}
+    users = {threading.get_ident() for _ in explain.stream(source(), target=0, block=1)}
     assert len({*turns, *readers, *users}) == 3
 
 
@@ -294,20 +293,6 @@ def test_progress_counts_samples(explain: Explainer) -> None:
     assert told == [(100, N), (200, N), (N, N)]
 
 
-def test_samples_that_do_not_add_up_are_warned_of_once() -> None:
-    torch = pytest.importorskip("torch")
-
-    class Odd(torch.nn.Module):
-        def forward(self, x: Any) -> Any:
-            return torch.where(x > 0, x, torch.zeros_like(x)).sum(1, keepdim=True) + (x > 0).sum(1, keepdim=True)
-
-    explain = Explainer.compile(Odd(), "deeplift", inputs=torch.from_numpy(X[:1]))
-    with warnings.catch_warnings(record=True) as seen:
-        warnings.simplefilter("always")
-        list(explain.stream(X, target=0, block=50))
-    assert len([w for w in seen if "do not add up" in str(w.message)]) == 1
-
-
 # --- what is no source -------------------------------------------------------------------------------
 
 
@@ -324,7 +309,7 @@ def test_samples_that_do_not_add_up_are_warned_of_once() -> None:
         (X, {"ahead": -1}, "ahead must be"),
         (iter([{"x": X}, {"z": X}]), {"block": 300}, "hold different things"),
     ],
-    ids=str,
+    ids=["number", "path", "lengths", "list", "names", "label", "block", "ahead", "batches"],
 )
 def test_what_is_no_source(source: Any, arguments: dict[str, Any], text: str, explain: Explainer) -> None:
     with pytest.raises(InputError, match=text):
