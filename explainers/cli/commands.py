@@ -39,6 +39,7 @@ from .calls import (
     Setting,
     Target,
     baseline_of,
+    incomplete_warning,
     load_explainer,
     prepared,
     with_columns,
