@@ -26,9 +26,12 @@ FEW = 4096  # samples whose seeds are kept
 
 def _mix64(z: UInt64) -> UInt64:
     """The finalizer of SplitMix64 (Steele, Lea and Flood 2014, fig. 15)."""
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    z = z ^ (z >> np.uint64(30))  # a new array, which the rest changes in place
+    z *= np.uint64(0xBF58476D1CE4E5B9)
+    z ^= z >> np.uint64(27)
+    z *= np.uint64(0x94D049BB133111EB)
+    z ^= z >> np.uint64(31)
+    return z
 
 
 def sample_seeds(seed: Any, count: int) -> UInt64:
