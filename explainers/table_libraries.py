@@ -41,8 +41,8 @@ class TableLibrary(Protocol):
     def joined(self, tables: Sequence[Any]) -> Any:
         """The rows of all tables, one after the other."""
 
-    def without(self, table: Any, label: Any) -> Any:
-        """The table without a column."""
+    def select(self, table: Any, labels: Sequence[Any]) -> Any:
+        """The table of some of its columns."""
 
     def make(self, columns: Sequence[Numpy], like: Any) -> Any:
         """A table of these columns with the labels of ``like``, and its index where it has as many rows."""
@@ -98,8 +98,8 @@ class Pandas:
     def joined(self, tables: Sequence[Any]) -> Any:
         return sys.modules["pandas"].concat(tables)
 
-    def without(self, table: Any, label: Any) -> Any:
-        return table.drop(columns=label)
+    def select(self, table: Any, labels: Sequence[Any]) -> Any:
+        return table[list(labels)]
 
     def make(self, columns: Sequence[Any], like: Any) -> Any:
         pandas = sys.modules["pandas"]
@@ -155,8 +155,8 @@ class Polars:
     def joined(self, tables: Sequence[Any]) -> Any:
         return sys.modules["polars"].concat(tables)
 
-    def without(self, table: Any, label: Any) -> Any:
-        return table.drop(label)
+    def select(self, table: Any, labels: Sequence[Any]) -> Any:
+        return table.select(list(labels))
 
     def make(self, columns: Sequence[Any], like: Any) -> Any:
         return sys.modules["polars"].DataFrame(dict(zip(like.columns, columns, strict=True)))
@@ -203,8 +203,8 @@ class Arrow:
         whole = [pyarrow.Table.from_batches([t]) if kind is pyarrow.RecordBatch else t for t in tables]
         return pyarrow.concat_tables(whole)
 
-    def without(self, table: Any, label: Any) -> Any:
-        return table.drop_columns([label])
+    def select(self, table: Any, labels: Sequence[Any]) -> Any:
+        return table.select(list(labels))
 
     def make(self, columns: Sequence[Any], like: Any) -> Any:
         pyarrow = sys.modules["pyarrow"]
@@ -219,8 +219,10 @@ class Arrow:
 class ParquetTable:
     """The rows of a ``pyarrow.parquet.ParquetFile``, of which groups are read when they are asked for."""
 
-    def __init__(self, file: Any) -> None:
-        self.file, self.schema = file, file.schema_arrow
+    def __init__(self, file: Any, columns: Sequence[str] | None = None) -> None:
+        self.file, self.columns = file, None if columns is None else list(columns)
+        schema = file.schema_arrow
+        self.schema = schema if columns is None else sys.modules["pyarrow"].schema([schema.field(n) for n in columns])
         rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
         self.ends = np.cumsum([0, *rows])
         self._group: tuple[int, Any] = -1, None  # the one that was read last
@@ -244,7 +246,7 @@ class ParquetTable:
 
     def _read(self, place: int) -> Any:
         if self._group[0] != place:
-            self._group = place, self.file.read_row_group(place)
+            self._group = place, self.file.read_row_group(place, self.columns)
         return self._group[1]
 
 
@@ -263,8 +265,8 @@ class Parquet(Arrow):
     def take(self, table: Any, places: Numpy) -> Any:
         return self.joined([table.rows(int(place), int(place) + 1) for place in places])
 
-    def without(self, table: Any, label: Any) -> Any:
-        return super().without(table.file.read(), label)
+    def select(self, table: Any, labels: Sequence[Any]) -> Any:
+        return ParquetTable(table.file, labels)
 
 
 ARROW = Arrow()

@@ -41,7 +41,12 @@ def joined(some: Sequence[Any]) -> Any:
 
 def without(table: Any, label: str) -> Any:
     """The table without a column."""
-    return of(table).without(table, label)
+    return selected(table, [name for name in of(table).labels(table) if str(name) != label])
+
+
+def selected(table: Any, labels: Sequence[Any]) -> Any:
+    """The table of some of its columns."""
+    return of(table).select(table, labels)
 
 
 def column(table: Any, label: str, what: str) -> Numpy:

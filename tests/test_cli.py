@@ -206,6 +206,42 @@ def test_tables_and_zarr(folder: Path) -> None:
     np.testing.assert_allclose(zarr.open_array(str(folder / "scores.zarr"), mode="r")[:], expected, atol=1e-6)
 
 
+def test_columns_are_chosen_and_read_from_csv(folder: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    x = np.load(folder / "x.npy")
+    expected = Explainer.load(folder / "ig.explainer")(x, target=0)
+    frame = pandas.DataFrame(x.astype(np.float64), columns=list("dcba")).assign(label=1, name="x")
+    frame.to_csv(folder / "more.csv", index=False)
+    frame.to_parquet(folder / "more.parquet", row_group_size=70)
+    for name in ("more.csv", "more.parquet"):
+        command = ("run", "ig.explainer", name, "--target", "0", "-o", "chosen.parquet", "--overwrite")
+        done(folder, *command, "--columns", "d,c,b,a", "--block", "64")
+        result = pandas.read_parquet(folder / "chosen.parquet")
+        assert list(result) == list("dcba")
+        np.testing.assert_allclose(result.to_numpy(), expected, atol=1e-5)
+    assert "lacks the columns 'e'" in refused(folder, *command, "--columns", "d,c,b,e")
+    (folder / "broken.csv").write_text("a,b\n1,2\n3\n")
+    text = refused(folder, "run", "ig.explainer", "broken.csv", "--target", "0", "-o", "no.npy")
+    assert "'broken.csv' cannot be read" in text
+    assert "not of a known kind" in refused(folder, "run", "ig.explainer", "x.npy", "--target", "0", "-o", "a.csv")
+
+
+def test_columns_of_lists_are_inputs(folder: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    x = np.load(folder / "x.npy")
+    lists = pyarrow.array(list(x))
+    parquet.write_table(pyarrow.table({"input": lists}), folder / "lists.parquet", row_group_size=33)
+    done(folder, "run", "ig.explainer", "lists.parquet", "--target", "0", "-o", "of_lists.npy", "--block", "50")
+    expected = Explainer.load(folder / "ig.explainer")(x, target=0)
+    np.testing.assert_allclose(np.load(folder / "of_lists.npy"), expected, atol=1e-6)
+    ragged = pyarrow.table({"input": pyarrow.array([[1.0, 2.0], [3.0]])})
+    parquet.write_table(ragged, folder / "ragged.parquet")
+    text = refused(folder, "run", "ig.explainer", "ragged.parquet", "--target", "0", "-o", "no.npy")
+    assert "lists of different lengths" in text
+
+
 def test_an_interrupted_run_is_taken_up(folder: Path) -> None:
     np.save(folder / "many.npy", np.random.default_rng(0).normal(size=(20000, 4)).astype("float32"))
     command = ["run", "shapley.explainer", "many.npy", "--target", "1", "-o", "many_scores.npy", "--block", "16"]

@@ -20,7 +20,7 @@ File = Annotated[Path, typer.Argument(help="An explainer's file.", exists=True, 
 Explained = Annotated[
     str, typer.Argument(help="An explainer's file; or, as module:name or file.py:name, an Explainer, or a model.")
 ]
-Inputs = Annotated[list[Path], typer.Argument(help="Samples: npy, npz, zarr or parquet; a file for each input.")]
+Inputs = Annotated[list[Path], typer.Argument(help="Samples: npy, npz, zarr, parquet or csv; a file for each input.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Where to write.")]
 Target = Annotated[str | None, typer.Option(help="3, 1,2, max, or @file.npy: one a sample, or a mask.")]
 Baseline = Annotated[str | None, typer.Option(help="A number, or @file.npy: one sample, or one for each.")]
@@ -43,7 +43,7 @@ def prepared(
 ) -> tuple[Explainer, list[Any]]:
     """The explainer of these samples, with its column names, and its inputs in order."""
     explain = with_columns(subject.explainer(compiling, lambda: examples(arrays)), columns)
-    return explain, bind_inputs(explain, arrays)
+    return explain, bind_inputs(explain, arrays, choose=bool(columns))
 
 
 def baseline_of(explain: Explainer, baseline: str | None, references: str | None) -> Any:
@@ -65,8 +65,10 @@ def _parts(value: Any) -> list[Any]:
     return list(value.values()) if isinstance(value, dict) else [value]
 
 
-def bind_inputs(explain: Explainer, arrays: dict[str, Any]) -> list[Any]:
+def bind_inputs(explain: Explainer, arrays: dict[str, Any], choose: bool = False) -> list[Any]:
     """The arrays and tables in the order of the model's inputs, checked to have equal lengths.
+
+    ``choose``: of a table with more columns than the model's, take these.
 
     Raises
     ------
@@ -88,8 +90,11 @@ def bind_inputs(explain: Explainer, arrays: dict[str, Any]) -> list[Any]:
     lengths = [array.shape[0] for array in ordered_inputs]
     if len(set(lengths)) > 1:
         raise InputError(f"the inputs have {lengths} samples; they need as many each")
-    for table, spec in zip(ordered_inputs, inputs, strict=True):
+    for place, spec in enumerate(inputs):
+        table = ordered_inputs[place]
         if tables.is_table(table):
+            if choose and {*spec.columns} < {*tables.names(table)}:
+                table = ordered_inputs[place] = tables.selected(table, spec.columns)
             _check_table(table, spec)
     return ordered_inputs
 

@@ -34,7 +34,7 @@ DIFFERS, USAGE = 1, 2
 def compare(
     model: Annotated[str, typer.Argument(help="module:name, file.py:name, a .keras or .pt2 file, or a SavedModel.")],
     methods: Annotated[str, typer.Option(help="deeplift,integrated_gradients; also captum:DeepLift.")],
-    inputs: Annotated[list[Path], typer.Option(help="Samples: npy, npz, zarr or parquet; a file for each input.")],
+    inputs: Annotated[list[Path], typer.Option(help="Samples: npy, npz, zarr, parquet or csv; a file for each input.")],
     backends: Annotated[str | None, typer.Option(help="torch,tensorflow; by default the model's.")] = None,
     engines: Annotated[str, typer.Option(help="torchscript,eager …; those that a backend has.")] = "auto",
     target: Target = None,

@@ -23,7 +23,7 @@ from .commands import app, command_errors, console, destination
 )
 def evaluate(
     explainers: Annotated[list[Path], typer.Argument(help="Explainers' files, of one model.", exists=True)],
-    inputs: Annotated[list[Path], typer.Option(help="Samples: npy, npz, zarr or parquet; a file for each input.")],
+    inputs: Annotated[list[Path], typer.Option(help="Samples: npy, npz, zarr, parquet or csv; a file for each input.")],
     metric: Annotated[
         list[str], typer.Option(help="deletion, sensitivity_n …; deletion:steps=20,order=least sets parameters.")
     ],

@@ -1,4 +1,4 @@
-"""Arrays in npy, npz, zarr and parquet files."""
+"""Arrays and tables in npy, npz, zarr, parquet and csv files."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _in_memory(value: Any) -> Any:
 
 
 def _open(path: Path) -> dict[str, Any]:
-    suffix = store.kind(path)
+    suffix = path.suffix if path.suffix == ".csv" else store.kind(path)
     try:
         if suffix == ".npy":
             return {"": np.load(path, mmap_mode="r", allow_pickle=False)}
@@ -55,9 +55,21 @@ def _open(path: Path) -> dict[str, Any]:
         if suffix == ".zarr":
             found = store.zarr().open(str(path), mode="r")
             return {"": found} if hasattr(found, "shape") else dict(found.arrays())
+        if suffix == ".csv":
+            return {"": _read_csv(path)}
         table = ParquetTable(store.parquet().ParquetFile(path, memory_map=True))
         return blocks.columns(table) or {"": table}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{str(path)!r} cannot be read: {error}") from error
+
+
+def _read_csv(path: Path) -> Any:
+    store.parquet()  # says what to install
+    from pyarrow import ArrowInvalid, csv  # type: ignore[import-untyped]
+
+    try:
+        return csv.read_csv(path)
+    except ArrowInvalid as error:
         raise InputError(f"{str(path)!r} cannot be read: {error}") from error
 
 
