@@ -73,7 +73,7 @@ class Store:
         self.name, self.path, self.key, self.what = path, writing.place(path), key, name
         self.folder = self.path.with_name(self.path.name + ".part")
         self.arrays: dict[str, Any] = {}
-        self.done = 0
+        self.done = self._kept = 0
         self.outputs: Any = None
         self.complete = False
         self._check_inputs(inputs)
@@ -139,7 +139,8 @@ class Store:
             return
         state = json.loads(file.read_text())
         self._check_key(state)
-        self.done, self.outputs = int(state["done"]), state.get("outputs")
+        self.done = self._kept = int(state["done"])
+        self.outputs = state.get("outputs")
         names = state["names"]
         if (self.folder / "0.npy").is_file():
             self.arrays = {name: np.load(self.folder / f"{i}.npy", mmap_mode="r+") for i, name in enumerate(names)}
@@ -263,20 +264,20 @@ class Store:
             for array in self.arrays.values():
                 if isinstance(array, np.memmap):
                     array.flush()
-            if not all(isinstance(array, np.memmap) for array in self.arrays.values()):
-                self._synchronize(self.folder / "made.zarr")
+            self._synchronize_chunks()
             known = {"key": self.key, "done": self.done, "names": list(self.arrays), "outputs": self.outputs}
             writing.text(self.folder / "state.json", json.dumps(known))
+        self._kept = self.done
 
-    def _synchronize(self, folder: Path) -> None:
-        """Wait until the files of a zarr store that are newer than the last state have reached the disk."""
-        state = self.folder / "state.json"
-        since = state.stat().st_mtime_ns if state.is_file() else 0
-        for place, _, files in os.walk(folder):
-            for file in files:
-                path = os.path.join(place, file)
-                if os.stat(path).st_mtime_ns >= since:
-                    writing.synchronize(path)
+    def _synchronize_chunks(self) -> None:
+        """Wait until the chunks of a zarr store that were written since the last state have reached the disk."""
+        for name, array in self.arrays.items():
+            if isinstance(array, np.memmap):
+                continue
+            place, rows = self.folder / "made.zarr" / name, array.chunks[0]
+            writing.synchronize(place / "zarr.json")
+            for number in range(self._kept // rows, -(-self.done // rows)):
+                _synchronize(place / "c" / str(number))
 
     @contextlib.contextmanager
     def _room(self) -> Iterator[None]:
@@ -320,7 +321,7 @@ class Store:
             elif isinstance(next(iter(self.arrays.values())), np.memmap):
                 shutil.rmtree(result, ignore_errors=True)
                 _save_zarr(result, self.arrays)
-                self._synchronize(result)
+                _synchronize(result)
             else:
                 for left in result.rglob("*.partial"):  # of writes that were killed
                     left.unlink()
@@ -369,6 +370,15 @@ class Store:
         self.close()
         with contextlib.suppress(OSError):
             self.folder.rmdir()
+
+
+def _synchronize(path: Path) -> None:
+    """Wait until a file, or all files of a folder, have reached the disk. A chunk of zeros has none."""
+    if path.is_file():
+        writing.synchronize(path)
+    for place, _, files in os.walk(path):
+        for file in files:
+            writing.synchronize(os.path.join(place, file))
 
 
 def _remove(path: Path) -> None:
