@@ -309,6 +309,13 @@ def test_localization_auc_against_all_pairs() -> None:
         assert found[i] == pytest.approx((inside[:, None] > outside).mean())
 
 
+def test_negative_attributions_have_no_mass() -> None:
+    attribution = np.tile(np.array([3.0, -5.0, 0.0, 1.0] + [0.0] * (FEATURES - 4)), (SAMPLES, 1))
+    mask = np.zeros((SAMPLES, FEATURES), bool)
+    mask[:, :2] = True
+    np.testing.assert_allclose(score(linear, "relevance_mass", attribution, masks=mask), 0.75)
+
+
 # --- complexity and axioms -----------------------------------------------------------------------
 
 
