@@ -473,8 +473,11 @@ class Explainer:
 
         Parameters
         ----------
-        source, and arguments: as for :meth:`stream`. path: a folder called ``….zarr``. details: False evaluates and
-            writes attributions only. restart: discard an interrupted run. overwrite: replace an output that exists.
+        source, arguments: as for :meth:`stream`.
+        path: a folder called ``….zarr``.
+        details: False evaluates and writes attributions only.
+        restart: discard an interrupted run.
+        overwrite: replace an output that exists.
         attributes: more of them, which JSON can hold.
 
         Raises

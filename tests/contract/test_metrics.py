@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from explainers import Explainer, evaluate, methods, metrics
+from explainers import Explainer, evaluate, methods, metrics, random_numbers
 from explainers.errors import InputError
+from explainers.methods.groups import Groups
+from explainers.metrics.base import Features
 from explainers.metrics.images import ssim
+from explainers.metrics.noise import Blurred
 from explainers.metrics.randomization import layers_of
 from explainers.metrics.statistics import spearman
 
@@ -238,3 +241,15 @@ def test_randomized_explanations_may_be_compared_as_images_and_smoothed(label: s
     np.testing.assert_allclose(by_kind[2][unsure], by_kind[1][unsure], atol=0.02)
     assert (np.abs(by_kind[3] - by_kind[1]) > 1e-3).any()
     assert np.abs(by_kind[3] - by_kind[1]).max() < 0.6
+
+
+def test_samples_are_blurred_by_shares_of_their_own_range() -> None:
+    label = LABELS[0]
+    x = samples(label) * np.arange(1, SAMPLES + 1, dtype=np.float32).reshape(-1, 1, 1, 1) + 3
+    states = explainers(label)["gradient"].states(x, target=0).part(np.arange(SAMPLES))
+    features = Features(Groups(None, states.shapes), states.shapes)
+    work = metrics.Work(np.arange(SAMPLES), states, features, {}, random_numbers.sample_seeds(0, SAMPLES))
+    (moved,) = work.get(Blurred(0.1, 40))
+    spread = (moved - x[:, None]).reshape(SAMPLES, -1).std(axis=1)
+    flat = x.reshape(SAMPLES, -1)
+    np.testing.assert_allclose(spread, 0.1 * (flat.max(axis=1) - flat.min(axis=1)), rtol=0.05)

@@ -324,6 +324,8 @@ def test_sparseness_and_entropy() -> None:
     np.testing.assert_allclose(score(linear, "sparseness", single), (FEATURES - 1) / FEATURES)
     np.testing.assert_allclose(score(linear, "entropy", single), 0, atol=1e-12)
     assert score(linear, "effective_complexity", single).tolist() == [1] * SAMPLES
+    halves = np.tile(np.array([4.0, 2.0, -2.0, 3.0] + [0.0] * (FEATURES - 4)), (SAMPLES, 1))  # two are at the threshold
+    assert score(linear, metrics.EffectiveComplexity(0.5), halves).tolist() == [2] * SAMPLES
     signs = np.sign(ATTRIBUTION)
     np.testing.assert_allclose(score(linear, "sparseness", signs), 0, atol=1e-12)
     np.testing.assert_allclose(score(linear, "entropy", signs), np.log(FEATURES))
