@@ -16,11 +16,12 @@ import numpy as np
 from . import tables
 from .backend import owner
 from .errors import ExplainersError, InputError, SourceError
-from .spec import Numpy, Signature
+from .spec import Numpy, Signature, TensorSpec
 from .table_libraries import ParquetTable
 
 T = TypeVar("T")
 Label = str | Callable[[Any], Any] | None
+Picked = tuple[Any, ...]  # the model's inputs in order, and the samples' targets if there are any
 AHEAD = 2  # blocks that are read before they are asked for
 PATIENCE = 2.0  # seconds that a stream which is closed waits for its thread
 TURN = 0.1  # seconds between looks at whether a stream is still wanted
@@ -78,9 +79,13 @@ def blocks(
     InputError: of no known kind; another number or other names of inputs. SourceError: reading a block failed; the
     blocks before it have been yielded.
     """
+
+    def pick(batch: Any) -> Picked:
+        return picked(batch, signature, inputs, target)
+
     found = sized(source)
-    batches = _slices(found, size, first) if found is not None else _joined(_batches(source), size, first)
-    made = _numbered(batches, first, lambda batch: picked(batch, signature, inputs, target))
+    parts = _joined(map(pick, _batches(source)), size, first) if found is None else _slices(found, size, first, pick)
+    made = _numbered(parts, first, len(signature.inputs))
     return read_ahead(made, ahead) if ahead else made
 
 
@@ -216,22 +221,19 @@ class _Together:
 # --- from a source to blocks ----------------------------------------------------------------------
 
 
-def _slices(source: Sized, size: int, first: int) -> Iterator[Any]:
+def _slices(source: Sized, size: int, first: int, pick: Callable[[Any], Picked]) -> Iterator[Picked]:
     """Slices of ``size`` samples. Chunks are read once: what a slice leaves of one is kept for the next."""
     total, chunk = len(source), source.chunk
-    if chunk == 1:
-        for start in range(first, total, size):
-            yield source.read(start, min(start + size, total))
-        return
-    held, begin, end = None, first, first
+    held: Picked = ()
+    begin = end = first  # of what is held
     for start in range(first, total, size):
         stop = min(start + size, total)
         if stop > end:
             until = min(-(-stop // chunk) * chunk, total)
-            more = source.read(end, until)
-            held = more if start == end else _concatenated([_cut(held, start - begin), more])
+            more = pick(source.read(end, until))
+            held = more if start == end else _concatenated([_cut(held, start - begin, end - begin), more])
             begin, end = start, until
-        yield _cut(held, start - begin, stop - begin)
+        yield held if (start, stop) == (begin, end) else _cut(held, start - begin, stop - begin)
 
 
 def _batches(source: Any) -> Iterator[Any]:
@@ -262,68 +264,39 @@ def _column(column: Any) -> Numpy:
     return flat.reshape(len(column), -1)
 
 
-def _joined(batches: Iterator[Any], size: int, first: int) -> Iterator[Any]:
+def _joined(batches: Iterator[Picked], size: int, first: int) -> Iterator[Picked]:
     """Batches joined to at least ``size`` samples; the first ``first`` samples are left out."""
-    waiting: list[Any] = []
+    waiting: list[Picked] = []
     count, skip = 0, first
     for batch in batches:
-        length = _batch_length(batch)
+        length = _length(batch[0])
         if skip >= length:
             skip -= length
             continue
         if skip:
-            batch, length, skip = _cut(batch, skip), length - skip, 0
+            batch, length, skip = _cut(batch, skip, length), length - skip, 0
         waiting.append(batch)
         count += length
+        del batch
         if count >= size:
-            yield _concatenated(waiting)
+            whole = _concatenated(waiting)
             waiting, count = [], 0
+            yield whole
+            del whole
     if waiting:
         yield _concatenated(waiting)
-
-
-def _parts_of(batch: Any) -> dict[Any, Any]:
-    if isinstance(batch, Mapping):
-        return dict(batch)
-    return dict(enumerate(batch)) if isinstance(batch, (tuple, list)) else {0: batch}
 
 
 def _length(part: Any) -> int:
     return int(part.shape[0]) if hasattr(part, "shape") else len(part)
 
 
-def _batch_length(batch: Any) -> int:
-    parts = _parts_of(batch)
-    if not parts:
-        raise InputError("a batch of the source is empty")
-    if isinstance(batch, list) and not all(hasattr(part, "shape") for part in batch):
-        raise InputError(
-            "a batch of the source is a list of numbers or samples: give an array (n, …), or a tuple or dict of these"
-        )
-    return _length(next(iter(parts.values())))
+def _cut(parts: Picked, start: int, stop: int) -> Picked:
+    return tuple(tables.rows(p, start, stop) if tables.is_table(p) else p[start:stop] for p in parts)
 
 
-def _like(batch: Any, parts: dict[Any, Any]) -> Any:
-    if isinstance(batch, Mapping):
-        return parts
-    return tuple(parts.values()) if isinstance(batch, (tuple, list)) else parts[0]
-
-
-def _cut(batch: Any, start: int, stop: int | None = None) -> Any:
-    parts = {}
-    for name, part in _parts_of(batch).items():
-        end = _length(part) if stop is None else stop
-        parts[name] = tables.rows(part, start, end) if tables.is_table(part) else part[start:end]
-    return _like(batch, parts)
-
-
-def _concatenated(batches: list[Any]) -> Any:
-    if len(batches) == 1:
-        return batches[0]
-    each = [_parts_of(batch) for batch in batches]
-    if any(parts.keys() != each[0].keys() for parts in each):
-        raise InputError("batches of the source hold different things: " + " and ".join(str(list(p)) for p in each[:2]))
-    return _like(batches[0], {name: _together([parts[name] for parts in each]) for name in each[0]})
+def _concatenated(batches: list[Picked]) -> Picked:
+    return batches[0] if len(batches) == 1 else tuple(_together(list(parts)) for parts in zip(*batches, strict=True))
 
 
 def _together(parts: list[Any]) -> Any:
@@ -335,40 +308,37 @@ def _together(parts: list[Any]) -> Any:
     return np.concatenate([np.asarray(part) for part in parts])
 
 
-def _numbered(
-    batches: Iterator[Any], first: int, pick: Callable[[Any], tuple[tuple[Any, ...], Any]]
-) -> Generator[Block, None, None]:
-    """Errors of the source name the block that it was read for."""
+def _numbered(batches: Iterator[Picked], first: int, count: int) -> Generator[Block, None, None]:
+    """Errors of the source name the block that it was read for. ``count``: of the model's inputs."""
     number, start = 0, first
     while True:
         try:
-            batch = next(batches, None)
-            if batch is None:
-                return
-            block = Block(number, start, *pick(batch))
+            parts = next(batches, None)
         except ExplainersError as error:
             error.add_note(_place(number, start))
             raise
         except Exception as error:
             raise SourceError(f"{_place(number, start)}: {type(error).__name__}: {error}") from error
+        if parts is None:
+            return
+        block = Block(number, start, parts[:count], parts[count] if len(parts) > count else None)
+        del parts
         yield block
         number, start = number + 1, start + len(block)
-        del block, batch
+        del block
 
 
 def _place(number: int, start: int) -> str:
     return f"reading block {number} of the source, from sample {start} on"
 
 
-def picked(
-    batch: Any, signature: Signature, inputs: Sequence[str | int] | None, target: Label
-) -> tuple[tuple[Any, ...], Any]:
-    """The model's inputs in a batch, in order, and its targets."""
-    targets = None
+def picked(batch: Any, signature: Signature, inputs: Sequence[str | int] | None, target: Label) -> Picked:
+    """The model's inputs in a batch, in order, and the samples' targets behind them, if ``target`` says where."""
+    targets: Picked = ()
     if callable(target):
-        targets = target(batch)
+        targets = (target(batch),)
     elif target is not None and tables.is_table(batch):
-        targets, batch = tables.column(batch, target, "the table"), tables.without(batch, target)
+        targets, batch = (tables.column(batch, target, "the table"),), tables.without(batch, target)
     elif target is not None:
         if not isinstance(batch, Mapping) or target not in batch:
             has = list(batch) if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
@@ -376,13 +346,17 @@ def picked(
                 f"target={target!r} names a part of a batch, and a batch of the source is {has}: give its name, or a "
                 "function of the batch"
             )
-        targets = batch[target]
+        targets = (batch[target],)
         batch = {name: part for name, part in batch.items() if name != target}
-    return _inputs(batch, signature, inputs), targets
+    return (*map(_array, _inputs(batch, signature, inputs), signature.inputs), *targets)
 
 
-def _inputs(batch: Any, signature: Signature, inputs: Sequence[str | int] | None) -> tuple[Any, ...]:
-    parts, names = _parts_of(batch), signature.names
+def _inputs(batch: Any, signature: Signature, inputs: Sequence[str | int] | None) -> Picked:
+    if isinstance(batch, Mapping):
+        parts: dict[Any, Any] = dict(batch)
+    else:
+        parts = dict(enumerate(batch)) if isinstance(batch, tuple) or _is_pair(batch) else {0: batch}
+    names = signature.names
     wanted: list[str | int] = list(names if inputs is None else inputs)
     if len(wanted) != len(names):
         raise InputError(f"inputs={wanted}: the model takes {len(names)}, {list(names)}")
@@ -397,6 +371,25 @@ def _inputs(batch: Any, signature: Signature, inputs: Sequence[str | int] | None
             "its inputs with inputs=[…]"
         )
     return tuple(parts[name] for name in wanted)
+
+
+def _is_pair(batch: Any) -> bool:
+    """Whether a list holds arrays, as DataLoaders return them, not samples."""
+    return isinstance(batch, list) and all(hasattr(part, "shape") for part in batch) and len(batch) > 0
+
+
+def _array(part: Any, spec: TensorSpec) -> Any:
+    """A part of a batch, (n, …); lists of samples as an array."""
+    if tables.is_table(part):
+        return part
+    array = part if hasattr(part, "shape") else np.asarray(part)
+    shape = tuple(array.shape)
+    if len(shape) == len(spec.sample_shape):
+        raise InputError(
+            f"the source yields {spec.name!r} of shape {shape}, which is one sample of ({spec}): give batches of them, "
+            "(n, …), such as those of a DataLoader, of .batch(1000) or of .iter(1000)"
+        )
+    return array
 
 
 # --- ahead ------------------------------------------------------------------------------------------

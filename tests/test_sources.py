@@ -302,14 +302,14 @@ def test_progress_counts_samples(explain: Explainer) -> None:
         (3, {}, "a int is no source"),
         ("x.npy", {}, "a str is no source"),
         ((X, X[:5]), {}, "different numbers of samples"),
-        (iter([[1.0, 2.0]]), {}, "a list of numbers"),
+        (iter([[1.0, 2.0]]), {}, "is one sample of"),
+        (iter(X), {}, "is one sample of"),
         ({"a": X, "b": X}, {}, r"no \['x'\]"),
         (batches(), {"target": "y"}, "names a part of a batch"),
         (X, {"block": 0}, "block must be"),
         (X, {"ahead": -1}, "ahead must be"),
-        (iter([{"x": X}, {"z": X}]), {"block": 300}, "hold different things"),
     ],
-    ids=["number", "path", "lengths", "list", "names", "label", "block", "ahead", "batches"],
+    ids=["number", "path", "lengths", "list", "rows", "names", "label", "block", "ahead"],
 )
 def test_what_is_no_source(source: Any, arguments: dict[str, Any], text: str, explain: Explainer) -> None:
     with pytest.raises(InputError, match=text):

@@ -117,7 +117,8 @@ def _probe(stream: Stream) -> Numpy | None:
     if known is None or stream.explain.method.generates:
         return None
     batch = known.read(0, min(PROBED, len(known)))
-    inputs, _ = sources.picked(batch, stream.explain.signature, stream.inputs, stream.label)
+    signature = stream.explain.signature
+    inputs = sources.picked(batch, signature, stream.inputs, stream.label)[: len(signature.inputs)]
     return np.asarray(on_host(stream.explain.predict(*inputs, allow_nonfinite=True)), np.float64)
 
 
