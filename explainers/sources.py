@@ -16,7 +16,7 @@ import numpy as np
 from . import tables
 from .backend import owner
 from .errors import ExplainersError, InputError, SourceError
-from .spec import Numpy, Signature, TensorSpec
+from .spec import Numpy, Signature
 from .table_libraries import ParquetTable
 
 T = TypeVar("T")
@@ -84,7 +84,10 @@ def blocks(
         return picked(batch, signature, inputs, target)
 
     found = sized(source)
-    parts = _joined(map(pick, _batches(source)), size, first) if found is None else _slices(found, size, first, pick)
+    if found is None:
+        parts = _joined((_several(pick(batch), signature) for batch in _batches(source)), size, first)
+    else:
+        parts = _slices(found, size, first, pick)
     made = _numbered(parts, first, len(signature.inputs))
     return read_ahead(made, ahead) if ahead else made
 
@@ -348,7 +351,8 @@ def picked(batch: Any, signature: Signature, inputs: Sequence[str | int] | None,
             )
         targets = (batch[target],)
         batch = {name: part for name, part in batch.items() if name != target}
-    return (*map(_array, _inputs(batch, signature, inputs), signature.inputs), *targets)
+    parts = _inputs(batch, signature, inputs)
+    return (*(p if hasattr(p, "shape") or tables.is_table(p) else np.asarray(p) for p in parts), *targets)
 
 
 def _inputs(batch: Any, signature: Signature, inputs: Sequence[str | int] | None) -> Picked:
@@ -378,18 +382,15 @@ def _is_pair(batch: Any) -> bool:
     return isinstance(batch, list) and all(hasattr(part, "shape") for part in batch) and len(batch) > 0
 
 
-def _array(part: Any, spec: TensorSpec) -> Any:
-    """A part of a batch, (n, …); lists of samples as an array."""
-    if tables.is_table(part):
-        return part
-    array = part if hasattr(part, "shape") else np.asarray(part)
-    shape = tuple(array.shape)
-    if len(shape) == len(spec.sample_shape):
-        raise InputError(
-            f"the source yields {spec.name!r} of shape {shape}, which is one sample of ({spec}): give batches of them, "
-            "(n, …), such as those of a DataLoader, of .batch(1000) or of .iter(1000)"
-        )
-    return array
+def _several(batch: Picked, signature: Signature) -> Picked:
+    """A batch, checked to be one: sources that yield single samples would be joined to something else."""
+    for part, spec in zip(batch, signature.inputs, strict=False):
+        if not tables.is_table(part) and len(part.shape) == len(spec.sample_shape):
+            raise InputError(
+                f"the source yields {spec.name!r} of shape {tuple(part.shape)}, which is one sample of ({spec}): give "
+                "batches of them, (n, …), such as those of a DataLoader, of .batch(1000) or of .iter(1000)"
+            )
+    return batch
 
 
 # --- ahead ------------------------------------------------------------------------------------------
