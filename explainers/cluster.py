@@ -22,7 +22,7 @@ from .explainer.api import Explainer
 from .explainer.explanation import on_host
 from .explainer.slices import Whole
 from .file import container
-from .spec import Numpy, is_mask, resolve_target
+from .spec import Numpy, TensorSpec, is_mask, resolve_target
 
 LEAST = 1024  # samples of a block, if nothing else says how many
 
@@ -75,33 +75,46 @@ def explain(
     rows = block or arrays[0].chunks[0]
     arrays = [array.rechunk({0: rows, **dict.fromkeys(range(1, array.ndim), -1)}) for array in arrays]
     rows = arrays[0].chunks[0]
-    pairs: list[Any] = []
-    for array in arrays:
-        pairs += [array.rechunk({0: rows}), ("i", *(f"{id(array)}_{axis}" for axis in range(1, array.ndim)))]
+    pairs: list[Any] = [import_module("dask.layers").ArraySliceDep((rows,)), "i"]
+    for place, array in enumerate(arrays):
+        pairs += [array.rechunk({0: rows}), ("i", *(f"{place}_{axis}" for axis in range(1, array.ndim)))]
     targets = _targets(da, explainer, target, total, rows)
     if targets is not None:
         pairs += [targets, ("i", *(f"target_{axis}" for axis in range(1, targets.ndim)))]
         target = None
-    whole = Whole(target, baseline, seed, total, batch_size, allow_nonfinite)
     checksum = hashlib.sha256(blob).hexdigest()
-    file = import_module("dask").delayed(blob, name=f"explainer-{checksum[:16]}", pure=True)
-    positions = da.arange(total, chunks=(rows,), dtype=np.int64)
-    made = da.blockwise(
-        _block, "i", positions, "i", *pairs, file=file, checksum=checksum, whole=whole, has_targets=targets is not None,
-        count=len(arrays), concatenate=True, dtype=object, meta=np.empty(0, object), align_arrays=False,
-    )  # fmt: skip
-    results = []
-    for place, spec in enumerate(explainer.attributed):
-        axes = tuple(range(1, 1 + len(spec.sample_shape)))
-        kind = np.dtype("float32" if spec.dtype == "bfloat16" else spec.dtype)
-        part = made.map_blocks(
-            _part, place, dtype=kind, chunks=(rows, *((size,) for size in spec.sample_shape)), new_axis=list(axes),
-            meta=np.empty((0,) * (1 + len(axes)), kind),
+    facts = {
+        "file": import_module("dask").delayed(blob, name=f"explainer-{checksum[:16]}", pure=True), "checksum": checksum,
+        "whole": Whole(target, baseline, seed, total, batch_size, allow_nonfinite), "count": len(arrays),
+    }  # fmt: skip
+    kinds = [
+        _kind(spec, dict(zip(signature.names, arrays, strict=True)).get(spec.name)) for spec in explainer.attributed
+    ]
+    if len(kinds) == 1:
+        (spec,) = explainer.attributed
+        axes = {f"out_{axis}": size for axis, size in enumerate(spec.sample_shape)}
+        result = da.blockwise(
+            _only, ("i", *axes), *pairs, **facts, new_axes=axes, concatenate=True, align_arrays=False, dtype=kinds[0],
+            meta=np.empty((0,) * (1 + len(axes)), kinds[0]),
         )  # fmt: skip
-        results.append(part)
-    if by_name:
-        return dict(zip([spec.name for spec in explainer.attributed], results, strict=True))
-    return results[0] if len(results) == 1 else tuple(results)
+        return {spec.name: result} if by_name else result
+    made = da.blockwise(
+        _all, "i", *pairs, **facts, concatenate=True, align_arrays=False, dtype=object, meta=np.empty(0, object)
+    )
+    results = {}
+    for place, (spec, kind) in enumerate(zip(explainer.attributed, kinds, strict=True)):
+        shape = spec.sample_shape
+        results[spec.name] = made.map_blocks(
+            _part, place, dtype=kind, chunks=(rows, *((size,) for size in shape)), meta=np.empty((0, *shape), kind),
+            new_axis=list(range(1, 1 + len(shape))),
+        )  # fmt: skip
+    return results if by_name else tuple(results.values())
+
+
+def _kind(spec: TensorSpec, array: Any) -> np.dtype[Any]:
+    """The dtype of attributions: that of the input that they are of, if it is floating."""
+    floating = array is not None and array.dtype.kind == "f"
+    return np.dtype(array.dtype if floating else "float32" if spec.dtype == "bfloat16" else spec.dtype)
 
 
 def to_zarr(array: Any, path: str | os.PathLike[str], *, overwrite: bool = False, compute: bool = True) -> Any:
@@ -172,27 +185,31 @@ def _targets(da: Any, explainer: Explainer, target: Any, total: int, rows: Seque
 # --- on a worker -------------------------------------------------------------------------------------
 
 
-def _block(
-    positions: Numpy, *arrays: Any, file: bytes, checksum: str, whole: Whole, has_targets: bool, count: int
-) -> Any:
-    """The results of a block's samples, an array (n,) of the first entries of which one is a tuple of arrays."""
-    found = np.empty(len(positions), object)
-    if not len(positions) or not len(arrays[0]):
-        return found
-    explainer = _explainer(checksum, file)
-    inputs, targets = arrays[:count], arrays[count] if has_targets else None
-    start = int(positions[0])
-    request = whole.request(explainer, list(inputs), slice(start, start + len(positions)), targets)
-    results = request.attributions(request.packages.run(request.call))
-    parts = results if isinstance(results, tuple) else (results,)
-    found[0] = tuple(on_host(part) for part in parts)
+def _only(*arguments: Any, **facts: Any) -> Numpy:
+    """A block's attributions of the only attributed input."""
+    return _explained(*arguments, **facts)[0]
+
+
+def _all(*arguments: Any, **facts: Any) -> Any:
+    """A block's attributions, an array of objects of which the first one is a tuple of arrays."""
+    parts = _explained(*arguments, **facts)
+    found = np.empty(len(parts[0]), object)
+    found[:1] = [parts]
     return found
 
 
 def _part(block: Any, place: int) -> Any:
-    if not len(block):
-        raise InputError("an empty block")
     return block[0][place]
+
+
+def _explained(
+    place: tuple[slice], *arrays: Any, file: bytes, checksum: str, whole: Whole, count: int
+) -> tuple[Numpy, ...]:
+    """Attributions of the samples at ``place`` of all; ``count``: how many of ``arrays`` are inputs, not targets."""
+    inputs, targets = list(arrays[:count]), arrays[count] if len(arrays) > count else None
+    request = whole.request(_explainer(checksum, file), inputs, place[0], targets)
+    results = request.attributions(request.packages.run(request.call))
+    return tuple(map(on_host, results if isinstance(results, tuple) else (results,)))
 
 
 def _explainer(checksum: str, file: bytes) -> Explainer:

@@ -175,3 +175,16 @@ def test_a_graph_of_a_hundred_thousand_blocks_is_small(explain: Explainer) -> No
     assert len(pickle.dumps([layer.__reduce__()[0].__name__ for layer in graph.layers.values()])) < 10_000
     assert time.process_time() - start < 30
     np.testing.assert_array_equal(found[5_000_000].compute(scheduler="threads"), np.zeros(D))
+
+
+def test_results_have_the_dtype_of_the_input(explain: Explainer) -> None:
+    found = cluster.explain(da.from_array(X.astype(np.float64), chunks=(20, D)), explain, target=0)
+    assert found.dtype == np.float64
+    assert found.compute(scheduler="threads").dtype == np.float64
+
+
+def test_a_block_is_two_tasks(explain: Explainer) -> None:
+    """One that makes the samples and one that explains them, and one of the explainer for all."""
+    lazy = da.zeros((10_000, D), chunks=(10, D), dtype=np.float32)
+    (found,) = dask.optimize(cluster.explain(lazy, explain, target=0))
+    assert len(dict(found.__dask_graph__())) <= 2 * 1000 + 1
