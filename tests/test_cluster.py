@@ -164,16 +164,10 @@ def test_wrong_inputs(explain: Explainer) -> None:
         cluster.explain(da.from_array(X), explain, target=0, baseline=X[:3]).compute(scheduler="threads")
 
 
-def test_a_graph_of_a_hundred_thousand_blocks_is_small(explain: Explainer) -> None:
-    import pickle
-
+def test_a_hundred_thousand_blocks_are_a_few_layers_until_they_are_computed(explain: Explainer) -> None:
     lazy = da.zeros((10**8, D), chunks=(1000, D), dtype=np.float32)
-    start = time.process_time()
     found = cluster.explain(lazy, explain, target=0)
-    graph = found.__dask_graph__()
-    assert len(graph.layers) < 12
-    assert len(pickle.dumps([layer.__reduce__()[0].__name__ for layer in graph.layers.values()])) < 10_000
-    assert time.process_time() - start < 30
+    assert len(found.__dask_graph__().layers) < 6
     np.testing.assert_array_equal(found[5_000_000].compute(scheduler="threads"), np.zeros(D))
 
 
