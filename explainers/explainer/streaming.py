@@ -95,10 +95,11 @@ class Stream:
     def _explained(self, block: Block) -> Part:
         start, stop = block.start, block.start + len(block)
         try:
-            request = self.whole.request(self.explain, block.inputs, slice(start, stop), block.target)
-            chunks = request.packages.run(request.call)
-            made = request.explanation if self.whole.details else request.attributions
-            return Part(start, stop, made(chunks))
+            with self.explain._backend.neutral():
+                request = self.whole.request(self.explain, block.inputs, slice(start, stop), block.target)
+                chunks = request.packages.run(request.call)
+                made = request.explanation if self.whole.details else request.attributions
+                return Part(start, stop, made(chunks))
         except ExplainersError as error:
             raise of_block(error, start, stop - start, self.whole.total) from error
 

@@ -249,3 +249,14 @@ def test_killed_thirty_times_at_random_moments(tmp_path: Path) -> None:
             with start(path) as process:
                 assert process.wait() == 0
         assert tree(path) == tree(tmp_path / "whole.zarr")
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_the_callers_precision_does_not_reach_a_stream(ahead: int) -> None:
+    import torch
+
+    x, explain = samples(LABELS[0]), explainer(LABELS[0], "ig")
+    want = np.asarray(explain(x, target=1))
+    with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+        found = np.concatenate([np.asarray(part) for part in explain.stream(x, target=1, block=BLOCK, ahead=ahead)])
+    np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-7)
