@@ -233,7 +233,8 @@ class Store:
         group.attrs.update(attributes)
         for name, (shape, dtype) in forms.items():
             chunks = (block, *(max(1, size) for size in shape[1:]))
-            self.arrays[name] = group.create_array(name, shape=shape, dtype=dtype, chunks=chunks)
+            kept = {} if self.name.suffix == ".zarr" else {"compressors": None}  # it is only on the way to another form
+            self.arrays[name] = group.create_array(name, shape=shape, dtype=dtype, chunks=chunks, **kept)
         self.keep()
 
     def _begin(self) -> None:
@@ -421,7 +422,7 @@ def _save_table(path: Path, arrays: Mapping[str, Any], columns: Sequence[str]) -
     (array,) = arrays.values()
     names = list(columns) if len(columns) == array.shape[1] else [str(i) for i in range(array.shape[1])]
     schema = pyarrow.schema([(name, pyarrow.from_numpy_dtype(array.dtype)) for name in names])
-    with writer_of(path, schema) as writer:
+    with writer_of(path, schema, use_dictionary=False) as writer:  # numbers hardly repeat
         for start in range(0, len(array), GROUP):
             part = np.ascontiguousarray(array[start : start + GROUP].T)
             writer.write_table(pyarrow.Table.from_arrays([pyarrow.array(column) for column in part], schema=schema))
@@ -439,7 +440,7 @@ def _save_lists(path: Path, arrays: Mapping[str, Any], attributes: Mapping[str, 
         facts[f"shape of {name}"] = json.dumps(array.shape[1:])
     schema = pyarrow.schema(fields, metadata=facts)
     total = next(iter(arrays.values())).shape[0]
-    with writer_of(path, schema) as writer:
+    with writer_of(path, schema, use_dictionary=False) as writer:  # numbers hardly repeat
         step = next(iter(arrays.values())).chunks[0]
         for start in range(0, total, step):
             columns = []
