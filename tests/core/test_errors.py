@@ -12,6 +12,7 @@ FAMILY = {
     errors.UnsupportedOperation: RuntimeError, errors.NotConverged: RuntimeError,
     errors.PerturbationError: RuntimeError, errors.BackendMissing: ImportError, errors.ArtifactError: ValueError,
     errors.IncompleteError: RuntimeError, errors.QueueFull: RuntimeError, errors.CandidateFailed: RuntimeError,
+    errors.SourceError: RuntimeError, errors.RunInProgress: RuntimeError,
 }  # fmt: skip
 
 
