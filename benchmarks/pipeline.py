@@ -152,7 +152,7 @@ def cluster(rounds: int) -> None:
 
     da = import_module("dask.array")
     explain = Explainer.compile(mlp(256), methods.ShapleySampling(10), inputs=np.zeros((1, 784), np.float32))
-    x = da.from_array(np.random.default_rng(0).normal(size=(64, 784)).astype(np.float32), chunks=(4, 784))
+    x = da.from_array(np.random.default_rng(0).normal(size=(128, 784)).astype(np.float32), chunks=(4, 784))
     times: dict[int, list[float]] = {1: [], 2: []}
     for _ in range(rounds):
         for workers in times:
@@ -160,7 +160,7 @@ def cluster(rounds: int) -> None:
                 LocalCluster(workers, threads_per_worker=1, dashboard_address=None) as local,
                 Client(local),  # type: ignore[no-untyped-call]
             ):
-                clusters.explain(x[: 4 * workers], explain, target=0).compute()  # each process loads the explainer
+                clusters.explain(x, explain, target=0).compute()  # each process loads the explainer
                 start = time.perf_counter()
                 clusters.explain(x, explain, target=0).compute()
                 times[workers].append(time.perf_counter() - start)

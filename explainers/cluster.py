@@ -7,6 +7,7 @@ nothing with it, and each process loads them once.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import io
 import os
@@ -24,6 +25,7 @@ from .explainer.slices import Whole
 from .file import container
 from .spec import Numpy, TensorSpec, is_mask, resolve_target
 
+TRIM, MMAP, KEPT = -1, -3, 2**25  # glibc's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD, and bytes for them
 LEAST = 1024  # samples of a block, if nothing else says how many
 
 _loaded: dict[str, Explainer] = {}
@@ -76,8 +78,13 @@ def explain(
     arrays = [array.rechunk({0: rows, **dict.fromkeys(range(1, array.ndim), -1)}) for array in arrays]
     rows = arrays[0].chunks[0]
     pairs: list[Any] = [import_module("dask.layers").ArraySliceDep((rows,)), "i"]
-    for place, array in enumerate(arrays):
-        pairs += [array.rechunk({0: rows}), ("i", *(f"{place}_{axis}" for axis in range(1, array.ndim)))]
+    only = explainer.attributed[0] if len(explainer.attributed) == 1 else None
+    axes = {} if only is None else {f"out_{axis}": size for axis, size in enumerate(only.sample_shape, 1)}
+    for spec, array in zip(signature.inputs, arrays, strict=True):
+        own = only is not None and spec.name == only.name and spec.sample_shape == only.sample_shape
+        name = "out" if own else spec.name  # axes of the result are no loop, so that dask joins making and explaining
+        pairs += [array.rechunk({0: rows}), ("i", *(f"{name}_{axis}" for axis in range(1, array.ndim)))]
+    made_by = {label for labels in pairs[1::2] for label in labels}
     targets = _targets(da, explainer, target, total, rows)
     if targets is not None:
         pairs += [targets, ("i", *(f"target_{axis}" for axis in range(1, targets.ndim)))]
@@ -90,14 +97,13 @@ def explain(
     kinds = [
         _kind(spec, dict(zip(signature.names, arrays, strict=True)).get(spec.name)) for spec in explainer.attributed
     ]
-    if len(kinds) == 1:
-        (spec,) = explainer.attributed
-        axes = {f"out_{axis}": size for axis, size in enumerate(spec.sample_shape)}
+    if only is not None:
         result = da.blockwise(
-            _only, ("i", *axes), *pairs, **facts, new_axes=axes, concatenate=True, align_arrays=False, dtype=kinds[0],
+            _only, ("i", *axes), *pairs, **facts, concatenate=True, align_arrays=False, dtype=kinds[0],
+            new_axes={name: size for name, size in axes.items() if name not in made_by},
             meta=np.empty((0,) * (1 + len(axes)), kinds[0]),
         )  # fmt: skip
-        return {spec.name: result} if by_name else result
+        return {only.name: result} if by_name else result
     made = da.blockwise(
         _all, "i", *pairs, **facts, concatenate=True, align_arrays=False, dtype=object, meta=np.empty(0, object)
     )
@@ -237,6 +243,7 @@ def _share_cores(file: bytes) -> None:
         return  # no worker of a cluster
     if worker.nanny is None:
         return  # in a process that is not the cluster's alone
+    _keep_freed_memory()
     cores = int(os.environ.get("OMP_NUM_THREADS", "1"))
     backend = container.read_manifest(io.BytesIO(file)).backend
     if backend == "torch":
@@ -244,3 +251,15 @@ def _share_cores(file: bytes) -> None:
     elif backend == "tensorflow":
         with contextlib.suppress(RuntimeError):  # it runs already, with threads of its own
             import_module("tensorflow").config.threading.set_intra_op_parallelism_threads(cores)
+
+
+def _keep_freed_memory() -> None:
+    """Let a worker use memory that it has freed again, instead of asking the system for it in each package.
+
+    dask sets ``MALLOC_TRIM_THRESHOLD_`` to 64 kB, which makes glibc map and unmap every array: on two workers of two
+    cores, half of their time was spent in page faults.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:  # of glibc
+        mallopt(TRIM, KEPT)
+        mallopt(MMAP, KEPT)
