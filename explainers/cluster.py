@@ -14,7 +14,7 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from .file import container
 from .spec import Numpy, TensorSpec, is_mask, resolve_target
 
 TRIM, MMAP, KEPT = -1, -3, 2**25  # glibc's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD, and bytes for them
+MOST = 8  # explainers that a process keeps
 LEAST = 1024  # samples of a block, if nothing else says how many
 
 _loaded: dict[str, Explainer] = {}
@@ -60,61 +61,77 @@ def explain(
     BackendMissing: dask is not installed. InputError: not these inputs. ArtifactError: the explainer has no file form.
     """
     da = _dask()
-    blob = _saved(explainer)
+    file = _saved(explainer)
+    arrays = _inputs(da, explainer, source, block)
+    rows, total = arrays[0].chunks[0], int(arrays[0].shape[0])
+    targets = _targets(da, explainer, target, total, rows)
+    whole = Whole(target if targets is None else None, baseline, seed, total, batch_size, allow_nonfinite)
+    job = _Job(file, hashlib.sha256(file).hexdigest(), whole, len(arrays))
+    common = {"job": import_module("dask").delayed(job, pure=True, traverse=False)}
+    common |= {"concatenate": True, "align_arrays": False}
+    by_input = dict(zip(explainer.signature.names, arrays, strict=True))
+    kinds = [_kind(spec, by_input.get(spec.name)) for spec in explainer.attributed]
+    only = explainer.attributed[0] if len(kinds) == 1 else None
+    pairs: list[Any] = [import_module("dask.layers").ArraySliceDep((rows,)), "i"]
+    for name, array in by_input.items():
+        own = only is not None and name == only.name and array.shape[1:] == only.sample_shape
+        name = "out" if own else name  # axes of the result are no loop, so that dask joins making and explaining
+        pairs += [array, ("i", *(f"{name}_{axis}" for axis in range(1, array.ndim)))]
+    if targets is not None:
+        pairs += [targets, ("i", *(f"target_{axis}" for axis in range(1, targets.ndim)))]
+    results = {}
+    if only is not None:
+        sizes = {f"out_{axis}": size for axis, size in enumerate(only.sample_shape, 1)}
+        known = {label for labels in pairs[1::2] for label in labels}
+        results[only.name] = da.blockwise(
+            _only, ("i", *sizes), *pairs, **common, new_axes={k: n for k, n in sizes.items() if k not in known},
+            dtype=kinds[0], meta=np.empty((0,) * (1 + len(sizes)), kinds[0]),
+        )  # fmt: skip
+    else:
+        made = da.blockwise(_all, "i", *pairs, **common, dtype=object, meta=np.empty(0, object))
+        for place, (spec, kind) in enumerate(zip(explainer.attributed, kinds, strict=True)):
+            shape = spec.sample_shape
+            results[spec.name] = made.map_blocks(
+                _part, place, dtype=kind, chunks=(rows, *((size,) for size in shape)), meta=np.empty((0, *shape), kind),
+                new_axis=list(range(1, 1 + len(shape))),
+            )  # fmt: skip
+    if isinstance(source, Mapping):
+        return results
+    return next(iter(results.values())) if only is not None else tuple(results.values())
+
+
+class _Job(NamedTuple):
+    """What is the same for all blocks: one entry of the graph. ``inputs``: how many the model takes."""
+
+    file: bytes
+    checksum: str
+    whole: Whole
+    inputs: int
+
+
+def _inputs(da: Any, explainer: Explainer, source: Any, block: int | None) -> list[Any]:
+    """The model's inputs as dask arrays of the same blocks of whole samples."""
     signature = explainer.signature
-    by_name = isinstance(source, Mapping)
-    given = signature.bind([], dict(source)) if by_name else list(source) if isinstance(source, tuple) else [source]
+    if isinstance(source, Mapping):
+        given = signature.bind([], dict(source))
+    else:
+        given = list(source) if isinstance(source, tuple) else [source]
     if len(given) != len(signature.inputs):
         raise InputError(f"the model takes {len(signature.inputs)} inputs, ({signature}); got {len(given)}")
     arrays = [_lazy(da, array, spec.name) for array, spec in zip(given, signature.inputs, strict=True)]
-    total = int(arrays[0].shape[0])
+    total = arrays[0].shape[0]
     for array, spec in zip(arrays, signature.inputs, strict=True):
+        if np.isnan(array.shape[0]):
+            raise InputError(
+                f"the number of samples of input {spec.name!r} is not known: call compute_chunk_sizes() first"
+            )
         if array.shape[1:] != spec.sample_shape or array.shape[0] != total:
             raise InputError(
                 f"input {spec.name!r} has the shape {array.shape}; the model takes {('N', *spec.sample_shape)}, and "
                 f"the first input has {total} samples"
             )
     rows = block or arrays[0].chunks[0]
-    arrays = [array.rechunk({0: rows, **dict.fromkeys(range(1, array.ndim), -1)}) for array in arrays]
-    rows = arrays[0].chunks[0]
-    pairs: list[Any] = [import_module("dask.layers").ArraySliceDep((rows,)), "i"]
-    only = explainer.attributed[0] if len(explainer.attributed) == 1 else None
-    axes = {} if only is None else {f"out_{axis}": size for axis, size in enumerate(only.sample_shape, 1)}
-    for spec, array in zip(signature.inputs, arrays, strict=True):
-        own = only is not None and spec.name == only.name and spec.sample_shape == only.sample_shape
-        name = "out" if own else spec.name  # axes of the result are no loop, so that dask joins making and explaining
-        pairs += [array.rechunk({0: rows}), ("i", *(f"{name}_{axis}" for axis in range(1, array.ndim)))]
-    made_by = {label for labels in pairs[1::2] for label in labels}
-    targets = _targets(da, explainer, target, total, rows)
-    if targets is not None:
-        pairs += [targets, ("i", *(f"target_{axis}" for axis in range(1, targets.ndim)))]
-        target = None
-    checksum = hashlib.sha256(blob).hexdigest()
-    facts = {
-        "file": import_module("dask").delayed(blob, name=f"explainer-{checksum[:16]}", pure=True), "checksum": checksum,
-        "whole": Whole(target, baseline, seed, total, batch_size, allow_nonfinite), "count": len(arrays),
-    }  # fmt: skip
-    kinds = [
-        _kind(spec, dict(zip(signature.names, arrays, strict=True)).get(spec.name)) for spec in explainer.attributed
-    ]
-    if only is not None:
-        result = da.blockwise(
-            _only, ("i", *axes), *pairs, **facts, concatenate=True, align_arrays=False, dtype=kinds[0],
-            new_axes={name: size for name, size in axes.items() if name not in made_by},
-            meta=np.empty((0,) * (1 + len(axes)), kinds[0]),
-        )  # fmt: skip
-        return {only.name: result} if by_name else result
-    made = da.blockwise(
-        _all, "i", *pairs, **facts, concatenate=True, align_arrays=False, dtype=object, meta=np.empty(0, object)
-    )
-    results = {}
-    for place, (spec, kind) in enumerate(zip(explainer.attributed, kinds, strict=True)):
-        shape = spec.sample_shape
-        results[spec.name] = made.map_blocks(
-            _part, place, dtype=kind, chunks=(rows, *((size,) for size in shape)), meta=np.empty((0, *shape), kind),
-            new_axis=list(range(1, 1 + len(shape))),
-        )  # fmt: skip
-    return results if by_name else tuple(results.values())
+    return [array.rechunk({0: rows, **dict.fromkeys(range(1, array.ndim), -1)}) for array in arrays]
 
 
 def _kind(spec: TensorSpec, array: Any) -> np.dtype[Any]:
@@ -191,14 +208,14 @@ def _targets(da: Any, explainer: Explainer, target: Any, total: int, rows: Seque
 # --- on a worker -------------------------------------------------------------------------------------
 
 
-def _only(*arguments: Any, **facts: Any) -> Numpy:
+def _only(*arguments: Any, job: _Job) -> Numpy:
     """A block's attributions of the only attributed input."""
-    return _explained(*arguments, **facts)[0]
+    return _explained(*arguments, job=job)[0]
 
 
-def _all(*arguments: Any, **facts: Any) -> Any:
+def _all(*arguments: Any, job: _Job) -> Any:
     """A block's attributions, an array of objects of which the first one is a tuple of arrays."""
-    parts = _explained(*arguments, **facts)
+    parts = _explained(*arguments, job=job)
     found = np.empty(len(parts[0]), object)
     found[:1] = [parts]
     return found
@@ -208,27 +225,28 @@ def _part(block: Any, place: int) -> Any:
     return block[0][place]
 
 
-def _explained(
-    place: tuple[slice], *arrays: Any, file: bytes, checksum: str, whole: Whole, count: int
-) -> tuple[Numpy, ...]:
-    """Attributions of the samples at ``place`` of all; ``count``: how many of ``arrays`` are inputs, not targets."""
-    inputs, targets = list(arrays[:count]), arrays[count] if len(arrays) > count else None
-    request = whole.request(_explainer(checksum, file), inputs, place[0], targets)
+def _explained(place: tuple[slice], *arrays: Any, job: _Job) -> tuple[Numpy, ...]:
+    """Attributions of the samples at ``place`` of all; behind the model's inputs there may be targets."""
+    inputs, targets = list(arrays[: job.inputs]), arrays[job.inputs] if len(arrays) > job.inputs else None
+    request = job.whole.request(_explainer(job), inputs, place[0], targets)
     results = request.attributions(request.packages.run(request.call))
     return tuple(map(on_host, results if isinstance(results, tuple) else (results,)))
 
 
-def _explainer(checksum: str, file: bytes) -> Explainer:
-    """The explainer of these bytes, loaded once in a process."""
+def _explainer(job: _Job) -> Explainer:
+    """The explainer of a job, loaded once in a process."""
     global loads
     with _lock:
-        known = _loaded.get(checksum)
+        known = _loaded.get(job.checksum)
         if known is None:
-            if hashlib.sha256(file).hexdigest() != checksum:
+            if hashlib.sha256(job.file).hexdigest() != job.checksum:
                 raise ArtifactError("the explainer's bytes changed on their way to the worker")
-            _share_cores(file)
-            known = _loaded[checksum] = Explainer.load(file)
+            _share_cores(job.file)
+            known = Explainer.load(job.file)
             loads += 1
+            while len(_loaded) >= MOST:
+                del _loaded[next(iter(_loaded))]
+            _loaded[job.checksum] = known
         return known
 
 

@@ -8,7 +8,9 @@ says more than there is. ``finished`` says that only the move of the result to i
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -20,6 +22,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import tables
+from .backend import owner
 from .errors import BackendMissing, InputError, RunInProgress
 from .file import writing
 from .spec import Numpy
@@ -29,6 +33,7 @@ KINDS = (".npy", ".npz", ".zarr", ".parquet")
 ROUNDING = 1e-4  # of the largest output: more tells another model
 LOCK, OWNER = "explainers.lock", "explainers.owner"
 FULL = (errno.ENOSPC, errno.EDQUOT)
+FEW = 64  # entries of a list that are told one by one
 CHUNK = 2**22  # bytes of a chunk of a zarr store, about
 GROUP = 2**16  # rows of a group of a parquet file
 
@@ -37,6 +42,27 @@ def kind(path: Path) -> str:
     if path.suffix not in KINDS:
         raise InputError(f"{str(path)!r} is not of a known kind: {', '.join(KINDS)}")
     return path.suffix
+
+
+def digest(value: Any) -> Any:
+    """What JSON can hold of a value, equal for equal values only: of arrays and tables a hash, of code its name."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(name): digest(part) for name, part in value.items()}
+    if tables.is_table(value):
+        return {"table": [*tables.names(value)], "rows": digest(tables.values(value, "the table"))}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = {field.name: digest(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {type(value).__qualname__: parts}
+    home = owner(value)
+    if isinstance(value, (tuple, list)) and len(value) <= FEW:
+        return [digest(part) for part in value]
+    if home is None and not isinstance(value, (tuple, list, np.ndarray, np.generic)):
+        return getattr(value, "__qualname__", None) or repr(value)
+    array = np.asarray(value if home is None else home.numpy(value))
+    data = json.dumps(array.tolist(), default=repr).encode() if array.dtype.hasobject else array.tobytes()
+    return f"{array.dtype} {array.shape}, sha256 {hashlib.sha256(data).hexdigest()}"
 
 
 class Form(NamedTuple):
@@ -54,7 +80,8 @@ class Store:
 
     Attributes
     ----------
-    done: samples whose results are there. complete: whether all are, in their place: nothing is left to do.
+    given: the output's path as it was given. done: samples whose results are there. complete: whether all are, in
+    their place: nothing is left to do.
 
     Raises
     ------
@@ -63,14 +90,14 @@ class Store:
 
     def __init__(
         self, path: Path, key: str, restart: bool = False, overwrite: bool = False, inputs: Sequence[Path] = (),
-        name: str = "the output",
+        what: str = "the output",
     ) -> None:  # fmt: skip
         kind(path)
         if not path.parent.is_dir():
             raise InputError(f"no folder {str(path.parent)!r}")
         if writing.is_stream(path):
-            raise InputError(f"{name} {str(path)!r} is a device or a pipe, and samples are written in any order")
-        self.name, self.path, self.key, self.what = path, writing.place(path), key, name
+            raise InputError(f"{what} {str(path)!r} is a device or a pipe, and samples are written in any order")
+        self.given, self.path, self.key, self.what = path, writing.place(path), key, what
         self.folder = self.path.with_name(self.path.name + ".part")
         self.arrays: dict[str, Any] = {}
         self.done = self._kept = 0
@@ -99,7 +126,7 @@ class Store:
     # --- before ------------------------------------------------------------------------------------
 
     def _check_inputs(self, inputs: Sequence[Path]) -> None:
-        path, target = self.name, self.path
+        path, target = self.given, self.path
         for input_path in inputs:
             input_target = input_path.resolve()
             same = target == input_target or target in input_target.parents or input_target in target.parents
@@ -115,7 +142,7 @@ class Store:
             )
 
     def _check_place(self, overwrite: bool) -> None:
-        path = self.name
+        path = self.given
         if not path.is_dir():
             writing.check(path)
         if not path.exists():
@@ -173,8 +200,10 @@ class Store:
     # --- one process at a time ---------------------------------------------------------------------
 
     def _take_lock(self) -> None:
-        from filelock import FileLock, Timeout  # importing this library stays quick
-
+        try:
+            from filelock import FileLock, Timeout  # importing this library stays quick
+        except ImportError as error:
+            raise BackendMissing("results on disk need filelock: pip install 'explainers[files]'") from error
         place = self.folder / LOCK
         while self._lock is None or not place.exists():  # a run that has just finished removes it
             self.close()
@@ -228,13 +257,14 @@ class Store:
         if self.arrays:
             return
         self._begin()
-        shutil.rmtree(self.folder / "made.zarr", ignore_errors=True)
-        group = zarr().open_group(str(self.folder / "made.zarr"), mode="w")
-        group.attrs.update(attributes)
-        for name, (shape, dtype) in forms.items():
-            chunks = (block, *(max(1, size) for size in shape[1:]))
-            kept = {} if self.name.suffix == ".zarr" else {"compressors": None}  # it is only on the way to another form
-            self.arrays[name] = group.create_array(name, shape=shape, dtype=dtype, chunks=chunks, **kept)
+        kept = {} if self.given.suffix == ".zarr" else {"compressors": None}  # it is only on the way to another form
+        with self._room():
+            shutil.rmtree(self.folder / "made.zarr", ignore_errors=True)
+            group = zarr().open_group(str(self.folder / "made.zarr"), mode="w")
+            group.attrs.update(attributes)
+            for name, (shape, dtype) in forms.items():
+                chunks = (block, *(max(1, size) for size in shape[1:]))
+                self.arrays[name] = group.create_array(name, shape=shape, dtype=dtype, chunks=chunks, **kept)
         self.keep()
 
     def _begin(self) -> None:
@@ -243,9 +273,9 @@ class Store:
 
     def _check_form(self, ranks: Sequence[int]) -> None:
         """Check that a file of this kind can hold arrays of these ranks."""
-        if self.name.suffix == ".npy" and len(ranks) != 1:
+        if self.given.suffix == ".npy" and len(ranks) != 1:
             raise InputError(f"there are attributions of {len(ranks)} inputs: write them to an .npz or .zarr file")
-        if self.name.suffix == ".parquet" and list(ranks) != [2]:
+        if self.given.suffix == ".parquet" and list(ranks) != [2]:
             raise InputError("a parquet file takes one table, (samples, columns); others go to .npy, .npz or .zarr")
 
     def write(self, start: int, parts: Mapping[str, Numpy]) -> None:
@@ -288,14 +318,14 @@ class Store:
             if error.errno not in FULL:
                 raise
             raise InputError(
-                f"no space for {str(self.name)!r}: {error}. {self.done} samples are done and kept: make room, and the "
+                f"no space for {str(self.given)!r}: {error}. {self.done} samples are done and kept: make room, and the "
                 "same run goes on from there"
             ) from error
 
     def forget(self) -> None:
         """Delete all results written so far."""
         self.arrays.clear()
-        self.done, self.outputs = 0, None
+        self.done, self._kept, self.outputs = 0, 0, None
         self._empty()
         self._end()
 
@@ -308,7 +338,7 @@ class Store:
         array, of lists where a sample's results are more than a number.
         """
         self.keep()
-        suffix = self.name.suffix
+        suffix = self.given.suffix
         result = self.folder / f"made{suffix}"
         with self._room():
             if suffix == ".npy":

@@ -182,3 +182,9 @@ def test_a_block_is_two_tasks(explain: Explainer) -> None:
     lazy = da.zeros((10_000, D), chunks=(10, D), dtype=np.float32)
     (found,) = dask.optimize(cluster.explain(lazy, explain, target=0))
     assert len(dict(found.__dask_graph__())) <= 2 * 1000 + 1
+
+
+def test_samples_that_are_not_counted_are_told(explain: Explainer) -> None:
+    lazy = da.from_array(X, chunks=(9, D))
+    with pytest.raises(InputError, match="compute_chunk_sizes"):
+        cluster.explain(lazy[lazy[:, 0] > 0], explain, target=0)

@@ -231,13 +231,12 @@ def run(
                 output_file.check_model(probe(subject, explain, bound_inputs))
                 size = block or explain.stats.batch_size
                 stream = Stream.of(
-                    explain, tuple(bound_inputs), block=size, allow_nonfinite=allow_nonfinite, **arguments
+                    explain, tuple(bound_inputs), block=size, allow_nonfinite=allow_nonfinite, warns=False, **arguments
                 )  # fmt: skip
-                stream.warns = False
                 _run(stream, bound_inputs, output_file)
         warn(incomplete_warning(explain))
         total = bound_inputs[0].shape[0]
-        console.print(f"{output_file.name}: {total} samples", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{output_file.given}: {total} samples", markup=False, highlight=False, soft_wrap=True)
 
 
 def _run(stream: Stream, inputs: list[Any], output_file: store.Store) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from .. import sources as blocks
 from .. import store, tables
 from ..errors import InputError
-from ..spec import Numpy, References
+from ..spec import Numpy
 from ..table_libraries import ParquetTable
 
 
@@ -91,16 +91,5 @@ def read_value(path: Path) -> Any:
 def fingerprint(paths: Sequence[Path], what: Mapping[str, Any]) -> str:
     """A hash that changes when one of the files or ``what`` changes."""
     states = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-    text = json.dumps([states, {name: _digest(value) for name, value in what.items()}], sort_keys=True)
+    text = json.dumps([states, store.digest(what)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _digest(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _digest(part) for name, part in value.items()}
-    if isinstance(value, References):
-        return {"references": _digest(value.array)}
-    if tables.is_table(value):
-        rows = tables.values(value, "the table").tolist()
-        return hashlib.sha256(json.dumps([tables.names(value), rows], default=repr).encode()).hexdigest()
-    return hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest() if isinstance(value, np.ndarray) else value

@@ -433,9 +433,9 @@ class Explainer:
         Parameters
         ----------
         source: an array or a table, or a tuple or dict of these, of N samples each: numpy (also memory maps), torch,
-            TensorFlow, h5py, zarr, dask, xarray, pandas, polars, Arrow; a dataset of ``datasets``; or anything that
-            yields batches of them: a generator, a DataLoader, a ``tf.data.Dataset``, Arrow's record batches. Columns of
-            lists of equal lengths in Arrow are arrays (n, k).
+            TensorFlow, h5py, zarr, dask, xarray, pandas, polars, Arrow; a ``ParquetFile``; a dataset of ``datasets``;
+            or anything that yields batches of them: a generator, a DataLoader, a ``tf.data.Dataset``, Arrow's record
+            batches. Columns of lists of equal lengths in Arrow are arrays (n, k).
         target: as for calling; or what holds the samples' targets in a batch: its name, or a function of the batch.
         baseline, seed: as for calling, for all samples of a source of known length. Sample i draws from (seed, i).
         block: samples of a block. Batches of a source that yields them are joined until they are as many. Default: the

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..errors import InputError
+from ..spec import Numpy, Signature
 from .bind import Asked
 
 if TYPE_CHECKING:
@@ -32,21 +33,26 @@ class Estimate(NamedTuple):
         return f"{self.samples:,} samples: {self.rows:,} rows, {hours}, {self.bytes / 1e6:,.1f} MB{cost}"
 
 
+def example(signature: Signature, count: int) -> dict[str, Numpy]:
+    """Inputs by name: normal numbers, the same ones at each call, and zeros where a model takes none."""
+    random = np.random.default_rng(0)
+    return {
+        spec.name: random.normal(size=(count, *spec.sample_shape)).astype("float32")
+        if spec.floating
+        else spec.blank(count)
+        for spec in signature.inputs
+    }
+
+
 def estimate(explain: Explainer, samples: int, seconds: float, price: float) -> Estimate:
     if isinstance(samples, bool) or not isinstance(samples, (int, np.integer)) or samples < 1:
         raise InputError(f"samples must be a whole number ≥ 1; got {samples!r}")
     plan = explain._ready("estimate")
-    packages, specs = plan.packages, plan.traced.signature.inputs
+    packages, signature = plan.packages, plan.traced.signature
     if explain.method.generates:
         raise InputError(f"{explain.method.name!r} asks a generator how many rows a sample has: explain a few instead")
     count = max(1, packages.batch_size // max(1, packages.count))
-    random = np.random.default_rng(0)
-    given = {
-        spec.name: random.normal(size=(count, *spec.sample_shape)).astype("float32")
-        if spec.floating
-        else spec.blank(count)
-        for spec in specs
-    }
+    given = example(signature, count)
     shape = packages.output_shape
     target = np.zeros((count, *shape), np.float32) if shape and not explain.every_output else None
     if target is not None:

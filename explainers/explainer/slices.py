@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import random_numbers
+from ..backend import owner
 from ..errors import ExplainersError
 from ..random_numbers import UInt64
 from ..spec import Numpy, References, TensorSpec, is_mask, resolve_target
 from .bind import samples_of, targets_of, to_numpy
+from .explanation import on_host
 from .request import Request
 
 if TYPE_CHECKING:
@@ -58,9 +60,10 @@ class Whole:
         return dataclasses.replace(request, warns=False)
 
     def _seeds(self, index: Index, count: int) -> UInt64:
-        if self.seed is not None and np.ndim(self.seed):
-            total = len(self.seed) if self.total is None else self.total
-            return random_numbers.sample_seeds(self.seed, total)[index]
+        if np.ndim(self.seed):
+            if self.total is not None and len(self.seed) != self.total:
+                random_numbers.sample_seeds(self.seed, self.total)  # says what is wrong
+            return random_numbers.sample_seeds(np.asarray(self.seed)[index], count)
         if isinstance(index, slice):
             return random_numbers.seeds_at(self.seed, index.start, count)
         return np.concatenate([random_numbers.seeds_at(self.seed, int(i), 1) for i in index])
@@ -108,6 +111,15 @@ def _cut(array: Any, index: Index) -> Any:
     return (
         tuple(_cut(part, index) for part in array) if isinstance(array, tuple) else to_numpy(array, "baseline")[index]
     )
+
+
+def in_memory(baseline: Any) -> Any:
+    """A baseline, or each part of a tuple or dict of them, with the arrays of a framework as numpy."""
+    if isinstance(baseline, dict):
+        return {name: in_memory(part) for name, part in baseline.items()}
+    if isinstance(baseline, tuple):
+        return tuple(map(in_memory, baseline))
+    return baseline if owner(baseline) is None else on_host(baseline)
 
 
 def _one_each(explain: Explainer, baseline: Any, axes: int) -> Any:

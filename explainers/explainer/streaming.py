@@ -8,11 +8,14 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .. import sources
 from ..errors import ExplainersError, IncompleteWarning, InputError
 from ..run.call import reporter
 from ..sources import Block, Label
-from .slices import Whole, of_block
+from .bind import plain
+from .slices import Whole, in_memory, of_block
 
 if TYPE_CHECKING:
     from .api import Explainer
@@ -50,6 +53,7 @@ class Stream:
         cls, explain: Explainer, source: Any, *, target: Any = None, baseline: Any = None, seed: Any = None,
         block: int | None = None, inputs: Sequence[str | int] | str | int | None = None, ahead: int = sources.AHEAD,
         details: bool = False, progress: Progress = False, batch_size: int | None = None, allow_nonfinite: bool = False,
+        warns: bool = True,
     ) -> Stream:  # fmt: skip
         if block is not None and (isinstance(block, bool) or not isinstance(block, int) or block < 1):
             raise InputError(f"block must be a number of samples ≥ 1; got {block!r}")
@@ -57,13 +61,16 @@ class Stream:
             raise InputError(f"ahead must be a number of blocks ≥ 0; got {ahead!r}")
         label = target if callable(target) or (isinstance(target, str) and target not in ("max", "all")) else None
         known = sources.sized(source)
-        whole = Whole(
-            None if label is not None else target, baseline, seed, None if known is None else len(known), batch_size,
-            allow_nonfinite, details,
-        )  # fmt: skip
+        total = None if known is None else len(known)
+        target = None if label is not None else plain(target)
+        if isinstance(target, list) and len(target) == total:
+            target = np.asarray(target)  # once, not for each block
+        whole = Whole(target, in_memory(baseline), seed, total, batch_size, allow_nonfinite, details)
         picked = [inputs] if isinstance(inputs, (str, int)) else inputs
         size = block or max(explain.stats.batch_size, LEAST)
-        return cls(explain, source, whole, label, size, picked, ahead, progress)
+        return cls(
+            explain, source if known is None else known, whole, label, size, picked, ahead, progress, warns=warns
+        )
 
     def parts(self) -> Generator[Part, None, None]:
         """The results of each block, in order. Warns once, at the end, of samples that do not add up."""

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from .. import sources, tables
+from .. import sources
 from ..errors import InputError
-from ..spec import Numpy, References
-from ..store import Form, Store
+from ..spec import Numpy
+from ..store import Form, Store, digest
+from .estimating import example
 from .explanation import Explanation, on_host
 from .streaming import Part, Stream
 
@@ -43,16 +44,21 @@ def to_disk(
         store.check_model(_probe(stream))
         stream.first = store.done
         saved = time.monotonic()
-        with closing(stream.parts()) as parts:
-            for part in parts:
-                arrays = _arrays(stream, part)
-                if not store.arrays:
-                    _begin(store, stream, arrays, attributes)
-                store.write(part.start, arrays)
-                if time.monotonic() - saved > INTERVAL:
-                    store.keep()
-                    saved = time.monotonic()
-                del part, arrays
+        try:
+            with closing(stream.parts()) as parts:
+                for part in parts:
+                    arrays = _arrays(stream, part)
+                    if not store.arrays:
+                        _begin(store, stream, arrays, attributes)
+                    store.write(part.start, arrays)
+                    if time.monotonic() - saved > INTERVAL:
+                        store.keep()
+                        saved = time.monotonic()
+                    del part, arrays
+        except BaseException:
+            if store.arrays:
+                store.keep()  # also what was done since the last time
+            raise
         if not store.arrays:
             raise InputError("the source has no samples")
         store.finish(attributes={**_facts(stream), **(attributes or {})})
@@ -68,58 +74,43 @@ def _begin(store: Store, stream: Stream, arrays: Mapping[str, Numpy], attributes
 def _facts(stream: Stream) -> dict[str, Any]:
     """What the attributes of a store say of its results."""
     explain, whole = stream.explain, stream.whole
+    method, baseline = explain.method, explain._options.baseline if whole.baseline is None else whole.baseline
+    seed = 0 if whole.seed is None else whole.seed
     return {
-        "method": str(explain.method), "backend": explain.backend, "explainers": version("explainers"),
-        "versions": explain._backend.versions(), "seed": _shown(whole.seed) if explain.method.sampled else None,
-        "target": stream.label if isinstance(stream.label, str) else _shown(whole.target),
-        "baseline": _shown(whole.baseline),
+        "method": str(method), "backend": explain.backend, "explainers": version("explainers"),
+        "versions": explain._backend.versions(), "seed": digest(seed) if method.sampled else None,
+        "target": digest(whole.target if stream.label is None else stream.label),
+        "baseline": None if method.baseline == "none" else digest(baseline),
     }  # fmt: skip
-
-
-def _shown(value: Any) -> Any:
-    """Short values as they are; of arrays the shape and a hash."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, (tuple, list)) and len(value) <= 16 and all(isinstance(v, (int, float)) for v in value):
-        return list(value)
-    digest = _digest(value)
-    return f"array of shape {np.shape(value)}, sha256 {digest}" if isinstance(value, np.ndarray) else f"sha256 {digest}"
-
-
-def _digest(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return hashlib.sha256(json.dumps({str(k): _digest(v) for k, v in value.items()}).encode()).hexdigest()
-    if isinstance(value, References):
-        return _digest({"references": value.array})
-    if tables.is_table(value):
-        return hashlib.sha256(json.dumps(tables.values(value, "the table").tolist(), default=repr).encode()).hexdigest()
-    if callable(value) and not hasattr(value, "shape"):
-        return getattr(value, "__qualname__", type(value).__qualname__)
-    array = np.ascontiguousarray(on_host(value))
-    return hashlib.sha256(str((array.shape, array.dtype)).encode() + array.tobytes()).hexdigest()
 
 
 def _key(stream: Stream, attributes: Mapping[str, Any] | None) -> str:
     """A hash that changes with anything that changes the results or how they are stored."""
     explain, known = stream.explain, sources.sized(stream.source)
     facts = {
-        **_facts(stream), "signature": str(explain.signature), "size": stream.size, "details": stream.whole.details,
-        "total": stream.whole.total, "inputs": list(stream.inputs or ()), "more": dict(attributes or {}),
-        "attributed": [str(spec) for spec in explain.attributed], "source": type(known or stream.source).__qualname__,
-        "label": stream.label if isinstance(stream.label, str) else stream.label is not None,
+        **_facts(stream), "value": digest(explain.method), "signature": str(explain.signature), "size": stream.size,
+        "attributed": [str(spec) for spec in explain.attributed], "per_token": explain.per_token,
+        "details": stream.whole.details, "total": stream.whole.total, "inputs": digest(stream.inputs),
+        "source": type(known or stream.source).__qualname__, "more": digest(attributes),
     }  # fmt: skip
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _probe(stream: Stream) -> Numpy | None:
-    """The model's outputs for the first samples of a source that can be read anywhere: other ones give others."""
-    known = sources.sized(stream.source)
-    if known is None or stream.explain.method.generates:
+    """The model's outputs, which tell it from another one: for the first samples of a source that can be read anywhere,
+    else for random numbers."""
+    explain, known = stream.explain, sources.sized(stream.source)
+    signature = explain.signature
+    if explain.method.generates:
         return None
-    batch = known.read(0, min(PROBED, len(known)))
-    signature = stream.explain.signature
-    inputs = sources.picked(batch, signature, stream.inputs, stream.label)[: len(signature.inputs)]
-    return np.asarray(on_host(stream.explain.predict(*inputs, allow_nonfinite=True)), np.float64)
+    if known is not None:
+        batch = known.read(0, min(PROBED, len(known)))
+        inputs = sources.picked(batch, signature, stream.inputs, stream.label)[: len(signature.inputs)]
+    elif signature.lengths or explain._backend.forward_only or explain._backend.calls:
+        return None  # sizes are not known, or the model may take no such numbers
+    else:
+        inputs = (example(signature, PROBED),)
+    return np.asarray(on_host(explain.predict(*inputs, allow_nonfinite=True)), np.float64)
 
 
 def _arrays(stream: Stream, part: Part) -> dict[str, Numpy]:

@@ -260,3 +260,49 @@ def test_the_callers_precision_does_not_reach_a_stream(ahead: int) -> None:
     with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
         found = np.concatenate([np.asarray(part) for part in explain.stream(x, target=1, block=BLOCK, ahead=ahead)])
     np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-7)
+
+
+def test_what_was_done_before_an_error_is_kept(tmp_path: Path) -> None:
+    x, explain = samples(LABELS[0]), explainer(LABELS[0], "ig")
+    with pytest.raises(SourceError):
+        explain.to_zarr(interrupted(x, 4, BLOCK), tmp_path / "a.zarr", target=0, block=BLOCK)
+    (state,) = tmp_path.glob("*.part/state.json")
+    assert f'"done": {4 * BLOCK}' in state.read_text()
+
+
+def test_another_baseline_or_other_groups_do_not_continue_it(tmp_path: Path) -> None:
+    x = samples(LABELS[0])
+    network = zoo.network(LABELS[0], "float32", 1)
+    groups = np.arange(x[0].size).reshape(x[0].shape)
+    pairs = [
+        [(METHODS["ig"], {"baseline": value}) for value in (0.0, 0.25)],
+        [(methods.FeatureAblation(ids), {}) for ids in (groups, np.where(groups == 40, 41, groups) // 2)],
+    ]
+    for number, pair in enumerate(pairs):
+        one, other = (Explainer.compile(network, method, inputs=x, **options) for method, options in pair)
+        path = tmp_path / f"{number}.zarr"
+        with pytest.raises(SourceError):
+            one.to_zarr(interrupted(x, 3), path, target=0, block=BLOCK)
+        with pytest.raises(InputError, match="another run"):
+            other.to_zarr(interrupted(x, -1), path, target=0, block=BLOCK)
+
+
+def test_another_model_is_told_from_batches_too(tmp_path: Path) -> None:
+    x = samples(LABELS[0])
+    with pytest.raises(SourceError):
+        explainer(LABELS[0], "ig").to_zarr(interrupted(x, 3), tmp_path / "a.zarr", target=0, block=BLOCK)
+    other = Explainer.compile(zoo.network(LABELS[0], "float32", 2), METHODS["ig"], inputs=x)
+    with pytest.raises(InputError, match="another model"):
+        other.to_zarr(interrupted(x, -1), tmp_path / "a.zarr", target=0, block=BLOCK)
+
+
+def test_targets_and_baselines_of_the_framework_and_lists(tmp_path: Path) -> None:
+    import torch
+
+    x, explain = samples(LABELS[0]), explainer(LABELS[0], "ig")
+    target = [i % 3 for i in range(SAMPLES)]
+    baseline = torch.from_numpy(x[::-1].copy())
+    want = np.asarray(explain(x, target=target, baseline=baseline))
+    for given in (target, torch.tensor(target)):
+        found = explain.stream(x, target=given, baseline=baseline, block=BLOCK)
+        np.testing.assert_allclose(np.concatenate([np.asarray(part) for part in found]), want, rtol=1e-4, atol=1e-7)
