@@ -36,7 +36,8 @@ def ssim(a: Numpy, b: Numpy, span: float) -> Numpy:
     """The mean structural similarity of pairs of images (n, H, W), (n,); ``span``: between their possible values.
 
     Wang et al. 2004, "Image Quality Assessment: From Error Visibility to Structural Similarity", eq. 13, with
-    K₁ = 0.01, K₂ = 0.03, and the mean, variance and covariance of each window of 7 × 7 pixels inside the image.
+    K₁ = 0.01, K₂ = 0.03, and the mean, variance and covariance of each window of 7 × 7 pixels inside the image. It is
+    made for images ≥ 0: an image and its negative may be alike, since the signs of means and covariance cancel out.
     """
     first, second = (0.01 * span) ** 2, (0.03 * span) ** 2
     mean_a, mean_b = _windows(a), _windows(b)

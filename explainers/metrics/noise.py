@@ -73,7 +73,7 @@ class Neighbours(Demand):
 
     def run(self, work: Work, method: str) -> list[Numpy]:
         radii = [np.full(len(work), self.radius)] * len(work.states.places)
-        return _moved(work, radii, self.draws, NEAR, normal=False)
+        return _scattered(work, radii, self.draws, NEAR, normal=False)
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,10 @@ class Blurred(Demand):
     def run(self, work: Work, method: str) -> list[Numpy]:
         flat = [part.reshape(len(work), -1) for part in work.samples()]
         scales = [self.noise * (part.max(axis=1) - part.min(axis=1)) for part in flat]
-        return _moved(work, scales, self.draws, BLUR, normal=True)
+        return _scattered(work, scales, self.draws, BLUR, normal=True)
 
 
-def _moved(work: Work, scales: list[Numpy], draws: int, stream: int, normal: bool) -> list[Numpy]:
+def _scattered(work: Work, scales: list[Numpy], draws: int, stream: int, normal: bool) -> list[Numpy]:
     """``draws`` copies of each sample with random numbers, times the input's scale for each sample, (n, D, …)."""
     sample, draw = (part.ravel() for part in np.indices((len(work), draws)))
     keys = work.keys(draw, sample, stream)

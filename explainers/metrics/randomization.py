@@ -57,7 +57,7 @@ class ModelRandomization(Metric):
     order: ``"top_down"``: from the output on, each layer with all those behind it; ``"independent"``: each by itself.
     absolute: compare |φ|.
     similarity: ``"spearman"``: of ranks; ``"ssim"``: the structural similarity of images, each summed over its channels
-        and divided by its largest |φ| (:func:`.ssim`).
+        and divided by its largest |φ|. It is made for images ≥ 0: give ``absolute=True``.
     noise, draws: with ``draws`` above 1, explanations are means over as many samples with normal noise, of ``noise``
         times the range of the sample's entries: Hedström et al. 2023, "Sanity Checks Revisited: An Exploration to
         Repair the Model Parameter Randomisation Test", section 4.1, which keeps the noise of gradients from passing
