@@ -159,6 +159,12 @@ class Models(Protocol):
     def preceded(self, model: Any, signature: Signature, change: Change) -> Any:
         """A model x ↦ model(change(x)) that takes the inputs of ``signature`` one after the other."""
 
+    def followed(self, model: Any, signature: Signature, loss: Callable[[Any, Any], Any]) -> Any:
+        """A model (x, y) ↦ loss(model(x), y) that takes the inputs of ``signature`` one after the other, and y."""
+
+    def parameters(self, model: Any, traced: Traced) -> dict[Value, tuple[str, bool]]:
+        """The model's floating-point weights: their names in it, and whether they are trained."""
+
     def version(self, weights: Mapping[Value, Array]) -> Any:
         """A value that changes when a weight is written to; a constant if the framework cannot detect writes."""
 
@@ -316,6 +322,16 @@ class BackendDefaults:
             return model(*args, **kwargs)
 
         return changed
+
+    def followed(self, model: Any, signature: Signature, loss: Callable[[Any, Any], Any]) -> Any:
+        def followed(*arrays: Array) -> Any:
+            args, kwargs = signature.call(arrays[:-1])
+            return loss(model(*args, **kwargs), arrays[-1])
+
+        return followed
+
+    def parameters(self, model: Any, traced: Traced) -> dict[Value, tuple[str, bool]]:
+        return {}
 
     def version(self, weights: Mapping[Value, Array]) -> Any:
         return 0

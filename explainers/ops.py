@@ -47,6 +47,34 @@ class Operations(Protocol):
         """
 
 
+class Weights(Protocol):
+    """Derivatives towards the model's weights, of each sample apart."""
+
+    def weight_factors(self, node: Node, arrays: Sequence[Array], message: Array, /) -> tuple[Array, Array, int]:
+        """The derivative towards the weight of a dense or conv map as a product of two matrices for each sample.
+
+        Of a dense map (…, L) and (…, R), with the leading axes of the message; of a convolution (N, T, G·L) and
+        (N, T, G·R), with its G groups. The derivative of the weight of group g is Σ_t left[t, g]ᵀ·right[t, g].
+        """
+
+    def weight_gradients(
+        self, node: Node, arrays: Sequence[Array], place: int, axes: Sequence[int | None], message: Array, axis: int, /
+    ) -> Array:  # fmt: skip
+        """The derivative of each sample towards the operand at ``place``, (N, …), for any operation.
+
+        axes: of the samples in each operand; axis: in the result, the node's first, and in ``message``.
+        """
+
+    def pull_each(self, node: Node, arrays: Sequence[Array], place: int, messages: Sequence[Message], /) -> Array:
+        """N messages at each result of an operation on weights, (N, …) or None, towards the operand at ``place``."""
+
+    def split_batch(self, array: Array, axis: int, before: int, behind: int, /) -> Array:
+        """An axis that holds before·N·behind entries as three."""
+
+    def one_hot(self, ids: Array, count: int, like: Array, /) -> Array:
+        """(…) → (…, count), in the dtype of ``like``."""
+
+
 class Elementwise(Protocol):
     """Elementwise functions; operands broadcast."""
 
@@ -243,5 +271,5 @@ class Making(Protocol):
         """The distance from 1 to the next number of the array's dtype."""
 
 
-class Ops(Operations, Elementwise, Reductions, Shapes, Making, Protocol):
+class Ops(Operations, Weights, Elementwise, Reductions, Shapes, Making, Protocol):
     """The complete array namespace."""

@@ -48,6 +48,30 @@ def evaluate_window(node: Node, arrays: Sequence[Array], shape: tuple[int, ...])
     return evaluate(node, arrays)  # functions on arrays are called as a whole; none has windows
 
 
+def weight_factors(node: Node, arrays: Sequence[Array], message: Array) -> tuple[Array, Array, int]:
+    raise no_derivative(f"{node.op} is a function, whose weights are its own")
+
+
+def weight_gradients(
+    node: Node, arrays: Sequence[Array], place: int, axes: Sequence[int | None], message: Array, axis: int
+) -> Array:
+    raise no_derivative(f"{node.op} is a function, whose weights are its own")
+
+
+def pull_each(node: Node, arrays: Sequence[Array], place: int, messages: Sequence[Array | None]) -> Array:
+    raise no_derivative(f"{node.op} is a function, whose weights are its own")
+
+
+def split_batch(array: Array, axis: int, before: int, behind: int) -> Array:
+    sizes = array.shape
+    inner = (1, 1, 1) if sizes[axis] == 1 else (before, sizes[axis] // (before * behind), behind)
+    return array.reshape(*sizes[:axis], *inner, *sizes[axis + 1 :])
+
+
+def one_hot(ids: Array, count: int, like: Array) -> Array:
+    return (ids[..., None] == np.arange(count)).astype(like.dtype)
+
+
 def vjp(
     node: Node, arrays: Sequence[Array], places: Sequence[int]
 ) -> tuple[tuple[Array, ...], Callable[[Sequence[Array | None]], Sequence[Array | None]]]:

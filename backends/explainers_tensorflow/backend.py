@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -92,6 +92,16 @@ class TensorFlowBackend(BackendDefaults):
         from . import models
 
         return models.preceded(model, signature, change)
+
+    def followed(self, model: Any, signature: Signature, loss: Callable[[Any, Any], Any]) -> Any:
+        from . import models
+
+        return models.followed(model, signature, loss)
+
+    def parameters(self, model: Any, traced: Traced) -> dict[Value, tuple[str, bool]]:
+        from . import ops, trace
+
+        return trace.parameters({v: w for v, w in traced.weights.items() if not ops.is_table(w)})
 
     def compile(self, program: Runnable, traced: Traced, *, engine: str, rows: Size) -> Kernel:
         from . import kernel

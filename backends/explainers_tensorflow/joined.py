@@ -88,7 +88,8 @@ def _made(graph: Graph, last: Node, linear: Node, inputs: tuple[Value, ...], fac
             queue += node.inputs
     members = tuple(node for node in graph if node.name in names)
     operands = (*inputs, *(value for value in shapes if value not in inputs))
-    attributes = Attributes(weight=linear.attributes.weight, locality=fact)
+    given = linear.attributes
+    attributes = Attributes(weight=given.weight, contracted=given.contracted, locality=fact)
     yield replace(
         last, op="+".join(node.op for node in members if node.role is not Role.CONSTANT), function=linear.function,
         inputs=operands, attributes=attributes, payload=Region(members, operands, last.values[0]),

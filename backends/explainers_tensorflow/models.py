@@ -249,6 +249,19 @@ def preceded(model: Any, sig: Signature, change: Change) -> Any:
     return tf.function(lambda *tensors: call(*change(tensors)), autograph=False)
 
 
+def followed(model: Any, sig: Signature, loss: Callable[[Any, Any], Any]) -> Any:
+    """(x, y) ↦ loss(model(x), y) of flat tensors in the order of ``sig``, and y, as a ``tf.function``."""
+    call = caller(model, sig)
+
+    def run(*tensors: Any) -> Any:
+        result = call(*tensors[:-1])
+        if isinstance(result, (list, tuple)) and len(result) == 1:
+            (result,) = result
+        return loss(result, tensors[-1])
+
+    return tf.function(run, autograph=False)
+
+
 def _filled(structure: Any, tensors: Iterator[Any]) -> Any:
     """``structure`` with its specs replaced, in order, by tensors."""
     if isinstance(structure, Mapping):

@@ -21,6 +21,11 @@ from explainers.graph import Node
 
 from . import products
 from .patches import patches as patches
+from .weights import one_hot as one_hot
+from .weights import pull_each as pull_each
+from .weights import split_batch as split_batch
+from .weights import weight_factors as weight_factors
+from .weights import weight_gradients as weight_gradients
 from .windows import evaluate_window as evaluate_window
 
 no_derivative = LookupError

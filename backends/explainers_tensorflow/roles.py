@@ -48,6 +48,7 @@ COPY = """
     ParallelDynamicStitch
 """  # each output entry is an entry of an input or a constant
 COPIES = set(COPY.split())
+RELABELS = {"Identity", "Snapshot", "EnsureShape", "Reshape", "Squeeze", "ExpandDims", "Transpose"}
 SCALES = {"Mul", "MulNoNan", "RealDiv", "Div", "DivNoNan", "Neg"}
 ADDS = {"BiasAdd", "BiasAddV1", "Add", "AddV2", "AddN"}
 ARITHMETIC = {

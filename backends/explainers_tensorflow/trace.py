@@ -9,7 +9,7 @@ import sysconfig
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -53,6 +53,16 @@ def trace(model: Any, sig: Signature, device: Any, dtype: str | None, elementary
         graph, used = _read(flat, keys, str(models.kind(target)))
     graph = normalized(log_sums.joined(graph)) if elementary else joined(graph)
     return Traced(graph, sig, used, device=place, memory=target)
+
+
+def parameters(weights: Mapping[Value, Any]) -> dict[Value, tuple[str, bool]]:
+    """The names of variables, as Keras or TensorFlow has them, and whether they are trained."""
+    found = {}
+    for value, weight in weights.items():
+        if weight.dtype.is_floating:
+            name = value.node.removeprefix("weights/")
+            found[value] = (name, bool(weight.trainable))
+    return found
 
 
 def device_name(device: Any) -> str | None:
@@ -350,7 +360,7 @@ class _Reader:
         role, function, attributes = self._meaning(op, operands[: len(op.inputs)])
         kinds = [self.shapes.of(tensor) for tensor in _operands(self.flat, op)]
         fact = locality(op, kinds, outputs[0]) if outputs and self.dependent.intersection(operands) else None
-        attributes = replace(attributes, locality=fact)
+        attributes = replace(attributes, locality=fact, relabels=op.type in roles.RELABELS)
         kind, steps = self.flat.own.get(op.name, (op.type, None))
         if self.dependent.intersection(operands):
             self.dependent.update(values)
@@ -390,6 +400,10 @@ class _Reader:
         attributes = roles.attributes(function, constants)
         if op.type == "MatMul" and moving == [0] and not op.get_attr("transpose_a"):
             attributes = replace(attributes, contracted=int(op.get_attr("transpose_b")))
+        if op.type == "BiasAdd" and op.get_attr("data_format").startswith(b"NC"):
+            attributes = replace(attributes, axis=1)
+        if op.type in ("BatchMatMulV2", "BatchMatMulV3") and moving == [0] and op.inputs[1].shape.rank == 2:
+            attributes = replace(attributes, contracted=None if op.get_attr("adj_x") else int(op.get_attr("adj_y")))
         return role, function, attributes
 
 

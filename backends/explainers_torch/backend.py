@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cached_property, lru_cache
 from typing import Any
@@ -225,6 +225,16 @@ class TorchBackend(BackendDefaults):
         from . import trace
 
         return trace.Preceded(model, signature, change)
+
+    def followed(self, model: Any, signature: Signature, loss: Callable[[Any, Any], Any]) -> Any:
+        from . import trace
+
+        return trace.Followed(model, signature, loss)
+
+    def parameters(self, model: Any, traced: Traced) -> dict[Value, tuple[str, bool]]:
+        from . import trace
+
+        return trace.parameters(model, traced)
 
     def read(self, weight: Any) -> Any:
         return weight

@@ -296,14 +296,14 @@ def _slid(node: Node, fact: Sliding, arrays: Sequence[Any]) -> Tensor:
         pool = torch.max_pool3d if three else torch.max_pool2d
         y: Tensor = pool(flat, kernel, stride, 0, dilation)
     else:
-        divisor = _given(node).get("divisor_override")
+        divisor = given_arguments(node).get("divisor_override")
         average = torch.nn.functional.avg_pool3d if three else torch.nn.functional.avg_pool2d
         y = average(flat, kernel, stride, divisor_override=divisor)
     return y.squeeze(-2) if count == 1 else y
 
 
 def _convolved(node: Node, arrays: Sequence[Any], transposed: bool = False) -> Tensor:
-    given = _given(node, arrays)
+    given = given_arguments(node, arrays)
     x, weight, fact = given["input"], given["weight"], node.attributes.locality
     assert isinstance(fact, (Sliding, Spreading))
     stride, dilation = list(fact.stride), list(fact.dilation)
@@ -318,7 +318,7 @@ def _convolved(node: Node, arrays: Sequence[Any], transposed: bool = False) -> T
     return result
 
 
-def _given(node: Node, arrays: Sequence[Any] = ()) -> Arguments:
+def given_arguments(node: Node, arrays: Sequence[Any] = ()) -> Arguments:
     """The operation's arguments by name, with ``arrays`` in the place of its operands."""
     target, template, leaves = node.payload
     filled = [(arrays[leaf.place] if arrays else None) if isinstance(leaf, Operand) else leaf for leaf in leaves]

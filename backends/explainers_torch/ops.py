@@ -19,6 +19,11 @@ from .locality import evaluate_window as evaluate_window
 from .locality import patches as patches
 from .operands import Operand
 from .operands import evaluate as evaluate
+from .weights import one_hot as one_hot
+from .weights import pull_each as pull_each
+from .weights import split_batch as split_batch
+from .weights import weight_factors as weight_factors
+from .weights import weight_gradients as weight_gradients
 
 _aten = torch.ops.aten
 no_derivative = RuntimeError

@@ -55,6 +55,29 @@ COPY = """
     reshape_as squeeze_copy as_strided broadcast_tensors broadcast_to
 """  # each output entry is an entry of an input or a constant
 COPIES = set(COPY.split())
+RELABELS = {
+    "view",
+    "_unsafe_view",
+    "reshape",
+    "flatten",
+    "unflatten",
+    "squeeze",
+    "unsqueeze",
+    "transpose",
+    "t",
+    "permute",
+    "clone",
+    "contiguous",
+    "alias",
+    "movedim",
+    "moveaxis",
+    "swapaxes",
+    "mT",
+    "numpy_T",
+    "squeeze_copy",
+    "view_as",
+    "reshape_as",
+}  # the entries of one operand in another order
 SCALES = {"mul", "div", "true_divide", "neg"}
 OF_TWO = {"pow", "atan2", "hypot", "logaddexp", "fmod", "remainder", "xlogy"}
 ARITHMETIC = {

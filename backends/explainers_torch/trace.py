@@ -88,6 +88,19 @@ class Preceded(torch.nn.Module):
         return self.model(*args, **kwargs)
 
 
+class Followed(torch.nn.Module):
+    """(x, y) ↦ loss(model(x), y), of the inputs of ``signature`` one after the other, and y."""
+
+    def __init__(self, model: Any, signature: Signature, loss: Callable[[Any, Any], Any]) -> None:
+        super().__init__()
+        self.model = model.module() if isinstance(model, ExportedProgram) else model
+        self.known, self.loss = signature, loss
+
+    def forward(self, *arrays: torch.Tensor) -> Any:
+        args, kwargs = self.known.call(arrays[:-1])
+        return self.loss(self.model(*args, **kwargs), arrays[-1])
+
+
 def _own_signature(model: Any) -> Signature | None:
     if isinstance(model, ExportedProgram):
         holders = {n.name: n.meta["val"] for n in model.graph.nodes if n.op == "placeholder"}
@@ -562,7 +575,8 @@ def _node(fx: torch.fx.Node, values: Mapping[torch.fx.Node, Value], dependent: s
         fx.name, op, role, tuple(operands), outputs, scope=modules[-1] if modules else "",
         modules=modules, function=function, elementwise=_elementwise(name, fx),
         attributes=replace(
-            _attributes(name, function, fx, moving, outputs), locality=_locality(name, fx, axes, outputs)
+            _attributes(name, function, fx, moving, outputs), locality=_locality(name, fx, axes, outputs),
+            relabels=name in roles.RELABELS,
         ), source=_source(fx),
         payload=(target, template, leaves),
     )  # fmt: skip
@@ -712,6 +726,23 @@ def bind_weights(model: Any, traced: Traced) -> dict[Value, torch.Tensor]:
         kind_now = getattr(torch, dtype) if dtype and tensor.dtype.is_floating_point else tensor.dtype
         weights[value] = tensor.detach().to(device=traced.device, dtype=kind_now)
     return weights
+
+
+def parameters(model: Any, traced: Traced) -> dict[Value, tuple[str, bool]]:
+    """The model's own names of its parameters, and whether they are trained."""
+    memory, program, _ = traced.memory
+    prefix = "model." if isinstance(model, Followed) else ""
+    if isinstance(model, ExportedProgram):
+        known = {name: program.state_dict[name] for name in model.graph_signature.parameters}
+    else:
+        known = dict(model.named_parameters(remove_duplicate=False))
+    used = {value for node in traced.graph for value in node.inputs}
+    found: dict[int, tuple[Value, str, bool]] = {}
+    for value, (_, path) in memory.items():
+        tensor = known.get(path)
+        if tensor is not None and tensor.is_floating_point() and (id(tensor) not in found or value in used):
+            found[id(tensor)] = value, path.removeprefix(prefix), bool(tensor.requires_grad)  # once, if it is shared
+    return {value: (name, trained) for value, name, trained in found.values()}
 
 
 def _attribute(model: Any, path: str, default: torch.Tensor) -> torch.Tensor:

@@ -67,10 +67,7 @@ def choose_backend(
     found = find(model, backend)
     if method.rule_set and found.forward_only and backend is None:  # a function of tensors, perhaps
         found = next(filter(None, map(owner, arrays)), found)
-    if engine == "auto":
-        engine = found.default_engine
-    elif engine not in found.engines:
-        raise UnknownNameError.among(f"engine of backend {found.name!r}", engine, found.engines)
+    engine = checked_engine(found, engine)
     if method.rule_set and found.forward_only:
         raise UnsupportedOperation(
             f"method {method.name!r} needs the derivative of the model (rule set {method.rule_set.name!r}), and "
@@ -79,6 +76,15 @@ def choose_backend(
             "function of tensors say so with backend='torch'."
         )
     return found, engine
+
+
+def checked_engine(backend: Backend, engine: str) -> str:
+    """An engine of the backend by name; ``"auto"``: its default one."""
+    if engine == "auto":
+        return backend.default_engine
+    if engine not in backend.engines:
+        raise UnknownNameError.among(f"engine of backend {backend.name!r}", engine, backend.engines)
+    return engine
 
 
 @dataclass

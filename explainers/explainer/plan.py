@@ -193,7 +193,7 @@ def _trace(
 
 def _explained(whole: Graph, method: Method, options: Options) -> Graph:
     """The part of the graph that computes the explained output, which is checked."""
-    key, result = _pick_output(whole, options.output)
+    key, result = pick_output(whole, options.output)
     if method.explains_logits:
         result = whole.logits(result)
     graph = whole.restrict([(key, result)])
@@ -319,7 +319,7 @@ def _outputs(graph: Graph) -> str:
     return ", ".join(f"{key!r}: {graph.output(value)}" for key, value in graph.outputs)
 
 
-def _pick_output(graph: Graph, output: int | str | None) -> tuple[str, Value]:
+def pick_output(graph: Graph, output: int | str | None) -> tuple[str, Value]:
     if output is None:
         if len(graph.outputs) > 1:
             raise TargetError(f"the model has several outputs; pick one with output=: {_outputs(graph)}")

@@ -106,9 +106,11 @@ def _role(given: Role | str) -> Role:
 class Attributes:
     """What rules need to know about an operation, beyond its role and function.
 
-    axis: the axis of a softmax or the axes of a log-sum-exp, counted from the end; keepdims: as in numpy.
+    axis: the axis of a softmax or the axes of a log-sum-exp, counted from the end; keepdims: as in numpy. Of a sum, the
+    axis of a bias that is not along the last.
     weight, bias: the places among the inputs of a dense or conv map's operands. contracted: the axis of the weight that
-    a plain product x·W or x·Wᵀ of matrices sums over. lost: why the model's own derivative is not available. locality:
+    a plain product x·W or x·Wᵀ of matrices sums over. relabels: each entry of the result is one of the only operand,
+    and each of those is in it once. lost: why the model's own derivative is not available. locality:
     which places of the operands the places of the result depend on. Rewrites set the rest: behind: the kind of weighted
     map that feeds an activation. rescaling: places of the factors of a product that only rescale the other one. rule:
     the rule that a composite assigned to this node.
@@ -119,6 +121,7 @@ class Attributes:
     weight: int = -1
     bias: int | None = None
     contracted: int | None = None
+    relabels: bool = field(default=False, compare=False)
     lost: str = ""
     locality: Locality | None = field(default=None, compare=False)
     behind: Function = Function.NONE

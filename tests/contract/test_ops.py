@@ -16,7 +16,9 @@ import pytest
 from explainers import ops as declared
 
 BACKENDS = ("numpy", "torch", "tensorflow")
-OF_THE_MODEL = {"no_derivative", "evaluate", "evaluate_window", "vjp", "winners"}  # tests of each backend's trace
+OF_THE_MODEL = {  # tests of each backend's trace, and of influence
+    "no_derivative", "evaluate", "evaluate_window", "vjp", "winners", "weight_factors", "weight_gradients", "pull_each",
+}  # fmt: skip
 DECLARED = {
     name
     for cls in declared.Ops.__mro__
@@ -164,6 +166,11 @@ CASES: dict[str, list[Case]] = {
     "expand_axis": [((A[:, :1], 1, U, 1), np.repeat(A[:, :1], 5, 1)), ((A, 0, U, 0), A)],
     "broadcast_like": [((B[:1, :, :1], A), np.broadcast_to(B[:1, :, :1], A.shape)), ((A, B), A)],
     "matmul": [((A, np.swapaxes(B, 1, 2).copy()), np.einsum("nij,nkj->nik", A, B))],
+    "split_batch": [
+        ((A, 1, 1, 2), A.reshape(3, 1, 2, 2, 2)), ((A, 0, 3, 1), A.reshape(3, 1, 1, 4, 2)),
+        ((A[:1], 0, 1, 1), A[:1].reshape(1, 1, 1, 4, 2)),
+    ],
+    "one_hot": [((np.array([[1, 0, -5]]), 2, A), np.array([[[0, 1], [1, 0], [0, 0]]], np.float32))],
     "row_numbers": [((U,), np.arange(3))],
     "zeros_like": [((A,), 0 * A)],
     "ones_like": [((A,), 0 * A + 1)],

@@ -1,0 +1,136 @@
+"""Derivatives towards weights, of each sample apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from explainers.graph import Function, Node, Sliding, Spreading
+
+from .locality import given_arguments
+from .operands import evaluate
+
+_aten = torch.ops.aten
+NORMS = {
+    "_native_batch_norm_legit_no_training", "batch_norm", "native_layer_norm", "layer_norm", "native_group_norm",
+    "group_norm", "instance_norm", "rms_norm", "_fused_rms_norm",
+}  # fmt: skip
+
+
+def weight_factors(node: Node, arrays: Sequence[Any], message: Tensor) -> tuple[Tensor, Tensor, int]:
+    fact = node.attributes.locality
+    if node.function is Function.DENSE:
+        (place,) = (i for i in range(len(arrays)) if i not in (node.attributes.weight, node.attributes.bias))
+        return arrays[place], message, 1
+    given = given_arguments(node, arrays)
+    x, groups = given["input"], given["groups"]
+    if isinstance(fact, Spreading):
+        return _places(x), _patches(message, fact, x.shape[2:]), groups
+    assert isinstance(fact, Sliding)
+    return _patches(x, fact, message.shape[2:]), _places(message), groups
+
+
+def _places(array: Tensor) -> Tensor:
+    """(N, C, …) → (N, T, C)."""
+    return array.flatten(2).transpose(1, 2)
+
+
+def _patches(x: Tensor, fact: Sliding | Spreading, result: Sequence[int]) -> Tensor:
+    """What each place of the result sees: (N, C, …) → (N, T, C·kernel), by a convolution with filters of one 1."""
+    count, rank = math.prod(fact.kernel), len(fact.kernel)
+    pads: list[int] = []
+    sizes = zip(x.shape[2:], result, fact.kernel, fact.stride, fact.dilation, fact.before, strict=True)
+    for size, steps, kernel, stride, dilation, before in reversed(list(sizes)):
+        pads += [before, max((steps - 1) * stride + dilation * (kernel - 1) + 1 - size - before, 0)]
+    padded = torch.constant_pad_nd(x, pads) if any(pads) else x
+    filters = torch.eye(count, dtype=x.dtype, device=x.device).reshape(count, 1, *fact.kernel)
+    apart = padded.reshape(x.shape[0] * x.shape[1], 1, *padded.shape[2:])
+    nothing = [0] * rank
+    seen = _aten.convolution.default(
+        apart, filters, None, list(fact.stride), nothing, list(fact.dilation), False, nothing, 1
+    )
+    return seen.reshape(x.shape[0], x.shape[1] * count, math.prod(result)).transpose(1, 2)
+
+
+def weight_gradients(
+    node: Node, arrays: Sequence[Any], place: int, axes: Sequence[int | None], message: Tensor, axis: int
+) -> Tensor:
+    if node.payload[0]._schema.name.removeprefix("aten::") in NORMS:
+        return _of_norm(node, arrays, place, message, axis)
+    if node.payload[0] in (_aten.prelu.default, _aten._prelu_kernel.default) and place == 1:
+        product = message * arrays[0].clamp(max=0)
+        kept = range(product.ndim) if arrays[1].ndim > 1 else range(1, 2) if arrays[1].numel() > 1 else ()
+        summed = [i for i in range(product.ndim) if i != axis and (i not in kept or 1 in arrays[1].shape[i : i + 1])]
+        return _summed(product, summed).reshape(product.shape[axis], *arrays[1].shape)
+    moving = [i for i, along in enumerate(axes) if along is not None]
+
+    def one(part: Tensor, *samples: Tensor) -> Tensor:
+        operands = list(arrays)
+        for i, sample in zip(moving, samples, strict=True):
+            along = axes[i]
+            assert along is not None
+            operands[i] = sample.unsqueeze(along)
+
+        def run(weight: Tensor) -> Tensor:
+            operands[place] = weight
+            result: Tensor = evaluate(node, operands)[0]
+            return result
+
+        pullback = torch.func.vjp(run, arrays[place])[1]
+        result: Tensor = pullback(part.unsqueeze(axis))[0]
+        return result
+
+    samples = [arrays[i] for i in moving]
+    found: Tensor = torch.func.vmap(one, in_dims=(axis, *(axes[i] for i in moving)))(message, *samples)
+    return found
+
+
+def _of_norm(node: Node, arrays: Sequence[Any], place: int, message: Tensor, axis: int) -> Tensor:
+    """Of γ·x̂ + β: the sums of message·x̂ or of the message over all axes but the samples' and those of the weight."""
+    names = list(given_arguments(node, list(range(len(arrays)))).items())
+    known = {value: name for name, value in names if isinstance(value, int) and name in ("input", "weight", "bias")}
+    product = message
+    if known[place] == "weight":
+        plain = list(arrays)
+        for i, name in known.items():
+            if name != "input":
+                plain[i] = torch.ones_like(arrays[i]) if name == "weight" else torch.zeros_like(arrays[i])
+        product = message * evaluate(node, plain)[0]
+    rank = arrays[place].ndim
+    trailing = "layer" in node.op or "rms" in node.op
+    kept = range(message.ndim - rank, message.ndim) if trailing else range(1, 1 + rank)
+    summed = [i for i in range(message.ndim) if i != axis and i not in kept]
+    return _summed(product, summed).movedim(axis, 0).reshape(product.shape[axis], *arrays[place].shape)
+
+
+def _summed(array: Tensor, axes: Sequence[int]) -> Tensor:
+    return array.sum(list(axes), keepdim=True) if axes else array
+
+
+def pull_each(node: Node, arrays: Sequence[Any], place: int, messages: Sequence[Tensor | None]) -> Tensor:
+    arrived = [i for i, message in enumerate(messages) if message is not None]
+
+    def run(weight: Tensor) -> tuple[Tensor, ...]:
+        results = evaluate(node, [weight if i == place else array for i, array in enumerate(arrays)])
+        return tuple(results[i] for i in arrived)
+
+    pullback = torch.func.vjp(run, arrays[place])[1]
+    found: Tensor = torch.func.vmap(lambda *parts: pullback(parts)[0])(*(messages[i] for i in arrived))
+    return found
+
+
+def split_batch(array: Tensor, axis: int, before: int, behind: int) -> Tensor:
+    sizes = array.shape
+    if sizes[axis] == 1:
+        return array.reshape(*sizes[:axis], 1, 1, 1, *sizes[axis + 1 :])
+    count = sizes[axis] // (before * behind)
+    return array.reshape(*sizes[:axis], before, count, behind, *sizes[axis + 1 :])
+
+
+def one_hot(ids: Tensor, count: int, like: Tensor) -> Tensor:
+    found = ids.unsqueeze(-1) == torch.arange(count, device=ids.device)
+    return found.to(like.dtype)

@@ -1,0 +1,466 @@
+"""Programs of per-sample derivatives towards weights, and of what methods make of them inside the kernel.
+
+Every program runs the model once forward, walks once back from the loss, and forms each block's factors, (N, G, T, L)
+and (N, G, T, R): G groups of T places. The derivative is Σ_t leftᵀ·right, (N, G, L, R); P = G·L·R numbers a block.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from ..graph import Function, Graph, Node, Value
+from ..methods import Gradient
+from ..ops import Ops
+from ..program.walk import Placeholder, Program, input_placeholders
+from .losses import Loss
+from .sites import Block, Layout, Sites, Use
+
+Array = Any
+MANY = "baselines"  # the axis of what is given for all samples: vectors, directions
+
+
+class Factor(NamedTuple):
+    """left: (N, G, T, L). right: (N, G, T, R); T may be 1."""
+
+    left: Array
+    right: Array
+
+
+@dataclass(frozen=True)
+class PerSample:
+    """The base: losses, and the factors of each block. Nothing is returned but the losses, (N,).
+
+    pseudo: derivatives start from the root of the loss' curvature times signs, instead of from its gradient.
+    """
+
+    sites: Sites
+    blocks: tuple[Block, ...]
+    loss: Loss
+    pseudo: bool = False
+
+    @property
+    def graph(self) -> Graph:
+        return self.sites.graph
+
+    @property
+    def output(self) -> Value:
+        return self.sites.output
+
+    @cached_property
+    def walk(self) -> Program:
+        """The reverse walk from the output to the results of all uses."""
+        values = dict.fromkeys(use.node.values[0] for block in self.blocks for use in block.uses)
+        return Program(self.graph, Gradient(), tuple(values))
+
+    @cached_property
+    def output_shape(self) -> tuple[int, ...]:
+        return tuple(size or 0 for size in self.graph.output(self.output).shape[1:])
+
+    @property
+    def dtype(self) -> str:
+        return self.graph.output(self.output).dtype
+
+    @cached_property
+    def placeholders(self) -> tuple[Placeholder, ...]:
+        shape, dtype = self.loss.target(self.output_shape, self.dtype)
+        found = [*input_placeholders(self.graph.inputs, self.graph), Placeholder("target", "samples", shape, dtype)]
+        if self.pseudo:
+            found.append(Placeholder("signs", "samples", self.output_shape, self.dtype))
+        return (*found, *self.further())
+
+    def further(self) -> Sequence[Placeholder]:
+        return ()
+
+    def __call__(self, ops: Ops, weights: Mapping[Value, Array], *arguments: Array) -> tuple[Array, ...]:
+        args = dict(zip((p.name for p in self.placeholders), arguments, strict=True))
+        inputs = [args[f"input_{value.node}"] for value in self.graph.inputs]
+        values, pullbacks = self.walk.forward(ops, weights, inputs)
+        f, y = values[self.output], args["target"]
+        start = self.loss.root(ops, f, y, args["signs"]) if self.pseudo else self.loss.gradient(ops, f, y)
+        messages = self.walk.messages(ops, values, pullbacks, start)
+        factors = [self.factor(ops, block, values, messages) for block in self.blocks]
+        return (self.loss.value(ops, f, y), *self.results(ops, factors, args))
+
+    def results(self, ops: Ops, factors: Sequence[Factor], args: Mapping[str, Array]) -> Sequence[Array]:
+        return ()
+
+    # --- factors -----------------------------------------------------------------------------
+
+    def factor(self, ops: Ops, block: Block, values: Mapping[Value, Array], messages: Mapping[Value, Array]) -> Factor:
+        if not block.factored:
+            whole = self._whole(ops, block, values, messages)
+            if block.rule == "diagonal":
+                return Factor(ops.insert_axis(ops.insert_axis(whole, 2), 3), _ones(ops, whole, (block.entries, 1, 1)))
+            return Factor(ops.insert_axis(ops.insert_axis(whole, 1), 1), _ones(ops, whole, (1, 1, 1)))
+        parts = [self._factors(ops, block, use, values, messages) for use in block.uses]
+        if len(parts) == 1:
+            return parts[0]
+        return Factor(*(ops.concat(list(sides), 2) for sides in zip(*parts, strict=True)))
+
+    def _factors(
+        self, ops: Ops, block: Block, use: Use, values: Mapping[Value, Array], messages: Mapping[Value, Array]
+    ) -> Factor:
+        node = use.node
+        message = messages[node.values[0]] if node.values[0] in messages else ops.zeros_like(values[node.values[0]])
+        arrays = [values[value] for value in node.inputs]
+        layout = self.sites.layouts[node.values[0]]
+        groups = 1
+        if block.rule == "embedding":
+            left = ops.one_hot(arrays[1], len_of(self.graph, use.operand), message)
+            right = message
+        else:
+            left, right, groups = ops.weight_factors(node, arrays, message)
+        if block.rule != "conv":
+            left, right = (_samples_first(ops, array, layout) for array in (left, right))
+        left, right = (_grouped(ops, array, groups) for array in (left, right))
+        if block.biased:
+            left = ops.concat([left, ops.ones_like(left[..., :1])], 3)
+        return Factor(left, right)
+
+    def _whole(self, ops: Ops, block: Block, values: Mapping[Value, Array], messages: Mapping[Value, Array]) -> Array:
+        """The derivative of a weight, (N, P)."""
+        (weight,) = block.weights
+        found: dict[Value, Array] = {}
+        for use in block.uses:
+            if use.node.values[0] in messages:  # of its only result that is used
+                part = self._towards(ops, use, values, messages[use.node.values[0]])
+                value = use.operand
+                found[value] = found[value] + part if value in found else part
+        if not found:
+            f = values[self.output]
+            return _blank(ops, f, block.entries)
+        for node in self._chain([value for value in found if value != weight]):
+            arrived = [found.pop(value) if value in found else None for value in node.values]
+            if all(message is None for message in arrived):
+                continue
+            arrays = [values[value] for value in node.inputs]
+            for place, operand in enumerate(node.inputs):
+                if weight in self.sites.made.get(operand, ()):
+                    part = self._pulled(ops, node, arrays, place, arrived)
+                    found[operand] = found[operand] + part if operand in found else part
+        return ops.reshape_rows(found[weight], (block.entries,))
+
+    def _pulled(self, ops: Ops, node: Node, arrays: list[Array], place: int, messages: Sequence[Any]) -> Array:
+        """Each sample's messages at an operation on weights, (N, …), towards the operand at ``place``."""
+        if not node.elementwise or len(messages) > 1:
+            return ops.pull_each(node, arrays, place, messages)
+        (message,) = messages
+        shape = self._shape(node.inputs[place])
+        operands = list(arrays)
+        operands[place] = ops.broadcast_like(arrays[place], message) + ops.zeros_like(message)
+        _, pullback = ops.vjp(node, operands, (place,))
+        (each,) = pullback([message])
+        rank = len(ops.sample_shape(each))
+        aligned = (*(1,) * (rank - len(shape)), *shape)
+        for axis, size in enumerate(aligned, 1):
+            if size == 1:
+                each = ops.reduce_sum(each, axis)
+        return ops.reshape_rows(each, shape)
+
+    def _chain(self, values: Sequence[Value]) -> list[Node]:
+        nodes = {node.name: node for value in values for node in self.sites.chain(value)}
+        return [node for node in reversed(self.graph.nodes) if node.name in nodes]
+
+    def _towards(self, ops: Ops, use: Use, values: Mapping[Value, Array], message: Array) -> Array:
+        """The derivative of each sample towards what a use is made of, (N, …)."""
+        node, layout = use.node, self.sites.layouts[use.node.values[0]]
+        arrays = [values[value] for value in node.inputs]
+        if use.place == node.attributes.bias:
+            axis = self.sites.channels(node)
+            return _summed(ops, message, layout, {axis}, self._shape(use.operand))
+        if self.sites.factored(use):
+            return self._from_factors(ops, use, arrays, message)
+        if not self.sites.broadcasts(use):
+            axes = [self._axis(value) for value in node.inputs]
+            return ops.weight_gradients(node, arrays, use.place, axes, message, layout.axis)
+        weight = arrays[use.place]
+        sizes = self._shape(use.operand)
+        each = message
+        if node.function is not Function.ADD:
+            arrays[use.place] = ops.broadcast_like(weight, message) + ops.zeros_like(message)
+            _, pullback = ops.vjp(node, arrays, (use.place,))
+            (each,) = pullback([message])
+        if node.attributes.axis is not None:  # a bias along another axis than the last
+            return _summed(ops, each, layout, set(node.attributes.axes), sizes)
+        rank = len(node.outputs[0].shape)
+        kept = {rank - len(sizes) + axis for axis, size in enumerate(sizes) if size != 1}
+        return _summed(ops, each, layout, kept, sizes)
+
+    def _from_factors(self, ops: Ops, use: Use, arrays: Sequence[Array], message: Array) -> Array:
+        """The derivative towards a dense map's weight or a table, with the axes of the weight."""
+        layout, table = self.sites.layouts[use.node.values[0]], use.node.function is Function.EMBEDDING
+        if table:
+            left, right = ops.one_hot(arrays[1], self._shape(use.operand)[0], message), message
+        else:
+            left, right, _ = ops.weight_factors(use.node, arrays, message)
+        left, right = (_grouped(ops, _samples_first(ops, side, layout), 1) for side in (left, right))
+        whole = derivative(ops, Factor(left, right))
+        turned = whole if table or use.node.attributes.contracted == 0 else transposed(ops, whole)
+        return ops.reshape_rows(turned, self._shape(use.operand))
+
+    def _shape(self, value: Value) -> tuple[int, ...]:
+        return tuple(size or 0 for size in self.graph.output(value).shape)
+
+    def _axis(self, value: Value) -> int | None:
+        if value not in self.sites.moved or None not in self.graph.output(value).shape:
+            return None
+        return self.sites.layouts[value].axis
+
+
+def _summed(ops: Ops, array: Array, layout: Layout, kept: Collection[int], shape: tuple[int, ...]) -> Array:
+    """The sum of each sample over all axes but those that are ``kept``, in ``shape``."""
+    rank = len(ops.sample_shape(array)) + 1
+    apart = ops.split_batch(array, layout.axis, layout.before, layout.behind)
+    first = ops.move_axis(apart, layout.axis + 1, 0)
+    places = [axis for axis in range(rank) if axis != layout.axis]
+    axes = [*places[: layout.axis], -1, -1, *places[layout.axis :]]
+    for axis, origin in enumerate(axes, 1):
+        if origin not in kept:
+            first = ops.reduce_sum(first, axis)
+    return ops.reshape_rows(first, shape)
+
+
+def len_of(graph: Graph, table: Value) -> int:
+    return graph.output(table).shape[0] or 0
+
+
+def _blank(ops: Ops, f: Array, entries: int) -> Array:
+    """(N, entries) zeros."""
+    flat = ops.row_sum(f) * 0
+    return ops.insert_axis(flat, 1) + ops.zeros_like(ops.cast_like(ops.arange(entries, f), f))
+
+
+def _ones(ops: Ops, whole: Array, shape: tuple[int, ...]) -> Array:
+    if shape == (1, 1, 1):
+        return ops.reshape_rows(whole[:, :1] * 0 + 1, shape)
+    return ops.reshape_rows(ops.ones_like(whole), shape)
+
+
+def _samples_first(ops: Ops, array: Array, layout: Layout) -> Array:
+    """(…, L) with the samples along ``layout`` → (N, T, L)."""
+    width = ops.sample_shape(array)[-1]
+    apart = ops.split_batch(array, layout.axis, layout.before, layout.behind)
+    first = ops.move_axis(apart, layout.axis + 1, 0)
+    places = math.prod(ops.sample_shape(first)[:-1])
+    return ops.reshape_rows(first, (places, width))
+
+
+def _grouped(ops: Ops, array: Array, groups: int) -> Array:
+    """(N, T, G·L) → (N, G, T, L)."""
+    places, width = ops.sample_shape(array)
+    if groups == 1:
+        return ops.insert_axis(array, 1)
+    return ops.move_axis(ops.reshape_rows(array, (places, groups, width // groups)), 1, 2)
+
+
+def transposed(ops: Ops, array: Array) -> Array:
+    """The last two axes the other way round."""
+    rank = len(ops.sample_shape(array)) + 1
+    return ops.move_axis(array, rank - 1, rank - 2)
+
+
+def derivative(ops: Ops, factor: Factor) -> Array:
+    """Σ_t leftᵀ·right, (N, G, L, R)."""
+    return ops.matmul(transposed(ops, factor.left), factor.right)
+
+
+def flat(ops: Ops, factor: Factor) -> Array:
+    """The derivative, (N, P)."""
+    whole = derivative(ops, factor)
+    return ops.reshape_rows(whole, (math.prod(ops.sample_shape(whole)),))
+
+
+@dataclass(frozen=True)
+class Derivatives(PerSample):
+    """Each block's derivative, (N, G, L, R)."""
+
+    def results(self, ops: Ops, factors: Sequence[Factor], args: Mapping[str, Array]) -> Sequence[Array]:
+        return [derivative(ops, factor) for factor in factors]
+
+
+@dataclass(frozen=True)
+class WithSizes(PerSample):
+    """Programs that take arrays with the sizes of blocks. ``sizes``: (G, L, R) of each."""
+
+    sizes: tuple[tuple[int, int, int], ...] = ()
+
+    @property
+    def entries(self) -> list[int]:
+        return [math.prod(size) for size in self.sizes]
+
+
+@dataclass(frozen=True)
+class Products(WithSizes):
+    """The products of each sample's derivative with K vectors: for each block (N, K), or their sum."""
+
+    apart: bool = False
+
+    def further(self) -> Sequence[Placeholder]:
+        pairs = enumerate(self.entries)
+        return [Placeholder(f"vector_{place}", MANY, (size,), self.dtype) for place, size in pairs]
+
+    def results(self, ops: Ops, factors: Sequence[Factor], args: Mapping[str, Array]) -> Sequence[Array]:
+        found = [
+            ops.matmul(flat(ops, factor), transposed(ops, args[f"vector_{place}"]))
+            for place, factor in enumerate(factors)
+        ]
+        return found if self.apart else [sum(found[1:], found[0])]
+
+
+@dataclass(frozen=True)
+class Sums(WithSizes):
+    """Σ_n c_kn·derivative_n for K combinations c: for each block (K, P).
+
+    apart: a combination for each block.
+    """
+
+    count: int = 1
+    apart: bool = False
+
+    def further(self) -> Sequence[Placeholder]:
+        names = [f"weights_{place}" for place in range(len(self.blocks))] if self.apart else ["weights"]
+        return [Placeholder(name, "samples", (self.count,), self.dtype) for name in names]
+
+    def results(self, ops: Ops, factors: Sequence[Factor], args: Mapping[str, Array]) -> Sequence[Array]:
+        found = []
+        for place, factor in enumerate(factors):
+            weights = args[f"weights_{place}" if self.apart else "weights"]
+            found.append(ops.matmul(ops.move_axis(weights, 0, 1), flat(ops, factor)))
+        return found
+
+
+@dataclass(frozen=True)
+class Covariances(PerSample):
+    """Σ over samples of Σ_t left·leftᵀ (G, L, L) and of the mean over t of right·rightᵀ (G, R, R), of each block.
+
+    The product of the two, over the number of samples, stands for the curvature, as if places were independent
+    (Grosse and Martens 2016, eq. 20).
+    """
+
+    def results(self, ops: Ops, factors: Sequence[Factor], args: Mapping[str, Array]) -> Sequence[Array]:
+        found = []
+        for left, right in factors:
+            places = ops.sample_shape(left)[1]
+            found += [_covariance(ops, left), _covariance(ops, right) / places]
+        return found
+
+
+def _covariance(ops: Ops, side: Array) -> Array:
+    groups, _, width = ops.sample_shape(side)
+    if width == 1:
+        return ops.sum_axis(ops.matmul(transposed(ops, side), side), 0)
+    if groups == 1:
+        rows = ops.join_axis(side[:, 0], 0)  # (N·T, L)
+        return ops.insert_axis(ops.matmul(ops.move_axis(rows, 0, 1), rows), 0)
+    stacked = ops.move_axis(ops.join_axis(ops.move_axis(side, 1, 2), 0), 0, 1)  # (G, N·T, L)
+    return ops.matmul(transposed(ops, stacked), stacked)
+
+
+@dataclass(frozen=True)
+class Squares(WithSizes):
+    """Σ_n (Q_Lᵀ·derivative_n·Q_R)², (G, L, R), of each block: the curvature along the axes of given bases."""
+
+    def further(self) -> Sequence[Placeholder]:
+        return list(basis_placeholders(self.sizes, self.dtype))
+
+    def results(self, ops: Ops, factors: Sequence[Factor], args: Mapping[str, Array]) -> Sequence[Array]:
+        found = []
+        for place, factor in enumerate(factors):
+            turned = rotated(ops, factor, args, place)
+            if ops.sample_shape(turned.left)[1] == 1:  # the square of a product is the product of squares
+                left, right = (ops.move_axis(side[:, :, 0] * side[:, :, 0], 0, 1) for side in turned)  # (G, N, L)
+                found.append(ops.matmul(transposed(ops, left), right))
+            else:
+                whole = derivative(ops, turned)
+                found.append(ops.sum_axis(whole * whole, 0))
+        return found
+
+
+def basis_placeholders(sizes: Sequence[tuple[int, int, int]], dtype: str) -> Sequence[Placeholder]:
+    found = []
+    for place, (groups, left, right) in enumerate(sizes):
+        found.append(Placeholder(f"left_{place}", "", (groups, left, left), dtype))
+        found.append(Placeholder(f"right_{place}", "", (groups, right, right), dtype))
+    return found
+
+
+def rotated(ops: Ops, factor: Factor, args: Mapping[str, Array], place: int) -> Factor:
+    """The factors in the bases ``left_i`` and ``right_i``."""
+    left = factor.left if single(factor.left, ops) else ops.matmul(factor.left, args[f"left_{place}"])
+    right = factor.right if single(factor.right, ops) else ops.matmul(factor.right, args[f"right_{place}"])
+    return Factor(left, right)
+
+
+def single(side: Array, ops: Ops) -> bool:
+    return bool(ops.sample_shape(side)[-1] == 1)
+
+
+@dataclass(frozen=True)
+class Norms(WithSizes):
+    """Σ (Q_Lᵀ·derivative·Q_R)²·scale of each sample, summed over the blocks, (N,): its squared length in a metric."""
+
+    def further(self) -> Sequence[Placeholder]:
+        scales = [Placeholder(f"scale_{place}", "", size, self.dtype) for place, size in enumerate(self.sizes)]
+        return [*basis_placeholders(self.sizes, self.dtype), *scales]
+
+    def results(self, ops: Ops, factors: Sequence[Factor], args: Mapping[str, Array]) -> Sequence[Array]:
+        found = []
+        for place, factor in enumerate(factors):
+            whole = derivative(ops, rotated(ops, factor, args, place))
+            found.append(ops.row_sum(whole * whole * args[f"scale_{place}"]))
+        return [sum(found[1:], found[0])]
+
+
+@dataclass(frozen=True)
+class Lengths(PerSample):
+    """The squared length of each sample's derivative in each block, (N, blocks)."""
+
+    def results(self, ops: Ops, factors: Sequence[Factor], args: Mapping[str, Array]) -> Sequence[Array]:
+        wholes = [derivative(ops, factor) for factor in factors]
+        return [ops.stack([ops.row_sum(whole * whole) for whole in wholes])]
+
+
+@dataclass(frozen=True)
+class Curvature(WithSizes):
+    """Σ_n derivative_n·(derivative_n·v) for K vectors v: for each block (K, P)."""
+
+    def further(self) -> Sequence[Placeholder]:
+        pairs = enumerate(self.entries)
+        return [Placeholder(f"vector_{place}", MANY, (size,), self.dtype) for place, size in pairs]
+
+    def results(self, ops: Ops, factors: Sequence[Factor], args: Mapping[str, Array]) -> Sequence[Array]:
+        flats = [flat(ops, factor) for factor in factors]
+        parts = [ops.matmul(whole, transposed(ops, args[f"vector_{place}"])) for place, whole in enumerate(flats)]
+        products = ops.move_axis(sum(parts[1:], parts[0]), 0, 1)  # (K, N)
+        return [ops.matmul(products, whole) for whole in flats]
+
+
+@dataclass(frozen=True)
+class Projections(WithSizes):
+    """A random projection of the whole derivative to ``dimension`` = a² numbers, (N, a²).
+
+    Of each block Aᵀ·derivative·B, with random A (L, a) and B (R, a): factors are projected, not the derivative.
+    """
+
+    side: int = 8
+
+    def further(self) -> Sequence[Placeholder]:
+        found = []
+        for place, (groups, left, right) in enumerate(self.sizes):
+            found.append(Placeholder(f"left_{place}", "", (groups, left, self.side), self.dtype))
+            found.append(Placeholder(f"right_{place}", "", (groups, right, self.side), self.dtype))
+        return found
+
+    def results(self, ops: Ops, factors: Sequence[Factor], args: Mapping[str, Array]) -> Sequence[Array]:
+        found = None
+        for place, factor in enumerate(factors):
+            left = ops.matmul(factor.left, args[f"left_{place}"])
+            right = ops.matmul(factor.right, args[f"right_{place}"])
+            whole = ops.sum_axis(derivative(ops, Factor(left, right)), 1)
+            found = whole if found is None else found + whole
+        assert found is not None
+        return [ops.reshape_rows(found, (self.side**2,))]

@@ -1,0 +1,388 @@
+"""Samples through the programs of an influence: compiled once, run batch by batch, summed in float64."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from .. import random_numbers, sources
+from ..backend import Backend, Kernel, Traced, on_host, owner
+from ..errors import InputError, TargetError
+from ..explainer import bind
+from ..graph import Value
+from ..spec import Array, Numpy, Signature, check_finite
+from .losses import Loss, OutputLoss
+from .programs import (
+    Covariances,
+    Curvature,
+    Derivatives,
+    Lengths,
+    Norms,
+    PerSample,
+    Products,
+    Projections,
+    Squares,
+    Sums,
+)
+from .sites import Block, Sites
+
+Vectors = list[Numpy]  # for each block (K, P), float64
+BATCH = 128  # samples in a batch, unless activations or the caller say otherwise
+MOST_BYTES = 2**28  # of the derivatives of a batch
+
+
+@dataclass(frozen=True)
+class Start:
+    """What the reverse walk starts from, other than the gradient: signs of a draw, or one output.
+
+    draw: random signs, by (seed, sample, draw). output: 1 at this output, else 0.
+    """
+
+    seed: int = 0
+    draw: int = 0
+    output: int | None = None
+
+    def signs(self, start: int, count: int, shape: tuple[int, ...]) -> Numpy:
+        size = math.prod(shape)
+        if self.output is not None:
+            unit = np.zeros((count, size))
+            unit[:, self.output] = 1
+            return unit.reshape(count, *shape)
+        seeds = random_numbers.seeds_at(self.seed, start, count)
+        draws = self.draw * size + np.arange(size)
+        keys = random_numbers.draw_keys(seeds[:, None], np.broadcast_to(draws, (count, size)))
+        return np.where(keys >> np.uint64(63), 1.0, -1.0).reshape(count, *shape)
+
+
+class Samples:
+    """Samples with their targets, which can be read anywhere and as often as needed."""
+
+    def __init__(self, source: Any, signature: Signature, target: str, what: str) -> None:
+        self.signature, self.target, self.what = signature, target, what
+        found = None if hasattr(source, "__next__") else sources.sized(_together(source, signature, target))
+        if found is None:
+            raise InputError(
+                f"{what}: samples of a {type(source).__name__} cannot be read at any place and again, and influence "
+                "reads them several times, in the same order. Give arrays (inputs, targets), a dict or a dataset with "
+                "columns, a memory map or zarr; instead of a loader of batches, what it loads from"
+            )
+        self.source = found
+        if not len(found):
+            raise InputError(f"{what}: there are no samples")
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def read(self, start: int, stop: int) -> tuple[list[Any], Any]:
+        """The model's inputs in order, and the targets, of the samples start … stop−1."""
+        batch = self.source.read(start, stop)
+        *inputs, target = sources.picked(batch, self.signature, None, self._label(batch))
+        return list(inputs), target
+
+    def _label(self, batch: Any) -> Any:
+        if isinstance(batch, Mapping):
+            return self.target
+        if isinstance(batch, tuple):
+            count = len(self.signature.inputs)
+            if len(batch) != count + 1:
+                raise InputError(
+                    f"{self.what}: {len(batch)} array{'s' if len(batch) > 1 else ''} given, where the model's inputs "
+                    f"({self.signature}) and the targets make {count + 1}"
+                )
+            return lambda parts: parts[count]
+        raise InputError(
+            f"{self.what}: inputs without targets. Give (inputs, targets), or a dict or a dataset with a column "
+            f"{self.target!r}"
+        )
+
+
+def _together(source: Any, signature: Signature, target: str) -> Any:
+    """((x1, x2), y) and ({name: x}, y) as one tuple or dict."""
+    if isinstance(source, (tuple, list)) and len(source) == 2:
+        inputs, targets = source
+        if isinstance(inputs, (tuple, list)) and len(inputs) == len(signature.inputs) and len(signature.inputs) > 1:
+            source = (*inputs, targets)
+        elif isinstance(inputs, Mapping):
+            source = {**inputs, target: targets}
+    if isinstance(source, (tuple, list)):
+        return tuple(part if hasattr(part, "shape") else np.asarray(part) for part in source)
+    return source
+
+
+@dataclass
+class Runner:
+    """The programs of one model and loss, with weights of its own."""
+
+    backend: Backend
+    traced: Traced
+    sites: Sites
+    blocks: tuple[Block, ...]
+    loss: Loss
+    engine: str
+    batch_size: int | None = None
+    kernels: dict[Any, Kernel] = field(default_factory=dict)
+    lock: Any = field(default_factory=threading.RLock)
+    sizes: tuple[tuple[int, int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        self.sizes = self._sizes()
+
+    def _sizes(self) -> tuple[tuple[int, int, int], ...]:
+        """(G, L, R) of each block, as a blank sample has them."""
+        program = Derivatives(self.sites, self.blocks, self.loss)
+        blank = []
+        for holder in program.placeholders:
+            blank.append(self.stage(np.zeros((1, *holder.shape), holder.dtype), holder.dtype))
+        _, *found = self.kernel(program)(*blank)
+        return tuple(tuple(int(size) for size in array.shape[1:]) for array in found)  # type: ignore[misc]
+
+    @property
+    def inputs(self) -> Signature:
+        """The model's inputs, without the targets, which a loss given as a function takes as one more."""
+        signature = self.traced.signature
+        return replace(signature, inputs=signature.inputs[:-1]) if self._of_function else signature
+
+    @property
+    def _of_function(self) -> bool:
+        return isinstance(self.loss, OutputLoss)
+
+    @property
+    def entries(self) -> list[int]:
+        return [math.prod(size) for size in self.sizes]
+
+    @property
+    def total(self) -> int:
+        return sum(self.entries)
+
+    @property
+    def outputs(self) -> int:
+        return math.prod(self._base.output_shape)
+
+    @property
+    def _base(self) -> PerSample:
+        return PerSample(self.sites, self.blocks, self.loss)
+
+    @property
+    def dtype(self) -> str:
+        return self._base.dtype
+
+    def size(self, per_sample: int) -> int:
+        """Samples in a batch. ``per_sample``: the numbers that the program makes of each."""
+        if self.batch_size is not None:
+            return self.batch_size
+        own = 8 * max(per_sample, 1) + self.sites.graph.row_bytes()
+        return int(max(1, min(BATCH, MOST_BYTES // own)))
+
+    def kernel(self, program: PerSample) -> Kernel:
+        key = (type(program), program.pseudo, getattr(program, "apart", None), getattr(program, "count", None),
+               getattr(program, "side", None))  # fmt: skip
+        with self.lock:
+            if key not in self.kernels:
+                self.kernels[key] = self.backend.compile(program, self.traced, engine=self.engine, rows=None)
+            return self.kernels[key]
+
+    def stage(self, array: Any, dtype: str) -> Array:
+        return self.backend.stage(array, dtype, self.traced.device)
+
+    # --- batches -----------------------------------------------------------------------------
+
+    def checked(self, samples: Samples, start: int, stop: int) -> list[Array]:
+        """The staged arguments of some samples: inputs and targets."""
+        signature, what = self.traced.signature, samples.what
+        given, target = samples.read(start, stop)
+        if self._of_function:
+            given, target = [*given, target], np.zeros(stop - start)
+        arrays, count = bind.arrays(self.backend, signature, given)
+        for array, spec in zip(arrays, signature.inputs, strict=True):
+            if spec.floating:
+                check_finite(on_host(self.backend, array), f"{what}: input {spec.name!r}", start, len(samples))
+        base = self._base
+        try:
+            y = self.loss.checked(bind.plain(target), base.output_shape, base.dtype, count)
+        except TargetError as error:
+            error.args = (f"{what}: of samples {start} … {stop - 1}, {error.args[0]}",)
+            raise
+        _, kind = self.loss.target(base.output_shape, base.dtype)
+        pairs = zip(arrays, signature.inputs, strict=True)
+        staged = [self.stage(array, spec.dtype) for array, spec in pairs]
+        return [*staged, self.stage(y, kind)]
+
+    def run(
+        self, program: PerSample, samples: Samples, further: Sequence[Array] = (), start: Start | None = None,
+        *, per_sample: int | None = None, each: Sequence[Numpy] = (), span: tuple[int, int] | None = None,
+    ) -> Iterator[tuple[int, list[Numpy]]]:  # fmt: skip
+        """The results of each batch, without the losses, with the number of its first sample.
+
+        further: arguments for all samples, on the device. each: arguments with an entry for each sample of ``span``.
+        """
+        kernel = self.kernel(program)
+        first, last = span or (0, len(samples))
+        size = self.size(self.total if per_sample is None else per_sample)
+        for begin in range(first, last, size):
+            end = min(begin + size, last)
+            arguments = self.checked(samples, begin, end)
+            if start is not None:
+                signs = start.signs(begin, end - begin, program.output_shape)
+                arguments.append(self.stage(signs.astype(self.dtype), self.dtype))
+            arguments += [
+                self.stage(array[begin - first : end - first].astype(self.dtype), self.dtype) for array in each
+            ]
+            with self.backend.neutral():
+                loss, *results = kernel(*arguments, *further)
+            found = [self.backend.numpy(array) for array in (loss, *results)]
+            self._check(found, samples, begin)
+            yield begin, found[1:] or found
+
+    def _check(self, found: Sequence[Numpy], samples: Samples, begin: int) -> None:
+        check_finite(found[0], f"{samples.what}: the loss", begin, len(samples))
+        for array in found[1:]:
+            if not np.isfinite(array).all():
+                count = len(found[0])
+                raise InputError(
+                    f"{samples.what}: derivatives of samples {begin} … {begin + count - 1} hold NaN or infinity, and "
+                    "the losses do not: the model has a derivative that overflows there"
+                )
+
+    def staged(self, arrays: Sequence[Numpy]) -> list[Array]:
+        return [self.stage(np.ascontiguousarray(array, self.dtype), self.dtype) for array in arrays]
+
+    # --- what methods need -------------------------------------------------------------------
+
+    def losses(self, samples: Samples) -> Numpy:
+        """ℓ of each sample, (N,)."""
+        program = self._base
+        return np.concatenate([found[0] for _, found in self.run(program, samples, per_sample=1)]).astype(np.float64)
+
+    def derivatives(self, samples: Samples, start: Start | None = None, span: tuple[int, int] | None = None) -> Vectors:
+        """∂ℓ/∂θ of each sample, for each block (N, P)."""
+        program = Derivatives(self.sites, self.blocks, self.loss, start is not None)
+        parts = [found for _, found in self.run(program, samples, (), start, span=span)]
+        joined = [np.concatenate(block).astype(np.float64) for block in zip(*parts, strict=True)]
+        return [block.reshape(len(block), -1) for block in joined]
+
+    def products(
+        self, samples: Samples, vectors: Vectors, span: tuple[int, int] | None = None, start: Start | None = None
+    ) -> Numpy:
+        """Each sample's derivative times each vector, (K, N)."""
+        program = Products(self.sites, self.blocks, self.loss, start is not None, self.sizes)
+        parts = self.run(program, samples, self.staged(vectors), start, span=span)
+        return np.concatenate([found[0] for _, found in parts]).T.astype(np.float64)
+
+    def products_apart(self, samples: Samples, vectors: Vectors) -> list[Numpy]:
+        """The products in each block, (K, N)."""
+        program = Products(self.sites, self.blocks, self.loss, False, self.sizes, apart=True)
+        parts = [found for _, found in self.run(program, samples, self.staged(vectors))]
+        return [np.concatenate(block).T.astype(np.float64) for block in zip(*parts, strict=True)]
+
+    def sums_apart(self, samples: Samples, weights: Sequence[Numpy]) -> Vectors:
+        """Σ_n w_kn·derivative_n, with weights (K, N) for each block."""
+        count = len(weights[0])
+        program = Sums(self.sites, self.blocks, self.loss, False, self.sizes, count, apart=True)
+        each = [np.ascontiguousarray(array.T) for array in weights]
+        return self._total(self.run(program, samples, each=each))
+
+    def curvature(
+        self, samples: Samples, vectors: Vectors, starts: Sequence[Start], span: tuple[int, int] | None = None
+    ) -> Vectors:
+        """H·v for each vector, with H the mean over samples, and the mean over draws or the sum over outputs."""
+        program = Curvature(self.sites, self.blocks, self.loss, True, self.sizes)
+        first, last = span or (0, len(samples))
+        further, total = self.staged(vectors), None
+        for start in starts:
+            found = self._total(self.run(program, samples, further, start, span=(first, last)))
+            total = found if total is None else [a + b for a, b in zip(total, found, strict=True)]
+        assert total is not None
+        scale = 1.0 / ((last - first) * draws_of(starts))
+        return [part * scale for part in total]
+
+    def covariances(self, samples: Samples, starts: Sequence[Start]) -> list[tuple[Numpy, Numpy]]:
+        """For each block the means of left·leftᵀ (G, L, L) and right·rightᵀ (G, R, R)."""
+        program = Covariances(self.sites, self.blocks, self.loss, True)
+        totals = [self._total(self.run(program, samples, (), start)) for start in starts]
+        means = [sum(parts) / (len(samples) * draws_of(starts)) for parts in zip(*totals, strict=True)]
+        lefts = [total / len(starts) * draws_of(starts) for total in means[::2]]
+        return list(zip(lefts, means[1::2], strict=True))
+
+    def squares(self, samples: Samples, bases: Sequence[tuple[Numpy, Numpy]], starts: Sequence[Start]) -> list[Numpy]:
+        """The curvature along the axes of the bases, for each block (G, L, R)."""
+        program = Squares(self.sites, self.blocks, self.loss, True, self.sizes)
+        further = self.staged([side for pair in bases for side in pair])
+        totals = [self._total(self.run(program, samples, further, start)) for start in starts]
+        return [sum(parts) / (len(samples) * draws_of(starts)) for parts in zip(*totals, strict=True)]
+
+    def norms(
+        self, samples: Samples, bases: Sequence[tuple[Numpy, Numpy]], scales: Sequence[Numpy],
+        span: tuple[int, int] | None = None,
+    ) -> Numpy:  # fmt: skip
+        """The squared length of each sample's derivative, with ``scales`` along the axes of the bases, (N,)."""
+        program = Norms(self.sites, self.blocks, self.loss, False, self.sizes)
+        further = self.staged([side for pair in bases for side in pair] + list(scales))
+        parts = self.run(program, samples, further, span=span)
+        return np.concatenate([found[0] for _, found in parts]).astype(np.float64)
+
+    def lengths(self, samples: Samples, start: Start | None = None) -> Numpy:
+        """The squared length of each sample's derivative in each block, (N, blocks)."""
+        program = Lengths(self.sites, self.blocks, self.loss, start is not None)
+        parts = self.run(program, samples, (), start)
+        return np.concatenate([found[0] for _, found in parts]).astype(np.float64)
+
+    def projections(
+        self, samples: Samples, sides: Sequence[tuple[Numpy, Numpy]], span: tuple[int, int] | None = None
+    ) -> Numpy:
+        """The projected derivatives, (N, a²)."""
+        program = Projections(self.sites, self.blocks, self.loss, False, self.sizes, sides[0][0].shape[-1])
+        further = self.staged([side for pair in sides for side in pair])
+        return np.concatenate([found[0] for _, found in self.run(program, samples, further, span=span)]).astype(
+            np.float64
+        )
+
+    @staticmethod
+    def _total(parts: Iterator[tuple[int, list[Numpy]]]) -> list[Numpy]:
+        total: list[Numpy] = []
+        for _, found in parts:
+            wide = [array.astype(np.float64) for array in found]
+            total = wide if not total else [a + b for a, b in zip(total, wide, strict=True)]
+        return total
+
+    # --- weights -----------------------------------------------------------------------------
+
+    def weights(self) -> dict[Value, Numpy]:
+        return {value: self.backend.numpy(self.backend.read(w)) for value, w in self.traced.weights.items()}
+
+    def named_weights(self, state: Mapping[str, Any]) -> dict[Value, Numpy]:
+        """Weights by the model's own names, by their value in the graph.
+
+        Raises
+        ------
+        InputError: names that the model does not have, other shapes.
+        """
+        values = {name: value for value, name in self.sites.names.items()}
+        found = {}
+        for name, array in state.items():
+            value = values.get(name)
+            if value is None:
+                continue
+            host = np.asarray(array if owner(array) is None else on_host(self.backend, array))
+            shape = tuple(size or 0 for size in self.sites.graph.output(value).shape)
+            if host.shape != shape:
+                raise InputError(f"checkpoint: weight {name!r} has shape {host.shape}, and the model's is {shape}")
+            found[value] = host.astype(self.sites.graph.output(value).dtype)
+        if not found:
+            raise InputError(
+                f"a checkpoint has none of the model's weights: it has {list(state)[:4]}, the model {list(values)[:4]}"
+            )
+        return found
+
+    def set_weights(self, weights: Mapping[Value, Numpy]) -> None:
+        for value, array in weights.items():
+            self.backend.write(self.traced.weights[value], array)
+
+
+def draws_of(starts: Sequence[Start]) -> int:
+    """What sums over starts are divided by: draws are averaged, outputs are added up."""
+    return 1 if starts[0].output is not None else len(starts)
