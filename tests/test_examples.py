@@ -165,3 +165,11 @@ def test_a_table_is_explained(tmp_path: Path) -> None:
     stdout = printed_by("cancer.py", tmp_path)
     assert len(pictures(stdout, tmp_path)) == 2
     assert "waterfall" in (tmp_path / "out" / "cancer.html").read_text(encoding="utf-8")
+
+
+def test_wrong_labels_are_found(tmp_path: Path) -> None:
+    stdout = printed_by("helpful.py", tmp_path)
+    assert float(re.search(r"self-influence: ([\d.]+)%", stdout)[1]) >= 80  # type: ignore[index]
+    before, after = (float(share) for share in re.findall(r"^held-out accuracy .*?([\d.]+)%$", stdout, re.MULTILINE))
+    assert after > before > 90
+    assert len(pictures(stdout, tmp_path)) == 1

@@ -53,4 +53,5 @@ class Coverage(Table[Weight]):
     @property
     def share(self) -> float:
         """Of the model's weights that influence is computed over."""
-        return sum(row.share for row in self if row.rule not in ("none", "unused", "left out"))
+        counted = sum(row.entries for row in self if row.rule not in ("none", "unused", "left out"))
+        return counted / max(1, sum(row.entries for row in self))

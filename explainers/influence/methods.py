@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 
 from ..errors import InputError, UnknownNameError
+from ..program.walk import ULP
 from ..spec import Numpy
 from .running import Runner, Samples, Start, Vectors, draws_of
 
@@ -93,11 +94,20 @@ def _damping(given: float | None, relative: float, mean: float) -> float:
     return relative * mean if given is None else float(given)
 
 
-def _reciprocal(values: Numpy, damping: float) -> Numpy:
-    """1/(d + λ) of eigenvalues; 0 where both are 0 but for rounding, as in a pseudo-inverse."""
+def _reciprocal(values: Numpy, damping: float, least: float | None = None) -> Numpy:
+    """1/(d + λ) of eigenvalues; 0 where both are 0 but for rounding, as in a pseudo-inverse. ``least``: that is not."""
     total = values + damping
-    smallest = abs(total).max(initial=0.0) * np.finfo(float).eps * len(values)
-    return np.where(total > smallest, 1.0 / np.where(total > smallest, total, 1.0), 0.0)
+    if least is None:
+        least = abs(total).max(initial=0.0) * np.finfo(float).eps * len(values)
+    return np.where(total > least, 1.0 / np.where(total > least, total, 1.0), 0.0)
+
+
+def _noise(dtype: str) -> float:
+    """The curvature of a layer that the loss does not depend on, such as a bias before a norm, beside the largest one.
+
+    Its derivatives are rounding errors, which a damping in proportion to them would blow up.
+    """
+    return (16 * ULP[dtype]) ** 2
 
 
 def _check_positive(method: InfluenceMethod, damping: float | None, relative: float) -> None:
@@ -139,7 +149,10 @@ class EKFAC(InfluenceMethod):
             state[f"left_{place}"], state[f"right_{place}"] = q, r
             state[f"values_{place}"] = a.clip(0)[:, :, None] * b.clip(0)[:, None, :]
             bases.append((q, r))
-        return self._corrected(run, train, state, bases, begins)
+        state = self._corrected(run, train, state, bases, begins)
+        largest = max(state[f"values_{place}"].max() for place in range(len(bases)))
+        state["least"] = np.array(_noise(run.dtype) * largest)
+        return state
 
     def _corrected(
         self, run: Runner, train: Samples, state: State, bases: Sequence[tuple[Numpy, Numpy]], begins: Sequence[Start]
@@ -151,7 +164,8 @@ class EKFAC(InfluenceMethod):
     def _inverse(self, state: State, place: int) -> Numpy:
         """1/(d + λ), (G, L, R)."""
         values = state[f"values_{place}"]
-        return _reciprocal(values, _damping(self.damping, self.relative_damping, float(values.mean())))
+        damping = _damping(self.damping, self.relative_damping, float(values.mean()))
+        return _reciprocal(values, damping, float(state["least"]))
 
     def solve(self, run: Runner, state: State, vectors: Vectors, train: Samples | None) -> Vectors:
         found = []
@@ -361,18 +375,18 @@ class LiSSA(_Iterative):
         assert train is not None
         b, damping, scale = _joined(vectors), float(state["damping"]), float(state["scale"])
         total = np.zeros_like(b)
-        size = min(self.samples, len(train))
+        size, largest = min(self.samples, len(train)), 10 * np.sqrt((b * b).sum(axis=1)).max()
         for repeat in range(self.repeats):
             random = np.random.default_rng([self.seed, repeat])
             x = b.copy()
-            for _ in range(self.depth):
+            for depth in range(self.depth):
                 first = int(random.integers(0, len(train) - size + 1))
                 x = b + x - (self._times(run, train, x, (first, first + size)) + damping * x) / scale
+                if not abs(x).max() <= largest * (depth + 2):  # a series that converges is at most as long as its terms
+                    raise InputError(
+                        f"the series grows without bound with scale={scale:.2e}: give a larger one, or more damping="
+                    )
             total += x
-        if not np.isfinite(total).all():
-            raise InputError(
-                f"the series grows without bound with scale={scale:.2e}: give a larger one, or more damping="
-            )
         return _apart(run, total / (scale * self.repeats))
 
 
@@ -485,8 +499,9 @@ class HarmonicMean(InfluenceMethod):
     def fit(self, run: Runner, train: Samples) -> State:
         lengths = run.lengths(train)
         means = lengths.mean(axis=0) / np.array(run.entries)
-        levels = [_damping(self.damping, self.relative_damping, float(mean)) for mean in means]
-        return {"lengths": lengths, "damping": np.array(levels)}
+        levels = np.array([_damping(self.damping, self.relative_damping, float(mean)) for mean in means])
+        levels[levels <= _noise(run.dtype) * means.max()] = np.inf
+        return {"lengths": lengths, "damping": levels}
 
     def solve(self, run: Runner, state: State, vectors: Vectors, train: Samples | None) -> Vectors:
         assert train is not None
