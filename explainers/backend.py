@@ -165,6 +165,14 @@ class Models(Protocol):
     def parameters(self, model: Any, traced: Traced) -> dict[Value, tuple[str, bool]]:
         """The model's floating-point weights: their names in it, and whether they are trained."""
 
+    def weights_of(self, model: Any, other: Any, traced: Traced) -> dict[Value, Array]:
+        """The weights of another model of the same architecture, or a state of it by names, for a trace of ``model``.
+
+        Raises
+        ------
+        InputError: another architecture, or weights with other names or shapes.
+        """
+
     def version(self, weights: Mapping[Value, Array]) -> Any:
         """A value that changes when a weight is written to; a constant if the framework cannot detect writes."""
 
@@ -332,6 +340,9 @@ class BackendDefaults:
 
     def parameters(self, model: Any, traced: Traced) -> dict[Value, tuple[str, bool]]:
         return {}
+
+    def weights_of(self, model: Any, other: Any, traced: Traced) -> dict[Value, Array]:
+        raise UnsupportedOperation("models that are called as they are have no weights that could be another model's")
 
     def version(self, weights: Mapping[Value, Array]) -> Any:
         return 0

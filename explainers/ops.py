@@ -68,6 +68,14 @@ class Weights(Protocol):
     def pull_each(self, node: Node, arrays: Sequence[Array], place: int, messages: Sequence[Message], /) -> Array:
         """N messages at each result of an operation on weights, (N, …) or None, towards the operand at ``place``."""
 
+    def run_each(
+        self, node: Node, arrays: Sequence[Array], places: Sequence[int], models: int, /
+    ) -> tuple[tuple[Array, ...], Pullback] | None:
+        """The node with weights of several models, (M, …), each on its own of M equal parts of the samples.
+
+        The results and the vector–Jacobian product towards ``places``; None if there is nothing faster than one by one.
+        """
+
     def split_batch(self, array: Array, axis: int, before: int, behind: int, /) -> Array:
         """An axis that holds before·N·behind entries as three."""
 
@@ -207,6 +215,9 @@ class Shapes(Protocol):
 
     def scale_rows(self, array: Array, factor: Array, /) -> Array:
         """(R, …) times (R,): one factor per row."""
+
+    def reshape(self, array: Array, sizes: tuple[int, ...], /) -> Array:
+        """``array`` with these sizes, one of which may be −1."""
 
     def reshape_rows(self, array: Array, shape: tuple[int, ...], /) -> Array:
         """(R, …) → R samples of ``shape``."""

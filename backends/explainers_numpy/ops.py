@@ -62,6 +62,14 @@ def pull_each(node: Node, arrays: Sequence[Array], place: int, messages: Sequenc
     raise no_derivative(f"{node.op} is a function, whose weights are its own")
 
 
+def run_each(node: Node, arrays: Sequence[Array], places: Sequence[int], models: int) -> None:
+    return None
+
+
+def reshape(array: Array, sizes: tuple[int, ...]) -> Array:
+    return array.reshape(sizes)
+
+
 def split_batch(array: Array, axis: int, before: int, behind: int) -> Array:
     sizes = array.shape
     inner = (1, 1, 1) if sizes[axis] == 1 else (before, sizes[axis] // (before * behind), behind)

@@ -103,6 +103,11 @@ class TensorFlowBackend(BackendDefaults):
 
         return trace.parameters({v: w for v, w in traced.weights.items() if not ops.is_table(w)})
 
+    def weights_of(self, model: Any, other: Any, traced: Traced) -> dict[Value, Any]:
+        from . import models
+
+        return models.weights_of(model, other, traced.weights)
+
     def compile(self, program: Runnable, traced: Traced, *, engine: str, rows: Size) -> Kernel:
         from . import kernel
 

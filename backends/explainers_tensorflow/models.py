@@ -262,6 +262,61 @@ def followed(model: Any, sig: Signature, loss: Callable[[Any, Any], Any]) -> Any
     return tf.function(run, autograph=False)
 
 
+def weights_of(model: Any, other: Any, weights: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The weights of another Keras model of the same architecture, or a state of it, for a trace of ``model``.
+
+    A state is a list as of ``get_weights``, or a mapping from the variables' paths.
+    """
+    if kind(model) != "keras":
+        raise InputError("ensembles of TensorFlow are of Keras models: compile an explainer for each of the others")
+    own = list(model.variables)
+    if kind(other) == "keras":
+        if type(other) is not type(model) or _structure(other) != _structure(model):
+            raise InputError(
+                f"the models are not of one architecture: {model.name!r} and {other.name!r} differ in their layers. "
+                "Compile an explainer for each"
+            )
+        values = [variable.value for variable in other.variables]
+    elif isinstance(other, Mapping):
+        missing = [variable.path for variable in own if variable.path not in other]
+        if missing:
+            raise InputError(f"a state lacks the weights {missing[:4]}; it has {list(other)[:4]}")
+        values = [other[variable.path] for variable in own]
+    elif isinstance(other, (list, tuple)):
+        if len(other) != len(model.weights):
+            raise InputError(f"a state has {len(other)} arrays, and the model {len(model.weights)} weights")
+        by_id = {id(variable): array for variable, array in zip(model.weights, other, strict=True)}
+        values = [by_id.get(id(variable), variable.value) for variable in own]
+    else:
+        raise InputError(
+            f"a state is a list as of get_weights(), or a mapping from names to arrays; got {type(other).__name__}"
+        )
+    places = {id(getattr(variable, "value", variable)): place for place, variable in enumerate(own)}
+    found = {}
+    for value, weight in weights.items():
+        if id(weight) not in places:
+            found[value] = weight  # a constant of the model, or a table
+            continue
+        place = places[id(weight)]
+        array = tf.convert_to_tensor(values[place], weight.dtype)
+        if array.shape != weight.shape:
+            raise InputError(f"weight {own[place].path!r} has shape {array.shape}, and the model's {weight.shape}")
+        found[value] = array
+    return found
+
+
+def _structure(model: Any) -> Any:
+    """The layers' settings, without their names."""
+
+    def plain(config: Any) -> Any:
+        if isinstance(config, Mapping):
+            skip = ("name", "inbound_nodes", "input_layers", "output_layers", "build_config", "keras_history")
+            return {key: plain(part) for key, part in config.items() if key not in skip}
+        return [plain(part) for part in config] if isinstance(config, (list, tuple)) else str(config)
+
+    return [(type(layer).__name__, plain(layer.get_config())) for layer in model._flatten_layers(include_self=False)]
+
+
 def _filled(structure: Any, tensors: Iterator[Any]) -> Any:
     """``structure`` with its specs replaced, in order, by tensors."""
     if isinstance(structure, Mapping):

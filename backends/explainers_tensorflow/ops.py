@@ -23,6 +23,7 @@ from . import products
 from .patches import patches as patches
 from .weights import one_hot as one_hot
 from .weights import pull_each as pull_each
+from .weights import run_each as run_each
 from .weights import split_batch as split_batch
 from .weights import weight_factors as weight_factors
 from .weights import weight_gradients as weight_gradients
@@ -256,6 +257,10 @@ def wide(array: tf.Tensor) -> str:
 
 def sample_shape(array: tf.Tensor) -> tuple[int, ...]:
     return tuple(array.shape[1:])
+
+
+def reshape(array: tf.Tensor, sizes: tuple[int, ...]) -> tf.Tensor:
+    return tf.reshape(array, sizes)
 
 
 def reshape_rows(array: tf.Tensor, shape: tuple[int, ...]) -> tf.Tensor:

@@ -104,6 +104,10 @@ def _pulled(node: Node, arrays: Sequence[Any], place: int, messages: Sequence[An
     return tf.zeros_like(arrays[place]) if found is None else found
 
 
+def run_each(node: Node, arrays: Sequence[Any], places: Sequence[int], models: int) -> None:
+    return None
+
+
 def split_batch(array: Any, axis: int, before: int, behind: int) -> Any:
     sizes = array.shape.as_list()
     inner = [1, 1, 1] if sizes[axis] == 1 else [before, -1, behind]

@@ -236,6 +236,11 @@ class TorchBackend(BackendDefaults):
 
         return trace.parameters(model, traced)
 
+    def weights_of(self, model: Any, other: Any, traced: Traced) -> dict[Value, Any]:
+        from . import trace
+
+        return trace.weights_of(model, other, traced)
+
     def read(self, weight: Any) -> Any:
         return weight
 

@@ -21,6 +21,7 @@ from .operands import Operand
 from .operands import evaluate as evaluate
 from .weights import one_hot as one_hot
 from .weights import pull_each as pull_each
+from .weights import run_each as run_each
 from .weights import split_batch as split_batch
 from .weights import weight_factors as weight_factors
 from .weights import weight_gradients as weight_gradients
@@ -222,6 +223,10 @@ def wide(array: Tensor) -> str:
 
 def sample_shape(array: Tensor) -> tuple[int, ...]:
     return tuple(array.shape[1:])
+
+
+def reshape(array: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    return array.reshape(sizes)
 
 
 def reshape_rows(array: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -745,6 +745,52 @@ def parameters(model: Any, traced: Traced) -> dict[Value, tuple[str, bool]]:
     return {value: (name, trained) for value, name, trained in found.values()}
 
 
+def weights_of(model: Any, other: Any, traced: Traced) -> dict[Value, torch.Tensor]:
+    """The weights of another module of the same architecture, or of a ``state_dict``, for a trace of ``model``."""
+    memory = traced.memory[0]
+    if isinstance(other, torch.nn.Module):
+        if type(other) is not type(model) or repr(other) != repr(model):
+            raise InputError(
+                f"the models are not of one architecture: {_short(model)} and {_short(other)}. Compile an explainer "
+                "for each"
+            )
+        state = {
+            **dict(other.named_parameters(remove_duplicate=False)),
+            **dict(other.named_buffers(remove_duplicate=False)),
+        }
+    elif isinstance(other, Mapping):
+        state = dict(other)
+    else:
+        raise InputError(
+            f"a state is a mapping from names to tensors, such as a state_dict; got {type(other).__name__}"
+        )
+    own = bind_weights(model, traced)
+    known = {path for kind, path in memory.values() if kind == "state"}
+    found, missing = {}, []
+    for value, (kind, path) in memory.items():
+        if kind == "constant" and path not in state:
+            found[value] = own[value]
+            continue
+        if path not in state:
+            missing.append(path)
+            continue
+        tensor = torch.as_tensor(state[path]).detach()
+        if tensor.shape != own[value].shape:
+            raise InputError(
+                f"weight {path!r} has shape {tuple(tensor.shape)}, and the model's {tuple(own[value].shape)}"
+            )
+        found[value] = tensor.to(device=own[value].device, dtype=own[value].dtype)
+    needed = [path for path in missing if path in known]
+    if needed:
+        raise InputError(f"a state lacks the weights {needed[:4]}; it has {list(state)[:4]}")
+    return found
+
+
+def _short(model: Any) -> str:
+    text = " ".join(repr(model).split())
+    return text if len(text) <= 200 else f"{text[:200]} …"
+
+
 def _attribute(model: Any, path: str, default: torch.Tensor) -> torch.Tensor:
     parts = path.split(".")
     if isinstance(parts, list) and parts[0] == "model" and of_keras(model):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -47,6 +47,9 @@ def _patches(x: Tensor, fact: Sliding | Spreading, result: Sequence[int]) -> Ten
     for size, steps, kernel, stride, dilation, before in reversed(list(sizes)):
         pads += [before, max((steps - 1) * stride + dilation * (kernel - 1) + 1 - size - before, 0)]
     padded = torch.constant_pad_nd(x, pads) if any(pads) else x
+    if rank == 2:
+        seen = torch.nn.functional.unfold(padded, fact.kernel, fact.dilation, 0, fact.stride)
+        return seen.transpose(1, 2)
     filters = torch.eye(count, dtype=x.dtype, device=x.device).reshape(count, 1, *fact.kernel)
     apart = padded.reshape(x.shape[0] * x.shape[1], 1, *padded.shape[2:])
     nothing = [0] * rank
@@ -109,6 +112,63 @@ def _of_norm(node: Node, arrays: Sequence[Any], place: int, message: Tensor, axi
 
 def _summed(array: Tensor, axes: Sequence[int]) -> Tensor:
     return array.sum(list(axes), keepdim=True) if axes else array
+
+
+def run_each(
+    node: Node, arrays: Sequence[Any], places: Sequence[int], models: int
+) -> tuple[tuple[Tensor, ...], Callable[[Sequence[Any]], Sequence[Any]]] | None:
+    if isinstance(node.attributes.locality, Sliding) and node.function is Function.CONV:
+        run = _convolved_each
+    elif node.payload[0] is _aten._native_batch_norm_legit_no_training.default:
+        run = _normed_each
+    else:
+        return None
+    operands = list(arrays)
+    with torch.enable_grad():
+        for place in places:
+            operands[place] = operands[place].detach().requires_grad_(True)
+        attached = run(node, operands, models)
+
+    def pullback(messages: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+        if messages[0] is None:
+            return [None] * len(places)
+        inputs = [operands[place] for place in places]
+        return torch.autograd.grad([attached], inputs, [messages[0]], retain_graph=True, allow_unused=True)
+
+    nothing = [attached.new_zeros(0) for _ in node.outputs[1:]]  # statistics of training, which nothing uses
+    return (attached.detach(), *nothing), pullback
+
+
+def _convolved_each(node: Node, arrays: Sequence[Any], models: int) -> Tensor:
+    """Convolutions as products of what each place sees with the weights, (M·G, N·T, L) × (M·G, L, R)."""
+    given, fact = given_arguments(node, arrays), node.attributes.locality
+    assert isinstance(fact, Sliding)
+    x, weight, groups = given["input"], given["weight"], given["groups"]
+    result = tuple(int(size or 0) for size in node.outputs[0].shape[2:])
+    places, inner, outputs = math.prod(result), math.prod(weight.shape[2:]), weight.shape[1]
+    seen = _patches(x, fact, result)  # (M·N, T, G·L)
+    left = seen.reshape(models, -1, groups, inner).transpose(1, 2)
+    right = weight.reshape(models, groups, outputs // groups, inner).transpose(2, 3)
+    y = torch.matmul(left, right)  # (M, G, N·T, R)
+    if given["bias"] is not None:
+        y = y + given["bias"].reshape(models, groups, 1, outputs // groups)
+    y = y.reshape(models, groups, -1, places, outputs // groups)
+    return y.permute(0, 2, 1, 4, 3).reshape(-1, outputs, *result)
+
+
+def _normed_each(node: Node, arrays: Sequence[Any], models: int) -> Tensor:
+    """Batch normalization in inference, of each model."""
+    given = given_arguments(node, arrays)
+    x = given["input"]
+    scale = torch.rsqrt(given["running_var"] + given["eps"])
+    if given["weight"] is not None:
+        scale = scale * given["weight"]
+    shift = -given["running_mean"] * scale
+    if given["bias"] is not None:
+        shift = shift + given["bias"]
+    shape = (models, 1, x.shape[1], *(1,) * (x.ndim - 2))
+    apart = x.reshape(models, -1, *x.shape[1:])
+    return (apart * scale.reshape(shape) + shift.reshape(shape)).reshape(x.shape)
 
 
 def pull_each(node: Node, arrays: Sequence[Any], place: int, messages: Sequence[Tensor | None]) -> Tensor:

@@ -25,8 +25,9 @@ from ..run import Packages
 from ..run.call import Call, Stats, reporter
 from ..run.contrasted import audit
 from ..spec import BatchReferences, Numpy, Signature, Target, TensorSpec, resolve_target
-from . import bind, compiling, plan, saving
+from . import bind, compiling, ensembles, plan, saving
 from .bind import Asked, Inputs, checked_size, dtype_name
+from .ensembles import Ensemble, EnsembleExplainer
 from .estimating import Estimate, estimate
 from .explanation import Explanation
 from .plan import Options, Plan
@@ -98,6 +99,29 @@ class Explainer:
     @classmethod
     def compile(
         cls,
+        model: Ensemble | list[Any] | tuple[Any, ...],
+        method: str | Method | type[Method],
+        *,
+        inputs: Any = ...,
+        wrt: Any = ...,
+        output: int | str | None = ...,
+        baseline: Any = ...,
+        backend: str | None = ...,
+        engine: str = ...,
+        device: Any = ...,
+        dtype: Any = ...,
+        batch_size: int | None = ...,
+        per_token: bool = ...,
+        strict: bool = ...,
+        interacting: bool = ...,
+        every_output: bool = ...,
+        incremental: bool | str = ...,
+    ) -> EnsembleExplainer: ...
+
+    @overload
+    @classmethod
+    def compile(
+        cls,
         model: Any,
         method: str | Method | type[Method],
         *,
@@ -160,13 +184,15 @@ class Explainer:
         interacting: bool = False,
         every_output: bool = False,
         incremental: bool | str = "auto",
-    ) -> Explainer | list[Explainer]:
+    ) -> Any:
         """Trace ``model`` once, with inputs, target mask, baseline and seed as placeholders.
 
         Parameters
         ----------
         model: a torch.nn.Module, torch.export.ExportedProgram, Keras model, tf.Module, tf.function,
             the folder of a SavedModel, a ``.keras`` or ``.pt2`` file, or any callable from arrays to an array.
+            A list of torch modules or Keras models of one architecture, or an :class:`Ensemble` of a model and its
+            states, gives an :class:`EnsembleExplainer`, whose results have the members first: one trace for all.
         method: a name or a value of :mod:`explainers.methods`; or a list or tuple of them. The result is then a list
             of explainers in that order, which share the trace of the model: compiling several methods takes little more
             than compiling their own parts. An error names the method in the list, and none is compiled then.
@@ -211,6 +237,17 @@ class Explainer:
         ------
         UnknownNameError, InputError, TraceError, UnsupportedOperation, BackendMissing
         """
+        several = ensembles.members_of(model)
+        if several is not None:
+            first, members = several
+            found: Any = cls.compile(
+                first, cast(Any, method), inputs=inputs, wrt=wrt, output=output, baseline=baseline, backend=backend,
+                engine=engine, device=device, dtype=dtype, batch_size=batch_size, per_token=per_token, strict=strict,
+                interacting=interacting, every_output=every_output, incremental=incremental,
+            )  # fmt: skip
+            made = found if isinstance(found, list) else [found]
+            explainers_of_all = [EnsembleExplainer(explainer, first, members) for explainer in made]
+            return explainers_of_all if isinstance(found, list) else explainers_of_all[0]
         values = compiling.resolved(method)
         count = len(values) if isinstance(method, (list, tuple)) else None
         arrays = bind.split(inputs)

@@ -4,8 +4,8 @@
 :mod:`explainers.influence.methods` for how the curvature is approximated, and ``docs/influence.md`` for which to take.
 """
 
+from ..losses import BinaryCrossEntropy, CrossEntropy, Loss, SquaredError
 from .compiled import Factors, FittedInfluence, Influence
-from .losses import BinaryCrossEntropy, CrossEntropy, Loss, SquaredError
 from .methods import (
     EKFAC,
     KFAC,

@@ -13,17 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from .. import tables
+from .. import losses, tables
 from ..backend import Backend, Traced, device_name, find
 from ..errors import ArtifactError, InputError, UnknownNameError, UnsupportedOperation
 from ..explainer import bind, compiling, mixing
 from ..explainer.plan import pick_output
 from ..file import writing
 from ..graph import Value
+from ..losses import Loss, OutputLoss
 from ..spec import Numpy, Signature, TensorSpec
-from . import losses, methods
+from . import methods
 from .coverage import Coverage
-from .losses import Loss, OutputLoss
 from .methods import InfluenceMethod, State
 from .programs import Derivatives
 from .running import Runner, Samples, Vectors
@@ -70,7 +70,7 @@ class Influence:
         ----------
         model: a torch.nn.Module, torch.export.ExportedProgram, Keras model, tf.Module, tf.function or SavedModel.
         loss: ``"cross_entropy"``, ``"binary_cross_entropy"`` (both of logits: a softmax or sigmoid at the end is left
-            out), ``"squared_error"`` (½·Σ (f − y)²), a value of :mod:`explainers.influence.losses`, or a function
+            out), ``"squared_error"`` (½·Σ (f − y)²), a value of :mod:`explainers.losses`, or a function
             ``loss(output, targets)`` of the framework's tensors that returns the loss of each sample, (N,). Of a
             function, the curvature is that of the empirical Fisher matrix. Losses of tokens are added up.
         method: a name or a value of :mod:`explainers.influence.methods`.

@@ -125,8 +125,9 @@ class EKFAC(InfluenceMethod):
     Each layer's curvature has the eigenvectors of K-FAC, and along them the second moments of the derivatives. Weights
     without factors have their whole curvature if they are few, else its diagonal; layers do not interact.
 
-    draws: random signs for each training sample, see :mod:`.losses`; None differentiates every output instead, at that
-    many times the cost. damping: λ; None: ``relative_damping`` times the mean eigenvalue of each layer.
+    draws: random signs for each training sample, see :mod:`explainers.losses`; None differentiates every output
+    instead, at that many times the cost. damping: λ; None: ``relative_damping`` times the mean eigenvalue of each
+    layer.
     """
 
     draws: int | None = 1

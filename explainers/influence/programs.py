@@ -13,10 +13,10 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from ..graph import Function, Graph, Node, Value
+from ..losses import Loss
 from ..methods import Gradient
 from ..ops import Ops
 from ..program.walk import Placeholder, Program, input_placeholders
-from .losses import Loss
 from .sites import Block, Layout, Sites, Use
 
 Array = Any

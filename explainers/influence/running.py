@@ -15,8 +15,8 @@ from ..backend import Backend, Kernel, Traced, on_host, owner
 from ..errors import InputError, TargetError
 from ..explainer import bind
 from ..graph import Value
+from ..losses import Loss, OutputLoss
 from ..spec import Array, Numpy, Signature, check_finite
-from .losses import Loss, OutputLoss
 from .programs import (
     Covariances,
     Curvature,

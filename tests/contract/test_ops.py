@@ -18,6 +18,7 @@ from explainers import ops as declared
 BACKENDS = ("numpy", "torch", "tensorflow")
 OF_THE_MODEL = {  # tests of each backend's trace, and of influence
     "no_derivative", "evaluate", "evaluate_window", "vjp", "winners", "weight_factors", "weight_gradients", "pull_each",
+    "run_each",
 }  # fmt: skip
 DECLARED = {
     name
@@ -166,6 +167,7 @@ CASES: dict[str, list[Case]] = {
     "expand_axis": [((A[:, :1], 1, U, 1), np.repeat(A[:, :1], 5, 1)), ((A, 0, U, 0), A)],
     "broadcast_like": [((B[:1, :, :1], A), np.broadcast_to(B[:1, :, :1], A.shape)), ((A, B), A)],
     "matmul": [((A, np.swapaxes(B, 1, 2).copy()), np.einsum("nij,nkj->nik", A, B))],
+    "reshape": [((A, (2, -1)), A.reshape(2, 12))],
     "split_batch": [
         ((A, 1, 1, 2), A.reshape(3, 1, 2, 2, 2)), ((A, 0, 3, 1), A.reshape(3, 1, 1, 4, 2)),
         ((A[:1], 0, 1, 1), A[:1].reshape(1, 1, 1, 4, 2)),

@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..errors import InputError, TargetError, UnknownNameError
-from ..ops import Ops
-from ..spec import Numpy
+from .errors import InputError, TargetError, UnknownNameError
+from .ops import Ops
+from .spec import Numpy
 
 Array = Any
 
