@@ -249,7 +249,7 @@ class TorchBackend(BackendDefaults):
 
     def write(self, weight: Any, value: Numpy) -> None:
         with self.torch.no_grad():
-            weight.copy_(self.torch.from_numpy(np.ascontiguousarray(value)))
+            weight.copy_(self.torch.from_numpy(np.array(value, order="C")))
 
     def take(self, array: Any, index: Numpy) -> Any:
         return array[self.torch.from_numpy(index).to(array.device)]

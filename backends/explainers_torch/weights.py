@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from explainers.graph import Function, Node, Sliding, Spreading
 
+from . import roles
 from .locality import given_arguments
 from .operands import evaluate
 
@@ -172,6 +174,15 @@ def _normed_each(node: Node, arrays: Sequence[Any], models: int) -> Tensor:
 
 
 def pull_each(node: Node, arrays: Sequence[Any], place: int, messages: Sequence[Tensor | None]) -> Tensor:
+    name = node.payload[0]._schema.name.removeprefix("aten::")
+    if name == "embedding" and messages[0] is not None:
+        chosen = one_hot(arrays[1].reshape(-1), arrays[0].shape[0], messages[0])  # (T, V)
+        flat = messages[0].reshape(messages[0].shape[0], chosen.shape[0], -1)
+        return torch.matmul(chosen.t(), flat)
+    if name in roles.COPIES:
+        return _copied_from(node, arrays, place, messages)
+    if name == "_weight_norm":
+        return _of_weight_norm(node, arrays, place, messages[0])
     arrived = [i for i, message in enumerate(messages) if message is not None]
 
     def run(weight: Tensor) -> tuple[Tensor, ...]:
@@ -181,6 +192,50 @@ def pull_each(node: Node, arrays: Sequence[Any], place: int, messages: Sequence[
     pullback = torch.func.vjp(run, arrays[place])[1]
     found: Tensor = torch.func.vmap(lambda *parts: pullback(parts)[0])(*(messages[i] for i in arrived))
     return found
+
+
+def _copied_from(node: Node, arrays: Sequence[Any], place: int, messages: Sequence[Tensor | None]) -> Tensor:
+    """Of an operation that copies entries: each message goes to the entry that it was copied from."""
+    weight = arrays[place]
+    with unset_fake_temporarily():  # sizes of weights are known while a program is traced
+        number = torch.arange(weight.numel(), dtype=torch.float64).reshape(tuple(weight.shape))
+        first, second = (_numbered(node, arrays, place, given) for given in (number + 1, 2 * number + 3))
+        copied = [b == 2 * a + 1 for a, b in zip(first, second, strict=True)]  # not so what an operation fills in
+        origins = [torch.where(c, a - 1, -1.0).long() for a, c in zip(first, copied, strict=True)]
+    found = None
+    for origin, message in zip(origins, messages, strict=True):
+        if message is None:
+            continue
+        own = (origin >= 0).nonzero().reshape(-1)
+        flat = message.reshape(message.shape[0], -1).index_select(1, own.to(message.device))
+        blank = message.new_zeros((message.shape[0], weight.numel()))
+        part = blank.index_add(1, origin[own].to(message.device), flat)
+        found = part if found is None else found + part
+    assert found is not None
+    return found.reshape(found.shape[0], *weight.shape)
+
+
+def _numbered(node: Node, arrays: Sequence[Any], place: int, numbers: Tensor) -> list[Tensor]:
+    """The results of a node, flat, with ``numbers`` as the operand at ``place``, and −1 as the others."""
+    operands = []
+    for i, array in enumerate(arrays):
+        if isinstance(array, Tensor):
+            array = numbers if i == place else torch.full(tuple(array.shape), -1.0, dtype=torch.float64)
+        operands.append(array)
+    return [result.reshape(-1) for result in evaluate(node, operands)]
+
+
+def _of_weight_norm(node: Node, arrays: Sequence[Any], place: int, message: Any) -> Tensor:
+    """Of w = g·v/‖v‖: towards g, v·m/‖v‖; towards v, (m − v·(v·m)/‖v‖²)·g/‖v‖."""
+    given = given_arguments(node, arrays)
+    v, g, kept = given["v"], given["g"], given["dim"]
+    axes = [i for i in range(v.ndim) if i != kept % v.ndim]
+    length = torch.linalg.vector_norm(v, dim=axes, keepdim=True)
+    inner = (v * message).sum([i + 1 for i in axes], keepdim=True)
+    if place == 1:
+        return inner / length
+    result: Tensor = (message - v * inner / length**2) * (g / length)
+    return result
 
 
 def split_batch(array: Tensor, axis: int, before: int, behind: int) -> Tensor:

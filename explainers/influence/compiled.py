@@ -111,15 +111,21 @@ class Influence:
             if known is None:
                 model, signature = _followed(found, model, signature, loss, targets)
             kept = None if dtype is None else bind.dtype_name(dtype)
-            for elementary in (False, True):
+            for elementary in (False, True):  # recurrent layers, for example, only have derivatives taken apart
                 traced = found.trace(model, signature, device=device, dtype=kept, elementary=elementary)
                 names = found.parameters(model, traced)
                 own = {value: found.copied(weight) for value, weight in traced.weights.items()}
                 traced = replace(traced, weights=own)
                 wanted = chosen(names, [wrt] if isinstance(wrt, str) else wrt)
-                run = _runner(found, traced, known or OutputLoss(), output, wanted, engine, batch_size)
-                if not run.sites.opaque:
+                sites, blocks = _sites(found, traced, known or OutputLoss(), output, wanted, engine)
+                if not sites.opaque:
                     break
+            if not blocks:
+                reasons = "; ".join(f"{wanted[v]}: {why}" for v, why in sites.opaque.items())
+                raise UnsupportedOperation(
+                    f"no weight can be differentiated for each sample apart: {reasons or 'the output depends on none'}"
+                )
+            run = Runner(found, model, traced, sites, blocks, known or OutputLoss(), engine, batch_size)
         sizes = {value: math.prod(int(size) for size in traced.weights[value].shape) for value in names}
         coverage = Coverage.of(run.sites, run.blocks, names, sizes)
         arguments = {
@@ -171,12 +177,17 @@ class Influence:
         for name, value in expected.items():
             if facts.get(name) != value:
                 raise ArtifactError(
-                    f"{os.fspath(path)!r} is of another {name}: {str(facts.get(name))[:200]}, not {str(value)[:200]}"
+                    f"{os.fspath(path)!r} is not of this influence: its {name} is {str(facts.get(name))[:200]}, and "
+                    f"here {str(value)[:200]}"
                 )
         samples = None if train is None else self.samples(train, "training data")
         if samples is not None and len(samples) != facts["samples"]:
             raise ArtifactError(f"it was fitted to {facts['samples']} samples; there are {len(samples)} now")
         return FittedInfluence(self, self.method, state, samples, int(facts["samples"]))
+
+    def _chosen(self) -> list[str]:
+        """The names of the weights in question, for other processes, where other ones may be trained."""
+        return list(self._run.sites.names.values())
 
     def _facts(self) -> dict[str, Any]:
         run = self._run
@@ -185,7 +196,7 @@ class Influence:
             whole.update(str(value).encode() + np.ascontiguousarray(array).tobytes())
         return {
             "format": FORM, "method": str(self.method), "loss": str(run.loss),
-            "blocks": [list(block.names) for block in run.blocks], "model": whole.hexdigest(),
+            "groups of weights": [list(block.names) for block in run.blocks], "hash of all weights": whole.hexdigest(),
         }  # fmt: skip
 
     def __repr__(self) -> str:
@@ -287,6 +298,8 @@ class FittedInfluence:
         """The same with other parameters of the method that do not need another fit: ``damping``, ``tolerance`` …"""
         for name in changes:
             if name not in self.method.later:
+                if not self.method.later:
+                    raise InputError(f"no parameter of {self.method.name!r} can change after the fit: fit it anew")
                 raise UnknownNameError.among(
                     f"parameter of {self.method.name!r} that can change after the fit", name, self.method.later
                 )
@@ -294,15 +307,20 @@ class FittedInfluence:
         state = dict(self.state)
         for name, value in changes.items():
             if name in state:  # found by the fit where it was not given
+                if value is None:
+                    raise InputError(f"{name} was found by the fit, and None would keep it: give a number, or fit anew")
                 state[name] = np.broadcast_to(np.float64(value), state[name].shape).copy()
         return FittedInfluence(self.influence, method, state, self.train, self.count)
+
+    def __repr__(self) -> str:
+        return f"Fitted{self.influence!r} to {self.count:,} samples"
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted arrays to a safetensors file, whole or not at all; :meth:`Influence.load` reads it."""
         from safetensors.numpy import save
 
         facts = {**self.influence._facts(), "method": str(self.method), "samples": self.count}
-        arrays = {name: np.ascontiguousarray(array) for name, array in self.state.items()} or {"none": np.zeros(0)}
+        arrays = {name: np.array(array, order="C") for name, array in self.state.items()} or {"none": np.zeros(0)}
         with writing.replacing(Path(path)) as file:
             file.write(save(arrays, {"facts": json.dumps(facts)}))
 
@@ -337,10 +355,10 @@ def _differentiable(backend: Backend, traced: Traced, sites: Sites, block: Block
     return True
 
 
-def _runner(
-    backend: Backend, traced: Traced, loss: Loss, output: Any, names: Mapping[Value, str], engine: str,
-    batch_size: int | None,
-) -> Runner:  # fmt: skip
+def _sites(
+    backend: Backend, traced: Traced, loss: Loss, output: Any, names: Mapping[Value, str], engine: str
+) -> tuple[Sites, tuple[Block, ...]]:
+    """The uses of the weights ``names``, and those groups of them that can be differentiated."""
     key, value = pick_output(traced.graph, output)
     if loss.explains_logits:
         value = traced.graph.logits(value)
@@ -354,8 +372,4 @@ def _runner(
         raise InputError(f"output {key!r} is {kind}; a loss needs floating-point numbers with the samples first")
     mixing.check(graph, traced, backend, derivative=True)
     sites = Sites(graph, value, names)
-    blocks = tuple(block for block in sites.blocks if _differentiable(backend, traced, sites, block, loss, engine))
-    if not blocks:
-        reasons = "; ".join(f"{names[v]}: {why}" for v, why in sites.opaque.items()) or "the output depends on none"
-        raise UnsupportedOperation(f"no weight can be differentiated for each sample apart: {reasons}")
-    return Runner(backend, traced, sites, blocks, loss, engine, batch_size)
+    return sites, tuple(b for b in sites.blocks if _differentiable(backend, traced, sites, b, loss, engine))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -280,13 +280,13 @@ class _Iterative(InfluenceMethod):
         trace = sum(float(run.lengths(train, start).sum()) for start in begins) / (len(train) * draws_of(begins))
         return _damping(None, self.relative_damping, trace / run.total)
 
-    def _times(self, run: Runner, train: Samples | None, v: Numpy, span: tuple[int, int] | None = None) -> Numpy:
+    def _times(self, run: Runner, train: Samples | None, v: Numpy) -> Numpy:
         """H·v for each vector (K, P)."""
         assert train is not None
         begins = starts(run, self.seed, self.draws)
         size = max(1, int(2**28 // (8 * run.total)))
         parts = [
-            _joined(run.curvature(train, _apart(run, v[first : first + size]), begins, span))
+            _joined(run.curvature(train, _apart(run, v[first : first + size]), begins))
             for first in range(0, len(v), size)
         ]
         return np.concatenate(parts)
@@ -381,8 +381,9 @@ class LiSSA(_Iterative):
             random = np.random.default_rng([self.seed, repeat])
             x = b.copy()
             for depth in range(self.depth):
-                first = int(random.integers(0, len(train) - size + 1))
-                x = b + x - (self._times(run, train, x, (first, first + size)) + damping * x) / scale
+                chosen = random.choice(len(train), size, replace=False)
+                part = train if size == len(train) else train.some(chosen.tolist())
+                x = b + x - (self._times(run, part, x) + damping * x) / scale
                 if not abs(x).max() <= largest * (depth + 2):  # a series that converges is at most as long as its terms
                     raise InputError(
                         f"the series grows without bound with scale={scale:.2e}: give a larger one, or more damping="
@@ -405,7 +406,7 @@ def _largest(times: Any, size: int, seed: int, steps: int = 12) -> float:
 
 @dataclass(frozen=True)
 class Nystroem(_Iterative):
-    """A low-rank approximation from products with random vectors (Frangella, Tropp and Udell 2023, algorithm 2.1).
+    """A low-rank approximation from products with random vectors (Frangella, Tropp and Udell 2023, eq. 2.3).
 
     rank: of the approximation, and how many vectors are multiplied by H, once. The rest of the space has the
     eigenvalue λ.
@@ -424,12 +425,11 @@ class Nystroem(_Iterative):
         random = np.random.default_rng(self.seed)
         q, _ = np.linalg.qr(random.standard_normal((run.total, rank)))
         image = self._times(run, train, q.T).T
-        shift = np.sqrt(run.total) * np.finfo(float).eps * np.linalg.norm(image)
-        image = image + shift * q
         inner = q.T @ image
-        root = np.linalg.cholesky((inner + inner.T) / 2)
-        u, s, _ = np.linalg.svd(np.linalg.solve(root, image.T).T, full_matrices=False)
-        return {"vectors": u, "values": (s**2 - shift).clip(0), "damping": np.array(self._level(run, train))}
+        values, turns = np.linalg.eigh((inner + inner.T) / 2)
+        kept = values > values.max() * ULP[run.dtype] * rank  # the others are rounding errors of the products
+        u, s, _ = np.linalg.svd(image @ turns[:, kept] / np.sqrt(values[kept]), full_matrices=False)
+        return {"vectors": u, "values": s**2, "damping": np.array(self._level(run, train))}
 
     def solve(self, run: Runner, state: State, vectors: Vectors, train: Samples | None) -> Vectors:
         v, u, damping = _joined(vectors), state["vectors"], float(state["damping"])
@@ -557,18 +557,23 @@ def _nonzero(lengths: Numpy) -> Numpy:
 class TracIn(InfluenceMethod):
     """Σ_c η_c·g_t·g_j over checkpoints c with their learning rates η (Pruthi et al. 2020, eq. 4).
 
-    checkpoints: for each a mapping from the weights' names to arrays, such as a ``state_dict``; those that are missing
-    stay as they are. learning_rates: one for all, or one for each.
+    checkpoints: for each all weights of the model: of torch a ``state_dict``, of Keras a list as of ``get_weights()``
+    or a mapping from the variables' paths. learning_rates: one for all, or one for each.
     """
 
-    checkpoints: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
+    checkpoints: Sequence[Any] = field(default=(), repr=False)
     learning_rates: Any = 1.0
     name: ClassVar[str] = "tracin"
 
     def __post_init__(self) -> None:
         if not self.checkpoints:
-            raise InputError("TracIn needs checkpoints: a list of mappings from weights' names to arrays")
-        rates = np.broadcast_to(np.asarray(self.learning_rates, np.float64), (len(self.checkpoints),))
+            raise InputError("TracIn needs checkpoints: a list with the model's weights at each")
+        rates = np.asarray(self.learning_rates, np.float64)
+        if rates.shape not in ((), (len(self.checkpoints),)):
+            raise InputError(
+                f"learning_rates must be one number, or {len(self.checkpoints)}, one for each checkpoint; got "
+                f"{rates.size}"
+            )
         if not np.isfinite(rates).all():
             raise InputError(f"learning_rates hold NaN or infinity: {self.learning_rates!r}")
 
@@ -579,14 +584,14 @@ class TracIn(InfluenceMethod):
             before = run.weights()
             try:
                 for state, rate in zip(self.checkpoints, rates, strict=True):
-                    run.set_weights(run.named_weights(state))
+                    run.set_weights(run.weights_of(state))
                     yield float(rate)
             finally:
                 run.set_weights(before)
 
     def fit(self, run: Runner, train: Samples) -> State:
         for state in self.checkpoints:
-            run.named_weights(state)
+            run.weights_of(state)
         return {}
 
     def solve(self, run: Runner, state: State, vectors: Vectors, train: Samples | None) -> Vectors:
@@ -667,6 +672,7 @@ class TRAK(InfluenceMethod):
         return found
 
 
+#: The methods by name.
 METHODS: dict[str, type[InfluenceMethod]] = {
     kind.name: kind
     for kind in (

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from .. import random_numbers, sources
-from ..backend import Backend, Kernel, Traced, on_host, owner
-from ..errors import InputError, TargetError
+from ..backend import Backend, Kernel, Traced, on_host
+from ..errors import InputError, NonFiniteError, TargetError
 from ..explainer import bind
 from ..graph import Value
 from ..losses import Loss, OutputLoss
-from ..spec import Array, Numpy, Signature, check_finite
+from ..spec import Array, Numpy, Signature, all_finite
 from .programs import (
     Covariances,
     Curvature,
@@ -33,6 +33,7 @@ from .sites import Block, Sites
 
 Vectors = list[Numpy]  # for each block (K, P), float64
 BATCH = 128  # samples in a batch, unless activations or the caller say otherwise
+WARM_RUNS = 3  # in which TorchScript specializes, so that equal calls give equal bits later
 MOST_BYTES = 2**28  # of the derivatives of a batch
 
 
@@ -84,6 +85,13 @@ class Samples:
         *inputs, target = sources.picked(batch, self.signature, None, self._label(batch))
         return list(inputs), target
 
+    def some(self, index: Sequence[int]) -> Samples:
+        """These samples, in memory."""
+        parts = [self.read(int(place), int(place) + 1) for place in index]
+        columns = zip(*((*inputs, target) for inputs, target in parts), strict=True)
+        arrays = tuple(np.concatenate([np.asarray(part) for part in column]) for column in columns)
+        return Samples(arrays, self.signature, self.target, self.what)
+
     def _label(self, batch: Any) -> Any:
         if isinstance(batch, Mapping):
             return self.target
@@ -102,7 +110,8 @@ class Samples:
 
 
 def _together(source: Any, signature: Signature, target: str) -> Any:
-    """((x1, x2), y) and ({name: x}, y) as one tuple or dict."""
+    """((x1, x2), y), ({name: x}, y) and a TensorDataset as one tuple or dict."""
+    source = getattr(source, "tensors", source)
     if isinstance(source, (tuple, list)) and len(source) == 2:
         inputs, targets = source
         if isinstance(inputs, (tuple, list)) and len(inputs) == len(signature.inputs) and len(signature.inputs) > 1:
@@ -110,7 +119,10 @@ def _together(source: Any, signature: Signature, target: str) -> Any:
         elif isinstance(inputs, Mapping):
             source = {**inputs, target: targets}
     if isinstance(source, (tuple, list)):
-        return tuple(part if hasattr(part, "shape") else np.asarray(part) for part in source)
+        parts = tuple(part if hasattr(part, "shape") else np.asarray(part) for part in source)
+        if any(len(part.shape) == 0 for part in parts):
+            raise InputError("a batch axis is missing: of one sample give (x[None], y[None])")
+        return parts
     return source
 
 
@@ -119,6 +131,7 @@ class Runner:
     """The programs of one model and loss, with weights of its own."""
 
     backend: Backend
+    model: Any
     traced: Traced
     sites: Sites
     blocks: tuple[Block, ...]
@@ -135,10 +148,7 @@ class Runner:
     def _sizes(self) -> tuple[tuple[int, int, int], ...]:
         """(G, L, R) of each block, as a blank sample has them."""
         program = Derivatives(self.sites, self.blocks, self.loss)
-        blank = []
-        for holder in program.placeholders:
-            blank.append(self.stage(np.zeros((1, *holder.shape), holder.dtype), holder.dtype))
-        _, *found = self.kernel(program)(*blank)
+        _, *found = self.kernel(program)(*self._blank(program, 1))
         return tuple(tuple(int(size) for size in array.shape[1:]) for array in found)  # type: ignore[misc]
 
     @property
@@ -183,8 +193,17 @@ class Runner:
                getattr(program, "side", None))  # fmt: skip
         with self.lock:
             if key not in self.kernels:
-                self.kernels[key] = self.backend.compile(program, self.traced, engine=self.engine, rows=None)
+                kernel = self.backend.compile(program, self.traced, engine=self.engine, rows=None)
+                for _ in range(WARM_RUNS):
+                    kernel(*self._blank(program, 2))
+                self.kernels[key] = kernel
             return self.kernels[key]
+
+    def _blank(self, program: PerSample, count: int) -> list[Array]:
+        """Zeros for all arguments of a program, of ``count`` samples."""
+        holders = program.placeholders
+        shapes = [(*((count,) if holder.axis else ()), *holder.shape) for holder in holders]
+        return [self.stage(np.zeros(s, h.dtype), h.dtype) for s, h in zip(shapes, holders, strict=True)]
 
     def stage(self, array: Any, dtype: str) -> Array:
         return self.backend.stage(array, dtype, self.traced.device)
@@ -200,7 +219,7 @@ class Runner:
         arrays, count = bind.arrays(self.backend, signature, given)
         for array, spec in zip(arrays, signature.inputs, strict=True):
             if spec.floating:
-                check_finite(on_host(self.backend, array), f"{what}: input {spec.name!r}", start, len(samples))
+                self._check_input(on_host(self.backend, array), f"{what}: input {spec.name!r}", start)
         base = self._base
         try:
             y = self.loss.checked(bind.plain(target), base.output_shape, base.dtype, count)
@@ -238,8 +257,16 @@ class Runner:
             self._check(found, samples, begin)
             yield begin, found[1:] or found
 
+    @staticmethod
+    def _check_input(array: Numpy, what: str, start: int) -> None:
+        if not all_finite(array):
+            row = int(np.argmin(np.isfinite(array).reshape(len(array), -1).all(axis=1)))
+            raise NonFiniteError(f"{what} holds NaN or infinity, first in sample {start + row}: leave such samples out")
+
     def _check(self, found: Sequence[Numpy], samples: Samples, begin: int) -> None:
-        check_finite(found[0], f"{samples.what}: the loss", begin, len(samples))
+        if not all_finite(found[0]):
+            row = begin + int(np.argmin(np.isfinite(found[0])))
+            raise NonFiniteError(f"{samples.what}: the loss of sample {row} is NaN or infinite")
         for array in found[1:]:
             if not np.isfinite(array).all():
                 count = len(found[0])
@@ -286,18 +313,15 @@ class Runner:
         each = [np.ascontiguousarray(array.T) for array in weights]
         return self._total(self.run(program, samples, each=each))
 
-    def curvature(
-        self, samples: Samples, vectors: Vectors, starts: Sequence[Start], span: tuple[int, int] | None = None
-    ) -> Vectors:
+    def curvature(self, samples: Samples, vectors: Vectors, starts: Sequence[Start]) -> Vectors:
         """H·v for each vector, with H the mean over samples, and the mean over draws or the sum over outputs."""
         program = Curvature(self.sites, self.blocks, self.loss, True, self.sizes)
-        first, last = span or (0, len(samples))
         further, total = self.staged(vectors), None
         for start in starts:
-            found = self._total(self.run(program, samples, further, start, span=(first, last)))
+            found = self._total(self.run(program, samples, further, start))
             total = found if total is None else [a + b for a, b in zip(total, found, strict=True)]
         assert total is not None
-        scale = 1.0 / ((last - first) * draws_of(starts))
+        scale = 1.0 / (len(samples) * draws_of(starts))
         return [part * scale for part in total]
 
     def covariances(self, samples: Samples, starts: Sequence[Start]) -> list[tuple[Numpy, Numpy]]:
@@ -354,29 +378,15 @@ class Runner:
     def weights(self) -> dict[Value, Numpy]:
         return {value: self.backend.numpy(self.backend.read(w)) for value, w in self.traced.weights.items()}
 
-    def named_weights(self, state: Mapping[str, Any]) -> dict[Value, Numpy]:
-        """Weights by the model's own names, by their value in the graph.
+    def weights_of(self, state: Any) -> dict[Value, Numpy]:
+        """All weights of a checkpoint, by their value in the graph.
 
         Raises
         ------
-        InputError: names that the model does not have, other shapes.
+        InputError: weights that it lacks, other shapes.
         """
-        values = {name: value for value, name in self.sites.names.items()}
-        found = {}
-        for name, array in state.items():
-            value = values.get(name)
-            if value is None:
-                continue
-            host = np.asarray(array if owner(array) is None else on_host(self.backend, array))
-            shape = tuple(size or 0 for size in self.sites.graph.output(value).shape)
-            if host.shape != shape:
-                raise InputError(f"checkpoint: weight {name!r} has shape {host.shape}, and the model's is {shape}")
-            found[value] = host.astype(self.sites.graph.output(value).dtype)
-        if not found:
-            raise InputError(
-                f"a checkpoint has none of the model's weights: it has {list(state)[:4]}, the model {list(values)[:4]}"
-            )
-        return found
+        found = self.backend.weights_of(self.model, state, self.traced)
+        return {value: self.backend.numpy(self.backend.read(weight)) for value, weight in found.items()}
 
     def set_weights(self, weights: Mapping[Value, Numpy]) -> None:
         for value, array in weights.items():

@@ -142,7 +142,7 @@ class Scores:
         state = hashlib.sha256()
         for name, array in sorted(self.fitted.state.items()):
             state.update(name.encode() + np.ascontiguousarray(array).tobytes())
-        facts = {**self._facts(), **influence._facts(), "shape": self.shape, "rows": self.chunks[0], "some": some,
+        facts = {**influence._facts(), **self._facts(), "shape": self.shape, "rows": self.chunks[0], "some": some,
                  "state": state.hexdigest()}  # fmt: skip
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 

@@ -135,7 +135,8 @@ class Sites:
             return None
         first = operands[0]
         layout, shape = known[first], self.graph.output(first).shape
-        if node.elementwise or node.function in (Function.DENSE, Function.SOFTMAX):
+        keeps = node.elementwise or node.function in (Function.DENSE, Function.SOFTMAX)
+        if keeps or node.role is Role.BILINEAR:
             alike = {known[value][1:] for value in operands}
             return layout._replace(axis=axis) if len(alike) == 1 and (1, 1) not in alike else None
         if not node.attributes.relabels:
@@ -348,7 +349,7 @@ def chosen(names: Mapping[Value, tuple[str, bool]], wrt: Sequence[str] | None) -
 
 def matches(name: str, pattern: str) -> bool:
     """Whether ``pattern`` is the name, a module that it belongs to, or matches it as in a shell."""
-    return name == pattern or name.startswith((f"{pattern}.", f"{pattern}/")) or fnmatchcase(name, pattern)
+    return any(fnmatchcase(name, f"{pattern}{end}") for end in ("", ".*", "/*"))
 
 
 def _some(names: Collection[str]) -> str:

@@ -95,9 +95,10 @@ def _content(fitted: FittedInfluence) -> dict[str, Any]:
     if fitted.method.keeps_samples and fitted.train is not None:
         train = Part(fitted.train, 0, len(fitted.train)).read()
     model, arguments = influence._recipe
+    arguments = {**arguments, "method": fitted.method, "wrt": influence._chosen()}
     weights = {str(value): array for value, array in influence._run.weights().items()}
     return {
-        "model": model, "arguments": {**arguments, "method": fitted.method}, "weights": weights, "state": fitted.state,
+        "model": model, "arguments": arguments, "weights": weights, "state": fitted.state,
         "count": fitted.count, "train": train,
     }  # fmt: skip
 
