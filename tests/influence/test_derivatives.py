@@ -81,7 +81,7 @@ class Made(nn.Module):
     def forward(self, ids: Any) -> Any:
         x = self.embed(ids) + self.place(torch.arange(5)) + torch.cat([self.parts[2:4], self.parts[5:8]])
         x = x + self.attention(x, x, x)[0]
-        return self.head(x @ torch.tril(self.mask))
+        return self.head(x @ torch.tril(self.mask) @ torch.linalg.inv(self.mask + 9 * torch.eye(8)))
 
 
 class OnlyRecurrent(nn.Module):
@@ -180,25 +180,26 @@ def test_batches_do_not_matter() -> None:
 
 
 def test_what_cannot_be_told_apart_is_listed() -> None:
-    class Normed(nn.Module):
+    class Folded(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.first, self.head = nn.Linear(6, 4), nn.Parameter(torch.randn(4, 4))
+            self.first, self.slope, self.head = nn.Linear(6, 4), nn.PReLU(2), nn.Linear(4, 3)
             self.unused = nn.Linear(2, 2)
 
         def forward(self, x: Any) -> Any:
-            return torch.tanh(self.first(x)) @ torch.linalg.inv(self.head)
+            return self.head(self.slope(self.first(x).reshape(-1, 2)).reshape(-1, 4))
 
     x, y = VECTORS
-    model = Normed().eval()
+    model = Folded().eval()
     compiled = Influence.compile(model, method=GradientSimilarity(), inputs=x[:2])
     rules = {row.names: row.rule for row in compiled.coverage}
     assert rules["first.weight + first.bias"] == "dense"
     assert rules["unused.weight"] == "unused"
     assert 0.5 < compiled.coverage.share < 1
-    opaque = [row for row in compiled.coverage if row.rule == "none"]
-    assert all(row.reason for row in opaque)
-    model.head.requires_grad_(False)
+    (opaque,) = (row for row in compiled.coverage if row.rule == "none")
+    assert (opaque.names, opaque.entries) == ("slope.weight", 2)
+    assert "folded into an axis of aten.prelu" in opaque.reason
+    model.slope.requires_grad_(False)
     assert_products(compiled.fit((x, y))((x[:5], y[:5])), torch_derivatives(model, x, y, cross_entropy))
 
 
