@@ -42,7 +42,12 @@ def _places(array: Tensor) -> Tensor:
 
 
 def _patches(x: Tensor, fact: Sliding | Spreading, result: Sequence[int]) -> Tensor:
-    """What each place of the result sees: (N, C, …) → (N, T, C·kernel), by a convolution with filters of one 1."""
+    """What each place of the result sees: (N, C, …) → (N, T, C·kernel)."""
+    return _unfolded(x, fact, result).transpose(1, 2)
+
+
+def _unfolded(x: Tensor, fact: Sliding | Spreading, result: Sequence[int]) -> Tensor:
+    """(N, C, …) → (N, C·kernel, T); but for images by a convolution with filters of one 1."""
     count, rank = math.prod(fact.kernel), len(fact.kernel)
     pads: list[int] = []
     sizes = zip(x.shape[2:], result, fact.kernel, fact.stride, fact.dilation, fact.before, strict=True)
@@ -50,15 +55,14 @@ def _patches(x: Tensor, fact: Sliding | Spreading, result: Sequence[int]) -> Ten
         pads += [before, max((steps - 1) * stride + dilation * (kernel - 1) + 1 - size - before, 0)]
     padded = torch.constant_pad_nd(x, pads) if any(pads) else x
     if rank == 2:
-        seen = torch.nn.functional.unfold(padded, fact.kernel, fact.dilation, 0, fact.stride)
-        return seen.transpose(1, 2)
+        return torch.nn.functional.unfold(padded, fact.kernel, fact.dilation, 0, fact.stride)
     filters = torch.eye(count, dtype=x.dtype, device=x.device).reshape(count, 1, *fact.kernel)
     apart = padded.reshape(x.shape[0] * x.shape[1], 1, *padded.shape[2:])
     nothing = [0] * rank
     seen = _aten.convolution.default(
         apart, filters, None, list(fact.stride), nothing, list(fact.dilation), False, nothing, 1
     )
-    return seen.reshape(x.shape[0], x.shape[1] * count, math.prod(result)).transpose(1, 2)
+    return seen.reshape(x.shape[0], x.shape[1] * count, math.prod(result))
 
 
 def weight_gradients(
@@ -142,20 +146,17 @@ def run_each(
 
 
 def _convolved_each(node: Node, arrays: Sequence[Any], models: int) -> Tensor:
-    """Convolutions as products of what each place sees with the weights, (M·G, N·T, L) × (M·G, L, R)."""
+    """Convolutions as products of the weights with what each place sees, (M, N, G, R, L) × (M, N, G, L, T)."""
     given, fact = given_arguments(node, arrays), node.attributes.locality
     assert isinstance(fact, Sliding)
-    x, weight, groups = given["input"], given["weight"], given["groups"]
+    weight, groups = given["weight"], given["groups"]
     result = tuple(int(size or 0) for size in node.outputs[0].shape[2:])
-    places, inner, outputs = math.prod(result), math.prod(weight.shape[2:]), weight.shape[1]
-    seen = _patches(x, fact, result)  # (M·N, T, G·L)
-    left = seen.reshape(models, -1, groups, inner).transpose(1, 2)
-    right = weight.reshape(models, groups, outputs // groups, inner).transpose(2, 3)
-    y = torch.matmul(left, right)  # (M, G, N·T, R)
+    inner, outputs = math.prod(weight.shape[2:]), weight.shape[1]
+    seen = _unfolded(given["input"], fact, result).reshape(models, -1, groups, inner, math.prod(result))
+    y = torch.matmul(weight.reshape(models, 1, groups, outputs // groups, inner), seen)
     if given["bias"] is not None:
-        y = y + given["bias"].reshape(models, groups, 1, outputs // groups)
-    y = y.reshape(models, groups, -1, places, outputs // groups)
-    return y.permute(0, 2, 1, 4, 3).reshape(-1, outputs, *result)
+        y = y + given["bias"].reshape(models, 1, groups, outputs // groups, 1)
+    return y.reshape(-1, outputs, *result)
 
 
 def _normed_each(node: Node, arrays: Sequence[Any], models: int) -> Tensor:

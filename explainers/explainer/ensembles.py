@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import losses
 from ..backend import Backend, Kernel, Size, Traced, on_host, owner
-from ..errors import InputError, TargetError, UnsupportedOperation
+from ..errors import ExplainersError, InputError, TargetError, UnsupportedOperation
 from ..graph import Value
 from ..program import Program
 from ..program.ensemble import WithWeights, runs_together
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .api import Explainer
 
 TRIED = 64  # rows of a package of one model for which it is tried whether all models run faster together
-WARM, TIMED = 3, 3  # runs of a kernel before it is timed, and that are
+WARM, TIMED = 3, 5  # runs of a kernel before it is timed, and that are
 
 
 @dataclass(frozen=True)
@@ -266,9 +266,11 @@ class EnsembleExplainer:
         key = (piece.kind, piece.part, (count - 1).bit_length())
         faster = self._faster.get(key)
         if faster is None:
-            faster = self._faster[key] = _seconds(lambda: whole._execute(piece)) < _seconds(
-                lambda: self._one_by_one(pieces)
-            )
+            try:
+                faster = _faster(lambda: whole._execute(piece), lambda: self._one_by_one(pieces))
+            except ExplainersError:  # an operation that cannot run so: one by one it can
+                faster = False
+            self._faster[key] = faster
         return self._together(piece, pieces) if faster else self._one_by_one(pieces)
 
     def _one_by_one(self, pieces: dict[int, Piece]) -> dict[int, Results]:
@@ -402,15 +404,16 @@ def _alike(pieces: Sequence[Piece]) -> bool:
     return True
 
 
-def _seconds(run: Callable[[], Any]) -> float:
-    for _ in range(WARM):
-        run()
-    times = []
-    for _ in range(TIMED):
-        began = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - began)
-    return min(times)
+def _faster(one: Callable[[], Any], other: Callable[[], Any]) -> bool:
+    """Whether ``one`` takes clearly less time than ``other``, measured in turns."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for turn in range(WARM + TIMED):
+        for run, own in zip((one, other), times, strict=True):
+            began = time.perf_counter()
+            run()
+            if turn >= WARM:
+                own.append(time.perf_counter() - began)
+    return min(times[0]) < 0.95 * min(times[1])
 
 
 # --- results of several members ----------------------------------------------------------------------

@@ -170,7 +170,12 @@ class Together:
                 operands.append(ops.reshape_rows(array.array, (*(1,) * (rank - len(inner)), *inner)))
             else:
                 operands.append(self._apart(array) if None in self._graph.output(value).shape else array)
-        results, pull = ops.vjp(node, operands, places) if places else (ops.evaluate(node, operands), list)
+        whole = [self._graph.output(node.inputs[place]).shape == node.outputs[0].shape for place in places]
+        if node.function is Function.ADD and all(whole):  # also of biases, which some frameworks only add as vectors
+            results: Any = (sum(operands[1:], operands[0]),)
+            pull: Pullback = lambda messages: [messages[0]] * len(places)  # noqa: E731
+        else:
+            results, pull = ops.vjp(node, operands, places) if places else (ops.evaluate(node, operands), list)
 
         def pullback(messages: Sequence[Any]) -> Sequence[Any]:
             parts = pull([None if message is None else self._apart(message) for message in messages])
