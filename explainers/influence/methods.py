@@ -529,20 +529,26 @@ class GradientSimilarity(InfluenceMethod):
         return {}
 
     def solve(self, run: Runner, state: State, vectors: Vectors, train: Samples | None) -> Vectors:
-        if not self.cosine:
-            return vectors
-        length = np.sqrt(sum((v * v).sum(axis=1) for v in vectors))
-        return [v / _nonzero(length)[:, None] for v in vectors]
+        return vectors
 
-    def scores(self, run: Runner, state: State, factors: Vectors, trains: Samples, span: tuple[int, int]) -> Numpy:
-        found = run.products(trains, factors, span)
+    def factors(
+        self, run: Runner, state: State, tests: Samples, span: tuple[int, int], train: Samples | None
+    ) -> Vectors:
+        found = run.similarity_factors(tests, span)
         if not self.cosine:
             return found
-        identity = [
-            (np.tile(np.eye(left), (g, 1, 1)), np.tile(np.eye(right), (g, 1, 1))) for g, left, right in run.sizes
-        ]
-        lengths = run.norms(trains, identity, [np.ones(size) for size in run.sizes], span)
-        return found / _nonzero(np.sqrt(lengths))
+        length = _nonzero(np.sqrt(run.lengths(tests, span=span).sum(axis=1)))
+        scaled, place = list(found), 0
+        for by_factors in run.by_factors:  # one of two factors, or the derivative
+            scaled[place] = found[place] / length.reshape(-1, *(1,) * (found[place].ndim - 1))
+            place += 2 if by_factors else 1
+        return scaled
+
+    def scores(self, run: Runner, state: State, factors: Vectors, trains: Samples, span: tuple[int, int]) -> Numpy:
+        found = run.similarity(trains, factors, span)
+        if not self.cosine:
+            return found
+        return found / _nonzero(np.sqrt(run.lengths(trains, span=span).sum(axis=1)))
 
     def self_influence(self, run: Runner, state: State, trains: Samples, train: Samples | None) -> Numpy:
         found: Numpy = run.lengths(trains).sum(axis=1)
@@ -600,19 +606,16 @@ class TracIn(InfluenceMethod):
     def factors(
         self, run: Runner, state: State, tests: Samples, span: tuple[int, int], train: Samples | None
     ) -> Vectors:
-        parts = [[rate * block for block in run.derivatives(tests, span=span)] for rate in self._each(run)]
-        return [np.concatenate(blocks, axis=1) for blocks in zip(*parts, strict=True)]
+        return [array for _ in self._each(run) for array in run.similarity_factors(tests, span)]
 
     def scores(self, run: Runner, state: State, factors: Vectors, trains: Samples, span: tuple[int, int]) -> Numpy:
-        total = None
-        for place, _ in enumerate(self._each(run)):
-            own = [
-                block[:, place * size : (place + 1) * size] for block, size in zip(factors, run.entries, strict=True)
-            ]
-            found = run.products(trains, own, span)
-            total = found if total is None else total + found
-        assert total is not None
-        return total
+        count = len(factors) // len(self.checkpoints)
+        parts = [
+            rate * run.similarity(trains, factors[place * count : (place + 1) * count], span)
+            for place, rate in enumerate(self._each(run))
+        ]
+        found: Numpy = np.sum(parts, axis=0)
+        return found
 
     def self_influence(self, run: Runner, state: State, trains: Samples, train: Samples | None) -> Numpy:
         found: Numpy = np.sum([rate * run.lengths(trains).sum(axis=1) for rate in self._each(run)], axis=0)

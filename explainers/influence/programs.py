@@ -283,6 +283,14 @@ class Derivatives(PerSample):
 
 
 @dataclass(frozen=True)
+class Factors(PerSample):
+    """Each block's factors, (N, G, T, L) and (N, G, T, R)."""
+
+    def results(self, ops: Ops, factors: Sequence[Factor], args: Mapping[str, Array]) -> Sequence[Array]:
+        return [side for factor in factors for side in factor]
+
+
+@dataclass(frozen=True)
 class WithSizes(PerSample):
     """Programs that take arrays with the sizes of blocks. ``sizes``: (G, L, R) of each."""
 
@@ -309,6 +317,40 @@ class Products(WithSizes):
             for place, factor in enumerate(factors)
         ]
         return found if self.apart else [sum(found[1:], found[0])]
+
+
+@dataclass(frozen=True)
+class Pairs(WithSizes):
+    """The products of each sample's derivative with those of K others, (N, K), without forming either where T = 1.
+
+    ⟨lᵀr, l'ᵀr'⟩ = (l·l')(r·r'). ``by_factors``: the blocks of which the others' factors are given, not derivatives.
+    """
+
+    by_factors: tuple[bool, ...] = ()
+
+    def further(self) -> Sequence[Placeholder]:
+        found = []
+        for place, (groups, left, right) in enumerate(self.sizes):
+            if self.by_factors[place]:
+                found.append(Placeholder(f"left_{place}", MANY, (groups, left), self.dtype))
+                found.append(Placeholder(f"right_{place}", MANY, (groups, right), self.dtype))
+            else:
+                found.append(Placeholder(f"vector_{place}", MANY, (self.entries[place],), self.dtype))
+        return found
+
+    def results(self, ops: Ops, factors: Sequence[Factor], args: Mapping[str, Array]) -> Sequence[Array]:
+        total = None
+        for place, factor in enumerate(factors):
+            if self.by_factors[place]:
+                sides = [
+                    ops.matmul(ops.move_axis(own[:, :, 0], 0, 1), ops.move_axis(ops.move_axis(other, 0, 1), 1, 2))
+                    for own, other in zip(factor, (args[f"left_{place}"], args[f"right_{place}"]), strict=True)
+                ]  # (G, N, K)
+                found = ops.sum_axis(sides[0] * sides[1], 0)
+            else:
+                found = ops.matmul(flat(ops, factor), transposed(ops, args[f"vector_{place}"]))
+            total = found if total is None else total + found
+        return [total]
 
 
 @dataclass(frozen=True)
@@ -420,8 +462,15 @@ class Lengths(PerSample):
     """The squared length of each sample's derivative in each block, (N, blocks)."""
 
     def results(self, ops: Ops, factors: Sequence[Factor], args: Mapping[str, Array]) -> Sequence[Array]:
-        wholes = [derivative(ops, factor) for factor in factors]
-        return [ops.stack([ops.row_sum(whole * whole) for whole in wholes])]
+        return [ops.stack([_squared_length(ops, factor) for factor in factors])]
+
+
+def _squared_length(ops: Ops, factor: Factor) -> Array:
+    if ops.sample_shape(factor.left)[1] == 1:  # of a product of two vectors
+        left, right = (ops.reduce_sum(side * side, (2, 3)) for side in factor)
+        return ops.row_sum(left * right)
+    whole = derivative(ops, factor)
+    return ops.row_sum(whole * whole)
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,10 @@ from .programs import (
     Covariances,
     Curvature,
     Derivatives,
+    Factors,
     Lengths,
     Norms,
+    Pairs,
     PerSample,
     Products,
     Projections,
@@ -140,16 +142,16 @@ class Runner:
     batch_size: int | None = None
     kernels: dict[Any, Kernel] = field(default_factory=dict)
     lock: Any = field(default_factory=threading.RLock)
-    sizes: tuple[tuple[int, int, int], ...] = ()
+    sizes: tuple[tuple[int, int, int], ...] = ()  # (G, L, R) of each block
+    by_factors: tuple[bool, ...] = ()  # the blocks whose factors take less than their derivatives
 
     def __post_init__(self) -> None:
-        self.sizes = self._sizes()
-
-    def _sizes(self) -> tuple[tuple[int, int, int], ...]:
-        """(G, L, R) of each block, as a blank sample has them."""
-        program = Derivatives(self.sites, self.blocks, self.loss)
+        program = Factors(self.sites, self.blocks, self.loss)
         _, *found = self.kernel(program)(*self._blank(program, 1))
-        return tuple(tuple(int(size) for size in array.shape[1:]) for array in found)  # type: ignore[misc]
+        shapes = [tuple(int(size) for size in array.shape[1:]) for array in found]
+        pairs = list(zip(shapes[::2], shapes[1::2], strict=True))
+        self.sizes = tuple((left[0], left[2], right[2]) for left, right in pairs)
+        self.by_factors = tuple(a[1] == 1 and a[2] + b[2] < a[2] * b[2] for a, b in pairs)
 
     @property
     def inputs(self) -> Signature:
@@ -300,6 +302,29 @@ class Runner:
         parts = self.run(program, samples, self.staged(vectors), start, span=span)
         return np.concatenate([found[0] for _, found in parts]).T.astype(np.float64)
 
+    def similarity_factors(self, samples: Samples, span: tuple[int, int] | None = None) -> Vectors:
+        """What :meth:`similarity` needs of some samples: for each block two factors, or the derivative."""
+        if not any(self.by_factors):
+            return self.derivatives(samples, span=span)
+        found: Vectors = []
+        program = Factors(self.sites, self.blocks, self.loss)
+        parts = [results for _, results in self.run(program, samples, (), None, span=span)]
+        for place, by_factors in enumerate(self.by_factors):
+            left, right = (np.concatenate([part[2 * place + side] for part in parts]) for side in (0, 1))
+            if by_factors:
+                found += [left[:, :, 0].astype(np.float64), right[:, :, 0].astype(np.float64)]
+            else:
+                whole = np.swapaxes(left, -1, -2) @ right
+                found.append(whole.reshape(len(whole), -1).astype(np.float64))
+        return found
+
+    def similarity(self, samples: Samples, factors: Vectors, span: tuple[int, int] | None = None) -> Numpy:
+        """The products of each sample's derivative with those behind ``factors``, (K, N)."""
+        program = Pairs(self.sites, self.blocks, self.loss, False, self.sizes, self.by_factors)
+        per_sample = sum(n if not by else 0 for n, by in zip(self.entries, self.by_factors, strict=True))
+        parts = self.run(program, samples, self.staged(factors), per_sample=per_sample, span=span)
+        return np.concatenate([found[0] for _, found in parts]).T.astype(np.float64)
+
     def products_apart(self, samples: Samples, vectors: Vectors) -> list[Numpy]:
         """The products in each block, (K, N)."""
         program = Products(self.sites, self.blocks, self.loss, False, self.sizes, apart=True)
@@ -349,10 +374,10 @@ class Runner:
         parts = self.run(program, samples, further, span=span)
         return np.concatenate([found[0] for _, found in parts]).astype(np.float64)
 
-    def lengths(self, samples: Samples, start: Start | None = None) -> Numpy:
+    def lengths(self, samples: Samples, start: Start | None = None, span: tuple[int, int] | None = None) -> Numpy:
         """The squared length of each sample's derivative in each block, (N, blocks)."""
         program = Lengths(self.sites, self.blocks, self.loss, start is not None)
-        parts = self.run(program, samples, (), start)
+        parts = self.run(program, samples, (), start, span=span)
         return np.concatenate([found[0] for _, found in parts]).astype(np.float64)
 
     def projections(
