@@ -9,13 +9,13 @@ from the model's own predictions: signs do so with less variance, since entries 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from .errors import InputError, TargetError, UnknownNameError
+from .graph import Function, Graph, Role, Value
 from .ops import Ops
 from .spec import Numpy
 
@@ -25,12 +25,12 @@ Array = Any
 class Loss(ABC):
     """A loss of each sample, the sum over its tokens or entries; targets y have a shape of their own.
 
-    ``explains_logits``: it is a function of the logits: of a model that ends in a softmax or a sigmoid, what goes into
-    that is taken.
+    ``undoes``: it is a function of the logits: of a model that ends in one of these functions, what goes into it is
+    taken.
     """
 
     name: ClassVar[str]
-    explains_logits: ClassVar[bool] = False
+    undoes: ClassVar[tuple[Function, ...]] = ()
 
     @abstractmethod
     def target(self, shape: tuple[int, ...], dtype: str) -> tuple[tuple[int, ...], str]:
@@ -80,7 +80,11 @@ class Loss(ABC):
         numbers = array.astype(np.float64)
         if not np.isfinite(numbers).all():
             raise TargetError("targets hold NaN or infinity")
+        self.check_range(numbers)
         return numbers.astype(dtype)
+
+    def check_range(self, numbers: Numpy) -> None:  # noqa: B027 - most take any
+        """Refuse targets that the loss does not take."""
 
 
 IGNORED = -100  # a token's class that does not count, as in torch
@@ -90,11 +94,13 @@ IGNORED = -100  # a token's class that does not count, as in torch
 class CrossEntropy(Loss):
     """−log softmax(f)_y, of the logits f (…, C) with classes y (…): one for a sample, or one for each of its tokens.
 
+    Classes are along the last axis of the output, unlike in torch.
+
     Tokens of class −100 do not count. A = diag(√p) − p·√pᵀ.
     """
 
     name: ClassVar[str] = "cross_entropy"
-    explains_logits: ClassVar[bool] = True
+    undoes: ClassVar[tuple[Function, ...]] = (Function.SOFTMAX, Function.LOG_SOFTMAX)
 
     def target(self, shape: tuple[int, ...], dtype: str) -> tuple[tuple[int, ...], str]:
         if not shape or shape[-1] < 2:
@@ -137,7 +143,7 @@ class BinaryCrossEntropy(Loss):
     """Σ log(1 + e^f) − y·f over the entries of an output, logits f with labels or probabilities y. A = √(p(1 − p))."""
 
     name: ClassVar[str] = "binary_cross_entropy"
-    explains_logits: ClassVar[bool] = True
+    undoes: ClassVar[tuple[Function, ...]] = (Function.SIGMOID,)
 
     def target(self, shape: tuple[int, ...], dtype: str) -> tuple[tuple[int, ...], str]:
         return shape, dtype
@@ -145,6 +151,14 @@ class BinaryCrossEntropy(Loss):
     def value(self, ops: Ops, f: Array, y: Array) -> Array:
         soft = ops.maximum(f, ops.zeros_like(f)) + ops.log(1 + ops.exp(-ops.absolute(f)))
         return ops.row_sum(soft - y * f)
+
+    def check_range(self, numbers: Numpy) -> None:
+        wrong = (numbers < 0) | (numbers > 1)
+        if wrong.any():
+            raise TargetError(
+                f"'binary_cross_entropy' needs labels or probabilities from 0 to 1; one is {numbers[wrong].flat[0]:g}. "
+                "Where labels are missing, take a function as loss that leaves them out"
+            )
 
     def gradient(self, ops: Ops, f: Array, y: Array) -> Array:
         return self._p(ops, f) - y
@@ -200,8 +214,36 @@ class OutputLoss(Loss):
         return signs
 
 
+#: The losses by name.
 LOSSES: dict[str, type[Loss]] = {loss.name: loss for loss in (CrossEntropy, BinaryCrossEntropy, SquaredError)}
-Function = Callable[[Any, Any], Any]
+
+
+def argument(graph: Graph, value: Value, loss: Loss) -> Value:
+    """What a loss is a function of, for a model with the output ``value``: that, or the logits behind it.
+
+    Raises
+    ------
+    InputError: the output is squashed otherwise than the loss undoes it.
+    """
+    node, direct = graph.by_name[value.node], True
+    if loss.name not in LOSSES or loss.name == SquaredError.name:
+        return value
+    while len(node.inputs) >= 1 and (node.attributes.relabels or (node.elementwise and node.role is Role.LINEAR)):
+        moving = [operand for operand in node.inputs if operand in graph.moved(graph.inputs)]
+        if len(moving) != 1 or (node.elementwise and len(node.inputs) > 1):
+            return value
+        direct = direct and node.elementwise
+        node = graph.by_name[moving[0].node]
+    squashes = node.function in (Function.SOFTMAX, Function.LOG_SOFTMAX, Function.SIGMOID)
+    if not squashes:
+        return value
+    last = node.function is Function.SIGMOID or node.attributes.axis == -1
+    if node.function in loss.undoes and last and direct:
+        return node.inputs[0]
+    raise InputError(
+        f"{loss.name!r} takes logits, and the output is behind {node.op!r}{'' if last else ' along another axis'}: "
+        "give a model that returns what goes into that, a layer with output=, or a function as loss"
+    )
 
 
 def resolve(loss: Any) -> Loss | None:

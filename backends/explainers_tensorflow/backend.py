@@ -101,7 +101,7 @@ class TensorFlowBackend(BackendDefaults):
     def parameters(self, model: Any, traced: Traced) -> dict[Value, tuple[str, bool]]:
         from . import ops, trace
 
-        return trace.parameters({v: w for v, w in traced.weights.items() if not ops.is_table(w)})
+        return trace.parameters(model, {v: w for v, w in traced.weights.items() if not ops.is_table(w)})
 
     def weights_of(self, model: Any, other: Any, traced: Traced) -> dict[Value, Any]:
         from . import models

@@ -259,7 +259,9 @@ def followed(model: Any, sig: Signature, loss: Callable[[Any, Any], Any]) -> Any
             (result,) = result
         return loss(result, tensors[-1])
 
-    return tf.function(run, autograph=False)
+    made = tf.function(run, autograph=False)
+    made.followed = model
+    return made
 
 
 def weights_of(model: Any, other: Any, weights: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -294,9 +296,11 @@ def weights_of(model: Any, other: Any, weights: Mapping[Any, Any]) -> dict[Any, 
     places = {id(getattr(variable, "value", variable)): place for place, variable in enumerate(own)}
     found = {}
     for value, weight in weights.items():
-        if id(weight) not in places:
-            found[value] = weight  # a constant of the model, or a table
+        if hasattr(weight, "resource_handle"):
+            found[value] = weight  # a table of words
             continue
+        if id(weight) not in places:
+            raise InputError(f"variable {value.node!r} is none of the model's own variables, so that no state has it")
         place = places[id(weight)]
         array = tf.convert_to_tensor(values[place], weight.dtype)
         if array.shape != weight.shape:

@@ -55,13 +55,16 @@ def trace(model: Any, sig: Signature, device: Any, dtype: str | None, elementary
     return Traced(graph, sig, used, device=place, memory=target)
 
 
-def parameters(weights: Mapping[Value, Any]) -> dict[Value, tuple[str, bool]]:
-    """The names of variables, as Keras or TensorFlow has them, and whether they are trained."""
+def parameters(model: Any, weights: Mapping[Value, Any]) -> dict[Value, tuple[str, bool]]:
+    """The names of variables, as Keras or TensorFlow has them, and whether they are trained: layers may be frozen."""
+    own = getattr(model, "followed", model)
+    of_keras = models.kind(own) == "keras"
+    trained = {id(variable.value) for variable in own.trainable_variables} if of_keras else set()
     found = {}
     for value, weight in weights.items():
         if weight.dtype.is_floating:
             name = value.node.removeprefix("weights/")
-            found[value] = (name, bool(weight.trainable))
+            found[value] = (name, id(weight) in trained if of_keras else bool(weight.trainable))
     return found
 
 

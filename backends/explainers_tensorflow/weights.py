@@ -13,6 +13,8 @@ from explainers.graph import Function, Node, Sliding, Spreading
 
 def weight_factors(node: Node, arrays: Sequence[Any], message: Any) -> tuple[Any, Any, int]:
     fact, weight = node.attributes.locality, arrays[node.attributes.weight]
+    if node.function is Function.EMBEDDING:
+        return one_hot(arrays[1], arrays[0].shape[0], message), message, 1
     if node.function is Function.DENSE:
         (x,) = (arrays[i] for i in (0, 1) if i != node.attributes.weight)
         return x, message, 1

@@ -25,6 +25,8 @@ NORMS = {
 
 def weight_factors(node: Node, arrays: Sequence[Any], message: Tensor) -> tuple[Tensor, Tensor, int]:
     fact = node.attributes.locality
+    if node.function is Function.EMBEDDING:
+        return _rows_of(node, arrays, message), message, 1
     if node.function is Function.DENSE:
         (place,) = (i for i in range(len(arrays)) if i not in (node.attributes.weight, node.attributes.bias))
         return arrays[place], message, 1
@@ -34,6 +36,17 @@ def weight_factors(node: Node, arrays: Sequence[Any], message: Tensor) -> tuple[
         return _places(x), _patches(message, fact, x.shape[2:]), groups
     assert isinstance(fact, Sliding)
     return _patches(x, fact, message.shape[2:]), _places(message), groups
+
+
+def _rows_of(node: Node, arrays: Sequence[Any], like: Tensor) -> Tensor:
+    """The rows of the table that ids pick, one-hot; none for the id of padding, whose row is not trained."""
+    given = given_arguments(node, arrays)
+    chosen = one_hot(given["indices"], arrays[0].shape[0], like)
+    padding = given["padding_idx"]
+    if padding == -1:
+        return chosen
+    kept = torch.arange(arrays[0].shape[0], device=like.device) != padding % arrays[0].shape[0]
+    return chosen * kept.to(like.dtype)
 
 
 def _places(array: Tensor) -> Tensor:
@@ -177,7 +190,7 @@ def _normed_each(node: Node, arrays: Sequence[Any], models: int) -> Tensor:
 def pull_each(node: Node, arrays: Sequence[Any], place: int, messages: Sequence[Tensor | None]) -> Tensor:
     name = node.payload[0]._schema.name.removeprefix("aten::")
     if name == "embedding" and messages[0] is not None:
-        chosen = one_hot(arrays[1].reshape(-1), arrays[0].shape[0], messages[0])  # (T, V)
+        chosen = _rows_of(node, arrays, messages[0]).reshape(-1, arrays[0].shape[0])  # (T, V)
         flat = messages[0].reshape(messages[0].shape[0], chosen.shape[0], -1)
         return torch.matmul(chosen.t(), flat)
     if name in roles.COPIES:

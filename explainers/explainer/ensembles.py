@@ -181,6 +181,12 @@ class EnsembleExplainer:
         value = losses.resolve(loss)
         if value is None:
             raise InputError("loss must be a name or a value of explainers.losses: apply a function to .predict(x)")
+        program = self._members[0].program
+        if losses.argument(program.graph, program.output, value) != program.output:
+            raise InputError(
+                f"{value.name!r} takes logits, and the explained output is squashed: compile with output= the layer of "
+                "the logits"
+            )
         inputs = x if isinstance(x, tuple) else (x,)
         attached = any(getattr(array, "requires_grad", False) for array in inputs)
         outputs = self._attached(inputs) if attached else self.predict(*inputs)

@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,16 +106,18 @@ class Influence:
             signature = tables.signature(found, model, args, kwargs)
             if signature is None:
                 raise InputError("the model does not declare its inputs: give examples or TensorSpecs with inputs=")
+            if wrt is not None and not list(wrt):
+                raise InputError("wrt names no weight: leave it out for all that are trained")
             if signature.lengths:
                 raise InputError(f"({signature}): influence needs all sizes but the batch's. Give them in inputs=")
             if known is None:
                 model, signature = _followed(found, model, signature, loss, targets)
             kept = None if dtype is None else bind.dtype_name(dtype)
             for elementary in (False, True):  # recurrent layers, for example, only have derivatives taken apart
-                traced = found.trace(model, signature, device=device, dtype=kept, elementary=elementary)
-                names = found.parameters(model, traced)
-                own = {value: found.copied(weight) for value, weight in traced.weights.items()}
-                traced = replace(traced, weights=own)
+                origin = found.trace(model, signature, device=device, dtype=kept, elementary=elementary)
+                names = found.parameters(model, origin)
+                own = {value: found.copied(weight) for value, weight in origin.weights.items()}
+                traced = replace(origin, weights=own)
                 wanted = chosen(names, [wrt] if isinstance(wrt, str) else wrt)
                 sites, blocks = _sites(found, traced, known or OutputLoss(), output, wanted, engine)
                 if not sites.opaque:
@@ -125,7 +127,8 @@ class Influence:
                 raise UnsupportedOperation(
                     f"no weight can be differentiated for each sample apart: {reasons or 'the output depends on none'}"
                 )
-            run = Runner(found, model, traced, sites, blocks, known or OutputLoss(), engine, batch_size)
+            run = Runner(found, model, origin, traced, sites, blocks, known or OutputLoss(), engine, batch_size)
+            run.check_apart()
         sizes = {value: math.prod(int(size) for size in traced.weights[value].shape) for value in names}
         coverage = Coverage.of(run.sites, run.blocks, names, sizes)
         arguments = {
@@ -173,30 +176,38 @@ class Influence:
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         except (OSError, SafetensorError, ValueError) as error:
             raise ArtifactError(f"{os.fspath(path)!r} cannot be read: {error}") from error
-        expected = self._facts()
+        expected = self._facts(self.method)
         for name, value in expected.items():
             if facts.get(name) != value:
                 raise ArtifactError(
                     f"{os.fspath(path)!r} is not of this influence: its {name} is {str(facts.get(name))[:200]}, and "
                     f"here {str(value)[:200]}"
                 )
+        if not np.allclose(self._run.probe(), facts["probe"], rtol=1e-2):
+            raise ArtifactError(f"{os.fspath(path)!r} is not of this influence: losses of random samples differ")
         samples = None if train is None else self.samples(train, "training data")
         if samples is not None and len(samples) != facts["samples"]:
             raise ArtifactError(f"it was fitted to {facts['samples']} samples; there are {len(samples)} now")
-        return FittedInfluence(self, self.method, state, samples, int(facts["samples"]))
+        method = replace(self.method, **facts["later"])  # type: ignore[type-var]
+        return FittedInfluence(self, method, state, samples, int(facts["samples"]))
 
     def _chosen(self) -> list[str]:
         """The names of the weights in question, for other processes, where other ones may be trained."""
         return list(self._run.sites.names.values())
 
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self, method: InfluenceMethod) -> dict[str, Any]:
+        """What tells an influence from others: of another model, loss or method. Parameters of calls are left out."""
         run = self._run
         whole = hashlib.sha256()
         for value, array in sorted(run.weights().items()):
             whole.update(str(value).encode() + np.ascontiguousarray(array).tobytes())
+        names = [field.name for field in fields(method) if field.init and field.repr]  # type: ignore[arg-type]
+        fixed = {name: repr(getattr(method, name)) for name in names if name not in method.later}
         return {
-            "format": FORM, "method": str(self.method), "loss": str(run.loss),
-            "groups of weights": [list(block.names) for block in run.blocks], "hash of all weights": whole.hexdigest(),
+            "format": FORM, "method": f"{method.name} {json.dumps(fixed)}{method.identity(run)}",
+            "loss": str(run.loss), "groups of weights": [list(block.names) for block in run.blocks],
+            "hash of all weights": whole.hexdigest(),
+            "hash of the graph": hashlib.sha256(str(run.sites.graph).encode()).hexdigest(),
         }  # fmt: skip
 
     def __repr__(self) -> str:
@@ -319,7 +330,9 @@ class FittedInfluence:
         """Write the fitted arrays to a safetensors file, whole or not at all; :meth:`Influence.load` reads it."""
         from safetensors.numpy import save
 
-        facts = {**self.influence._facts(), "method": str(self.method), "samples": self.count}
+        later = {name: getattr(self.method, name) for name in self.method.later}
+        probe = self._run.probe().tolist()
+        facts = {**self.influence._facts(self.method), "samples": self.count, "later": later, "probe": probe}
         arrays = {name: np.array(array, order="C") for name, array in self.state.items()} or {"none": np.zeros(0)}
         with writing.replacing(Path(path)) as file:
             file.write(save(arrays, {"facts": json.dumps(facts)}))
@@ -360,8 +373,7 @@ def _sites(
 ) -> tuple[Sites, tuple[Block, ...]]:
     """The uses of the weights ``names``, and those groups of them that can be differentiated."""
     key, value = pick_output(traced.graph, output)
-    if loss.explains_logits:
-        value = traced.graph.logits(value)
+    value = losses.argument(traced.graph, value, loss)
     graph = traced.graph.restrict([(key, value)])
     kind = graph.output(value)
     if isinstance(loss, OutputLoss) and kind.shape != (None,):

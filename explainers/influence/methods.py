@@ -8,10 +8,12 @@ the mean over the training samples.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -40,6 +42,10 @@ class InfluenceMethod(ABC):
     name: ClassVar[str]
     keeps_samples: ClassVar[bool] = False
     later: ClassVar[tuple[str, ...]] = ()
+
+    def identity(self, run: Runner) -> str:
+        """What tells the method from others of its name, beyond its parameters."""
+        return ""
 
     @abstractmethod
     def fit(self, run: Runner, train: Samples) -> State:
@@ -85,7 +91,8 @@ def _check_draws(draws: int | None) -> None:
 
 def _check_damping(damping: float | None, relative: float) -> None:
     for name, value in (("damping", damping), ("relative_damping", relative)):
-        if value is not None and not (isinstance(value, (int, float)) and 0 <= value < math.inf):
+        given = value is not None or name == "relative_damping"
+        if given and not (isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) < math.inf):
             raise InputError(f"{name} must be a number ≥ 0; got {value!r}")
 
 
@@ -146,13 +153,14 @@ class EKFAC(InfluenceMethod):
         pairs = run.covariances(train, begins)
         bases, state = [], State()
         for place, (left, right) in enumerate(pairs):
-            (a, q), (b, r) = np.linalg.eigh(left), np.linalg.eigh(right)
+            a, q = (left, np.zeros((0, 0))) if left.ndim == 2 else np.linalg.eigh(left)  # of a table's rows: diagonal
+            b, r = np.linalg.eigh(right)
             state[f"left_{place}"], state[f"right_{place}"] = q, r
             state[f"values_{place}"] = a.clip(0)[:, :, None] * b.clip(0)[:, None, :]
             bases.append((q, r))
         state = self._corrected(run, train, state, bases, begins)
         largest = max(state[f"values_{place}"].max() for place in range(len(bases)))
-        state["least"] = np.array(_noise(run.dtype) * largest)
+        state["least"] = np.array(_noise(run.dtype) * largest)  # for a damping in proportion to the curvature
         return state
 
     def _corrected(
@@ -166,15 +174,16 @@ class EKFAC(InfluenceMethod):
         """1/(d + λ), (G, L, R)."""
         values = state[f"values_{place}"]
         damping = _damping(self.damping, self.relative_damping, float(values.mean()))
-        return _reciprocal(values, damping, float(state["least"]))
+        return _reciprocal(values, damping, float(state["least"]) if self.damping is None else None)
 
     def solve(self, run: Runner, state: State, vectors: Vectors, train: Samples | None) -> Vectors:
         found = []
         for place, (array, size) in enumerate(zip(vectors, run.sizes, strict=True)):
             q, r = state[f"left_{place}"], state[f"right_{place}"]
             whole = array.reshape(len(array), *size)
-            turned = q.swapaxes(-1, -2) @ whole @ r
-            found.append((q @ (turned * self._inverse(state, place)) @ r.swapaxes(-1, -2)).reshape(array.shape))
+            turned = (q.swapaxes(-1, -2) @ whole if q.size else whole) @ r
+            scaled = (turned * self._inverse(state, place)) @ r.swapaxes(-1, -2)
+            found.append((q @ scaled if q.size else scaled).reshape(array.shape))
         return found
 
     def self_influence(self, run: Runner, state: State, trains: Samples, train: Samples | None) -> Numpy:
@@ -344,7 +353,8 @@ class ConjugateGradient(_Iterative):
         if (left > self.tolerance).any():
             raise InputError(
                 f"conjugate gradients are at {left.max():.1e} of the vector's length after {self.steps} steps; the "
-                f"tolerance is {self.tolerance:.1e}. Give more steps=, more damping=, or preconditioner=EKFAC()"
+                f"tolerance is {self.tolerance:.1e}. Give more steps=, more damping=, preconditioner=EKFAC(), or a "
+                "model in float64 (dtype='float64'), if rounding is what stops it"
             )
         return _apart(run, x)
 
@@ -501,7 +511,8 @@ class HarmonicMean(InfluenceMethod):
         lengths = run.lengths(train)
         means = lengths.mean(axis=0) / np.array(run.entries)
         levels = np.array([_damping(self.damping, self.relative_damping, float(mean)) for mean in means])
-        levels[levels <= _noise(run.dtype) * means.max()] = np.inf
+        if self.damping is None:
+            levels[means <= _noise(run.dtype) * means.max()] = np.inf
         return {"lengths": lengths, "damping": levels}
 
     def solve(self, run: Runner, state: State, vectors: Vectors, train: Samples | None) -> Vectors:
@@ -582,6 +593,13 @@ class TracIn(InfluenceMethod):
             )
         if not np.isfinite(rates).all():
             raise InputError(f"learning_rates hold NaN or infinity: {self.learning_rates!r}")
+
+    def identity(self, run: Runner) -> str:
+        found = hashlib.sha256()
+        for state in self.checkpoints:
+            for value, array in sorted(run.weights_of(state).items()):
+                found.update(str(value).encode() + np.ascontiguousarray(array).tobytes())
+        return found.hexdigest()
 
     def _each(self, run: Runner) -> Any:
         """For each checkpoint, whose weights the kernels use then, its learning rate."""

@@ -7,7 +7,7 @@ and (N, G, T, R): G groups of T places. The derivative is Σ_t leftᵀ·right, (
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -108,12 +108,7 @@ class PerSample:
         message = messages[node.values[0]] if node.values[0] in messages else ops.zeros_like(values[node.values[0]])
         arrays = [values[value] for value in node.inputs]
         layout = self.sites.layouts[node.values[0]]
-        groups = 1
-        if block.rule == "embedding":
-            left = ops.one_hot(arrays[1], len_of(self.graph, use.operand), message)
-            right = message
-        else:
-            left, right, groups = ops.weight_factors(node, arrays, message)
+        left, right, groups = ops.weight_factors(node, arrays, message)
         if block.rule != "conv":
             left, right = (_samples_first(ops, array, layout) for array in (left, right))
         left, right = (_grouped(ops, array, groups) for array in (left, right))
@@ -169,7 +164,7 @@ class PerSample:
         """The derivative of each sample towards what a use is made of, (N, …)."""
         node, layout = use.node, self.sites.layouts[use.node.values[0]]
         arrays = [values[value] for value in node.inputs]
-        if use.place == node.attributes.bias:
+        if self.sites.adds_bias(use):
             axis = self.sites.channels(node)
             return _summed(ops, message, layout, {axis}, self._shape(use.operand))
         if self.sites.factored(use):
@@ -193,10 +188,7 @@ class PerSample:
     def _from_factors(self, ops: Ops, use: Use, arrays: Sequence[Array], message: Array) -> Array:
         """The derivative towards a dense map's weight or a table, with the axes of the weight."""
         layout, table = self.sites.layouts[use.node.values[0]], use.node.function is Function.EMBEDDING
-        if table:
-            left, right = ops.one_hot(arrays[1], self._shape(use.operand)[0], message), message
-        else:
-            left, right, _ = ops.weight_factors(use.node, arrays, message)
+        left, right, _ = ops.weight_factors(use.node, arrays, message)
         left, right = (_grouped(ops, _samples_first(ops, side, layout), 1) for side in (left, right))
         whole = derivative(ops, Factor(left, right))
         turned = whole if table or use.node.attributes.contracted == 0 else transposed(ops, whole)
@@ -222,10 +214,6 @@ def _summed(ops: Ops, array: Array, layout: Layout, kept: Collection[int], shape
         if origin not in kept:
             first = ops.reduce_sum(first, axis)
     return ops.reshape_rows(first, shape)
-
-
-def len_of(graph: Graph, table: Value) -> int:
-    return graph.output(table).shape[0] or 0
 
 
 def _blank(ops: Ops, f: Array, entries: int) -> Array:
@@ -299,6 +287,13 @@ class WithSizes(PerSample):
     @property
     def entries(self) -> list[int]:
         return [math.prod(size) for size in self.sizes]
+
+    def bases(self) -> Iterator[Placeholder]:
+        """The bases of each block's factors; tables have that of their rows."""
+        for place, (block, (groups, left, right)) in enumerate(zip(self.blocks, self.sizes, strict=True)):
+            if block.rule != "embedding":
+                yield Placeholder(f"left_{place}", "", (groups, left, left), self.dtype)
+            yield Placeholder(f"right_{place}", "", (groups, right, right), self.dtype)
 
 
 @dataclass(frozen=True)
@@ -379,15 +374,19 @@ class Sums(WithSizes):
 class Covariances(PerSample):
     """Σ over samples of Σ_t left·leftᵀ (G, L, L) and of the mean over t of right·rightᵀ (G, R, R), of each block.
 
+    Of tables the former is a diagonal, (G, L).
+
     The product of the two, over the number of samples, stands for the curvature, as if places were independent
     (Grosse and Martens 2016, eq. 20).
     """
 
     def results(self, ops: Ops, factors: Sequence[Factor], args: Mapping[str, Array]) -> Sequence[Array]:
         found = []
-        for left, right in factors:
+        for block, (left, right) in zip(self.blocks, factors, strict=True):
             places = ops.sample_shape(left)[1]
-            found += [_covariance(ops, left), _covariance(ops, right) / places]
+            picks = block.rule == "embedding"  # whose covariance has entries on the diagonal only
+            own = ops.sum_axis(ops.sum_axis(left, 2), 0) if picks else _covariance(ops, left)
+            found += [own, _covariance(ops, right) / places]
         return found
 
 
@@ -407,7 +406,7 @@ class Squares(WithSizes):
     """Σ_n (Q_Lᵀ·derivative_n·Q_R)², (G, L, R), of each block: the curvature along the axes of given bases."""
 
     def further(self) -> Sequence[Placeholder]:
-        return list(basis_placeholders(self.sizes, self.dtype))
+        return list(self.bases())
 
     def results(self, ops: Ops, factors: Sequence[Factor], args: Mapping[str, Array]) -> Sequence[Array]:
         found = []
@@ -422,17 +421,10 @@ class Squares(WithSizes):
         return found
 
 
-def basis_placeholders(sizes: Sequence[tuple[int, int, int]], dtype: str) -> Sequence[Placeholder]:
-    found = []
-    for place, (groups, left, right) in enumerate(sizes):
-        found.append(Placeholder(f"left_{place}", "", (groups, left, left), dtype))
-        found.append(Placeholder(f"right_{place}", "", (groups, right, right), dtype))
-    return found
-
-
 def rotated(ops: Ops, factor: Factor, args: Mapping[str, Array], place: int) -> Factor:
     """The factors in the bases ``left_i`` and ``right_i``."""
-    left = factor.left if single(factor.left, ops) else ops.matmul(factor.left, args[f"left_{place}"])
+    known = f"left_{place}" in args and not single(factor.left, ops)
+    left = ops.matmul(factor.left, args[f"left_{place}"]) if known else factor.left
     right = factor.right if single(factor.right, ops) else ops.matmul(factor.right, args[f"right_{place}"])
     return Factor(left, right)
 
@@ -447,7 +439,7 @@ class Norms(WithSizes):
 
     def further(self) -> Sequence[Placeholder]:
         scales = [Placeholder(f"scale_{place}", "", size, self.dtype) for place, size in enumerate(self.sizes)]
-        return [*basis_placeholders(self.sizes, self.dtype), *scales]
+        return [*self.bases(), *scales]
 
     def results(self, ops: Ops, factors: Sequence[Factor], args: Mapping[str, Array]) -> Sequence[Array]:
         found = []

@@ -134,7 +134,8 @@ class Runner:
 
     backend: Backend
     model: Any
-    traced: Traced
+    origin: Traced  # with the model's own weights
+    traced: Traced  # with copies of them
     sites: Sites
     blocks: tuple[Block, ...]
     loss: Loss
@@ -183,6 +184,11 @@ class Runner:
     def dtype(self) -> str:
         return self._base.dtype
 
+    @property
+    def host(self) -> str:
+        """The numpy dtype of the numbers that go to the device."""
+        return _host(self.dtype)
+
     def size(self, per_sample: int) -> int:
         """Samples in a batch. ``per_sample``: the numbers that the program makes of each."""
         if self.batch_size is not None:
@@ -195,9 +201,10 @@ class Runner:
                getattr(program, "side", None))  # fmt: skip
         with self.lock:
             if key not in self.kernels:
-                kernel = self.backend.compile(program, self.traced, engine=self.engine, rows=None)
-                for _ in range(WARM_RUNS):
-                    kernel(*self._blank(program, 2))
+                with self.backend.neutral():
+                    kernel = self.backend.compile(program, self.traced, engine=self.engine, rows=None)
+                    for _ in range(WARM_RUNS):
+                        kernel(*self._blank(program, 2))
                 self.kernels[key] = kernel
             return self.kernels[key]
 
@@ -205,7 +212,7 @@ class Runner:
         """Zeros for all arguments of a program, of ``count`` samples."""
         holders = program.placeholders
         shapes = [(*((count,) if holder.axis else ()), *holder.shape) for holder in holders]
-        return [self.stage(np.zeros(s, h.dtype), h.dtype) for s, h in zip(shapes, holders, strict=True)]
+        return [self.stage(np.zeros(s, _host(h.dtype)), h.dtype) for s, h in zip(shapes, holders, strict=True)]
 
     def stage(self, array: Any, dtype: str) -> Array:
         return self.backend.stage(array, dtype, self.traced.device)
@@ -224,7 +231,7 @@ class Runner:
                 self._check_input(on_host(self.backend, array), f"{what}: input {spec.name!r}", start)
         base = self._base
         try:
-            y = self.loss.checked(bind.plain(target), base.output_shape, base.dtype, count)
+            y = self.loss.checked(bind.plain(target), base.output_shape, self.host, count)
         except TargetError as error:
             error.args = (f"{what}: of samples {start} … {stop - 1}, {error.args[0]}",)
             raise
@@ -249,9 +256,9 @@ class Runner:
             arguments = self.checked(samples, begin, end)
             if start is not None:
                 signs = start.signs(begin, end - begin, program.output_shape)
-                arguments.append(self.stage(signs.astype(self.dtype), self.dtype))
+                arguments.append(self.stage(signs.astype(self.host), self.dtype))
             arguments += [
-                self.stage(array[begin - first : end - first].astype(self.dtype), self.dtype) for array in each
+                self.stage(array[begin - first : end - first].astype(self.host), self.dtype) for array in each
             ]
             with self.backend.neutral():
                 loss, *results = kernel(*arguments, *further)
@@ -278,7 +285,7 @@ class Runner:
                 )
 
     def staged(self, arrays: Sequence[Numpy]) -> list[Array]:
-        return [self.stage(np.ascontiguousarray(array, self.dtype), self.dtype) for array in arrays]
+        return [self.stage(np.ascontiguousarray(array, self.host), self.dtype) for array in arrays]
 
     # --- what methods need -------------------------------------------------------------------
 
@@ -357,10 +364,14 @@ class Runner:
         lefts = [total / len(starts) * draws_of(starts) for total in means[::2]]
         return list(zip(lefts, means[1::2], strict=True))
 
+    def _sides(self, bases: Sequence[tuple[Numpy, Numpy]]) -> list[Numpy]:
+        pairs = zip(self.blocks, bases, strict=True)
+        return [side for block, pair in pairs for side in (pair[1:] if block.rule == "embedding" else pair)]
+
     def squares(self, samples: Samples, bases: Sequence[tuple[Numpy, Numpy]], starts: Sequence[Start]) -> list[Numpy]:
         """The curvature along the axes of the bases, for each block (G, L, R)."""
         program = Squares(self.sites, self.blocks, self.loss, True, self.sizes)
-        further = self.staged([side for pair in bases for side in pair])
+        further = self.staged(self._sides(bases))
         totals = [self._total(self.run(program, samples, further, start)) for start in starts]
         return [sum(parts) / (len(samples) * draws_of(starts)) for parts in zip(*totals, strict=True)]
 
@@ -370,7 +381,7 @@ class Runner:
     ) -> Numpy:  # fmt: skip
         """The squared length of each sample's derivative, with ``scales`` along the axes of the bases, (N,)."""
         program = Norms(self.sites, self.blocks, self.loss, False, self.sizes)
-        further = self.staged([side for pair in bases for side in pair] + list(scales))
+        further = self.staged([*self._sides(bases), *scales])
         parts = self.run(program, samples, further, span=span)
         return np.concatenate([found[0] for _, found in parts]).astype(np.float64)
 
@@ -398,10 +409,44 @@ class Runner:
             total = wide if not total else [a + b for a, b in zip(total, wide, strict=True)]
         return total
 
+    def probe(self) -> Numpy:
+        """Losses of a few random samples, which tell this model and loss from others but for rounding."""
+        return self._random_losses(4)
+
+    def _random_losses(self, size: int) -> Numpy:
+        """The losses of four random samples, in batches of ``size``."""
+        program, random = self._base, np.random.default_rng(0)
+        arrays = []
+        for holder in program.placeholders:
+            shape = (4, *holder.shape)
+            whole = np.zeros(shape, _host(holder.dtype))
+            arrays.append(random.standard_normal(shape).astype(whole.dtype) if whole.dtype.kind == "f" else whole)
+        if self.loss.name == "binary_cross_entropy":
+            arrays[-1] = 0 * arrays[-1]
+        kernel, parts = self.kernel(program), []
+        for start in range(0, 4, size):
+            pairs = zip(arrays, program.placeholders, strict=True)
+            with self.backend.neutral():
+                parts.append(kernel(*(self.stage(a[start : start + size], h.dtype) for a, h in pairs))[0])
+        return np.concatenate([np.asarray(self.backend.numpy(part), np.float64) for part in parts])
+
+    def check_apart(self) -> None:
+        """Refuse a loss, given as a function, that depends on how many samples are in a batch."""
+        if not self._of_function:
+            return
+        whole, alone = self._random_losses(4), self._random_losses(1)
+        if not np.allclose(whole, alone, rtol=1e-3, equal_nan=True):
+            raise InputError(
+                f"the loss of a sample depends on the samples of its batch: {whole[0]:.4g} of four, {alone[0]:.4g} "
+                "alone. Do not divide by the number of samples"
+            )
+
     # --- weights -----------------------------------------------------------------------------
 
     def weights(self) -> dict[Value, Numpy]:
-        return {value: self.backend.numpy(self.backend.read(w)) for value, w in self.traced.weights.items()}
+        """Copies of all weights."""
+        known = self.traced.weights.items()
+        return {value: np.array(self.backend.numpy(self.backend.read(weight))) for value, weight in known}
 
     def weights_of(self, state: Any) -> dict[Value, Numpy]:
         """All weights of a checkpoint, by their value in the graph.
@@ -410,12 +455,16 @@ class Runner:
         ------
         InputError: weights that it lacks, other shapes.
         """
-        found = self.backend.weights_of(self.model, state, self.traced)
+        found = self.backend.weights_of(self.model, state, self.origin)
         return {value: self.backend.numpy(self.backend.read(weight)) for value, weight in found.items()}
 
     def set_weights(self, weights: Mapping[Value, Numpy]) -> None:
         for value, array in weights.items():
             self.backend.write(self.traced.weights[value], array)
+
+
+def _host(dtype: str) -> str:
+    return "float32" if dtype in ("bfloat16", "float16") else dtype
 
 
 def draws_of(starts: Sequence[Start]) -> int:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 VECTORS = 2**28  # bytes of the vectors of a block of tests
 ROWS = 2**26  # bytes of a block of scores
+PART, MOST_PARTS, HASHED = 256, 256, 2**30  # samples hashed together; how many such parts of more bytes than the last
 NAME = "influence"
 
 
@@ -87,7 +88,7 @@ class Scores:
 
         Only a block is in memory at any time.
         """
-        if not isinstance(k, int) or not 1 <= k <= self.shape[1]:
+        if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= self.shape[1]:
             raise InputError(f"k must be from 1 to {self.shape[1]}, the number of training samples; got {k!r}")
         sign = -1.0 if lowest else 1.0
         indices, scores = np.empty((self.shape[0], k), np.int64), np.empty((self.shape[0], k))
@@ -122,6 +123,7 @@ class Scores:
         if store.complete:
             return place
         with closing(store):
+            store.check_model(self.fitted._run.probe())
             if not store.arrays:
                 store.begin_zarr({NAME: Form(self.shape, np.float32)}, self.chunks[0], self._facts())
             for start, part in self.rows(store.done):
@@ -137,21 +139,26 @@ class Scores:
         }  # fmt: skip
 
     def _key(self) -> str:
-        influence = self.fitted.influence
-        some = [self._probe(samples) for samples in (self.tests, self.trains)]
+        fitted = self.fitted
+        some = [self._hash(samples) for samples in (self.tests, self.trains)]
+        later = {name: str(getattr(fitted.method, name)) for name in fitted.method.later}
         state = hashlib.sha256()
-        for name, array in sorted(self.fitted.state.items()):
+        for name, array in sorted(fitted.state.items()):
             state.update(name.encode() + np.ascontiguousarray(array).tobytes())
-        facts = {**influence._facts(), **self._facts(), "shape": self.shape, "rows": self.chunks[0], "some": some,
-                 "state": state.hexdigest()}  # fmt: skip
+        facts = {
+            **self._facts(), **fitted.influence._facts(fitted.method), "later": later, "shape": self.shape,
+            "rows": self.chunks[0], "some": some, "state": state.hexdigest(),
+        }  # fmt: skip
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
-    def _probe(self, samples: Samples) -> str:
-        """A hash of the first and the last samples, which tells these from others."""
+    def _hash(self, samples: Samples) -> str:
+        """Of all samples, or of some of each part where they are many."""
         found = hashlib.sha256()
-        for start in {0, max(0, len(samples) - 8)}:
-            inputs, target = samples.read(start, min(start + 8, len(samples)))
-            for array in (*inputs, target):
+        total, stop = len(samples), min(PART, len(samples))
+        size = sum(np.asarray(array).nbytes for array in _arrays(samples, 0, stop)) * total / stop
+        step = PART if size <= HASHED else max(PART, total // MOST_PARTS)
+        for start in range(0, total, step):
+            for array in _arrays(samples, start, min(start + PART, total)):
                 found.update(np.ascontiguousarray(np.asarray(array)).tobytes())
         return found.hexdigest()
 
@@ -166,3 +173,8 @@ class Scores:
 
     def __repr__(self) -> str:
         return f"Scores({self.shape[0]:,} tests × {self.shape[1]:,} training samples, in blocks of {self.chunks})"
+
+
+def _arrays(samples: Samples, start: int, stop: int) -> tuple[Any, ...]:
+    inputs, target = samples.read(start, stop)
+    return (*inputs, target)

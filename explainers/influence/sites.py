@@ -97,7 +97,7 @@ class Sites:
             weights = frozenset().union(*(found.get(value, frozenset()) for value in node.inputs))
             if weights:
                 pairs = zip(node.values, node.outputs, strict=True)
-                found.update((value, weights) for value, out in pairs if out.floating)
+                found.update((value, weights) for value, out in pairs if out.differentiable)
         return found
 
     @cached_property
@@ -168,6 +168,8 @@ class Sites:
                 self.opaque[weight] = reason
             elif self.uses[weight]:
                 blocks[weight] = self._whole(weight)
+            elif weight.node in self.needed:
+                self.opaque[weight] = "no derivative leads from it to the loss"
         return tuple(blocks[weight] for weight in self.names if weight in blocks)
 
     @cached_property
@@ -184,7 +186,12 @@ class Sites:
         """The block of a weight with factors, and of its bias; None if it has whole derivatives."""
         uses = self.uses[weight]
         rules = {self._rule(use, weight) for use in uses}
+        kinds = {
+            (use.node.op, *(self._width(value) for value in (use.node.inputs[0], use.node.values[0]))) for use in uses
+        }
         if len(rules) != 1 or None in rules or len({use.operand for use in uses}) > 1:
+            return None
+        if rules == {"conv"} and len(kinds) > 1:  # of other groups, or transposed
             return None
         (rule,) = rules
         assert rule is not None
@@ -215,7 +222,8 @@ class Sites:
         layouts = self.layouts[others[0]], self.layouts[node.values[0]]
         last = len(node.outputs[0].shape) - 1
         plain = layouts[0] == layouts[1] and layouts[0].axis < last
-        return "dense" if node.function is Function.DENSE and attributes.contracted is not None and plain else None
+        plain = plain and len(self.graph.output(use.operand).shape) == 2 and attributes.contracted is not None
+        return "dense" if node.function is Function.DENSE and plain else None
 
     def general(self, block: Block) -> bool:
         """Whether the derivative needs an operation to be differentiated for each sample apart, of any kind."""
@@ -223,9 +231,18 @@ class Sites:
             return False
         chains = (node for use in block.uses if use.operand != block.weights[0] for node in self.chain(use.operand))
         return any(not node.elementwise for node in chains) or any(
-            not self.broadcasts(use) and use.place != use.node.attributes.bias and not self.factored(use)
-            for use in block.uses
+            not self.broadcasts(use) and not self.adds_bias(use) and not self.factored(use) for use in block.uses
         )
+
+    def _width(self, value: Value) -> tuple[int | None, ...]:
+        return self.graph.output(value).shape[1:]
+
+    def adds_bias(self, use: Use) -> bool:
+        """Whether the weight is the bias of a dense or conv map, one number for each channel."""
+        node, attributes = use.node, use.node.attributes
+        if use.place != attributes.bias or (node.function is not Function.CONV and attributes.contracted is None):
+            return False
+        return self.graph.output(use.operand).shape == (node.outputs[0].shape[self.channels(node)],)
 
     @staticmethod
     def broadcasts(use: Use) -> bool:
@@ -252,7 +269,8 @@ class Sites:
             return None  # places of the result are not those of the factors
         outputs = node.outputs[0].shape[self.channels(node)]
         if attributes.bias is not None:
-            return self._whole_weight(node.inputs[attributes.bias], outputs)
+            plain = self.adds_bias(Use(node, attributes.bias))
+            return self._whole_weight(node.inputs[attributes.bias], outputs) if plain else None
         value = node.values[0]
         while True:
             users = [user for user in self.graph if value in user.inputs and user.function is not Function.SHAPE]
@@ -264,7 +282,9 @@ class Sites:
                 behind = _stripped(self.graph.output(value).shape[self.channels(node) :])
                 plain = _stripped(self.graph.output(other).shape) == behind
                 return self._whole_weight(other, outputs) if plain else None
-            if not user.attributes.relabels or node.function is Function.CONV:
+            before, behind = self.graph.output(value).shape, user.outputs[0].shape
+            splits = user.attributes.relabels and len(behind) > len(before) and behind[: len(before) - 1] == before[:-1]
+            if not splits or node.function is Function.CONV:  # only the last axis may come apart, and none may move
                 return None
             value = user.values[0]
 
@@ -283,7 +303,13 @@ class Sites:
         if len(weights) != 1:
             return None
         (weight,) = weights
-        return weight if self._relabelled(value, weight) and self.size(weight) == size else None
+        straight = value == weight or all(self._is_vector(node.outputs[0]) for node in self.chain(value))
+        return weight if straight and self._relabelled(value, weight) and self.size(weight) == size else None
+
+    @staticmethod
+    def _is_vector(out: Output) -> bool:
+        """Whether there is one order of the entries only."""
+        return sum(size != 1 for size in out.shape) <= 1
 
     # --- whole derivatives -------------------------------------------------------------------
 
@@ -304,7 +330,7 @@ class Sites:
             layout = self.layouts.get(node.values[0])
             if layout is None:
                 return f"the samples cannot be told apart in the result of {node.op} (node {node.name!r})"
-            if not self.broadcasts(use) and not self._apart(use, layout):
+            if not self.broadcasts(use) and not self.adds_bias(use) and not self._apart(use, layout):
                 return f"the samples are folded into an axis of {node.op} (node {node.name!r})"
         return ""
 
