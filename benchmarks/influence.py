@@ -1,23 +1,29 @@
-"""How well influences predict what training without some samples does: the linear datamodeling score on digits.
+"""Influence: how well it predicts training without some samples, and what it costs.
 
-For each of 40 random halves of the training data a network is trained, with several seeds. The score of a method is the
-rank correlation, over the halves, of a test's loss with the sum of the influences of the half's samples on it, averaged
-over the tests (Park et al. 2023, section 4). Peers that are installed are given the same networks.
+``lds``: for each of 40 random halves of digits a network is trained, with three seeds. The score of a method is the
+rank correlation, over the halves, of a test's loss with the sum of the influences of the half's samples on it, the mean
+over tests (Park et al. 2023, section 4). ``cost``: beside derivatives by ``torch.func``, and beside pyDVL. Peers that
+are installed get the same networks.
 
-    python -m benchmarks.influence lds [--halves 40] [--seeds 3] [--json FILE]
+    python -m benchmarks.influence lds [--decay 0.005] [--json FILE]
     python -m benchmarks.influence cost [--rounds 5]
+    python -m benchmarks.influence memory
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import importlib.util
 import json
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
@@ -37,7 +43,10 @@ from explainers.influence import (
     TracIn,
 )
 
-HIDDEN, EPOCHS, RATE, DECAY, BATCH = 32, 40, 0.1, 1e-3, 64
+HIDDEN, EPOCHS, RATE, BATCH, CHECKPOINTS = 32, 80, 0.1, 64, 8
+
+
+# --- predicting what training would do ---------------------------------------------------------------
 
 
 def data() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -48,94 +57,112 @@ def data() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     return x[:1000], y[:1000], x[1000:1200], y[1000:1200]
 
 
-def network(seed: int) -> nn.Sequential:
-    torch.manual_seed(seed)
+def network() -> nn.Sequential:
     return nn.Sequential(nn.Linear(64, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 10))
 
 
-def trained(x: np.ndarray, y: np.ndarray, seed: int, keep: bool = False) -> tuple[nn.Sequential, list[Any]]:
-    """A trained network, and its weights after every eighth of the epochs if they are to be kept."""
-    model = network(seed)
-    a, b = torch.from_numpy(x), torch.from_numpy(y)
-    optimizer = torch.optim.SGD(model.parameters(), RATE, momentum=0.9, weight_decay=DECAY)
+def outputs(weights: list[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """Of M networks at (M, n, 64): (M, n, 10)."""
+    a, b, c, d = weights
+    hidden = torch.relu(torch.baddbmm(b[:, None], x, a.transpose(1, 2)))
+    return torch.baddbmm(d[:, None], hidden, c.transpose(1, 2))
+
+
+def trained(
+    x: np.ndarray, y: np.ndarray, rows: np.ndarray, seeds: list[int], decay: float
+) -> tuple[list[torch.Tensor], list[tuple[float, list[torch.Tensor]]]]:
+    """Weights of networks trained side by side, each on its ``rows`` (M, n), and those at checkpoints with the rate."""
+    models = []
+    for seed in seeds:
+        torch.manual_seed(seed)
+        models.append([p.detach() for p in network().parameters()])
+    weights = [torch.stack(parts).requires_grad_() for parts in zip(*models, strict=True)]
+    a, b, index = torch.from_numpy(x), torch.from_numpy(y), torch.from_numpy(rows)
+    optimizer = torch.optim.SGD(weights, RATE, momentum=0.9, weight_decay=decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS)
-    generator = torch.Generator().manual_seed(seed)
-    states = []
+    generator, kept = torch.Generator().manual_seed(0), []
     for epoch in range(EPOCHS):
-        for rows in torch.randperm(len(a), generator=generator).split(BATCH):
+        order = index.gather(1, torch.rand(index.shape, generator=generator).argsort(1))
+        for part in order.split(BATCH, 1):
+            f = outputs(weights, a[part])
+            loss = nn.functional.cross_entropy(f.flatten(0, 1), b[part].flatten(), reduction="none")
             optimizer.zero_grad()
-            nn.functional.cross_entropy(model(a[rows]), b[rows]).backward()
+            loss.reshape(part.shape).mean(1).sum().backward()
             optimizer.step()
-        if keep and (epoch + 1) % (EPOCHS // 8) == 0:
-            states.append((schedule.get_last_lr()[0], {k: v.clone() for k, v in model.state_dict().items()}))
+        if (epoch + 1) % (EPOCHS // CHECKPOINTS) == 0:
+            kept.append((schedule.get_last_lr()[0], [w.detach().clone() for w in weights]))
         schedule.step()
-    return model.eval(), states
+    return [w.detach() for w in weights], kept
 
 
-def outcomes(x: np.ndarray, y: np.ndarray, tests: Any, halves: np.ndarray, seeds: int) -> np.ndarray:
-    """The tests' losses after training on each half, the mean over seeds, (halves, tests)."""
-    found = []
-    for half in halves:
-        losses = []
-        for seed in range(seeds):
-            model, _ = trained(x[half], y[half], 1000 + seed)
-            with torch.no_grad():
-                losses.append(nn.functional.cross_entropy(model(tests[0]), tests[1], reduction="none").numpy())
-        found.append(np.mean(losses, axis=0))
-    return np.array(found)
+def model_of(weights: list[torch.Tensor], place: int) -> nn.Sequential:
+    model = network()
+    with torch.no_grad():
+        for p, w in zip(model.parameters(), weights, strict=True):
+            p.copy_(w[place])
+    return model.eval()
 
 
 def ranks(array: np.ndarray) -> np.ndarray:
-    return array.argsort(axis=0).argsort(axis=0).astype(float)
+    found = array.argsort(axis=0).argsort(axis=0).astype(float)
+    return found - found.mean(axis=0)
 
 
-def score(influence: np.ndarray, halves: np.ndarray, losses: np.ndarray) -> tuple[float, float]:
-    """The linear datamodeling score, its mean over tests and the standard error."""
-    predicted = np.array([influence[:, half].sum(axis=1) for half in halves])
-    a, b = ranks(predicted), ranks(-losses)
-    a, b = a - a.mean(axis=0), b - b.mean(axis=0)
-    each = (a * b).sum(axis=0) / np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
-    return float(each.mean()), float(each.std() / np.sqrt(len(each)))
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """The mean over tests of the rank correlation over halves."""
+    a, b = ranks(a), ranks(b)
+    return float(((a * b).sum(axis=0) / np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))).mean())
 
 
-def methods(states: list[Any]) -> dict[str, Any]:
+def methods(states: list[Any], decay: float) -> dict[str, Any]:
     return {
         "EKFAC": EKFAC(), "EKFAC, every output": EKFAC(draws=None), "KFAC": KFAC(), "GaussNewton": GaussNewton(),
-        "ConjugateGradient": ConjugateGradient(tolerance=1e-2), "Nystroem(256)": Nystroem(rank=256),
-        "Arnoldi(64)": Arnoldi(), "LiSSA(200)": LiSSA(depth=200), "HarmonicMean": HarmonicMean(),
-        "GradientSimilarity": GradientSimilarity(), "cosine": GradientSimilarity(cosine=True),
+        "GaussNewton, λ = weight decay": GaussNewton(damping=decay),
+        "ConjugateGradient, λ = weight decay": ConjugateGradient(damping=decay, tolerance=1e-2),
+        "Nystroem(256)": Nystroem(rank=256), "Arnoldi(64)": Arnoldi(), "LiSSA(200)": LiSSA(depth=200),
+        "HarmonicMean": HarmonicMean(), "GradientSimilarity": GradientSimilarity(),
+        "GradientSimilarity, cosine": GradientSimilarity(cosine=True),
         "TracIn, 8 checkpoints": TracIn([s for _, s in states], [r for r, _ in states]), "TRAK(1024)": TRAK(),
     }  # fmt: skip
 
 
 def lds(arguments: argparse.Namespace) -> None:
     x, y, xt, yt = data()
-    tests = torch.from_numpy(xt), torch.from_numpy(yt)
     draw = np.random.default_rng(1)
-    halves = np.array([np.sort(draw.permutation(len(x))[: len(x) // 2]) for _ in range(arguments.halves)])
-    known = Path(arguments.outcomes) if arguments.outcomes else None
-    if known is not None and known.exists():
-        losses = np.load(known)
-    else:
-        losses = outcomes(x, y, tests, halves, arguments.seeds)
-        if known is not None:
-            np.save(known, losses)
-    table: dict[str, list[tuple[float, float, float]]] = {}
-    for seed in range(arguments.seeds):
-        model, states = trained(x, y, seed, keep=True)
-        for name, method in methods(states).items():
-            began = time.perf_counter()
-            fitted = Influence.compile(model, "cross_entropy", method, inputs=x[:2]).fit((x, y))
-            found = fitted((xt, yt))
-            table.setdefault(name, []).append((*score(found, halves, losses), time.perf_counter() - began))
+    halves = np.array([np.sort(draw.permutation(len(x))[: len(x) // 2]) for _ in range(40)])
+
+    def losses(first: int) -> np.ndarray:
+        seeds = [first + seed for _ in halves for seed in range(3)]
+        weights, _ = trained(x, y, np.repeat(halves, 3, axis=0), seeds, arguments.decay)
+        f = outputs(weights, torch.from_numpy(xt)[None].expand(len(seeds), -1, -1))
+        found = nn.functional.cross_entropy(f.flatten(0, 1), torch.from_numpy(yt).repeat(len(seeds)), reduction="none")
+        return found.reshape(len(halves), 3, -1).mean(1).numpy()
+
+    wanted = losses(1000)
+    print(f"networks of other seeds: {correlation(losses(2000), wanted):.3f}")
+    table: dict[str, list[tuple[float, float]]] = {}
+    weights, kept = trained(x, y, np.tile(np.arange(len(x)), (3, 1)), [0, 1, 2], arguments.decay)
+    names = [name for name, _ in network().named_parameters()]
+    for place in range(3):
+        model = model_of(weights, place)
+        states = [(rate, {n: w[place] for n, w in zip(names, parts, strict=True)}) for rate, parts in kept]
+        runs: dict[str, Callable[[], np.ndarray]] = {}
+        for name, method in methods(states, arguments.decay).items():
+            runs[name] = lambda method=method, model=model: Influence.compile(
+                model, "cross_entropy", method, inputs=x[:2]
+            ).fit((x, y))((xt, yt))  # fmt: skip
         for name, peer in peers().items():
+            runs[name] = lambda peer=peer, model=model: peer(model, x, y, xt, yt)
+        for name, run in runs.items():
             began = time.perf_counter()
-            found = peer(model, x, y, xt, yt)
-            table.setdefault(name, []).append((*score(found, halves, losses), time.perf_counter() - began))
-    print(f"{'method':32}{'LDS':>8}{'±':>8}{'seconds':>9}")
+            found = run()
+            seconds = time.perf_counter() - began
+            predicted = np.array([found[:, half].sum(axis=1) for half in halves])
+            table.setdefault(name, []).append((correlation(predicted, -wanted), seconds))
+    print("| method | LDS | ± | seconds |\n|---|---|---|---|")
     for name, rows in table.items():
-        values = np.array(rows)
-        print(f"{name:32}{values[:, 0].mean():8.3f}{values[:, 0].std():8.3f}{np.median(values[:, 2]):9.1f}", flush=True)
+        scores, seconds = np.array(rows).T
+        print(f"| {name} | {scores.mean():.3f} | {scores.std():.3f} | {np.median(seconds):.1f} |", flush=True)
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(table, indent=1))
 
@@ -145,40 +172,32 @@ def lds(arguments: argparse.Namespace) -> None:
 
 def peers() -> dict[str, Callable[..., np.ndarray]]:
     found: dict[str, Callable[..., np.ndarray]] = {}
-    try:
-        import pydvl.influence.torch as _
-    except ImportError:
-        pass
-    else:
-        found |= {"pyDVL EK-FAC": _pydvl_ekfac, "pyDVL CG": _pydvl_cg}
-    try:
-        import kronfluence as _  # noqa: F401
-    except ImportError:
-        pass
-    else:
-        found["kronfluence EK-FAC"] = _kronfluence
+    if importlib.util.find_spec("pydvl"):
+        found |= {"pyDVL EK-FAC": pydvl_ekfac, "pyDVL CG": pydvl_cg}
+    if importlib.util.find_spec("kronfluence"):
+        found["kronfluence EK-FAC"] = kronfluence
     return found
 
 
-def _loader(x: np.ndarray, y: np.ndarray, size: int = 128) -> Any:
-    set_ = torch.utils.data.TensorDataset(torch.from_numpy(x), torch.from_numpy(y))
-    return torch.utils.data.DataLoader(set_, batch_size=size)
+def loader(x: np.ndarray, y: np.ndarray, size: int = 128) -> Any:
+    made = torch.utils.data.TensorDataset(torch.from_numpy(x), torch.from_numpy(y))
+    return torch.utils.data.DataLoader(made, batch_size=size)
 
 
-def _pydvl_ekfac(model: nn.Module, x: Any, y: Any, xt: Any, yt: Any) -> np.ndarray:
+def pydvl_ekfac(model: nn.Module, x: Any, y: Any, xt: Any, yt: Any) -> np.ndarray:
     from pydvl.influence.torch import EkfacInfluence
 
-    fitted = EkfacInfluence(model, update_diagonal=True, hessian_regularization=1e-2, progress=False).fit(_loader(x, y))
-    return _pydvl_scores(fitted, x, y, xt, yt)
+    fitted = EkfacInfluence(model, update_diagonal=True, hessian_regularization=1e-2, progress=False)
+    return _pydvl_scores(fitted.fit(loader(x, y)), x, y, xt, yt)
 
 
-def _pydvl_cg(model: nn.Module, x: Any, y: Any, xt: Any, yt: Any) -> np.ndarray:
+def pydvl_cg(model: nn.Module, x: Any, y: Any, xt: Any, yt: Any) -> np.ndarray:
     from pydvl.influence.torch import CgInfluence
 
     fitted = CgInfluence(
         model, nn.functional.cross_entropy, regularization=1e-1, maxiter=100, solve_simultaneously=True
-    ).fit(_loader(x, y))
-    return _pydvl_scores(fitted, x, y, xt, yt)
+    )
+    return _pydvl_scores(fitted.fit(loader(x, y)), x, y, xt, yt)
 
 
 def _pydvl_scores(fitted: Any, x: Any, y: Any, xt: Any, yt: Any) -> np.ndarray:
@@ -186,10 +205,7 @@ def _pydvl_scores(fitted: Any, x: Any, y: Any, xt: Any, yt: Any) -> np.ndarray:
     return np.asarray(fitted.influences(*tensors, mode="up").detach().numpy())
 
 
-def _kronfluence(model: nn.Module, x: Any, y: Any, xt: Any, yt: Any) -> np.ndarray:
-    import copy
-    import tempfile
-
+def kronfluence(model: nn.Module, x: Any, y: Any, xt: Any, yt: Any) -> np.ndarray:
     from kronfluence.analyzer import Analyzer, prepare_model
     from kronfluence.task import Task
 
@@ -202,13 +218,13 @@ def _kronfluence(model: nn.Module, x: Any, y: Any, xt: Any, yt: Any) -> np.ndarr
         def compute_measurement(self, batch: Any, model: Any) -> Any:
             return self.compute_train_loss(batch, model)
 
-    train, test = _loader(x, y).dataset, _loader(xt, yt).dataset
+    train, test = loader(x, y).dataset, loader(xt, yt).dataset
     with tempfile.TemporaryDirectory() as folder:
         prepared = prepare_model(copy.deepcopy(model), Digits())
         analyzer = Analyzer("digits", prepared, Digits(), cpu=True, output_dir=folder, disable_tqdm=True)
         analyzer.fit_all_factors("factors", train, per_device_batch_size=128)
         analyzer.compute_pairwise_scores(
-            "scores", "factors", test, train, per_device_query_batch_size=200, per_device_train_batch_size=500
+            "scores", "factors", test, train, per_device_query_batch_size=len(xt), per_device_train_batch_size=500
         )
         return np.asarray(analyzer.load_pairwise_scores("scores")["all_modules"])
 
@@ -216,20 +232,123 @@ def _kronfluence(model: nn.Module, x: Any, y: Any, xt: Any, yt: Any) -> np.ndarr
 # --- cost --------------------------------------------------------------------------------------------
 
 
+class Transformer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True, dropout=0.0)
+        self.embed, self.encoder, self.head = nn.Embedding(200, 64), nn.TransformerEncoder(layer, 2), nn.Linear(64, 10)
+
+    def forward(self, ids: Any) -> Any:
+        return self.head(self.encoder(self.embed(ids)).mean(1))
+
+
+def cells() -> dict[str, tuple[nn.Module, Any]]:
+    torch.manual_seed(0)
+    mlp = nn.Sequential(nn.Linear(784, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 10))
+    lenet = nn.Sequential(
+        nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10),
+    )  # fmt: skip
+    return {
+        "MLP 784-1024-1024-10": (mlp.eval(), torch.randn(32, 784)),
+        "LeNet": (lenet.eval(), torch.randn(32, 1, 28, 28)),
+        "transformer, 2 layers, 32 tokens": (Transformer().eval(), torch.randint(0, 200, (32, 32))),
+    }
+
+
+def materialized(model: nn.Module, x: Any, y: Any) -> Callable[[], Any]:
+    """All products of the samples' derivatives by vmap(grad)."""
+    weights = {name: w.detach() for name, w in model.named_parameters()}
+
+    def loss(weights: Any, sample: Any, label: Any) -> Any:
+        f = torch.func.functional_call(model, weights, (sample[None],))
+        return nn.functional.cross_entropy(f, label[None])
+
+    each = torch.func.vmap(torch.func.grad(loss), (None, 0, 0))
+
+    def run() -> Any:
+        flat = torch.cat([part.reshape(len(y), -1) for part in each(weights, x, y).values()], 1)
+        return flat @ flat.T
+
+    return run
+
+
+def medians(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Seconds of each, in turns."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(rounds + 2):
+        for name, run in runs.items():
+            began = time.perf_counter()
+            run()
+            if turn >= 2:
+                times[name].append(time.perf_counter() - began)
+    return {name: float(np.median(own)) for name, own in times.items()}
+
+
 def cost(arguments: argparse.Namespace) -> None:
-    raise SystemExit("see below")
+    heads = ["32 × 32 samples", "products ms", "vmap(grad) ms", "÷", "EKFAC fit ms", "scores ms", "pyDVL fit ms"]
+    heads += ["scores ms", "fit ÷", "scores ÷"]
+    print("| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|")
+    for name, (model, x) in cells().items():
+        y = torch.randint(0, 10, (len(x),))
+        pair = x.numpy(), y.numpy()
+        similar = Influence.compile(model, method=GradientSimilarity(), inputs=x[:2]).fit(pair)
+        influence = Influence.compile(model, method=EKFAC(), inputs=x[:2])
+        fitted = influence.fit(pair)
+        np.testing.assert_allclose(similar(pair), materialized(model, x, y)().numpy(), rtol=1e-2, atol=1e-3)
+        runs = {
+            "products": lambda similar=similar, pair=pair: similar(pair),
+            "vmap": materialized(model, x, y),
+            "fit": lambda influence=influence, pair=pair: influence.fit(pair),
+            "scores": lambda fitted=fitted, pair=pair: fitted(pair),
+        }
+        if importlib.util.find_spec("pydvl") and name != "transformer, 2 layers, 32 tokens":
+            runs |= _pydvl_runs(model, x, y)
+        found = {key: 1e3 * value for key, value in medians(runs, arguments.rounds).items()}
+        row = [found["products"], found["vmap"], found["products"] / found["vmap"], found["fit"], found["scores"]]
+        more = ["—"] * 4
+        if "peer fit" in found:
+            more = [f"{found[key]:.1f}" for key in ("peer fit", "peer scores")]
+            more += [f"{found['fit'] / found['peer fit']:.2f}", f"{found['scores'] / found['peer scores']:.2f}"]
+        print(f"| {name} | " + " | ".join([*(f"{value:.3g}" for value in row), *more]) + " |", flush=True)
+
+
+def _pydvl_runs(model: nn.Module, x: Any, y: Any) -> dict[str, Callable[[], Any]]:
+    from pydvl.influence.torch import EkfacInfluence
+
+    def fit() -> Any:
+        made = EkfacInfluence(model, update_diagonal=True, hessian_regularization=1e-2, progress=False)
+        return made.fit(loader(x.numpy(), y.numpy(), 32))
+
+    try:
+        fitted = fit()
+    except Exception as error:  # it takes linear layers only
+        print(f"<!-- pyDVL: {type(error).__name__}: {error} -->")
+        return {}
+    return {"peer fit": fit, "peer scores": lambda: fitted.influences(x, y, x, y, mode="up")}
+
+
+def memory(arguments: argparse.Namespace) -> None:
+    """The most memory of a fit and of self-influences, beyond the data, as training samples grow."""
+    print("| samples | RSS of fit + self-influence, MiB |\n|---|---|")
+    model, process = cells()["LeNet"][0], psutil.Process()
+    for count in (1_000, 4_000, 16_000):
+        x = np.random.default_rng(0).standard_normal((count, 1, 28, 28)).astype(np.float32)
+        pair = x, np.random.default_rng(1).integers(0, 10, count)
+        fitted = Influence.compile(model, inputs=x[:2]).fit(pair)
+        fitted.self_influence()
+        data_size = x.nbytes / 2**20
+        print(f"| {count:,} | {process.memory_info().rss / 2**20 - data_size:,.0f} |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["lds", "cost"])
-    parser.add_argument("--halves", type=int, default=40)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("what", choices=["lds", "cost", "memory"])
+    parser.add_argument("--decay", type=float, default=5e-3, help="weight decay of the training")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--outcomes", help="a file that keeps the losses of the retrained networks")
     parser.add_argument("--json")
     arguments = parser.parse_args()
-    {"lds": lds, "cost": cost}[arguments.what](arguments)
+    {"lds": lds, "cost": cost, "memory": memory}[arguments.what](arguments)
 
 
 if __name__ == "__main__":

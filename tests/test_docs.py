@@ -137,7 +137,7 @@ def test_public_names_are_in_the_reference() -> None:
     for family in re.findall(r"\.\. metrics:: (\w+)", text):
         listed |= set(vars(importlib.import_module(f"explainers.metrics.{family}")))
     listed = {name.rpartition(".")[2] for name in listed}
-    modules = {"cluster", "errors", "genomics", "methods", "metrics", "text"}
+    modules = {"cluster", "errors", "genomics", "influence", "losses", "methods", "metrics", "text"}
     for module in (
         "explainers",
         "explainers.methods",

@@ -173,3 +173,12 @@ def test_wrong_labels_are_found(tmp_path: Path) -> None:
     before, after = (float(share) for share in re.findall(r"^held-out accuracy .*?([\d.]+)%$", stdout, re.MULTILINE))
     assert after > before > 90
     assert len(pictures(stdout, tmp_path)) == 1
+
+
+def test_networks_of_several_seeds_are_explained(tmp_path: Path) -> None:
+    stdout = printed_by("ensemble.py", tmp_path)
+    one, mean = (float(share) for share in re.findall(r"([\d.]+)%", stdout)[:2])
+    assert mean > one > 90
+    single, halves = (float(part) for part in re.search(r"networks ([\d.]+), .* ([\d.]+)$", stdout, re.M).groups())  # type: ignore[union-attr]
+    assert halves > single + 0.05
+    assert len(pictures(stdout, tmp_path)) == 1

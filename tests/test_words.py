@@ -21,7 +21,10 @@ PYTHON = re.compile(
     rf"(?<![-\w])({ARGUMENTS})=|\.(astype|filled|toarray)\b|explain\(|Explainer\.|TensorSpec|\[None\]|\w\.[a-z_]+\(.*\)"
 )
 ABOUT_THE_MODEL = ("KERAS_BACKEND", "model.export()", "set_floatx", "to_dense()", "unroll=True", "tf.shape")
-NOT_THERE = ("explainers/serve/", "explainers/scheduler.py")  # parts of the library that no command reaches
+NOT_THERE = (  # parts of the library that no command reaches
+    "explainers/serve/", "explainers/scheduler.py", "explainers/influence/", "explainers/losses.py",
+    "explainers/explainer/ensembles.py",
+)  # fmt: skip
 OPTIONS = {
     "--output", "--help", "--set", *(option for command in COMMANDS for option in words.options(command).values())
 }  # fmt: skip

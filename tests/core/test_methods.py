@@ -16,8 +16,9 @@ from explainers.methods.groups import feature_maps, spread
 
 def test_public_names() -> None:
     assert explainers.__all__ == [
-        "Candidate", "Comparison", "Explainer", "Explanation", "References", "Scheduler", "Signature", "TensorSpec",
-        "cluster", "compare", "errors", "evaluate", "genomics", "methods", "metrics", "text",
+        "Candidate", "Comparison", "Ensemble", "Explainer", "Explanation", "Influence", "References", "Scheduler",
+        "Signature", "TensorSpec", "cluster", "compare", "errors", "evaluate", "genomics", "influence", "losses",
+        "methods", "metrics", "text",
     ]  # fmt: skip
     kinds = {type(method).__name__ for method in methods.METHODS.values()}
     assert set(methods.__all__) == kinds | {"LRP", "Method", "Perturbation", "resolve"}
