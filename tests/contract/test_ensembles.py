@@ -61,8 +61,8 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any]]] = {
     "sequence": (lambda: Sequence().eval(), lambda: torch.randn(4, 5, 4)),
 }
 METHODS = (
-    "gradient", "integrated_gradients", "smoothgrad", "gradient_shap", "deeplift", "guided_backprop", "occlusion",
-    "shapley_sampling",
+    "gradient", "integrated_gradients", "deeplift", "occlusion",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("smoothgrad", "gradient_shap", "shapley_sampling")),
 )  # fmt: skip
 
 

