@@ -171,7 +171,8 @@ def evaluate(node: Node, arrays: Sequence[Any]) -> tuple[Any, ...]:
 def _outputs(node: Node, op: Any) -> tuple[Any, ...]:
     """The operation's outputs, with the node's shapes where TensorFlow infers less."""
     for tensor, expected_output in zip(op.outputs, node.outputs, strict=True):
-        if tensor.shape.rank is None or None in tensor.shape[1:]:
+        rank = tensor.shape.rank
+        if rank is None or (rank == len(expected_output.shape) and None in tensor.shape[1:]):
             tensor.set_shape(expected_output.shape)
     return tuple(op.outputs)
 

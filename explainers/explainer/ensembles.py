@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import losses
 from ..backend import Backend, Kernel, Size, Traced, on_host, owner
-from ..errors import ExplainersError, InputError, TargetError, UnsupportedOperation
+from ..errors import ArtifactError, ExplainersError, InputError, TargetError, UnsupportedOperation
 from ..graph import Value
 from ..program import Program
 from ..program.ensemble import WithWeights, runs_together
@@ -52,12 +52,19 @@ def members_of(model: Any) -> tuple[Any, Sequence[Any]] | None:
     if isinstance(model, Ensemble):
         if not isinstance(model.states, Sequence) or not model.states:
             raise InputError("an Ensemble needs states: a list with the weights of each member")
+        _check_single([model.model])
         return model.model, model.states
     if isinstance(model, (list, tuple)):
         if not model:
             raise InputError("the list of models is empty")
+        _check_single(model)
         return model[0], model
     return None
+
+
+def _check_single(models: Sequence[Any]) -> None:
+    if any(isinstance(model, (list, tuple, Ensemble)) for model in models):
+        raise InputError("a member of an ensemble is one model, not a list of them or another Ensemble")
 
 
 @dataclass(frozen=True)
@@ -67,8 +74,8 @@ class EnsembleExplanation:
     members: one for each. attributions: (M, N, …), or a tuple or dict of these. ``mean``, ``spread``: over members.
     """
 
-    members: tuple[Explanation, ...]
-    attributions: Any
+    members: tuple[Explanation, ...] = field(repr=False)
+    attributions: Any = field(repr=False)
 
     @property
     def mean(self) -> Any:
@@ -128,10 +135,12 @@ class EnsembleExplainer:
             except InputError as error:
                 error.args = (f"member {place} of 0 … {len(self._given) - 1}: {error.args[0]}",)
                 raise
-            weights.append({value: self._backend.read(weight) for value, weight in found.items()})
+            own = {value: self._backend.copied(weight) for value, weight in found.items()}  # training changes nothing
+            weights.append({value: self._backend.read(weight) for value, weight in own.items()})
         self._members = [_Member.of(plan.packages, self._shared, own) for own in weights]
         known = self._whole
-        self._whole = _Whole.of(plan.packages, self._shared, weights) if _together(plan.packages) else None
+        together = _together(plan.packages) and not self.explainer._options.interacting
+        self._whole = _Whole.of(plan.packages, self._shared, weights) if together else None
         if known is not None and self._whole is not None:
             self._whole.compiled = known.compiled
         return self
@@ -202,24 +211,41 @@ class EnsembleExplainer:
         joined = ops.concat(found, 0)
         return joined if attached else self._backend.numpy(joined).astype(np.float64)
 
-    def topk(self, x: Any, y: Any, k: Sequence[int] | int = (1, 5)) -> Numpy:
+    def topk(self, x: Any, y: Any, k: Sequence[int] | int | None = None) -> Numpy:
         """The share of samples whose class is among the k largest outputs, of each member: (len(k), M), or (M,).
 
-        y: classes, (N,).
+        y: classes, (N,). k: by default 1 and 5, or 1 alone of fewer classes.
+
+        Raises
+        ------
+        InputError: no such k. TargetError: not one class of the output for each sample.
         """
         outputs = np.asarray(on_host_of(self.predict(*(x if isinstance(x, tuple) else (x,)))))
         labels = np.asarray(bind.plain(y))
-        counts = [k] if isinstance(k, int) else list(k)
         classes = outputs.shape[-1] if outputs.ndim == 3 else 0
+        k = ((1, 5) if classes >= 5 else (1,)) if k is None else k
+        counts = [k] if isinstance(k, (int, np.integer)) else list(k)
         if outputs.ndim != 3 or labels.shape != outputs.shape[1:2] or labels.dtype.kind not in "iu":
             raise TargetError(f"topk needs outputs (N, classes) and one class for each sample; got {labels.shape}")
-        if not counts or not all(isinstance(each, int) and 1 <= each <= classes for each in counts):
+        if labels.size and (labels.min() < 0 or labels.max() >= classes):
+            raise TargetError(f"classes are 0 … {classes - 1}; one is {labels[(labels < 0) | (labels >= classes)][0]}")
+        whole = all(isinstance(each, (int, np.integer)) and not isinstance(each, bool) for each in counts)
+        if not counts or not whole or not all(1 <= each <= classes for each in counts):
             raise InputError(f"k must be from 1 to {classes}, the number of classes; got {k!r}")
         own = np.take_along_axis(outputs, labels[None, :, None], 2)
         earlier = np.arange(classes) < labels[:, None]
         rank = ((outputs > own) | ((outputs == own) & earlier)).sum(axis=2)
         found = np.array([(rank < each).mean(axis=1) for each in counts])
-        return found[0] if isinstance(k, int) else found
+        return found[0] if isinstance(k, (int, np.integer)) else found
+
+    def save(self, *arguments: Any, **more: Any) -> None:
+        """Not possible: save an explainer of each member.
+
+        Raises
+        ------
+        ArtifactError
+        """
+        raise ArtifactError("an ensemble has no file form: compile and save an explainer for each member")
 
     def _attached(self, inputs: Sequence[Any]) -> list[Any]:
         """f of each member, from a kernel whose results can be differentiated."""
@@ -263,7 +289,12 @@ class EnsembleExplainer:
 
     def _execute(self, pieces: dict[int, Piece]) -> dict[int, Results]:
         whole = self._whole
-        if whole is None or len(pieces) < len(self) or len(self) == 1 or not _alike(list(pieces.values())):
+        if (
+            whole is None
+            or len(pieces) < len(self)
+            or len(self) == 1
+            or not _alike(self._backend, list(pieces.values()))
+        ):
             return {member: self._members[member]._execute(piece) for member, piece in pieces.items()}
         piece = pieces[0]
         count = piece.count if piece.rows is None else len(piece.rows.sample)
@@ -393,9 +424,12 @@ def _together(packages: Packages) -> bool:
     return not tables and runs_together(graph)
 
 
-def _alike(pieces: Sequence[Piece]) -> bool:
-    """Whether the members ask for the same rows."""
+def _alike(backend: Backend, pieces: Sequence[Piece]) -> bool:
+    """Whether the members ask for the same rows, with the same targets: each may have another largest output."""
     first = pieces[0]
+    mask = backend.numpy(first.staged.mask)
+    if not all(np.array_equal(mask, backend.numpy(piece.staged.mask)) for piece in pieces[1:]):
+        return False
     for piece in pieces[1:]:
         if (piece.kind, piece.part, piece.first, piece.last) != (first.kind, first.part, first.first, first.last):
             return False

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from explainers import Ensemble, Explainer
-from explainers.errors import InputError, TargetError, UnsupportedOperation
+from explainers.errors import ArtifactError, InputError, TargetError, UnsupportedOperation
 from explainers.explainer import ensembles
 
 MEMBERS = 3
@@ -185,6 +185,13 @@ def test_losses_and_topk() -> None:
         hits = [(f.topk(k).indices == torch.from_numpy(y)[:, None]).any(1).double().mean().item() for f in outputs]
         np.testing.assert_allclose(row, hits)
     assert ensemble.topk(x, y, 1).shape == (MEMBERS,)
+    np.testing.assert_array_equal(ensemble.topk(x, y), top[:1])
+    with pytest.raises(TargetError, match="classes are 0 … 2; one is 7"):
+        ensemble.topk(x, [0, 7, 1, 1])
+    with pytest.raises(InputError, match="k must be"):
+        ensemble.topk(x, y, True)
+    with pytest.raises(ArtifactError, match="no file form"):
+        ensemble.save("file")
     moving = x.clone().requires_grad_(True)
     (derivative,) = torch.autograd.grad(ensemble.losses(moving, y).sum(), moving)
     plain = x.clone().requires_grad_(True)
@@ -209,10 +216,49 @@ def test_members_do_not_see_one_another(together: bool) -> None:
     assert abs(second[1] - first[1]).max() > 1
 
 
+def test_each_member_has_its_own_largest_output(together: bool) -> None:
+    models, x = trained("dense")
+    assert len({tuple(model(x).argmax(1).tolist()) for model in models}) > 1
+    for method in ("gradient", "integrated_gradients", "feature_ablation"):
+        wanted = [Explainer.compile(model, method, inputs=x)(x, target="max").numpy() for model in models]
+        found = Explainer.compile(models, method, inputs=x)(x, target="max").numpy()
+        np.testing.assert_allclose(found, np.stack(wanted), atol=1e-6)
+
+
+class Coupled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Any) -> Any:
+        return self.head(x - x.mean(0))
+
+
+def test_samples_that_interact_do_so_within_a_member(together: bool) -> None:
+    torch.manual_seed(0)
+    models, x = [Coupled() for _ in range(MEMBERS)], torch.randn(4, 6)
+    wanted = [Explainer.compile(m, "gradient", inputs=x, interacting=True)(x, target=0).numpy() for m in models]
+    found = Explainer.compile(models, "gradient", inputs=x, interacting=True)(x, target=0).numpy()
+    np.testing.assert_allclose(found, np.stack(wanted), atol=1e-6)
+
+
+def test_training_changes_nothing_before_a_refresh(together: bool) -> None:
+    models, x = trained("dense")
+    ensemble = Explainer.compile(models, "gradient", inputs=x)
+    first, outputs = ensemble(x, target=0).numpy(), ensemble.predict(x).numpy()
+    with torch.no_grad():
+        models[1][0].weight.mul_(2.0)
+    np.testing.assert_array_equal(ensemble(x, target=0).numpy(), first)
+    np.testing.assert_array_equal(ensemble.predict(x).numpy(), outputs)
+    assert abs(ensemble.refresh()(x, target=0).numpy() - first).max() > 0.01
+
+
 def test_bad_ensembles() -> None:
     models, x = trained("dense")
     with pytest.raises(InputError, match="list of models is empty"):
         Explainer.compile([], "gradient")
+    with pytest.raises(InputError, match="is one model"):
+        Explainer.compile([models, models], "gradient")
     with pytest.raises(InputError, match="needs states"):
         Explainer.compile(Ensemble(models[0], []), "gradient", inputs=x)
     with pytest.raises(InputError, match="member 1 of 0 … 1: the models are not of one architecture"):
@@ -229,14 +275,6 @@ def test_bad_ensembles() -> None:
         Explainer.compile(models, "gradient")
     with pytest.raises(UnsupportedOperation, match="traced torch or Keras model"):
         Explainer.compile([lambda x: x.sum(1), lambda x: x.sum(1)], "feature_ablation", inputs=x.numpy())
-
-    class Coupled(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.head = nn.Linear(6, 3)
-
-        def forward(self, x: Any) -> Any:
-            return self.head(x - x.mean(0))
 
     with pytest.raises(InputError, match="see one another"):
         Explainer.compile([Coupled(), Coupled()], "gradient", inputs=x)
