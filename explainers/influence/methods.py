@@ -186,10 +186,22 @@ class EKFAC(InfluenceMethod):
             found.append((q @ scaled if q.size else scaled).reshape(array.shape))
         return found
 
+    def _bases(self, run: Runner, state: State) -> list[tuple[Numpy, Numpy]]:
+        return [(state[f"left_{place}"], state[f"right_{place}"]) for place in range(len(run.blocks))]
+
+    def factors(
+        self, run: Runner, state: State, tests: Samples, span: tuple[int, int], train: Samples | None
+    ) -> Vectors:
+        """Along the axes of the curvature: nothing is turned back, since training samples are turned there, too."""
+        found = run.turned(tests, self._bases(run, state), span)
+        return [array * self._inverse(state, place).reshape(-1) for place, array in enumerate(found)]
+
+    def scores(self, run: Runner, state: State, factors: Vectors, trains: Samples, span: tuple[int, int]) -> Numpy:
+        return run.turned_products(trains, self._bases(run, state), factors, span)
+
     def self_influence(self, run: Runner, state: State, trains: Samples, train: Samples | None) -> Numpy:
-        places = range(len(run.blocks))
-        bases = [(state[f"left_{place}"], state[f"right_{place}"]) for place in places]
-        return run.norms(trains, bases, [self._inverse(state, place) for place in places])
+        scales = [self._inverse(state, place) for place in range(len(run.blocks))]
+        return run.norms(trains, self._bases(run, state), scales)
 
 
 @dataclass(frozen=True)

@@ -315,6 +315,33 @@ class Products(WithSizes):
 
 
 @dataclass(frozen=True)
+class Turned(WithSizes):
+    """Each block's derivative along the axes of given bases, (N, P): factors are turned, not the derivative."""
+
+    def further(self) -> Sequence[Placeholder]:
+        return list(self.bases())
+
+    def results(self, ops: Ops, factors: Sequence[Factor], args: Mapping[str, Array]) -> Sequence[Array]:
+        return [flat(ops, rotated(ops, factor, args, place)) for place, factor in enumerate(factors)]
+
+
+@dataclass(frozen=True)
+class TurnedProducts(Turned):
+    """The products of each sample's derivative with K vectors, (N, K), along the axes of given bases."""
+
+    def further(self) -> Sequence[Placeholder]:
+        pairs = enumerate(self.entries)
+        return [*self.bases(), *(Placeholder(f"vector_{place}", MANY, (size,), self.dtype) for place, size in pairs)]
+
+    def results(self, ops: Ops, factors: Sequence[Factor], args: Mapping[str, Array]) -> Sequence[Array]:
+        found = [
+            ops.matmul(flat(ops, rotated(ops, factor, args, place)), transposed(ops, args[f"vector_{place}"]))
+            for place, factor in enumerate(factors)
+        ]
+        return [sum(found[1:], found[0])]
+
+
+@dataclass(frozen=True)
 class Pairs(WithSizes):
     """The products of each sample's derivative with those of K others, (N, K), without forming either where T = 1.
 

@@ -30,6 +30,8 @@ from .programs import (
     Projections,
     Squares,
     Sums,
+    Turned,
+    TurnedProducts,
 )
 from .sites import Block, Sites
 
@@ -307,6 +309,20 @@ class Runner:
         """Each sample's derivative times each vector, (K, N)."""
         program = Products(self.sites, self.blocks, self.loss, start is not None, self.sizes)
         parts = self.run(program, samples, self.staged(vectors), start, span=span)
+        return np.concatenate([found[0] for _, found in parts]).T.astype(np.float64)
+
+    def turned(self, samples: Samples, bases: Sequence[tuple[Numpy, Numpy]], span: tuple[int, int]) -> Vectors:
+        """The derivative of each sample along the axes of the bases, for each block (N, P)."""
+        program = Turned(self.sites, self.blocks, self.loss, False, self.sizes)
+        parts = [found for _, found in self.run(program, samples, self.staged(self._sides(bases)), span=span)]
+        return [np.concatenate(block).astype(np.float64) for block in zip(*parts, strict=True)]
+
+    def turned_products(
+        self, samples: Samples, bases: Sequence[tuple[Numpy, Numpy]], vectors: Vectors, span: tuple[int, int]
+    ) -> Numpy:
+        """Each sample's derivative times each vector along the axes of the bases, (K, N)."""
+        program = TurnedProducts(self.sites, self.blocks, self.loss, False, self.sizes)
+        parts = self.run(program, samples, self.staged([*self._sides(bases), *vectors]), span=span)
         return np.concatenate([found[0] for _, found in parts]).T.astype(np.float64)
 
     def similarity_factors(self, samples: Samples, span: tuple[int, int] | None = None) -> Vectors:
