@@ -218,6 +218,7 @@ explain.to_zarr(x, sys.argv[1], target=1, seed=2, block=50, batch_size=1000)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_killed_thirty_times_at_random_moments(tmp_path: Path) -> None:
     def start(path: Path) -> subprocess.Popen[str]:
         return subprocess.Popen([sys.executable, "-c", CODE, str(path)], stdout=subprocess.PIPE, text=True)
