@@ -95,7 +95,7 @@ class EnsembleExplanation:
     @property
     def outputs(self) -> Numpy:
         """f of every member, (M, N, …)."""
-        return np.stack([np.asarray(on_host_of(member.outputs)) for member in self.members])
+        return np.stack([np.asarray(_on_host(member.outputs)) for member in self.members])
 
 
 class EnsembleExplainer:
@@ -138,11 +138,8 @@ class EnsembleExplainer:
             own = {value: self._backend.copied(weight) for value, weight in found.items()}  # training changes nothing
             weights.append({value: self._backend.read(weight) for value, weight in own.items()})
         self._members = [_Member.of(plan.packages, self._shared, own) for own in weights]
-        known = self._whole
         together = _together(plan.packages) and not self.explainer._options.interacting
         self._whole = _Whole.of(plan.packages, self._shared, weights) if together else None
-        if known is not None and self._whole is not None:
-            self._whole.compiled = known.compiled
         return self
 
     def __len__(self) -> int:
@@ -220,7 +217,7 @@ class EnsembleExplainer:
         ------
         InputError: no such k. TargetError: not one class of the output for each sample.
         """
-        outputs = np.asarray(on_host_of(self.predict(*(x if isinstance(x, tuple) else (x,)))))
+        outputs = np.asarray(_on_host(self.predict(*(x if isinstance(x, tuple) else (x,)))))
         labels = np.asarray(bind.plain(y))
         classes = outputs.shape[-1] if outputs.ndim == 3 else 0
         k = ((1, 5) if classes >= 5 else (1,)) if k is None else k
@@ -289,13 +286,9 @@ class EnsembleExplainer:
 
     def _execute(self, pieces: dict[int, Piece]) -> dict[int, Results]:
         whole = self._whole
-        if (
-            whole is None
-            or len(pieces) < len(self)
-            or len(self) == 1
-            or not _alike(self._backend, list(pieces.values()))
-        ):
-            return {member: self._members[member]._execute(piece) for member, piece in pieces.items()}
+        some = len(pieces) < len(self) or len(self) == 1
+        if whole is None or some or not _alike(self._backend, list(pieces.values())):
+            return self._one_by_one(pieces)
         piece = pieces[0]
         count = piece.count if piece.rows is None else len(piece.rows.sample)
         if count > TRIED and self._backend.cache_bytes(whole.traced.device) is not None:
@@ -391,12 +384,11 @@ class _Whole(Packages):
 
     shared: _Shared
     weights: list[dict[Value, Array]]
-    compiled: dict[str, Kernel]
 
     @classmethod
     def of(cls, packages: Packages, shared: _Shared, weights: list[dict[Value, Array]]) -> _Whole:
         found: _Whole = _copied(packages, cls)
-        found.shared, found.weights, found.compiled = shared, weights, {}
+        found.shared, found.weights = shared, weights
         return found
 
     def _compiled(self, part: str, rows: Size) -> Kernel:
@@ -472,7 +464,7 @@ def _stacked(results: Sequence[Any]) -> Any:
     return home.ops.concat([home.ops.insert_axis(result, 0) for result in results], 0)
 
 
-def on_host_of(array: Any) -> Any:
+def _on_host(array: Any) -> Any:
     home = owner(array)
     return array if home is None else on_host(home, array)
 
@@ -499,6 +491,6 @@ def _spread(array: Any) -> Any:
 
 def _agreement(array: Any) -> Any:
     home = owner(array)
-    host = np.asarray(on_host_of(array))
+    host = np.asarray(_on_host(array))
     share = (np.sign(host) == np.sign(host.mean(axis=0))).mean(axis=0).astype(host.dtype)
     return share if home is None else home.like(share, array)
