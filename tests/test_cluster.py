@@ -56,7 +56,7 @@ def test_any_chunks_are_one_call(chunk: Any, block: int | None, explain: Explain
     found = cluster.explain(lazy, explain, target=Y, seed=3, block=block)
     assert found.shape == X.shape
     assert found.dtype == X.dtype
-    np.testing.assert_array_equal(found.compute(scheduler="threads"), whole)
+    assert_same(found.compute(scheduler="threads"), whole)
 
 
 @pytest.mark.parametrize("chunk", CHUNKS, ids=str)
@@ -64,13 +64,18 @@ def test_targets_in_other_chunks(chunk: Any, explain: Explainer, whole: Any) -> 
     targets = da.from_array(Y, chunks=(chunk,))
     for rows in (7, 20):
         found = cluster.explain(da.from_array(X, chunks=(rows, D)), explain, target=targets, seed=3)
-        np.testing.assert_array_equal(found.compute(scheduler="threads"), whole)
+        assert_same(found.compute(scheduler="threads"), whole)
+
+
+def assert_same(found: Any, wanted: Any) -> None:
+    """Equal but for rounding: processors multiply matrices of other sizes in another order."""
+    np.testing.assert_allclose(found, wanted, atol=1e-6 * abs(np.asarray(wanted)).max(initial=0.0))
 
 
 def test_slices_and_sums_are_lazy(explain: Explainer, whole: Any) -> None:
     found = cluster.explain(da.from_array(X, chunks=(10, D)), explain, target=Y, seed=3)
     before = cluster.loads
-    np.testing.assert_array_equal(found[25:30].compute(scheduler="threads"), whole[25:30])
+    assert_same(found[25:30].compute(scheduler="threads"), whole[25:30])
     np.testing.assert_allclose(found.mean(axis=0).compute(scheduler="threads"), whole.mean(axis=0), rtol=1e-5)
     assert cluster.loads - before <= 1
 
@@ -100,8 +105,8 @@ def test_a_set_of_references(explain: Explainer) -> None:
 
 def test_each_process_loads_it_once(client: Any, explain: Explainer, whole: Any) -> None:
     found = cluster.explain(da.from_array(X, chunks=(3, D)), explain, target=Y, seed=3)
-    np.testing.assert_array_equal(found.compute(), whole)
-    np.testing.assert_array_equal((found * 2).compute(), whole * 2)
+    assert_same(found.compute(), whole)
+    assert_same((found * 2).compute(), whole * 2)
 
     def loads() -> tuple[int, int]:
         from explainers import cluster
@@ -124,7 +129,7 @@ def test_a_worker_that_is_killed_loses_nothing(client: Any, whole: Any) -> None:
         time.sleep(0.02)
     assert not future.done()
     os.kill(next(iter(pids.values())), signal.SIGKILL)
-    np.testing.assert_array_equal(future.result(timeout=300), want)
+    assert_same(future.result(timeout=300), want)
 
 
 @pytest.mark.parametrize("chunk", CHUNKS, ids=str)
@@ -144,7 +149,7 @@ def test_from_zarr_to_zarr(client: Any, explain: Explainer, whole: Any, tmp_path
     store[:] = X
     found = cluster.explain(store, explain, target=Y, seed=3, block=10)
     cluster.to_zarr(found, tmp_path / "scores.zarr")
-    np.testing.assert_array_equal(zarr.open_array(str(tmp_path / "scores.zarr"), mode="r")[:], whole)
+    assert_same(zarr.open_array(str(tmp_path / "scores.zarr"), mode="r")[:], whole)
 
 
 @pytest.mark.parametrize("target", [Y[:5], 7, None])

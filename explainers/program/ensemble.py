@@ -125,7 +125,8 @@ class Together:
         if node.function is Function.DENSE and node.attributes.contracted is not None and len(places) <= 1:
             return self._dense(node, arrays)
         plain = [array.array if isinstance(array, Stacked) else array for array in arrays]
-        found = self._ops.run_each(node, plain, places, self._models)
+        ops = self._ops
+        found = ops.run_each(node, plain, places, self._models)
         if found is not None:
             return found
         if node.elementwise and node.role is not Role.UNIVARIATE and node.attributes.axis is None:

@@ -282,8 +282,9 @@ def test_keras(name: str) -> None:
     keras = pytest.importorskip("keras")
     import tensorflow as tf
 
-    before = keras.config.floatx()
+    before, policy = keras.config.floatx(), keras.config.dtype_policy()
     keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
     try:
         model, x, y = keras_model(name)
         compiled = Influence.compile(model, "cross_entropy", GradientSimilarity())
@@ -292,6 +293,7 @@ def test_keras(name: str) -> None:
         wanted = keras_derivatives(model, x, y, lambda f, y: tf.nn.sparse_softmax_cross_entropy_with_logits(y, f))
     finally:
         keras.config.set_floatx(before)
+        keras.config.set_dtype_policy(policy)
     assert not [row for row in compiled.coverage if row.rule in ("none", "unused")], str(compiled.coverage)
     assert_products(found, wanted)
     np.testing.assert_allclose(own, (wanted**2).sum(1), rtol=1e-12)
