@@ -22,6 +22,7 @@ from .ops import Ops
 from .spec import Array, Numpy, Signature
 
 GROUP = "explainers.backends"
+WARM_RUNS = 3  # of a kernel: TorchScript specializes in its first ones, and later ones give equal bits
 CPU_CACHE = 32 * 2**20  # bytes of activations that convolutions on CPUs run fastest with
 CALLED = (  # why such an explainer has no file
     "engine='eager' calls the model as it is, and a file holds compiled programs, which need no source of the model. "

@@ -287,6 +287,11 @@ class BatchReferences(Stored):
         return References(batch) if len(parts[0]) else 0.0
 
 
+def numpy_dtype(dtype: str) -> str:
+    """The numpy dtype that holds ``dtype``."""
+    return "float32" if dtype in ("bfloat16", "float16") else dtype
+
+
 def row_name(position: int, count: int) -> str:
     return f"sample {position} of {count}"
 

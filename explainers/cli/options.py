@@ -55,8 +55,7 @@ class ModelOptions:
         arguments = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         arguments["output"] = arguments.pop("model_output")
         arguments["wrt"] = arguments["wrt"] or None
-        made: Explainer = Explainer.compile(model, method, inputs=inputs, device=device, **arguments, **more)
-        return made
+        return Explainer.compile(model, method, inputs=inputs, device=device, **arguments, **more)
 
 
 def with_model_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeVar, cast, overload
 import numpy as np
 
 from .. import random_numbers, tables
-from ..backend import Backend, device_name, on_host
+from ..backend import WARM_RUNS, Backend, device_name, on_host
 from ..errors import ArtifactError, BaselineError, InputError, TargetError, UnknownNameError, UnsupportedOperation
 from ..file import container
 from ..graph import Graph, Value
@@ -27,7 +27,7 @@ from ..run.contrasted import audit
 from ..spec import BatchReferences, Numpy, Signature, Target, TensorSpec, resolve_target
 from . import bind, compiling, ensembles, plan, saving
 from .bind import Asked, Inputs, checked_size, dtype_name
-from .ensembles import Ensemble, EnsembleExplainer
+from .ensembles import EnsembleExplainer
 from .estimating import Estimate, estimate
 from .explanation import Explanation
 from .plan import Options, Plan
@@ -39,7 +39,6 @@ from .unbind import Results
 
 Progress = bool | Callable[[int, int], None]
 MOST_FIXED = 16  # sizes of axes that vary that are traced by themselves
-WARM_RUNS = 3  # TorchScript specializes in its first runs
 
 
 Callee = TypeVar("Callee", bound=Callable[..., Any])
@@ -94,29 +93,6 @@ class Explainer:
         self._lock = threading.RLock()
 
     # --- compiling ---------------------------------------------------------------------------
-
-    @overload
-    @classmethod
-    def compile(
-        cls,
-        model: Ensemble | list[Any] | tuple[Any, ...],
-        method: str | Method | type[Method],
-        *,
-        inputs: Any = ...,
-        wrt: Any = ...,
-        output: int | str | None = ...,
-        baseline: Any = ...,
-        backend: str | None = ...,
-        engine: str = ...,
-        device: Any = ...,
-        dtype: Any = ...,
-        batch_size: int | None = ...,
-        per_token: bool = ...,
-        strict: bool = ...,
-        interacting: bool = ...,
-        every_output: bool = ...,
-        incremental: bool | str = ...,
-    ) -> EnsembleExplainer: ...
 
     @overload
     @classmethod
@@ -238,16 +214,7 @@ class Explainer:
         UnknownNameError, InputError, TraceError, UnsupportedOperation, BackendMissing
         """
         several = ensembles.members_of(model)
-        if several is not None:
-            first, members = several
-            found: Any = cls.compile(
-                first, cast(Any, method), inputs=inputs, wrt=wrt, output=output, baseline=baseline, backend=backend,
-                engine=engine, device=device, dtype=dtype, batch_size=batch_size, per_token=per_token, strict=strict,
-                interacting=interacting, every_output=every_output, incremental=incremental,
-            )  # fmt: skip
-            made = found if isinstance(found, list) else [found]
-            explainers_of_all = [EnsembleExplainer(explainer, first, members) for explainer in made]
-            return explainers_of_all if isinstance(found, list) else explainers_of_all[0]
+        model = model if several is None else several[0]
         values = compiling.resolved(method)
         count = len(values) if isinstance(method, (list, tuple)) else None
         arrays = bind.split(inputs)
@@ -260,7 +227,7 @@ class Explainer:
         flags = bool(strict), bool(interacting), bool(every_output), bool(incremental)
         options = Options(wrt, output, baseline, engine, device, kind, batch_size, per_token, *flags)
         opened: dict[str, Any] = {}
-        explainers = []
+        explainers: list[Explainer] = []
         for place, value in enumerate(values):
             with compiling.naming(place, count, value):
                 explainers.append(cls._untraced(model, value, backend, options, arrays, opened))
@@ -268,7 +235,8 @@ class Explainer:
         for place, explainer in enumerate(explainers):
             with compiling.naming(place, count, explainer.method):
                 explainer._trace_on(*arrays, shared)
-        return explainers[0] if count is None else explainers
+        made = explainers if several is None else [EnsembleExplainer(explainer, *several) for explainer in explainers]
+        return made[0] if count is None else made
 
     @classmethod
     def _untraced(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import losses
-from ..backend import Backend, Kernel, Size, Traced, on_host, owner
+from ..backend import WARM_RUNS, Backend, Kernel, Size, Traced, on_host, owner
 from ..errors import ArtifactError, ExplainersError, InputError, TargetError, UnsupportedOperation
 from ..graph import Value
 from ..program import Program
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .api import Explainer
 
 TRIED = 64  # rows of a package of one model for which it is tried whether all models run faster together
-WARM, TIMED = 3, 5  # runs of a kernel before it is timed, and that are
+TIMED = 5  # runs of a kernel that are timed
 
 
 @dataclass(frozen=True)
@@ -439,11 +439,11 @@ def _alike(backend: Backend, pieces: Sequence[Piece]) -> bool:
 def _faster(one: Callable[[], Any], other: Callable[[], Any]) -> bool:
     """Whether ``one`` takes clearly less time than ``other``, measured in turns."""
     times: tuple[list[float], list[float]] = ([], [])
-    for turn in range(WARM + TIMED):
+    for turn in range(WARM_RUNS + TIMED):
         for run, own in zip((one, other), times, strict=True):
             began = time.perf_counter()
             run()
-            if turn >= WARM:
+            if turn >= WARM_RUNS:
                 own.append(time.perf_counter() - began)
     return min(times[0]) < 0.95 * min(times[1])
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from .. import random_numbers, sources
-from ..backend import Backend, Kernel, Traced, on_host
+from ..backend import WARM_RUNS, Backend, Kernel, Traced, on_host
 from ..errors import InputError, NonFiniteError, TargetError
 from ..explainer import bind
 from ..graph import Value
 from ..losses import Loss, OutputLoss
-from ..spec import Array, Numpy, Signature, all_finite
+from ..spec import Array, Numpy, Signature, all_finite, numpy_dtype
 from .programs import (
     Covariances,
     Curvature,
@@ -37,7 +37,6 @@ from .sites import Block, Sites
 
 Vectors = list[Numpy]  # for each block (K, P), float64
 BATCH = 128  # samples in a batch, unless activations or the caller say otherwise
-WARM_RUNS = 3  # in which TorchScript specializes, so that equal calls give equal bits later
 MOST_BYTES = 2**28  # of the derivatives of a batch
 
 
@@ -189,7 +188,7 @@ class Runner:
     @property
     def host(self) -> str:
         """The numpy dtype of the numbers that go to the device."""
-        return _host(self.dtype)
+        return numpy_dtype(self.dtype)
 
     def size(self, per_sample: int) -> int:
         """Samples in a batch. ``per_sample``: the numbers that the program makes of each."""
@@ -214,7 +213,7 @@ class Runner:
         """Zeros for all arguments of a program, of ``count`` samples."""
         holders = program.placeholders
         shapes = [(*((count,) if holder.axis else ()), *holder.shape) for holder in holders]
-        return [self.stage(np.zeros(s, _host(h.dtype)), h.dtype) for s, h in zip(shapes, holders, strict=True)]
+        return [self.stage(np.zeros(s, numpy_dtype(h.dtype)), h.dtype) for s, h in zip(shapes, holders, strict=True)]
 
     def stage(self, array: Any, dtype: str) -> Array:
         return self.backend.stage(array, dtype, self.traced.device)
@@ -435,7 +434,7 @@ class Runner:
         arrays = []
         for holder in program.placeholders:
             shape = (4, *holder.shape)
-            whole = np.zeros(shape, _host(holder.dtype))
+            whole = np.zeros(shape, numpy_dtype(holder.dtype))
             arrays.append(random.standard_normal(shape).astype(whole.dtype) if whole.dtype.kind == "f" else whole)
         if self.loss.name == "binary_cross_entropy":
             arrays[-1] = 0 * arrays[-1]
@@ -477,10 +476,6 @@ class Runner:
     def set_weights(self, weights: Mapping[Value, Numpy]) -> None:
         for value, array in weights.items():
             self.backend.write(self.traced.weights[value], array)
-
-
-def _host(dtype: str) -> str:
-    return "float32" if dtype in ("bfloat16", "float16") else dtype
 
 
 def draws_of(starts: Sequence[Start]) -> int:

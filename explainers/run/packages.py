@@ -31,7 +31,7 @@ from ..program.against_reference import Contrast
 from ..program.every_output import EveryOutput
 from ..program.first_layer import GroupsInFirstLayer
 from ..program.prepare import prepare
-from ..spec import Array, Baseline, Numpy, Target, all_finite, check_finite
+from ..spec import Array, Baseline, Numpy, Target, all_finite, check_finite, numpy_dtype
 from . import together
 from .base import Run, Steps
 from .call import Call, Chunk, Piece, Results, Rows, Staged, Stats
@@ -150,7 +150,7 @@ class Packages:
     def _staged_constants(self) -> dict[str, Array]:
         kinds = {holder.name: holder.dtype for holder in self.program.placeholders}
         found = self.program.constants().items()
-        return {name: self.to_device(array.astype(_host(kinds[name])), kinds[name]) for name, array in found}
+        return {name: self.to_device(array.astype(numpy_dtype(kinds[name])), kinds[name]) for name, array in found}
 
     def _of_rows(self) -> list[Placeholder]:
         holders = [holder for holder in self.program.placeholders if holder.axis == "rows"]
@@ -446,7 +446,7 @@ class Packages:
     def endpoint_rows(self, which: str) -> dict[str, Numpy]:
         """The row values for which the expansion is the sample, or its baseline."""
         given = (self.program.design or self.method).endpoint(which)
-        return {p.name: np.full(p.shape, given[p.name], _host(p.dtype)) for p in self._row_holders}
+        return {p.name: np.full(p.shape, given[p.name], numpy_dtype(p.dtype)) for p in self._row_holders}
 
     def staged_rows(self, staged: Staged, rows: Rows) -> dict[str, Array]:
         """The row arguments of ``rows`` on the device."""
@@ -523,7 +523,7 @@ class Packages:
 
     @property
     def mask_host_dtype(self) -> str:
-        return _host(self.mask_dtype)
+        return numpy_dtype(self.mask_dtype)
 
     def mask_to_device(self, mask: Numpy) -> Array:
         return self.to_device(mask, self.mask_dtype)
@@ -536,7 +536,7 @@ class Packages:
     def host_dtype(self, value: Value) -> str:
         """The numpy dtype for attributions of ``value``: that of the output if ``value`` holds integers."""
         floating = self.program.graph.output(value).floating
-        return _host(self.program.dtype(value)) if floating else self.mask_host_dtype
+        return numpy_dtype(self.program.dtype(value)) if floating else self.mask_host_dtype
 
     def _call(self, piece: Piece) -> Results:
         """One kernel call for a piece of rows."""
@@ -605,7 +605,7 @@ class Packages:
         if bucket is not None and bucket > len(array):
             filler = array[:1] if holder.name != "sample" else np.array([bucket - 1])
             array = np.concatenate([array, np.repeat(filler, bucket - len(array), axis=0)])
-        return self.to_device(np.ascontiguousarray(array, _host(holder.dtype)), holder.dtype)
+        return self.to_device(np.ascontiguousarray(array, numpy_dtype(holder.dtype)), holder.dtype)
 
 
 def _length(piece: Piece) -> int:
@@ -628,8 +628,3 @@ def _with_used_baselines(piece: Piece) -> Piece:
 
 def _rows(design: Design, references: int) -> int:
     return 1 + (design.rows_per_sample - 1) * (1 if design.one_reference else references)
-
-
-def _host(dtype: str) -> str:
-    """The numpy dtype that holds ``dtype``."""
-    return "float32" if dtype in ("bfloat16", "float16") else dtype
