@@ -226,7 +226,7 @@ def argument(graph: Graph, value: Value, loss: Loss) -> Value:
     InputError: the output is squashed otherwise than the loss undoes it.
     """
     node, direct = graph.by_name[value.node], True
-    if loss.name not in LOSSES or loss.name == SquaredError.name:
+    if not loss.undoes:
         return value
     while len(node.inputs) >= 1 and (node.attributes.relabels or (node.elementwise and node.role is Role.LINEAR)):
         moving = [operand for operand in node.inputs if operand in graph.moved(graph.inputs)]

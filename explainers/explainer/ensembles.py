@@ -16,7 +16,7 @@ from ..backend import WARM_RUNS, Backend, Kernel, Size, Traced, on_host, owner
 from ..errors import ArtifactError, ExplainersError, InputError, TargetError, UnsupportedOperation
 from ..graph import Value
 from ..program import Program
-from ..program.ensemble import WithWeights, runs_together
+from ..program.ensemble import WithWeights, number_weights, runs_together
 from ..run import Packages
 from ..run.call import Call, Chunk, Piece, Results
 from ..spec import Array, Numpy
@@ -327,9 +327,7 @@ class _Shared:
         self.lock = threading.RLock()
 
     def weights(self, program: Any) -> tuple[Value, ...]:
-        """The weights that a program uses, but for tables."""
-        known = program.graph.by_name
-        return tuple(value for value in self.traced.weights if value.node in known and _numbers(program.graph, value))
+        return number_weights(program.graph, self.traced.weights)
 
     def kernel(self, packages: Packages, part: str, rows: Size, models: int = 0, engine: str = "") -> Kernel:
         program = packages._whole._part(part)
@@ -339,10 +337,6 @@ class _Shared:
                 own = WithWeights(program, self.weights(program), models)
                 self.kernels[key] = self.backend.compile(own, self.traced, engine=engine or self.engine, rows=rows)
             return self.kernels[key]
-
-
-def _numbers(graph: Any, value: Value) -> bool:
-    return graph.output(value).dtype not in ("string", "resource", "variant")
 
 
 class _Bound:
@@ -411,8 +405,8 @@ def _together(packages: Packages) -> bool:
     """Whether all members of an ensemble can run in one kernel."""
     if packages.prefix is not None or packages.static or type(packages.program) is not Program:
         return False
-    graph = packages.program.graph
-    tables = [value for value in packages.traced.weights if value.node in graph.by_name and not _numbers(graph, value)]
+    graph, weights = packages.program.graph, packages.traced.weights
+    tables = {value for value in weights if value.node in graph.by_name} - set(number_weights(graph, weights))
     return not tables and runs_together(graph)
 
 

@@ -28,7 +28,7 @@ from .methods import InfluenceMethod, State
 from .programs import Derivatives
 from .running import Runner, Samples, Vectors
 from .scores import Scores
-from .sites import Block, Sites, chosen
+from .sites import Sites, chosen
 
 FORM = "explainers influence 1"
 
@@ -114,23 +114,23 @@ class Influence:
                 model, signature = _followed(found, model, signature, loss, targets)
             kept = None if dtype is None else bind.dtype_name(dtype)
             for elementary in (False, True):  # recurrent layers, for example, only have derivatives taken apart
-                origin = found.trace(model, signature, device=device, dtype=kept, elementary=elementary)
-                names = found.parameters(model, origin)
-                own = {value: found.copied(weight) for value, weight in origin.weights.items()}
-                traced = replace(origin, weights=own)
+                traced = found.trace(model, signature, device=device, dtype=kept, elementary=elementary)
+                names = found.parameters(model, traced)
                 wanted = chosen(names, [wrt] if isinstance(wrt, str) else wrt)
-                sites, blocks = _sites(found, traced, known or OutputLoss(), output, wanted, engine)
-                if not sites.opaque:
+                sites = _sites(found, traced, known or OutputLoss(), output, wanted)
+                opaque = sites.opaque | _failing(found, traced, sites, known or OutputLoss(), engine)
+                if not opaque:
                     break
+            blocks = tuple(block for block in sites.blocks if block.weights[0] not in opaque)
             if not blocks:
-                reasons = "; ".join(f"{wanted[v]}: {why}" for v, why in sites.opaque.items())
+                reasons = "; ".join(f"{wanted[v]}: {why}" for v, why in opaque.items())
                 raise UnsupportedOperation(
                     f"no weight can be differentiated for each sample apart: {reasons or 'the output depends on none'}"
                 )
-            run = Runner(found, model, origin, traced, sites, blocks, known or OutputLoss(), engine, batch_size)
+            run = Runner(found, model, traced, sites, blocks, known or OutputLoss(), engine, batch_size)
             run.check_apart()
         sizes = {value: math.prod(int(size) for size in traced.weights[value].shape) for value in names}
-        coverage = Coverage.of(run.sites, run.blocks, names, sizes)
+        coverage = Coverage.of(sites, blocks, opaque, names, sizes)
         arguments = {
             "loss": loss, "method": kind, "inputs": inputs, "targets": targets, "wrt": wrt, "output": output,
             "target": target, "backend": found.name, "engine": engine, "device": device, "dtype": dtype,
@@ -198,15 +198,12 @@ class Influence:
     def _facts(self, method: InfluenceMethod) -> dict[str, Any]:
         """What tells an influence from others: of another model, loss or method. Parameters of calls are left out."""
         run = self._run
-        whole = hashlib.sha256()
-        for value, array in sorted(run.weights().items()):
-            whole.update(str(value).encode() + np.ascontiguousarray(array).tobytes())
         names = [field.name for field in fields(method) if field.init and field.repr]  # type: ignore[arg-type]
         fixed = {name: repr(getattr(method, name)) for name in names if name not in method.later}
         return {
             "format": FORM, "method": f"{method.name} {json.dumps(fixed)}{method.identity(run)}",
             "loss": str(run.loss), "groups of weights": [list(block.names) for block in run.blocks],
-            "hash of all weights": whole.hexdigest(),
+            "hash of all weights": run.hash(),
             "hash of the graph": hashlib.sha256(str(run.sites.graph).encode()).hexdigest(),
         }  # fmt: skip
 
@@ -355,23 +352,20 @@ def _followed(backend: Backend, model: Any, signature: Signature, loss: Any, tar
     return backend.followed(model, signature, loss), flat
 
 
-def _differentiable(backend: Backend, traced: Traced, sites: Sites, block: Block, loss: Loss, engine: str) -> bool:
-    """Whether the framework can differentiate the operations of a block for each sample apart; if not, it is opaque."""
-    if not sites.general(block):
-        return True
-    try:
-        backend.compile(Derivatives(sites, (block,), loss), traced, engine=engine, rows=None)
-    except Exception as error:  # each framework has its own
-        reason = (str(error).splitlines() or [""])[-1][:200]
-        sites.opaque[block.weights[0]] = f"{block.uses[0].node.op} cannot be differentiated for each sample: {reason}"
-        return False
-    return True
+def _failing(backend: Backend, traced: Traced, sites: Sites, loss: Loss, engine: str) -> dict[Value, str]:
+    """The weights with operations that the framework cannot differentiate for each sample apart, with the reason."""
+    found = {}
+    for block in filter(sites.general, sites.blocks):
+        try:
+            backend.compile(Derivatives(sites, (block,), loss), traced, engine=engine, rows=None)
+        except Exception as error:  # each framework has its own
+            reason = (str(error).splitlines() or [""])[-1][:200]
+            found[block.weights[0]] = f"{block.uses[0].node.op} cannot be differentiated for each sample: {reason}"
+    return found
 
 
-def _sites(
-    backend: Backend, traced: Traced, loss: Loss, output: Any, names: Mapping[Value, str], engine: str
-) -> tuple[Sites, tuple[Block, ...]]:
-    """The uses of the weights ``names``, and those groups of them that can be differentiated."""
+def _sites(backend: Backend, traced: Traced, loss: Loss, output: Any, names: Mapping[Value, str]) -> Sites:
+    """The uses of the weights ``names`` on the way to what the loss takes, which is checked."""
     key, value = pick_output(traced.graph, output)
     value = losses.argument(traced.graph, value, loss)
     graph = traced.graph.restrict([(key, value)])
@@ -383,5 +377,4 @@ def _sites(
     if not kind.floating or kind.batch_axis != 0 or None in kind.shape[1:]:
         raise InputError(f"output {key!r} is {kind}; a loss needs floating-point numbers with the samples first")
     mixing.check(graph, traced, backend, derivative=True)
-    sites = Sites(graph, value, names)
-    return sites, tuple(b for b in sites.blocks if _differentiable(backend, traced, sites, b, loss, engine))
+    return Sites(graph, value, names)

@@ -34,16 +34,14 @@ class Coverage(Table[Weight]):
 
     @classmethod
     def of(
-        cls, sites: Sites, blocks: Sequence[Block], names: Mapping[Value, tuple[str, bool]], sizes: Mapping[Value, int]
-    ) -> Coverage:
+        cls, sites: Sites, blocks: Sequence[Block], opaque: Mapping[Value, str],
+        names: Mapping[Value, tuple[str, bool]], sizes: Mapping[Value, int],
+    ) -> Coverage:  # fmt: skip
+        """``opaque``: why weights cannot be differentiated. names, sizes: of all weights of the model."""
         total = sum(sizes.values()) or 1
         rows = [Weight(" + ".join(b.names), b.rule, b.entries, b.entries / total) for b in blocks]
-        rows += [Weight(sites.names[v], "none", sizes[v], sizes[v] / total, why) for v, why in sites.opaque.items()]
-        opaque = set(sites.opaque)
-        rows += [
-            Weight(sites.names[v], "unused", sizes[v], sizes[v] / total)
-            for v in sites.unused if v not in opaque and v not in {w for b in blocks for w in b.weights}
-        ]  # fmt: skip
+        rows += [Weight(sites.names[v], "none", sizes[v], sizes[v] / total, why) for v, why in opaque.items()]
+        rows += [Weight(sites.names[v], "unused", sizes[v], sizes[v] / total) for v in sites.unused]
         rows += [
             Weight(name, "left out", sizes[v], sizes[v] / total, "" if trained else "not trained")
             for v, (name, trained) in names.items() if v not in sites.names

@@ -8,10 +8,9 @@ the mean over the training samples.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Any, ClassVar
@@ -189,19 +188,20 @@ class EKFAC(InfluenceMethod):
     def _bases(self, run: Runner, state: State) -> list[tuple[Numpy, Numpy]]:
         return [(state[f"left_{place}"], state[f"right_{place}"]) for place in range(len(run.blocks))]
 
+    def _inverses(self, run: Runner, state: State) -> list[Numpy]:
+        return [self._inverse(state, place) for place in range(len(run.blocks))]
+
     def factors(
         self, run: Runner, state: State, tests: Samples, span: tuple[int, int], train: Samples | None
     ) -> Vectors:
         """Along the axes of the curvature: nothing is turned back, since training samples are turned there, too."""
-        found = run.turned(tests, self._bases(run, state), span)
-        return [array * self._inverse(state, place).reshape(-1) for place, array in enumerate(found)]
+        return run.turned(tests, self._bases(run, state), self._inverses(run, state), span)
 
     def scores(self, run: Runner, state: State, factors: Vectors, trains: Samples, span: tuple[int, int]) -> Numpy:
         return run.turned_products(trains, self._bases(run, state), factors, span)
 
     def self_influence(self, run: Runner, state: State, trains: Samples, train: Samples | None) -> Numpy:
-        scales = [self._inverse(state, place) for place in range(len(run.blocks))]
-        return run.norms(trains, self._bases(run, state), scales)
+        return run.norms(trains, self._bases(run, state), self._inverses(run, state))
 
 
 @dataclass(frozen=True)
@@ -525,16 +525,13 @@ class HarmonicMean(InfluenceMethod):
         levels = np.array([_damping(self.damping, self.relative_damping, float(mean)) for mean in means])
         if self.damping is None:
             levels[means <= _noise(run.dtype) * means.max()] = np.inf
-        return {"lengths": lengths, "damping": levels}
+        return {"damping": levels}
 
     def solve(self, run: Runner, state: State, vectors: Vectors, train: Samples | None) -> Vectors:
         assert train is not None
-        lengths, levels = state["lengths"], state["damping"]
-        products = run.products_apart(train, vectors)
-        weights = [p / (levels[i] + lengths[:, i]) / len(train) for i, p in enumerate(products)]
-        sums = run.sums_apart(train, weights)
-        pairs = zip(vectors, sums, strict=True)
-        return [(vector - part) / levels[place] for place, (vector, part) in enumerate(pairs)]
+        levels = state["damping"]
+        pairs = zip(vectors, run.harmonic_sums(train, vectors, levels), levels, strict=True)
+        return [(vector - part) / level for vector, part, level in pairs]
 
 
 # --- without curvature -----------------------------------------------------------------------
@@ -607,27 +604,17 @@ class TracIn(InfluenceMethod):
             raise InputError(f"learning_rates hold NaN or infinity: {self.learning_rates!r}")
 
     def identity(self, run: Runner) -> str:
-        found = hashlib.sha256()
-        for state in self.checkpoints:
-            for value, array in sorted(run.weights_of(state).items()):
-                found.update(str(value).encode() + np.ascontiguousarray(array).tobytes())
-        return found.hexdigest()
+        return " ".join(run.at(state).hash() for state in self.checkpoints)
 
-    def _each(self, run: Runner) -> Any:
-        """For each checkpoint, whose weights the kernels use then, its learning rate."""
+    def _each(self, run: Runner) -> Iterator[tuple[Runner, float]]:
+        """For each checkpoint the programs with its weights, and its learning rate."""
         rates = np.broadcast_to(np.asarray(self.learning_rates, np.float64), (len(self.checkpoints),))
-        with run.lock:
-            before = run.weights()
-            try:
-                for state, rate in zip(self.checkpoints, rates, strict=True):
-                    run.set_weights(run.weights_of(state))
-                    yield float(rate)
-            finally:
-                run.set_weights(before)
+        for state, rate in zip(self.checkpoints, rates, strict=True):
+            yield run.at(state), float(rate)
 
     def fit(self, run: Runner, train: Samples) -> State:
         for state in self.checkpoints:
-            run.weights_of(state)
+            run.at(state)  # which checks it
         return {}
 
     def solve(self, run: Runner, state: State, vectors: Vectors, train: Samples | None) -> Vectors:
@@ -636,19 +623,19 @@ class TracIn(InfluenceMethod):
     def factors(
         self, run: Runner, state: State, tests: Samples, span: tuple[int, int], train: Samples | None
     ) -> Vectors:
-        return [array for _ in self._each(run) for array in run.similarity_factors(tests, span)]
+        return [array for own, _ in self._each(run) for array in own.similarity_factors(tests, span)]
 
     def scores(self, run: Runner, state: State, factors: Vectors, trains: Samples, span: tuple[int, int]) -> Numpy:
         count = len(factors) // len(self.checkpoints)
         parts = [
-            rate * run.similarity(trains, factors[place * count : (place + 1) * count], span)
-            for place, rate in enumerate(self._each(run))
+            rate * own.similarity(trains, factors[place * count : (place + 1) * count], span)
+            for place, (own, rate) in enumerate(self._each(run))
         ]
         found: Numpy = np.sum(parts, axis=0)
         return found
 
     def self_influence(self, run: Runner, state: State, trains: Samples, train: Samples | None) -> Numpy:
-        found: Numpy = np.sum([rate * run.lengths(trains).sum(axis=1) for rate in self._each(run)], axis=0)
+        found: Numpy = np.sum([rate * own.lengths(trains).sum(axis=1) for own, rate in self._each(run)], axis=0)
         return found
 
 

@@ -7,7 +7,7 @@ and (N, G, T, R): G groups of T places. The derivative is Σ_t leftᵀ·right, (
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -74,6 +74,11 @@ class PerSample:
 
     def further(self) -> Sequence[Placeholder]:
         return ()
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What tells the program from others of the same sites."""
+        return type(self), self.pseudo
 
     def __call__(self, ops: Ops, weights: Mapping[Value, Array], *arguments: Array) -> tuple[Array, ...]:
         args = dict(zip((p.name for p in self.placeholders), arguments, strict=True))
@@ -144,17 +149,25 @@ class PerSample:
         if not node.elementwise or len(messages) > 1:
             return ops.pull_each(node, arrays, place, messages)
         (message,) = messages
-        shape = self._shape(node.inputs[place])
-        operands = list(arrays)
-        operands[place] = ops.broadcast_like(arrays[place], message) + ops.zeros_like(message)
-        _, pullback = ops.vjp(node, operands, (place,))
-        (each,) = pullback([message])
-        rank = len(ops.sample_shape(each))
-        aligned = (*(1,) * (rank - len(shape)), *shape)
-        for axis, size in enumerate(aligned, 1):
-            if size == 1:
-                each = ops.reduce_sum(each, axis)
-        return ops.reshape_rows(each, shape)
+        return self._repeated(ops, node, arrays, place, message, Layout(0), 1)
+
+    def _repeated(
+        self, ops: Ops, node: Node, arrays: Sequence[Array], place: int, message: Array, layout: Layout, added: int = 0
+    ) -> Array:
+        """The message at an elementwise operation, towards an operand that is repeated along the samples, (N, …).
+
+        added: axes of the message before those of the result.
+        """
+        shape, rank = self._shape(node.inputs[place]), len(node.outputs[0].shape) + added
+        if node.function is not Function.ADD:
+            operands = list(arrays)
+            operands[place] = ops.broadcast_like(arrays[place], message) + ops.zeros_like(message)
+            _, pullback = ops.vjp(node, operands, (place,))
+            (message,) = pullback([message])
+        kept = {rank - len(shape) + axis for axis, size in enumerate(shape) if size != 1}
+        if node.attributes.axis is not None:  # a bias along another axis than the last
+            kept = set(node.attributes.axes)
+        return _summed(ops, message, layout, kept, shape)
 
     def _chain(self, values: Sequence[Value]) -> list[Node]:
         nodes = {node.name: node for value in values for node in self.sites.chain(value)}
@@ -172,18 +185,7 @@ class PerSample:
         if not self.sites.broadcasts(use):
             axes = [self._axis(value) for value in node.inputs]
             return ops.weight_gradients(node, arrays, use.place, axes, message, layout.axis)
-        weight = arrays[use.place]
-        sizes = self._shape(use.operand)
-        each = message
-        if node.function is not Function.ADD:
-            arrays[use.place] = ops.broadcast_like(weight, message) + ops.zeros_like(message)
-            _, pullback = ops.vjp(node, arrays, (use.place,))
-            (each,) = pullback([message])
-        if node.attributes.axis is not None:  # a bias along another axis than the last
-            return _summed(ops, each, layout, set(node.attributes.axes), sizes)
-        rank = len(node.outputs[0].shape)
-        kept = {rank - len(sizes) + axis for axis, size in enumerate(sizes) if size != 1}
-        return _summed(ops, each, layout, kept, sizes)
+        return self._repeated(ops, node, arrays, use.place, message, layout)
 
     def _from_factors(self, ops: Ops, use: Use, arrays: Sequence[Array], message: Array) -> Array:
         """The derivative towards a dense map's weight or a table, with the axes of the weight."""
@@ -288,6 +290,16 @@ class WithSizes(PerSample):
     def entries(self) -> list[int]:
         return [math.prod(size) for size in self.sizes]
 
+    def vectors(self) -> Iterator[Placeholder]:
+        """K vectors, of each block's numbers."""
+        for place, size in enumerate(self.entries):
+            yield Placeholder(f"vector_{place}", MANY, (size,), self.dtype)
+
+    def scales(self) -> Iterator[Placeholder]:
+        """A number for each of a block's."""
+        for place, size in enumerate(self.sizes):
+            yield Placeholder(f"scale_{place}", "", size, self.dtype)
+
     def bases(self) -> Iterator[Placeholder]:
         """The bases of each block's factors; tables have that of their rows."""
         for place, (block, (groups, left, right)) in enumerate(zip(self.blocks, self.sizes, strict=True)):
@@ -297,48 +309,43 @@ class WithSizes(PerSample):
 
 
 @dataclass(frozen=True)
-class Products(WithSizes):
-    """The products of each sample's derivative with K vectors: for each block (N, K), or their sum."""
-
-    apart: bool = False
-
-    def further(self) -> Sequence[Placeholder]:
-        pairs = enumerate(self.entries)
-        return [Placeholder(f"vector_{place}", MANY, (size,), self.dtype) for place, size in pairs]
-
-    def results(self, ops: Ops, factors: Sequence[Factor], args: Mapping[str, Array]) -> Sequence[Array]:
-        found = [
-            ops.matmul(flat(ops, factor), transposed(ops, args[f"vector_{place}"]))
-            for place, factor in enumerate(factors)
-        ]
-        return found if self.apart else [sum(found[1:], found[0])]
-
-
-@dataclass(frozen=True)
 class Turned(WithSizes):
-    """Each block's derivative along the axes of given bases, (N, P): factors are turned, not the derivative."""
+    """Each block's derivative along the axes of given bases, times ``scale``, (N, P).
+
+    Factors are turned, not the derivative.
+    """
 
     def further(self) -> Sequence[Placeholder]:
-        return list(self.bases())
+        return [*self.bases(), *self.scales()]
 
     def results(self, ops: Ops, factors: Sequence[Factor], args: Mapping[str, Array]) -> Sequence[Array]:
-        return [flat(ops, rotated(ops, factor, args, place)) for place, factor in enumerate(factors)]
+        found = []
+        for place, factor in enumerate(factors):
+            whole = derivative(ops, rotated(ops, factor, args, place)) * args[f"scale_{place}"]
+            found.append(ops.reshape_rows(whole, (self.entries[place],)))
+        return found
 
 
 @dataclass(frozen=True)
-class TurnedProducts(Turned):
+class TurnedProducts(WithSizes):
     """The products of each sample's derivative with K vectors, (N, K), along the axes of given bases."""
 
     def further(self) -> Sequence[Placeholder]:
-        pairs = enumerate(self.entries)
-        return [*self.bases(), *(Placeholder(f"vector_{place}", MANY, (size,), self.dtype) for place, size in pairs)]
+        return [*self.bases(), *self.vectors()]
 
     def results(self, ops: Ops, factors: Sequence[Factor], args: Mapping[str, Array]) -> Sequence[Array]:
-        found = [
-            ops.matmul(flat(ops, rotated(ops, factor, args, place)), transposed(ops, args[f"vector_{place}"]))
-            for place, factor in enumerate(factors)
-        ]
-        return [sum(found[1:], found[0])]
+        turned = [rotated(ops, factor, args, place) for place, factor in enumerate(factors)]
+        return [_added(products(ops, flat(ops, factor), args, place) for place, factor in enumerate(turned))]
+
+
+def products(ops: Ops, wholes: Array, args: Mapping[str, Array], place: int) -> Array:
+    """Derivatives of a block, (N, P), times the vectors ``vector_i``: (N, K)."""
+    return ops.matmul(wholes, transposed(ops, args[f"vector_{place}"]))
+
+
+def _added(parts: Iterable[Array]) -> Array:
+    first, *others = parts
+    return sum(others, first)
 
 
 @dataclass(frozen=True)
@@ -349,6 +356,10 @@ class Pairs(WithSizes):
     """
 
     by_factors: tuple[bool, ...] = ()
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return *super().key, self.by_factors
 
     def further(self) -> Sequence[Placeholder]:
         found = []
@@ -361,39 +372,33 @@ class Pairs(WithSizes):
         return found
 
     def results(self, ops: Ops, factors: Sequence[Factor], args: Mapping[str, Array]) -> Sequence[Array]:
-        total = None
-        for place, factor in enumerate(factors):
-            if self.by_factors[place]:
-                sides = [
-                    ops.matmul(ops.move_axis(own[:, :, 0], 0, 1), ops.move_axis(ops.move_axis(other, 0, 1), 1, 2))
-                    for own, other in zip(factor, (args[f"left_{place}"], args[f"right_{place}"]), strict=True)
-                ]  # (G, N, K)
-                found = ops.sum_axis(sides[0] * sides[1], 0)
-            else:
-                found = ops.matmul(flat(ops, factor), transposed(ops, args[f"vector_{place}"]))
-            total = found if total is None else total + found
-        return [total]
+        return [_added(self._product(ops, factor, args, place) for place, factor in enumerate(factors))]
+
+    def _product(self, ops: Ops, factor: Factor, args: Mapping[str, Array], place: int) -> Array:
+        if not self.by_factors[place]:
+            return products(ops, flat(ops, factor), args, place)
+        others = args[f"left_{place}"], args[f"right_{place}"]
+        left, right = (
+            ops.matmul(ops.move_axis(own[:, :, 0], 0, 1), ops.move_axis(ops.move_axis(other, 0, 1), 1, 2))
+            for own, other in zip(factor, others, strict=True)
+        )  # (G, N, K)
+        return ops.sum_axis(left * right, 0)
 
 
 @dataclass(frozen=True)
-class Sums(WithSizes):
-    """Σ_n c_kn·derivative_n for K combinations c: for each block (K, P).
-
-    apart: a combination for each block.
-    """
-
-    count: int = 1
-    apart: bool = False
+class HarmonicSums(WithSizes):
+    """Σ_n derivative_n·(derivative_n·v)/(λ + |derivative_n|²) for K vectors v: for each block (K, P)."""
 
     def further(self) -> Sequence[Placeholder]:
-        names = [f"weights_{place}" for place in range(len(self.blocks))] if self.apart else ["weights"]
-        return [Placeholder(name, "samples", (self.count,), self.dtype) for name in names]
+        return [*self.vectors(), Placeholder("damping", "", (len(self.blocks),), self.dtype)]
 
     def results(self, ops: Ops, factors: Sequence[Factor], args: Mapping[str, Array]) -> Sequence[Array]:
         found = []
         for place, factor in enumerate(factors):
-            weights = args[f"weights_{place}" if self.apart else "weights"]
-            found.append(ops.matmul(ops.move_axis(weights, 0, 1), flat(ops, factor)))
+            whole = flat(ops, factor)
+            lengths = args["damping"][place] + ops.row_sum(whole * whole)
+            weights = products(ops, whole, args, place) / ops.insert_axis(lengths, 1)
+            found.append(ops.matmul(ops.move_axis(weights, 0, 1), whole))
         return found
 
 
@@ -465,15 +470,11 @@ class Norms(WithSizes):
     """Σ (Q_Lᵀ·derivative·Q_R)²·scale of each sample, summed over the blocks, (N,): its squared length in a metric."""
 
     def further(self) -> Sequence[Placeholder]:
-        scales = [Placeholder(f"scale_{place}", "", size, self.dtype) for place, size in enumerate(self.sizes)]
-        return [*self.bases(), *scales]
+        return [*self.bases(), *self.scales()]
 
     def results(self, ops: Ops, factors: Sequence[Factor], args: Mapping[str, Array]) -> Sequence[Array]:
-        found = []
-        for place, factor in enumerate(factors):
-            whole = derivative(ops, rotated(ops, factor, args, place))
-            found.append(ops.row_sum(whole * whole * args[f"scale_{place}"]))
-        return [sum(found[1:], found[0])]
+        wholes = [derivative(ops, rotated(ops, factor, args, place)) for place, factor in enumerate(factors)]
+        return [_added(ops.row_sum(w * w * args[f"scale_{place}"]) for place, w in enumerate(wholes))]
 
 
 @dataclass(frozen=True)
@@ -497,14 +498,12 @@ class Curvature(WithSizes):
     """Σ_n derivative_n·(derivative_n·v) for K vectors v: for each block (K, P)."""
 
     def further(self) -> Sequence[Placeholder]:
-        pairs = enumerate(self.entries)
-        return [Placeholder(f"vector_{place}", MANY, (size,), self.dtype) for place, size in pairs]
+        return list(self.vectors())
 
     def results(self, ops: Ops, factors: Sequence[Factor], args: Mapping[str, Array]) -> Sequence[Array]:
-        flats = [flat(ops, factor) for factor in factors]
-        parts = [ops.matmul(whole, transposed(ops, args[f"vector_{place}"])) for place, whole in enumerate(flats)]
-        products = ops.move_axis(sum(parts[1:], parts[0]), 0, 1)  # (K, N)
-        return [ops.matmul(products, whole) for whole in flats]
+        wholes = [flat(ops, factor) for factor in factors]
+        total = _added(products(ops, whole, args, place) for place, whole in enumerate(wholes))
+        return [ops.matmul(ops.move_axis(total, 0, 1), whole) for whole in wholes]
 
 
 @dataclass(frozen=True)
@@ -516,6 +515,10 @@ class Projections(WithSizes):
 
     side: int = 8
 
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return *super().key, self.side
+
     def further(self) -> Sequence[Placeholder]:
         found = []
         for place, (groups, left, right) in enumerate(self.sizes):
@@ -524,11 +527,10 @@ class Projections(WithSizes):
         return found
 
     def results(self, ops: Ops, factors: Sequence[Factor], args: Mapping[str, Array]) -> Sequence[Array]:
-        found = None
-        for place, factor in enumerate(factors):
-            left = ops.matmul(factor.left, args[f"left_{place}"])
-            right = ops.matmul(factor.right, args[f"right_{place}"])
-            whole = ops.sum_axis(derivative(ops, Factor(left, right)), 1)
-            found = whole if found is None else found + whole
-        assert found is not None
+        found = _added(self._projected(ops, factor, args, place) for place, factor in enumerate(factors))
         return [ops.reshape_rows(found, (self.side**2,))]
+
+    def _projected(self, ops: Ops, factor: Factor, args: Mapping[str, Array], place: int) -> Array:
+        left = ops.matmul(factor.left, args[f"left_{place}"])
+        right = ops.matmul(factor.right, args[f"right_{place}"])
+        return ops.sum_axis(derivative(ops, Factor(left, right)), 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,20 +18,20 @@ from ..errors import InputError, NonFiniteError, TargetError
 from ..explainer import bind
 from ..graph import Value
 from ..losses import Loss, OutputLoss
+from ..program.ensemble import WithWeights, number_weights
 from ..spec import Array, Numpy, Signature, all_finite, numpy_dtype
 from .programs import (
     Covariances,
     Curvature,
     Derivatives,
     Factors,
+    HarmonicSums,
     Lengths,
     Norms,
     Pairs,
     PerSample,
-    Products,
     Projections,
     Squares,
-    Sums,
     Turned,
     TurnedProducts,
 )
@@ -131,12 +133,11 @@ def _together(source: Any, signature: Signature, target: str) -> Any:
 
 @dataclass
 class Runner:
-    """The programs of one model and loss, with weights of its own."""
+    """The programs of one model and loss, with weights of its own. Any number of threads may share one."""
 
     backend: Backend
     model: Any
-    origin: Traced  # with the model's own weights
-    traced: Traced  # with copies of them
+    traced: Traced
     sites: Sites
     blocks: tuple[Block, ...]
     loss: Loss
@@ -144,12 +145,16 @@ class Runner:
     batch_size: int | None = None
     kernels: dict[Any, Kernel] = field(default_factory=dict)
     lock: Any = field(default_factory=threading.RLock)
-    sizes: tuple[tuple[int, int, int], ...] = ()  # (G, L, R) of each block
-    by_factors: tuple[bool, ...] = ()  # the blocks whose factors take less than their derivatives
+    weights: dict[Value, Array] = field(init=False)  # which kernels take behind their arguments
+    base: PerSample = field(init=False)  # the program of the losses alone
+    sizes: tuple[tuple[int, int, int], ...] = field(init=False)  # (G, L, R) of each block
+    by_factors: tuple[bool, ...] = field(init=False)  # the blocks whose factors take less than their derivatives
 
     def __post_init__(self) -> None:
+        self.weights = self._copied(self.traced.weights)
+        self.base = PerSample(self.sites, self.blocks, self.loss)
         program = Factors(self.sites, self.blocks, self.loss)
-        _, *found = self.kernel(program)(*self._blank(program, 1))
+        _, *found = self.kernel(program)(*self._blank(program, 1), *self.weights.values())
         shapes = [tuple(int(size) for size in array.shape[1:]) for array in found]
         pairs = list(zip(shapes[::2], shapes[1::2], strict=True))
         self.sizes = tuple((left[0], left[2], right[2]) for left, right in pairs)
@@ -175,15 +180,11 @@ class Runner:
 
     @property
     def outputs(self) -> int:
-        return math.prod(self._base.output_shape)
-
-    @property
-    def _base(self) -> PerSample:
-        return PerSample(self.sites, self.blocks, self.loss)
+        return math.prod(self.base.output_shape)
 
     @property
     def dtype(self) -> str:
-        return self._base.dtype
+        return self.base.dtype
 
     @property
     def host(self) -> str:
@@ -198,16 +199,16 @@ class Runner:
         return int(max(1, min(BATCH, MOST_BYTES // own)))
 
     def kernel(self, program: PerSample) -> Kernel:
-        key = (type(program), program.pseudo, getattr(program, "apart", None), getattr(program, "count", None),
-               getattr(program, "side", None))  # fmt: skip
+        """The kernel of a program, which takes the weights behind the program's arguments."""
         with self.lock:
-            if key not in self.kernels:
+            if program.key not in self.kernels:
+                own = WithWeights(program, tuple(self.weights))
                 with self.backend.neutral():
-                    kernel = self.backend.compile(program, self.traced, engine=self.engine, rows=None)
+                    kernel = self.backend.compile(own, self.traced, engine=self.engine, rows=None)
                     for _ in range(WARM_RUNS):
-                        kernel(*self._blank(program, 2))
-                self.kernels[key] = kernel
-            return self.kernels[key]
+                        kernel(*self._blank(program, 2), *self.weights.values())
+                self.kernels[program.key] = kernel
+            return self.kernels[program.key]
 
     def _blank(self, program: PerSample, count: int) -> list[Array]:
         """Zeros for all arguments of a program, of ``count`` samples."""
@@ -230,24 +231,23 @@ class Runner:
         for array, spec in zip(arrays, signature.inputs, strict=True):
             if spec.floating:
                 self._check_input(on_host(self.backend, array), f"{what}: input {spec.name!r}", start)
-        base = self._base
         try:
-            y = self.loss.checked(bind.plain(target), base.output_shape, self.host, count)
+            y = self.loss.checked(bind.plain(target), self.base.output_shape, self.host, count)
         except TargetError as error:
             error.args = (f"{what}: of samples {start} … {stop - 1}, {error.args[0]}",)
             raise
-        _, kind = self.loss.target(base.output_shape, base.dtype)
+        _, kind = self.loss.target(self.base.output_shape, self.dtype)
         pairs = zip(arrays, signature.inputs, strict=True)
         staged = [self.stage(array, spec.dtype) for array, spec in pairs]
         return [*staged, self.stage(y, kind)]
 
     def run(
         self, program: PerSample, samples: Samples, further: Sequence[Array] = (), start: Start | None = None,
-        *, per_sample: int | None = None, each: Sequence[Numpy] = (), span: tuple[int, int] | None = None,
+        *, per_sample: int | None = None, span: tuple[int, int] | None = None,
     ) -> Iterator[tuple[int, list[Numpy]]]:  # fmt: skip
         """The results of each batch, without the losses, with the number of its first sample.
 
-        further: arguments for all samples, on the device. each: arguments with an entry for each sample of ``span``.
+        further: arguments for all samples, on the device.
         """
         kernel = self.kernel(program)
         first, last = span or (0, len(samples))
@@ -258,11 +258,8 @@ class Runner:
             if start is not None:
                 signs = start.signs(begin, end - begin, program.output_shape)
                 arguments.append(self.stage(signs.astype(self.host), self.dtype))
-            arguments += [
-                self.stage(array[begin - first : end - first].astype(self.host), self.dtype) for array in each
-            ]
             with self.backend.neutral():
-                loss, *results = kernel(*arguments, *further)
+                loss, *results = kernel(*arguments, *further, *self.weights.values())
             found = [self.backend.numpy(array) for array in (loss, *results)]
             self._check(found, samples, begin)
             yield begin, found[1:] or found
@@ -292,7 +289,7 @@ class Runner:
 
     def losses(self, samples: Samples) -> Numpy:
         """ℓ of each sample, (N,)."""
-        program = self._base
+        program = self.base
         return np.concatenate([found[0] for _, found in self.run(program, samples, per_sample=1)]).astype(np.float64)
 
     def derivatives(self, samples: Samples, start: Start | None = None, span: tuple[int, int] | None = None) -> Vectors:
@@ -302,19 +299,26 @@ class Runner:
         joined = [np.concatenate(block).astype(np.float64) for block in zip(*parts, strict=True)]
         return [block.reshape(len(block), -1) for block in joined]
 
-    def products(
-        self, samples: Samples, vectors: Vectors, span: tuple[int, int] | None = None, start: Start | None = None
-    ) -> Numpy:
+    def products(self, samples: Samples, vectors: Vectors, span: tuple[int, int] | None = None) -> Numpy:
         """Each sample's derivative times each vector, (K, N)."""
-        program = Products(self.sites, self.blocks, self.loss, start is not None, self.sizes)
-        parts = self.run(program, samples, self.staged(vectors), start, span=span)
+        return self._pairs(samples, vectors, (False,) * len(self.blocks), self.total, span)
+
+    def _pairs(
+        self, samples: Samples, others: Vectors, by_factors: tuple[bool, ...], per_sample: int,
+        span: tuple[int, int] | None,
+    ) -> Numpy:  # fmt: skip
+        program = Pairs(self.sites, self.blocks, self.loss, False, self.sizes, by_factors)
+        parts = self.run(program, samples, self.staged(others), per_sample=per_sample, span=span)
         return np.concatenate([found[0] for _, found in parts]).T.astype(np.float64)
 
-    def turned(self, samples: Samples, bases: Sequence[tuple[Numpy, Numpy]], span: tuple[int, int]) -> Vectors:
-        """The derivative of each sample along the axes of the bases, for each block (N, P)."""
+    def turned(
+        self, samples: Samples, bases: Sequence[tuple[Numpy, Numpy]], scales: Sequence[Numpy], span: tuple[int, int]
+    ) -> Vectors:
+        """The derivative of each sample along the axes of the bases, times ``scales``, for each block (N, P)."""
         program = Turned(self.sites, self.blocks, self.loss, False, self.sizes)
-        parts = [found for _, found in self.run(program, samples, self.staged(self._sides(bases)), span=span)]
-        return [np.concatenate(block).astype(np.float64) for block in zip(*parts, strict=True)]
+        further = self.staged([*self._sides(bases), *scales])
+        parts = [found for _, found in self.run(program, samples, further, span=span)]
+        return [np.concatenate(block) for block in zip(*parts, strict=True)]
 
     def turned_products(
         self, samples: Samples, bases: Sequence[tuple[Numpy, Numpy]], vectors: Vectors, span: tuple[int, int]
@@ -342,23 +346,14 @@ class Runner:
 
     def similarity(self, samples: Samples, factors: Vectors, span: tuple[int, int] | None = None) -> Numpy:
         """The products of each sample's derivative with those behind ``factors``, (K, N)."""
-        program = Pairs(self.sites, self.blocks, self.loss, False, self.sizes, self.by_factors)
-        per_sample = sum(n if not by else 0 for n, by in zip(self.entries, self.by_factors, strict=True))
-        parts = self.run(program, samples, self.staged(factors), per_sample=per_sample, span=span)
-        return np.concatenate([found[0] for _, found in parts]).T.astype(np.float64)
+        per_sample = sum(n for n, by in zip(self.entries, self.by_factors, strict=True) if not by)
+        return self._pairs(samples, factors, self.by_factors, per_sample, span)
 
-    def products_apart(self, samples: Samples, vectors: Vectors) -> list[Numpy]:
-        """The products in each block, (K, N)."""
-        program = Products(self.sites, self.blocks, self.loss, False, self.sizes, apart=True)
-        parts = [found for _, found in self.run(program, samples, self.staged(vectors))]
-        return [np.concatenate(block).T.astype(np.float64) for block in zip(*parts, strict=True)]
-
-    def sums_apart(self, samples: Samples, weights: Sequence[Numpy]) -> Vectors:
-        """Σ_n w_kn·derivative_n, with weights (K, N) for each block."""
-        count = len(weights[0])
-        program = Sums(self.sites, self.blocks, self.loss, False, self.sizes, count, apart=True)
-        each = [np.ascontiguousarray(array.T) for array in weights]
-        return self._total(self.run(program, samples, each=each))
+    def harmonic_sums(self, samples: Samples, vectors: Vectors, damping: Numpy) -> Vectors:
+        """The mean of derivative·(derivative·v)/(λ + |derivative|²), with λ of each block, for each vector (K, P)."""
+        program = HarmonicSums(self.sites, self.blocks, self.loss, False, self.sizes)
+        total = self._total(self.run(program, samples, self.staged([*vectors, damping])))
+        return [part / len(samples) for part in total]
 
     def curvature(self, samples: Samples, vectors: Vectors, starts: Sequence[Start]) -> Vectors:
         """H·v for each vector, with H the mean over samples, and the mean over draws or the sum over outputs."""
@@ -430,7 +425,7 @@ class Runner:
 
     def _random_losses(self, size: int) -> Numpy:
         """The losses of four random samples, in batches of ``size``."""
-        program, random = self._base, np.random.default_rng(0)
+        program, random = self.base, np.random.default_rng(0)
         arrays = []
         for holder in program.placeholders:
             shape = (4, *holder.shape)
@@ -442,7 +437,8 @@ class Runner:
         for start in range(0, 4, size):
             pairs = zip(arrays, program.placeholders, strict=True)
             with self.backend.neutral():
-                parts.append(kernel(*(self.stage(a[start : start + size], h.dtype) for a, h in pairs))[0])
+                given = [self.stage(array[start : start + size], holder.dtype) for array, holder in pairs]
+                parts.append(kernel(*given, *self.weights.values())[0])
         return np.concatenate([np.asarray(self.backend.numpy(part), np.float64) for part in parts])
 
     def check_apart(self) -> None:
@@ -458,24 +454,40 @@ class Runner:
 
     # --- weights -----------------------------------------------------------------------------
 
-    def weights(self) -> dict[Value, Numpy]:
-        """Copies of all weights."""
-        known = self.traced.weights.items()
-        return {value: np.array(self.backend.numpy(self.backend.read(weight))) for value, weight in known}
+    def _copied(self, weights: Mapping[Value, Any]) -> dict[Value, Array]:
+        """The weights that kernels take, as they are now."""
+        names = number_weights(self.sites.graph, weights)
+        return {value: self.backend.read(self.backend.copied(weights[value])) for value in names}
 
-    def weights_of(self, state: Any) -> dict[Value, Numpy]:
-        """All weights of a checkpoint, by their value in the graph.
+    def at(self, state: Any) -> Runner:
+        """The same programs with the weights of a checkpoint.
 
         Raises
         ------
         InputError: weights that it lacks, other shapes.
         """
-        found = self.backend.weights_of(self.model, state, self.origin)
-        return {value: self.backend.numpy(self.backend.read(weight)) for value, weight in found.items()}
+        return self._with(self._copied(self.backend.weights_of(self.model, state, self.traced)))
 
-    def set_weights(self, weights: Mapping[Value, Numpy]) -> None:
-        for value, array in weights.items():
-            self.backend.write(self.traced.weights[value], array)
+    def with_weights(self, weights: Mapping[str, Numpy]) -> Runner:
+        """The same programs with weights as :meth:`host_weights` gives them."""
+        own = {value: self.stage(weights[str(value)], self.sites.graph.output(value).dtype) for value in self.weights}
+        return self._with(own)
+
+    def _with(self, weights: dict[Value, Array]) -> Runner:
+        found = copy.copy(self)
+        found.weights = weights
+        return found
+
+    def host_weights(self) -> dict[str, Numpy]:
+        """All weights by the name of their value in the graph."""
+        return {str(value): np.array(self.backend.numpy(weight)) for value, weight in self.weights.items()}
+
+    def hash(self) -> str:
+        """Of all weights."""
+        found = hashlib.sha256()
+        for name, array in sorted(self.host_weights().items()):
+            found.update(name.encode() + np.ascontiguousarray(array).tobytes())
+        return found.hexdigest()
 
 
 def draws_of(starts: Sequence[Start]) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import NamedTuple
@@ -68,14 +68,12 @@ class Block:
 class Sites:
     """The uses of the weights of a graph that lead to ``output``.
 
-    names: of the weights in question. ``blocks``: those that can be differentiated. ``opaque``: those that cannot,
-    with the reason.
+    names: of the weights in question.
     """
 
     graph: Graph
     output: Value
     names: Mapping[Value, str]
-    opaque: dict[Value, str] = field(default_factory=dict)
 
     @cached_property
     def moved(self) -> set[Value]:
@@ -153,29 +151,32 @@ class Sites:
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
-        found: list[Block] = []
-        joined: set[Value] = set()
-        for weight in self.names:
-            if (block := self._factored(weight)) is not None:
-                found.append(block)
-                joined.update(block.weights[1:])
-        blocks = {block.weights[0]: block for block in found}
-        for weight in self.names:
-            if weight in blocks or weight in joined:
-                continue
-            reason = self._reason(weight)
-            if reason:
-                self.opaque[weight] = reason
-            elif self.uses[weight]:
-                blocks[weight] = self._whole(weight)
-            elif weight.node in self.needed:
-                self.opaque[weight] = "no derivative leads from it to the loss"
-        return tuple(blocks[weight] for weight in self.names if weight in blocks)
+        """The weights that can be differentiated, a bias with what it is added to."""
+        others = self._biases | self.opaque.keys()
+        found = [weight for weight in self.names if self.uses[weight] and weight not in others]
+        return tuple(self._with_factors.get(weight) or self._whole(weight) for weight in found)
+
+    @cached_property
+    def opaque(self) -> dict[Value, str]:
+        """The weights that the output depends on and that cannot be differentiated, with the reason."""
+        others = self._biases | self._with_factors.keys()
+        reasons = {weight: self._reason(weight) for weight in self.names if weight not in others}
+        return {weight: reason for weight, reason in reasons.items() if reason}
+
+    @cached_property
+    def _biases(self) -> set[Value]:
+        """Those that belong to the block of another weight."""
+        return {bias for block in self._with_factors.values() for bias in block.weights[1:]}
+
+    @cached_property
+    def _with_factors(self) -> dict[Value, Block]:
+        found = {weight: self._factored(weight) for weight in self.names}
+        return {weight: block for weight, block in found.items() if block is not None}
 
     @cached_property
     def unused(self) -> tuple[Value, ...]:
         """Weights that the output does not depend on: their derivative is 0."""
-        return tuple(value for value in self.names if not self.uses[value])
+        return tuple(value for value in self.names if not self.uses[value] and value not in self.opaque)
 
     def size(self, value: Value) -> int:
         return math.prod(size or 0 for size in self.graph.output(value).shape)
@@ -319,7 +320,9 @@ class Sites:
         return Block((self.names[weight],), (weight,), rule, tuple(self.uses[weight]), entries)
 
     def _reason(self, weight: Value) -> str:
-        """Why a weight cannot be differentiated; "" if it can."""
+        """Why a weight cannot be differentiated; "" if it can, or if the output does not depend on it."""
+        if not self.uses[weight]:
+            return "no derivative leads from it to the loss" if weight.node in self.needed else ""
         for use in self.uses[weight]:
             node = use.node
             if node.role is Role.CONSTANT or not node.outputs[0].floating:

@@ -96,7 +96,7 @@ def _content(fitted: FittedInfluence) -> dict[str, Any]:
         train = Part(fitted.train, 0, len(fitted.train)).read()
     model, arguments = influence._recipe
     arguments = {**arguments, "method": fitted.method, "wrt": influence._chosen()}
-    weights = {str(value): array for value, array in influence._run.weights().items()}
+    weights = influence._run.host_weights()
     return {
         "model": model, "arguments": arguments, "weights": weights, "state": fitted.state,
         "count": fitted.count, "train": train,
@@ -117,8 +117,7 @@ def _fitted(job: Job) -> FittedInfluence:
                 raise ArtifactError("the influence's bytes changed on their way to the worker")
             content = import_module("pickle").loads(job.content)
             influence = Influence.compile(content["model"], **content["arguments"])
-            run = influence._run
-            run.set_weights({value: content["weights"][str(value)] for value in run.traced.weights})
+            influence._run = influence._run.with_weights(content["weights"])
             train = content["train"]
             samples = None if train is None else influence.samples(train, "training data")
             known = FittedInfluence(influence, influence.method, content["state"], samples, content["count"])

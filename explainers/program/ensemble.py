@@ -7,7 +7,7 @@ batched products of matrices, elementwise operations broadcast, and others run m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -73,6 +73,12 @@ class WithWeights:
         """Indices into what is given once, as indices into what is repeated for each model."""
         size = ops.total(ops.row_numbers(like) * 0 + 1)
         return ops.concat([index + size * model for model in range(self.models)], 0)
+
+
+def number_weights(graph: Graph, weights: Iterable[Value]) -> tuple[Value, ...]:
+    """Those of ``weights`` that the graph uses, but for tables of words, which stay where they are."""
+    known = (value for value in weights if value.node in graph.by_name)
+    return tuple(value for value in known if graph.output(value).dtype not in ("string", "resource", "variant"))
 
 
 def runs_together(graph: Graph) -> bool:
