@@ -6,31 +6,27 @@ nothing with it, and each process loads them once.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import hashlib
 import io
 import os
-import threading
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .errors import ArtifactError, BackendMissing, InputError
+from . import per_process
+from .errors import BackendMissing, InputError
 from .explainer.api import Explainer
 from .explainer.explanation import on_host
 from .explainer.slices import Whole
 from .file import container
+from .per_process import PerProcess
 from .spec import Numpy, TensorSpec, is_mask, resolve_target
 
-TRIM, MMAP, KEPT = -1, -3, 2**25  # glibc's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD, and bytes for them
 MOST = 8  # explainers that a process keeps
 LEAST = 1024  # samples of a block, if nothing else says how many
 
-_loaded: dict[str, Explainer] = {}
-_lock = threading.Lock()
+_loaded: PerProcess[Explainer] = PerProcess(MOST)
 loads = 0  # explainers that this process has loaded from bytes
 
 
@@ -66,7 +62,7 @@ def explain(
     rows, total = arrays[0].chunks[0], int(arrays[0].shape[0])
     targets = _targets(da, explainer, target, total, rows)
     whole = Whole(target if targets is None else None, baseline, seed, total, batch_size, allow_nonfinite)
-    job = _Job(file, hashlib.sha256(file).hexdigest(), whole, len(arrays))
+    job = _Job(file, per_process.checksum(file), whole, len(arrays))
     common = {"job": import_module("dask").delayed(job, pure=True, traverse=False)}
     common |= {"concatenate": True, "align_arrays": False}
     by_input = dict(zip(explainer.signature.names, arrays, strict=True))
@@ -235,49 +231,11 @@ def _explained(place: tuple[slice], *arrays: Any, job: _Job) -> tuple[Numpy, ...
 
 def _explainer(job: _Job) -> Explainer:
     """The explainer of a job, loaded once in a process."""
-    global loads
-    with _lock:
-        known = _loaded.get(job.checksum)
-        if known is None:
-            if hashlib.sha256(job.file).hexdigest() != job.checksum:
-                raise ArtifactError("the explainer's bytes changed on their way to the worker")
-            _share_cores(job.file)
-            known = Explainer.load(job.file)
-            loads += 1
-            while len(_loaded) >= MOST:
-                del _loaded[next(iter(_loaded))]
-            _loaded[job.checksum] = known
-        return known
 
+    def load(file: bytes) -> Explainer:
+        global loads
+        per_process.share_cores(container.read_manifest(io.BytesIO(file)).backend)
+        loads += 1
+        return Explainer.load(file)
 
-def _share_cores(file: bytes) -> None:
-    """Give each task of a worker process the cores that its environment names, which dask sets to one.
-
-    Frameworks take all cores in every task otherwise, and those of several workers wait for one another.
-    """
-    try:
-        worker = import_module("distributed").get_worker()
-    except (ImportError, ValueError):
-        return  # no worker of a cluster
-    if worker.nanny is None:
-        return  # in a process that is not the cluster's alone
-    _keep_freed_memory()
-    cores = int(os.environ.get("OMP_NUM_THREADS", "1"))
-    backend = container.read_manifest(io.BytesIO(file)).backend
-    if backend == "torch":
-        import_module("torch").set_num_threads(cores)
-    elif backend == "tensorflow":
-        with contextlib.suppress(RuntimeError):  # it runs already, with threads of its own
-            import_module("tensorflow").config.threading.set_intra_op_parallelism_threads(cores)
-
-
-def _keep_freed_memory() -> None:
-    """Let a worker use memory that it has freed again, instead of asking the system for it in each package.
-
-    dask sets ``MALLOC_TRIM_THRESHOLD_`` to 64 kB, which makes glibc map and unmap every array: on two workers of two
-    cores, half of their time was spent in page faults.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if mallopt is not None:  # of glibc
-        mallopt(TRIM, KEPT)
-        mallopt(MMAP, KEPT)
+    return _loaded.get(job.file, job.checksum, load)

@@ -6,14 +6,14 @@ them once.
 
 from __future__ import annotations
 
-import hashlib
-import threading
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from .. import per_process
 from ..errors import ArtifactError, BackendMissing
+from ..per_process import PerProcess
 from ..spec import Numpy
 from .running import Samples, Vectors
 
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
 MOST = 4  # influences that a process keeps
 
-_made: dict[str, FittedInfluence] = {}
-_lock = threading.Lock()
+_made: PerProcess[FittedInfluence] = PerProcess(MOST)
 
 
 class Job(NamedTuple):
@@ -46,7 +45,7 @@ def spread(scores: Scores) -> Any:
             f"the model cannot be sent to other processes, since it cannot be pickled: {error}. Write the scores with "
             ".to_zarr(path) in this one"
         ) from error
-    job = dask.delayed(Job(content, hashlib.sha256(content).hexdigest()), pure=True, traverse=False)
+    job = dask.delayed(Job(content, per_process.checksum(content)), pure=True, traverse=False)
     vectors, block = dask.delayed(_vectors, pure=True), dask.delayed(_block, pure=True)
     parts = [_parts(samples, size) for samples, size in zip((scores.tests, scores.trains), scores.chunks, strict=True)]
     trains = [dask.delayed(part, pure=True, traverse=False) for part in parts[1]]
@@ -108,23 +107,18 @@ def _content(fitted: FittedInfluence) -> dict[str, Any]:
 
 def _fitted(job: Job) -> FittedInfluence:
     """The influence of a job, compiled once in a process, with the weights that it had when it was fitted."""
+    return _made.get(job.content, job.checksum, _compiled)
+
+
+def _compiled(content: bytes) -> FittedInfluence:
     from .compiled import FittedInfluence, Influence
 
-    with _lock:
-        known = _made.get(job.checksum)
-        if known is None:
-            if hashlib.sha256(job.content).hexdigest() != job.checksum:
-                raise ArtifactError("the influence's bytes changed on their way to the worker")
-            content = import_module("pickle").loads(job.content)
-            influence = Influence.compile(content["model"], **content["arguments"])
-            influence._run = influence._run.with_weights(content["weights"])
-            train = content["train"]
-            samples = None if train is None else influence.samples(train, "training data")
-            known = FittedInfluence(influence, influence.method, content["state"], samples, content["count"])
-            while len(_made) >= MOST:
-                del _made[next(iter(_made))]
-            _made[job.checksum] = known
-        return known
+    given = import_module("pickle").loads(content)
+    per_process.share_cores(given["arguments"]["backend"])
+    influence = Influence.compile(given["model"], **given["arguments"])
+    influence._run = influence._run.with_weights(given["weights"])
+    samples = None if given["train"] is None else influence.samples(given["train"], "training data")
+    return FittedInfluence(influence, influence.method, given["state"], samples, given["count"])
 
 
 def _vectors(job: Job, tests: Part) -> Vectors:

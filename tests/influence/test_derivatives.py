@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,15 +15,8 @@ from explainers.influence import GradientSimilarity, Influence
 
 from .naive import keras_derivatives, torch_derivatives
 
+pytestmark = pytest.mark.usefixtures("doubles")
 RNG = np.random.default_rng(0)
-
-
-@pytest.fixture(autouse=True)
-def doubles() -> Iterator[None]:
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def cross_entropy(f: Any, y: Any) -> Any:

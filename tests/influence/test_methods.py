@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -30,16 +29,9 @@ from explainers.influence import (
 
 from .naive import gauss_newton, softmax_hessian, torch_derivatives
 
+pytestmark = pytest.mark.usefixtures("doubles")
 RNG = np.random.default_rng(0)
 X, Y = RNG.standard_normal((40, 6)), RNG.integers(0, 3, 40)
-
-
-@pytest.fixture(autouse=True)
-def doubles() -> Iterator[None]:
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def network() -> nn.Sequential:

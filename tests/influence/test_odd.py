@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -17,15 +17,8 @@ from explainers.influence import EKFAC, GradientSimilarity, HarmonicMean, Influe
 from .naive import keras_derivatives, torch_derivatives
 from .test_derivatives import assert_products, cross_entropy
 
+pytestmark = pytest.mark.usefixtures("doubles")
 RNG = np.random.default_rng(0)
-
-
-@pytest.fixture(autouse=True)
-def doubles() -> Iterator[None]:
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 class Model(nn.Module):
@@ -138,6 +131,18 @@ def test_checkpoints_leave_no_trace(tmp_path: Any) -> None:
     with pytest.raises(ArtifactError, match="its method is"):
         third.load(tmp_path / "fitted", (VECTORS, y))
     fitted.lazy((VECTORS, y), chunks=(2, 9)).to_zarr(tmp_path / "a.zarr")
+
+
+def test_checkpoints_beside_other_threads() -> None:
+    """Weights are arguments of the kernels: what one thread computes at a checkpoint is not seen by another."""
+    y = torch.from_numpy(RNG.integers(0, 3, 9))
+    states = [nn.Linear(4, 3).state_dict() for _ in range(2)]
+    fitted = Influence.compile(nn.Linear(4, 3), method=TracIn(states), inputs=VECTORS[:2]).fit((VECTORS, y))
+    losses, scores = fitted.losses((VECTORS, y)), fitted((VECTORS, y))
+    with ThreadPoolExecutor(4) as pool:
+        found = [pool.submit(fitted.losses if i % 2 else fitted, (VECTORS, y)) for i in range(40)]
+        for i, future in enumerate(found):
+            np.testing.assert_array_equal(future.result(), losses if i % 2 else scores)
 
 
 def test_what_a_run_on_disk_is_known_by(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
