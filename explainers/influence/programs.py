@@ -349,6 +349,19 @@ def _added(parts: Iterable[Array]) -> Array:
 
 
 @dataclass(frozen=True)
+class Sides(WithSizes):
+    """What :class:`Pairs` needs of the others: of each block two factors, (N, G, L) and (N, G, R), or (N, P)."""
+
+    by_factors: tuple[bool, ...] = ()
+
+    def results(self, ops: Ops, factors: Sequence[Factor], args: Mapping[str, Array]) -> Sequence[Array]:
+        found = []
+        for factor, by_factors in zip(factors, self.by_factors, strict=True):
+            found += [side[:, :, 0] for side in factor] if by_factors else [flat(ops, factor)]
+        return found
+
+
+@dataclass(frozen=True)
 class Pairs(WithSizes):
     """The products of each sample's derivative with those of K others, (N, K), without forming either where T = 1.
 

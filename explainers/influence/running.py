@@ -31,13 +31,14 @@ from .programs import (
     Pairs,
     PerSample,
     Projections,
+    Sides,
     Squares,
     Turned,
     TurnedProducts,
 )
 from .sites import Block, Sites
 
-Vectors = list[Numpy]  # for each block (K, P), float64
+Vectors = list[Numpy]  # for each block (K, P), or what a method has in its place
 BATCH = 128  # samples in a batch, unless activations or the caller say otherwise
 MOST_BYTES = 2**28  # of the derivatives of a batch
 
@@ -330,24 +331,18 @@ class Runner:
 
     def similarity_factors(self, samples: Samples, span: tuple[int, int] | None = None) -> Vectors:
         """What :meth:`similarity` needs of some samples: for each block two factors, or the derivative."""
-        if not any(self.by_factors):
-            return self.derivatives(samples, span=span)
-        found: Vectors = []
-        program = Factors(self.sites, self.blocks, self.loss)
-        parts = [results for _, results in self.run(program, samples, (), None, span=span)]
-        for place, by_factors in enumerate(self.by_factors):
-            left, right = (np.concatenate([part[2 * place + side] for part in parts]) for side in (0, 1))
-            if by_factors:
-                found += [left[:, :, 0].astype(np.float64), right[:, :, 0].astype(np.float64)]
-            else:
-                whole = np.swapaxes(left, -1, -2) @ right
-                found.append(whole.reshape(len(whole), -1).astype(np.float64))
-        return found
+        program = Sides(self.sites, self.blocks, self.loss, False, self.sizes, self.by_factors)
+        parts = [found for _, found in self.run(program, samples, per_sample=self._formed, span=span)]
+        return [np.concatenate(side) for side in zip(*parts, strict=True)]
+
+    @property
+    def _formed(self) -> int:
+        """The numbers of a sample's derivatives that are formed where others have factors."""
+        return sum(n for n, by in zip(self.entries, self.by_factors, strict=True) if not by)
 
     def similarity(self, samples: Samples, factors: Vectors, span: tuple[int, int] | None = None) -> Numpy:
         """The products of each sample's derivative with those behind ``factors``, (K, N)."""
-        per_sample = sum(n for n, by in zip(self.entries, self.by_factors, strict=True) if not by)
-        return self._pairs(samples, factors, self.by_factors, per_sample, span)
+        return self._pairs(samples, factors, self.by_factors, self._formed, span)
 
     def harmonic_sums(self, samples: Samples, vectors: Vectors, damping: Numpy) -> Vectors:
         """The mean of derivative·(derivative·v)/(λ + |derivative|²), with λ of each block, for each vector (K, P)."""
