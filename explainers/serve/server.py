@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from .settings import Settings, read_keys
 
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 LINGER = 0.2  # seconds in which open connections are still read at shutdown
+FIRST = 3.0  # seconds in which a connection may still send the first request for which it was opened
 SWITCH = 0.0005  # seconds after which Python switches threads, so that requests are read while packages run
 
 
@@ -91,10 +93,19 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: Any = None) -> None:
         """Stop listening, then read pending requests from open connections before closing them."""
+        await asyncio.sleep(0.001)  # a timer runs behind the sockets that are ready: all that wait are accepted first
         for listener in self.servers:
             listener.close()
         await asyncio.sleep(LINGER)
+        patience = time.monotonic() + FIRST
+        while time.monotonic() < patience and any(map(asked_nothing, self.server_state.connections)):
+            await asyncio.sleep(LINGER / 10)
         await super().shutdown(sockets)
+
+
+def asked_nothing(connection: Any) -> bool:
+    """Whether a connection has been opened, and no request has been read from it."""
+    return getattr(connection, "cycle", None) is None
 
 
 def is_loopback(host: str) -> bool:
