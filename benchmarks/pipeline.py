@@ -152,12 +152,12 @@ def cluster(rounds: int) -> None:
 
     da = import_module("dask.array")
     explain = Explainer.compile(mlp(256), methods.ShapleySampling(10), inputs=np.zeros((1, 784), np.float32))
-    x = da.from_array(np.random.default_rng(0).normal(size=(128, 784)).astype(np.float32), chunks=(4, 784))
+    x = da.from_array(np.random.default_rng(0).normal(size=(256, 784)).astype(np.float32), chunks=(4, 784))
     times: dict[int, list[float]] = {1: [], 2: []}
     for _ in range(rounds):
         for workers in times:
             with (
-                LocalCluster(workers, threads_per_worker=1, dashboard_address=None) as local,
+                LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as local,
                 Client(local),  # type: ignore[no-untyped-call]
             ):
                 clusters.explain(x, explain, target=0).compute()  # each process loads the explainer

@@ -43,7 +43,7 @@ def client() -> Iterator[Any]:
     distributed = pytest.importorskip("distributed")
     with (
         dask.config.set({"distributed.worker.daemon": False}),
-        distributed.LocalCluster(2, threads_per_worker=2, dashboard_address=None) as local,
+        distributed.LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=None) as local,
         distributed.Client(local) as found,
     ):
         yield found
