@@ -8,6 +8,7 @@ are installed get the same networks.
     python -m benchmarks.influence lds [--decay 0.005] [--json FILE]
     python -m benchmarks.influence cost [--rounds 5]
     python -m benchmarks.influence memory
+    python -m benchmarks.influence spread [--tests 1000] [--rounds 3]
 """
 
 from __future__ import annotations
@@ -250,14 +251,14 @@ def cells() -> dict[str, tuple[nn.Module, Any]]:
         nn.Flatten(), nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10),
     )  # fmt: skip
     return {
-        "MLP 784-1024-1024-10": (mlp.eval(), torch.randn(32, 784)),
-        "LeNet": (lenet.eval(), torch.randn(32, 1, 28, 28)),
-        "transformer, 2 layers, 32 tokens": (Transformer().eval(), torch.randint(0, 200, (32, 32))),
+        "MLP 784-1024-1024-10": (mlp.eval(), torch.randn(64, 784)),
+        "LeNet": (lenet.eval(), torch.randn(64, 1, 28, 28)),
+        "transformer, 2 layers, 32 tokens": (Transformer().eval(), torch.randint(0, 200, (64, 32))),
     }
 
 
-def materialized(model: nn.Module, x: Any, y: Any) -> Callable[[], Any]:
-    """All products of the samples' derivatives by vmap(grad)."""
+def materialized(model: nn.Module, tests: tuple[Any, Any], trains: tuple[Any, Any]) -> Callable[[], Any]:
+    """All products of the derivatives of tests and training samples by vmap(grad)."""
     weights = {name: w.detach() for name, w in model.named_parameters()}
 
     def loss(weights: Any, sample: Any, label: Any) -> Any:
@@ -266,11 +267,10 @@ def materialized(model: nn.Module, x: Any, y: Any) -> Callable[[], Any]:
 
     each = torch.func.vmap(torch.func.grad(loss), (None, 0, 0))
 
-    def run() -> Any:
-        flat = torch.cat([part.reshape(len(y), -1) for part in each(weights, x, y).values()], 1)
-        return flat @ flat.T
+    def flat(x: Any, y: Any) -> Any:
+        return torch.cat([part.reshape(len(y), -1) for part in each(weights, x, y).values()], 1)
 
-    return run
+    return lambda: flat(*tests) @ flat(*trains).T
 
 
 def medians(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
@@ -286,24 +286,34 @@ def medians(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]
 
 
 def cost(arguments: argparse.Namespace) -> None:
-    heads = ["32 × 32 samples", "products ms", "vmap(grad) ms", "÷", "EKFAC fit ms", "scores ms", "pyDVL fit ms"]
+    heads = [
+        "32 tests × 32 training samples",
+        "products ms",
+        "vmap(grad) ms",
+        "÷",
+        "EKFAC fit ms",
+        "scores ms",
+        "pyDVL fit ms",
+    ]
     heads += ["scores ms", "fit ÷", "scores ÷"]
     print("| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|")
     for name, (model, x) in cells().items():
         y = torch.randint(0, 10, (len(x),))
-        pair = x.numpy(), y.numpy()
+        half = len(x) // 2
+        tests, trains = (x[:half], y[:half]), (x[half:], y[half:])
+        pair, asked = (tuple(part.numpy() for part in both) for both in (trains, tests))
         similar = Influence.compile(model, method=GradientSimilarity(), inputs=x[:2]).fit(pair)
         influence = Influence.compile(model, method=EKFAC(), inputs=x[:2])
         fitted = influence.fit(pair)
-        np.testing.assert_allclose(similar(pair), materialized(model, x, y)().numpy(), rtol=1e-2, atol=1e-3)
+        np.testing.assert_allclose(similar(asked), materialized(model, tests, trains)().numpy(), rtol=1e-2, atol=1e-3)
         runs = {
-            "products": lambda similar=similar, pair=pair: similar(pair),
-            "vmap": materialized(model, x, y),
+            "products": lambda similar=similar, asked=asked: similar(asked),
+            "vmap": materialized(model, tests, trains),
             "fit": lambda influence=influence, pair=pair: influence.fit(pair),
-            "scores": lambda fitted=fitted, pair=pair: fitted(pair),
+            "scores": lambda fitted=fitted, asked=asked: fitted(asked),
         }
         if importlib.util.find_spec("pydvl") and name != "transformer, 2 layers, 32 tokens":
-            runs |= _pydvl_runs(model, x, y)
+            runs |= _pydvl_runs(model, tests, trains)
         found = {key: 1e3 * value for key, value in medians(runs, arguments.rounds).items()}
         row = [found["products"], found["vmap"], found["products"] / found["vmap"], found["fit"], found["scores"]]
         more = ["—"] * 4
@@ -313,19 +323,19 @@ def cost(arguments: argparse.Namespace) -> None:
         print(f"| {name} | " + " | ".join([*(f"{value:.3g}" for value in row), *more]) + " |", flush=True)
 
 
-def _pydvl_runs(model: nn.Module, x: Any, y: Any) -> dict[str, Callable[[], Any]]:
+def _pydvl_runs(model: nn.Module, tests: tuple[Any, Any], trains: tuple[Any, Any]) -> dict[str, Callable[[], Any]]:
     from pydvl.influence.torch import EkfacInfluence
 
     def fit() -> Any:
         made = EkfacInfluence(model, update_diagonal=True, hessian_regularization=1e-2, progress=False)
-        return made.fit(loader(x.numpy(), y.numpy(), 32))
+        return made.fit(loader(*(part.numpy() for part in trains), 32))
 
     try:
         fitted = fit()
     except Exception as error:  # it takes linear layers only
         print(f"<!-- pyDVL: {type(error).__name__}: {error} -->")
         return {}
-    return {"peer fit": fit, "peer scores": lambda: fitted.influences(x, y, x, y, mode="up")}
+    return {"peer fit": fit, "peer scores": lambda: fitted.influences(*tests, *trains, mode="up")}
 
 
 def memory(arguments: argparse.Namespace) -> None:
@@ -341,14 +351,58 @@ def memory(arguments: argparse.Namespace) -> None:
         print(f"| {count:,} | {process.memory_info().rss / 2**20 - data_size:,.0f} |", flush=True)
 
 
+def spread(arguments: argparse.Namespace) -> None:
+    """Scores as a dask array, on one worker process and on two, written in chunks unlike its blocks."""
+    from dask.distributed import Client, LocalCluster
+
+    from explainers import cluster
+
+    model = nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 10)).eval()
+    random = np.random.default_rng(0)
+    trains, tests = (
+        (random.standard_normal((count, 784)).astype(np.float32), random.integers(0, 10, count))
+        for count in (20_000, arguments.tests)
+    )
+    fitted = Influence.compile(model, inputs=trains[0][:1]).fit(trains)
+    lazy = fitted.lazy(tests, chunks=(100, 1000))
+    times: dict[int, list[float]] = {1: [], 2: []}
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        for turn in range(arguments.rounds):
+            for workers in times:
+                with (
+                    LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as local,
+                    Client(local),  # type: ignore[no-untyped-call]
+                ):
+                    lazy.to_dask()[:1, :10].compute()  # each process compiles the model
+                    began = time.perf_counter()
+                    lazy.to_dask().sum(axis=0).compute()
+                    times[workers].append(time.perf_counter() - began)
+                    if not turn:
+                        odd = lazy.to_dask().rechunk((333, 1111)).astype(np.float32)
+                        cluster.to_zarr(odd, place / f"{workers}.zarr")
+        zarr = importlib.import_module("zarr")
+        wanted = fitted(tests)
+        for workers in times:
+            found = zarr.open_array(str(place / f"{workers}.zarr"), mode="r")[:]
+            difference = abs(found - wanted).max() / abs(wanted).max()
+            print(
+                f"{workers} workers, blocks of 100 × 1,000 written in chunks of 333 × 20,000: off by {difference:.0e}"
+            )
+    one, two = (float(np.median(own)) for own in times.values())
+    ratio = float(np.median([a / b for a, b in zip(*times.values(), strict=True)]))
+    print(f"{len(tests[1]):,} × 20,000 scores on 1 → 2 worker processes: {one:.1f} s → {two:.1f} s, {ratio:.2f} ×")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["lds", "cost", "memory"])
+    parser.add_argument("what", choices=["lds", "cost", "memory", "spread"])
     parser.add_argument("--decay", type=float, default=5e-3, help="weight decay of the training")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tests", type=int, default=1000, help="tests of spread")
     parser.add_argument("--json")
     arguments = parser.parse_args()
-    {"lds": lds, "cost": cost, "memory": memory}[arguments.what](arguments)
+    {"lds": lds, "cost": cost, "memory": memory, "spread": spread}[arguments.what](arguments)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,14 @@ class Operations(Protocol):
         ``places``.
         """
 
+    def input_gradients(
+        self, function: Callable[..., tuple[Array, Array]], arrays: Sequence[Array], /
+    ) -> tuple[Array, Sequence[Array]]:
+        """For a function that returns (y, z): z, and the derivative of Σ y towards each of the arrays.
+
+        The function may use ``vjp``, whose messages are differentiated as well.
+        """
+
     def winners(
         self, node: Node, x: Sequence[Array], y: Sequence[Array], y_r: Sequence[Array], from_x: Array, share: Array, /
     ) -> list[Array] | None:

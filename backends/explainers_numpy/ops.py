@@ -62,6 +62,12 @@ def pull_each(node: Node, arrays: Sequence[Array], place: int, messages: Sequenc
     raise no_derivative(f"{node.op} is a function, whose weights are its own")
 
 
+def input_gradients(
+    function: Callable[..., tuple[Array, Array]], arrays: Sequence[Array]
+) -> tuple[Array, Sequence[Array]]:
+    raise no_derivative("functions of numpy have no derivative")
+
+
 def run_each(node: Node, arrays: Sequence[Array], places: Sequence[int], models: int) -> None:
     return None
 

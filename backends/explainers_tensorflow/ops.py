@@ -199,6 +199,17 @@ def vjp(
     return _outputs(node, op), pullback
 
 
+def input_gradients(function: Callable[..., tuple[Any, Any]], arrays: Sequence[Any]) -> tuple[Any, Sequence[Any]]:
+    def run(*arrays: Any) -> tuple[Any, Sequence[Any]]:
+        y, z = function(*arrays)
+        found = tf.gradients(y, arrays, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return z, [_dense(gradient, array) for gradient, array in zip(found, arrays, strict=True)]
+
+    if not tf.executing_eagerly():
+        return run(*arrays)
+    return tf.function(run, autograph=False)(*arrays)  # operations that are run one by one are on no tape
+
+
 def _dense(gradient: Any, array: Any) -> Any:
     if isinstance(gradient, tf.IndexedSlices):
         size = array.shape[0] if array.shape[0] is not None else tf.shape(array)[0]

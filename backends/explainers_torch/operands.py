@@ -24,10 +24,17 @@ class Operand:
 
 def evaluate(node: Node, arrays: Sequence[Any]) -> tuple[Any, ...]:
     """Run the node's operation on the values of its inputs."""
-    target, template, leaves = node.payload
+    target = node.payload[0]
     if target in (_aten.view.default, _aten._unsafe_view.default):  # rules may pass strides unlike the model's
         target = _aten.reshape.default
-    filled = [arrays[leaf.place] if isinstance(leaf, Operand) else leaf for leaf in leaves]
-    args, kwargs = pytree.tree_unflatten(filled, template)
+    args, kwargs = filled_in(node, arrays)
     result = target(*args, **kwargs)
     return tuple(result) if isinstance(result, (tuple, list)) else (result,)
+
+
+def filled_in(node: Node, arrays: Sequence[Any]) -> tuple[Any, Any]:
+    """The operation's arguments, with the values of the node's inputs in their places."""
+    _, template, leaves = node.payload
+    filled = [arrays[leaf.place] if isinstance(leaf, Operand) else leaf for leaf in leaves]
+    args, kwargs = pytree.tree_unflatten(filled, template)
+    return args, kwargs

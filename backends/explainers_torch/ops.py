@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from explainers.graph import Node
 
+from . import twice
 from .locality import evaluate_window as evaluate_window
 from .locality import patches as patches
 from .operands import Operand
@@ -38,21 +39,39 @@ shift_right = torch.bitwise_right_shift
 def vjp(
     node: Node, arrays: Sequence[Any], places: Sequence[int]
 ) -> tuple[tuple[Any, ...], Callable[[Sequence[Tensor | None]], Sequence[Tensor | None]]]:
-    """Run the node and return its outputs with its vector–Jacobian product towards ``places``."""
+    """Run the node and return its outputs with its vector–Jacobian product towards ``places``.
+
+    Where gradients are recorded, by :func:`input_gradients`, messages can be differentiated again.
+    """
+    again = torch.is_grad_enabled()
     with torch.enable_grad():
         arrays = list(arrays)
-        for place in places:
-            arrays[place] = arrays[place].detach().requires_grad_(True)
-        attached = evaluate(node, arrays)
+        for place in places:  # tensors of its own, since another operand may depend on this one
+            own = arrays[place] if again else arrays[place].detach()
+            arrays[place] = own.view_as(own) if own.requires_grad else own.detach().requires_grad_(True)
+        attached = (twice.evaluate if again else evaluate)(node, arrays)
 
     def pullback(messages: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
         pairs = [(y, m) for y, m in zip(attached, messages, strict=True) if m is not None and y.requires_grad]
         if not pairs:
             return [None] * len(places)
         outs, cotangents = zip(*pairs, strict=True)
-        return torch.autograd.grad(outs, [arrays[p] for p in places], cotangents, retain_graph=True, allow_unused=True)
+        inputs = [arrays[p] for p in places]
+        return torch.autograd.grad(outs, inputs, cotangents, retain_graph=True, create_graph=again, allow_unused=True)
 
-    return tuple(out.detach() if isinstance(out, Tensor) else out for out in attached), pullback
+    return tuple(out.detach() if isinstance(out, Tensor) and not again else out for out in attached), pullback
+
+
+def input_gradients(
+    function: Callable[..., tuple[Tensor, Tensor]], arrays: Sequence[Tensor]
+) -> tuple[Tensor, Sequence[Tensor]]:
+    with torch.enable_grad():
+        leaves = [array.detach().requires_grad_(True) for array in arrays]
+        y, z = function(*leaves)
+        total = y.sum()
+    if not total.requires_grad:
+        return z.detach(), [torch.zeros_like(leaf) for leaf in leaves]
+    return z.detach(), torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
 
 
 def arange(size: int, like: Tensor) -> Tensor:

@@ -62,20 +62,25 @@ def _patches(x: Tensor, fact: Sliding | Spreading, result: Sequence[int]) -> Ten
 def _unfolded(x: Tensor, fact: Sliding | Spreading, result: Sequence[int]) -> Tensor:
     """(N, C, …) → (N, C·kernel, T); but for images by a convolution with filters of one 1."""
     count, rank = math.prod(fact.kernel), len(fact.kernel)
-    pads: list[int] = []
-    sizes = zip(x.shape[2:], result, fact.kernel, fact.stride, fact.dilation, fact.before, strict=True)
-    for size, steps, kernel, stride, dilation, before in reversed(list(sizes)):
-        pads += [before, max((steps - 1) * stride + dilation * (kernel - 1) + 1 - size - before, 0)]
-    padded = torch.constant_pad_nd(x, pads) if any(pads) else x
+    wide = padded(x, fact, result)
     if rank == 2:
-        return torch.nn.functional.unfold(padded, fact.kernel, fact.dilation, 0, fact.stride)
+        return torch.nn.functional.unfold(wide, fact.kernel, fact.dilation, 0, fact.stride)
     filters = torch.eye(count, dtype=x.dtype, device=x.device).reshape(count, 1, *fact.kernel)
-    apart = padded.reshape(x.shape[0] * x.shape[1], 1, *padded.shape[2:])
+    apart = wide.reshape(x.shape[0] * x.shape[1], 1, *wide.shape[2:])
     nothing = [0] * rank
     seen = _aten.convolution.default(
         apart, filters, None, list(fact.stride), nothing, list(fact.dilation), False, nothing, 1
     )
     return seen.reshape(x.shape[0], x.shape[1] * count, math.prod(result))
+
+
+def padded(x: Tensor, fact: Sliding | Spreading, result: Sequence[int]) -> Tensor:
+    """x with the zeros that a convolution reads around it."""
+    pads: list[int] = []
+    sizes = zip(x.shape[2:], result, fact.kernel, fact.stride, fact.dilation, fact.before, strict=True)
+    for size, steps, kernel, stride, dilation, before in reversed(list(sizes)):
+        pads += [before, max((steps - 1) * stride + dilation * (kernel - 1) + 1 - size - before, 0)]
+    return torch.constant_pad_nd(x, pads) if any(pads) else x
 
 
 def weight_gradients(
@@ -139,7 +144,7 @@ def run_each(
     if isinstance(node.attributes.locality, Sliding) and node.function is Function.CONV:
         run = _convolved_each
     elif node.payload[0] is _aten._native_batch_norm_legit_no_training.default:
-        run = _normed_each
+        run = normed_each
     else:
         return None
     operands = list(arrays)
@@ -172,7 +177,7 @@ def _convolved_each(node: Node, arrays: Sequence[Any], models: int) -> Tensor:
     return y.reshape(-1, outputs, *result)
 
 
-def _normed_each(node: Node, arrays: Sequence[Any], models: int) -> Tensor:
+def normed_each(node: Node, arrays: Sequence[Any], models: int) -> Tensor:
     """Batch normalization in inference, of each model."""
     given = given_arguments(node, arrays)
     x = given["input"]

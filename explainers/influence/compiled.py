@@ -27,7 +27,7 @@ from .coverage import Coverage
 from .methods import InfluenceMethod, State
 from .programs import Derivatives
 from .running import Runner, Samples, Vectors
-from .scores import Scores
+from .scores import Scores, check_memory
 from .sites import Sites, chosen
 
 FORM = "explainers influence 1"
@@ -297,6 +297,34 @@ class FittedInfluence:
     def self_influence(self, trains: Any = None) -> Numpy:
         """The influence of each sample on itself, (N,): large where the model has learnt a sample by heart."""
         return self.method.self_influence(self._run, self.state, self._trains(trains), self._train())
+
+    def perturbation(self, tests: Any, trains: Any = None) -> Numpy | tuple[Numpy, ...]:
+        """The derivative of each influence towards the training sample's input, (tests, trains, …) as the input.
+
+        Moving the input of a training sample along it raises its influence: it would lower the test's loss more
+        (Koh and Liang 2017, eq. 5, with the sign of our scores and without 1/n). It costs a second derivative of all
+        training samples for each test.
+
+        Returns
+        -------
+        An array of the input's dtype; a tuple for models of several floating inputs.
+
+        Raises
+        ------
+        UnsupportedOperation: no input is floating, or the scores are cosines. InputError: it does not fit in memory.
+        """
+        samples, others = self._samples(tests, "tests"), self._trains(trains)
+        specs = [spec for spec in self._run.inputs.inputs if spec.floating]
+        if not specs:
+            raise UnsupportedOperation(
+                f"the inputs ({self._run.inputs}) are whole numbers, which cannot change a little"
+            )
+        shape = len(samples), len(others)
+        numbers = math.prod(shape) * sum(math.prod(spec.sample_shape) for spec in specs)
+        what = f"the derivatives of {shape[0]:,} × {shape[1]:,} scores"
+        check_memory(8 * numbers, what, "give fewer tests or training samples at once")
+        found = self.method.perturbations(self._run, self.state, samples, others, self._train())
+        return found[0] if len(found) == 1 else tuple(found)
 
     def losses(self, samples: Any) -> Numpy:
         """The loss of each sample, (N,)."""

@@ -82,13 +82,19 @@ class PerSample:
 
     def __call__(self, ops: Ops, weights: Mapping[Value, Array], *arguments: Array) -> tuple[Array, ...]:
         args = dict(zip((p.name for p in self.placeholders), arguments, strict=True))
+        loss, factors = self.evaluated(ops, weights, args)
+        return (loss, *self.results(ops, factors, args))
+
+    def evaluated(
+        self, ops: Ops, weights: Mapping[Value, Array], args: Mapping[str, Array]
+    ) -> tuple[Array, list[Factor]]:
+        """The losses, (N,), and the factors of each block."""
         inputs = [args[f"input_{value.node}"] for value in self.graph.inputs]
         values, pullbacks = self.walk.forward(ops, weights, inputs)
         f, y = values[self.output], args["target"]
         start = self.loss.root(ops, f, y, args["signs"]) if self.pseudo else self.loss.gradient(ops, f, y)
         messages = self.walk.messages(ops, values, pullbacks, start)
-        factors = [self.factor(ops, block, values, messages) for block in self.blocks]
-        return (self.loss.value(ops, f, y), *self.results(ops, factors, args))
+        return self.loss.value(ops, f, y), [self.factor(ops, block, values, messages) for block in self.blocks]
 
     def results(self, ops: Ops, factors: Sequence[Factor], args: Mapping[str, Array]) -> Sequence[Array]:
         return ()
@@ -517,6 +523,27 @@ class Curvature(WithSizes):
         wholes = [flat(ops, factor) for factor in factors]
         total = _added(products(ops, whole, args, place) for place, whole in enumerate(wholes))
         return [ops.matmul(ops.move_axis(total, 0, 1), whole) for whole in wholes]
+
+
+@dataclass(frozen=True)
+class Perturbations(WithSizes):
+    """∂/∂x of ⟨∂ℓ/∂θ, v⟩ of each sample, as the inputs ``moving``, for one vector v."""
+
+    moving: tuple[str, ...] = ()
+
+    def further(self) -> Sequence[Placeholder]:
+        return [Placeholder(f"vector_{place}", "", (size,), self.dtype) for place, size in enumerate(self.entries)]
+
+    def __call__(self, ops: Ops, weights: Mapping[Value, Array], *arguments: Array) -> tuple[Array, ...]:
+        args = dict(zip((p.name for p in self.placeholders), arguments, strict=True))
+
+        def product(*inputs: Array) -> tuple[Array, Array]:
+            loss, factors = self.evaluated(ops, weights, {**args, **dict(zip(self.moving, inputs, strict=True))})
+            wholes = enumerate(flat(ops, factor) for factor in factors)
+            return _added(ops.row_sum(whole * args[f"vector_{place}"]) for place, whole in wholes), loss
+
+        loss, found = ops.input_gradients(product, [args[name] for name in self.moving])
+        return (loss, *found)
 
 
 @dataclass(frozen=True)

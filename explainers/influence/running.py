@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import random_numbers, sources
 from ..backend import WARM_RUNS, Backend, Kernel, Traced, on_host
-from ..errors import InputError, NonFiniteError, TargetError
+from ..errors import InputError, NonFiniteError, TargetError, TraceError, UnsupportedOperation
 from ..explainer import bind
 from ..graph import Value
 from ..losses import Loss, OutputLoss
@@ -30,6 +30,7 @@ from .programs import (
     Norms,
     Pairs,
     PerSample,
+    Perturbations,
     Projections,
     Sides,
     Squares,
@@ -303,6 +304,24 @@ class Runner:
     def products(self, samples: Samples, vectors: Vectors, span: tuple[int, int] | None = None) -> Numpy:
         """Each sample's derivative times each vector, (K, N)."""
         return self._pairs(samples, vectors, (False,) * len(self.blocks), self.total, span)
+
+    def perturbations(self, samples: Samples, vectors: Vectors) -> list[Numpy]:
+        """∂/∂x of each sample's derivative times each vector, for each floating input (K, N, …)."""
+        names = [f"input_{value.node}" for value in self.sites.graph.inputs]
+        moving = [name for name, spec in zip(names, self.inputs.inputs, strict=False) if spec.floating]
+        program = Perturbations(self.sites, self.blocks, self.loss, False, self.sizes, tuple(moving))
+        try:
+            self.kernel(program)
+        except TraceError as error:
+            reason = str(error.__cause__ or error).splitlines()[0]
+            raise UnsupportedOperation(
+                f"the model has an operation whose second derivative {self.backend.name} lacks: {reason[:200]}"
+            ) from error
+        found: list[list[Numpy]] = []
+        for own in zip(*vectors, strict=True):
+            parts = [batch for _, batch in self.run(program, samples, self.staged(own), per_sample=4 * self.total)]
+            found.append([np.concatenate(arrays) for arrays in zip(*parts, strict=True)])
+        return [np.stack(arrays) for arrays in zip(*found, strict=True)]
 
     def _pairs(
         self, samples: Samples, others: Vectors, by_factors: tuple[bool, ...], per_sample: int,

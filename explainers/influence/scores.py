@@ -72,12 +72,9 @@ class Scores:
 
     def compute(self) -> Numpy:
         """All of them, (tests, trains), float64."""
-        needed, free = 8 * self.shape[0] * self.shape[1], psutil.virtual_memory().available
-        if needed > free:
-            raise InputError(
-                f"{self.shape[0]:,} × {self.shape[1]:,} scores take {needed / 2**30:,.1f} GiB, and {free / 2**30:,.1f} "
-                "GiB are free: write them with .to_zarr(path), or take the largest with .top(k)"
-            )
+        what = f"{self.shape[0]:,} × {self.shape[1]:,} scores"
+        advice = "write them with .to_zarr(path), or take the largest with .top(k)"
+        check_memory(8 * self.shape[0] * self.shape[1], what, advice)
         found = np.empty(self.shape)
         for start, part in self.rows():
             found[start : start + len(part)] = part
@@ -173,6 +170,12 @@ class Scores:
 
     def __repr__(self) -> str:
         return f"Scores({self.shape[0]:,} tests × {self.shape[1]:,} training samples, in blocks of {self.chunks})"
+
+
+def check_memory(needed: int, what: str, advice: str) -> None:
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise InputError(f"{what} take {needed / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB are free: {advice}")
 
 
 def _arrays(samples: Samples, start: int, stop: int) -> tuple[Any, ...]:

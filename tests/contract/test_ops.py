@@ -18,7 +18,7 @@ from explainers import ops as declared
 BACKENDS = ("numpy", "torch", "tensorflow")
 OF_THE_MODEL = {  # tests of each backend's trace, and of influence
     "no_derivative", "evaluate", "evaluate_window", "vjp", "winners", "weight_factors", "weight_gradients", "pull_each",
-    "run_each",
+    "run_each", "input_gradients",
 }  # fmt: skip
 DECLARED = {
     name

@@ -40,15 +40,27 @@ class InfluenceMethod(ABC):
     def solve(self, run: Runner, state: State, vectors: Vectors, train: Samples | None) -> Vectors:
         """(H + λ)⁻¹·v for each vector."""
 
+    def directions(
+        self, run: Runner, state: State, tests: Samples, span: tuple[int, int], train: Samples | None
+    ) -> Vectors:
+        """(H + λ)⁻¹ times the derivatives of the tests of ``span``: a score is their product with a derivative."""
+        return self.solve(run, state, run.derivatives(tests, span=span), train)
+
     def factors(
         self, run: Runner, state: State, tests: Samples, span: tuple[int, int], train: Samples | None
     ) -> Vectors:
         """What the influences on the tests of ``span`` are computed from."""
-        return self.solve(run, state, run.derivatives(tests, span=span), train)
+        return self.directions(run, state, tests, span, train)
 
     def scores(self, run: Runner, state: State, factors: Vectors, trains: Samples, span: tuple[int, int]) -> Numpy:
         """The influences of the training samples of ``span``, (tests, trains)."""
         return run.products(trains, factors, span)
+
+    def perturbations(
+        self, run: Runner, state: State, tests: Samples, trains: Samples, train: Samples | None
+    ) -> list[Numpy]:
+        """The derivatives of scores towards the training samples' floating inputs, each (tests, trains, …)."""
+        return run.perturbations(trains, self.directions(run, state, tests, (0, len(tests)), train))
 
     def self_influence(self, run: Runner, state: State, trains: Samples, train: Samples | None) -> Numpy:
         """g_jᵀ·(H + λ)⁻¹·g_j of each sample, (N,)."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ...errors import InputError
+from ...errors import InputError, UnsupportedOperation
 from ...spec import Numpy
 from ..running import Runner, Samples, Vectors
 from .base import InfluenceMethod, State, check_damping, check_positive, inverse, level, noise
@@ -60,6 +60,16 @@ class GradientSimilarity(InfluenceMethod):
 
     def solve(self, run: Runner, state: State, vectors: Vectors, train: Samples | None) -> Vectors:
         return vectors
+
+    def directions(
+        self, run: Runner, state: State, tests: Samples, span: tuple[int, int], train: Samples | None
+    ) -> Vectors:
+        if self.cosine:
+            raise UnsupportedOperation(
+                "the derivative of a cosine towards the training input is not a product with that of the gradient: "
+                "leave out cosine=True"
+            )
+        return super().directions(run, state, tests, span, train)
 
     def factors(
         self, run: Runner, state: State, tests: Samples, span: tuple[int, int], train: Samples | None
@@ -144,6 +154,15 @@ class TracIn(InfluenceMethod):
         found: Numpy = np.sum(parts, axis=0)
         return found
 
+    def perturbations(
+        self, run: Runner, state: State, tests: Samples, trains: Samples, train: Samples | None
+    ) -> list[Numpy]:
+        parts = [
+            [rate * array for array in own.perturbations(trains, own.derivatives(tests))]
+            for own, rate in self._each(run)
+        ]
+        return [np.sum(arrays, axis=0) for arrays in zip(*parts, strict=True)]
+
     def self_influence(self, run: Runner, state: State, trains: Samples, train: Samples | None) -> Numpy:
         found: Numpy = np.sum([rate * own.lengths(trains).sum(axis=1) for own, rate in self._each(run)], axis=0)
         return found
@@ -187,6 +206,15 @@ class TRAK(InfluenceMethod):
 
     def solve(self, run: Runner, state: State, vectors: Vectors, train: Samples | None) -> Vectors:
         return [vectors[0] @ state["inverse"]]
+
+    def directions(
+        self, run: Runner, state: State, tests: Samples, span: tuple[int, int], train: Samples | None
+    ) -> Vectors:
+        """Projected back: ⟨M, Aᵀ·D·B⟩ = ⟨A·M·Bᵀ, D⟩."""
+        (phi,) = self.factors(run, state, tests, span, train)
+        side = math.isqrt(self.dimension)
+        matrices = phi.reshape(len(phi), 1, side, side)
+        return [(a @ matrices @ b.swapaxes(-1, -2)).reshape(len(phi), -1) for a, b in self._sides(run)]
 
     def factors(
         self, run: Runner, state: State, tests: Samples, span: tuple[int, int], train: Samples | None
