@@ -177,6 +177,8 @@ def peers() -> dict[str, Callable[..., np.ndarray]]:
         found |= {"pyDVL EK-FAC": pydvl_ekfac, "pyDVL CG": pydvl_cg}
     if importlib.util.find_spec("kronfluence"):
         found["kronfluence EK-FAC"] = kronfluence
+    if importlib.util.find_spec("dattri"):
+        found["dattri EK-FAC"] = dattri
     return found
 
 
@@ -228,6 +230,23 @@ def kronfluence(model: nn.Module, x: Any, y: Any, xt: Any, yt: Any) -> np.ndarra
             "scores", "factors", test, train, per_device_query_batch_size=len(xt), per_device_train_batch_size=500
         )
         return np.asarray(analyzer.load_pairwise_scores("scores")["all_modules"])
+
+
+def dattri(model: nn.Module, x: Any, y: Any, xt: Any, yt: Any) -> np.ndarray:
+    from dattri.algorithm.influence_function import IFAttributorEKFAC
+    from dattri.task import AttributionTask
+
+    own = copy.deepcopy(model)
+
+    def loss(weights: Any, data: Any) -> Any:
+        f = torch.func.functional_call(own, weights, (data[0],))
+        return nn.functional.cross_entropy(f, data[1])
+
+    task = AttributionTask(loss, own, {name: w.detach() for name, w in own.named_parameters()})
+    attributor = IFAttributorEKFAC(task, damping=1e-2)
+    attributor.cache(loader(x, y))
+    with torch.no_grad():
+        return np.asarray(attributor.attribute(loader(x, y), loader(xt, yt)).T)
 
 
 # --- cost --------------------------------------------------------------------------------------------

@@ -363,7 +363,8 @@ class _Reader:
         role, function, attributes = self._meaning(op, operands[: len(op.inputs)])
         kinds = [self.shapes.of(tensor) for tensor in _operands(self.flat, op)]
         fact = locality(op, kinds, outputs[0]) if outputs and self.dependent.intersection(operands) else None
-        attributes = replace(attributes, locality=fact, relabels=op.type in roles.RELABELS)
+        reorders, repeats = op.type in roles.RELABELS, op.type in roles.REPEATS
+        attributes = replace(attributes, locality=fact, relabels=reorders, repeats=repeats)
         kind, steps = self.flat.own.get(op.name, (op.type, None))
         if self.dependent.intersection(operands):
             self.dependent.update(values)

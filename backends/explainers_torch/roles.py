@@ -78,6 +78,7 @@ RELABELS = {
     "view_as",
     "reshape_as",
 }  # the entries of one operand in another order
+REPEATS = {"expand", "expand_as", "broadcast_to", "repeat"}  # the first operand, over and over along axes
 SCALES = {"mul", "div", "true_divide", "neg"}
 OF_TWO = {"pow", "atan2", "hypot", "logaddexp", "fmod", "remainder", "xlogy"}
 ARITHMETIC = {

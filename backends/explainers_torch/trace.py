@@ -576,7 +576,7 @@ def _node(fx: torch.fx.Node, values: Mapping[torch.fx.Node, Value], dependent: s
         modules=modules, function=function, elementwise=_elementwise(name, fx),
         attributes=replace(
             _attributes(name, function, fx, moving, outputs), locality=_locality(name, fx, axes, outputs),
-            relabels=name in roles.RELABELS,
+            relabels=name in roles.RELABELS, repeats=name in roles.REPEATS,
         ), source=_source(fx),
         payload=(target, template, leaves),
     )  # fmt: skip

@@ -110,10 +110,10 @@ class Attributes:
     axis of a bias that is not along the last.
     weight, bias: the places among the inputs of a dense or conv map's operands. contracted: the axis of the weight that
     a plain product x·W or x·Wᵀ of matrices sums over. relabels: each entry of the result is one of the only operand,
-    and each of those is in it once. lost: why the model's own derivative is not available. locality:
-    which places of the operands the places of the result depend on. Rewrites set the rest: behind: the kind of weighted
-    map that feeds an activation. rescaling: places of the factors of a product that only rescale the other one. rule:
-    the rule that a composite assigned to this node.
+    and each of those is in it once. repeats: it is the first operand, over and over along axes. lost: why the model's
+    own derivative is not available. locality: which places of the operands the places of the result depend on. Rewrites
+    set the rest: behind: the kind of weighted map that feeds an activation. rescaling: places of the factors of a
+    product that only rescale the other one. rule: the rule that a composite assigned to this node.
     """
 
     axis: int | tuple[int, ...] | None = None
@@ -122,6 +122,7 @@ class Attributes:
     bias: int | None = None
     contracted: int | None = None
     relabels: bool = field(default=False, compare=False)
+    repeats: bool = field(default=False, compare=False)
     lost: str = ""
     locality: Locality | None = field(default=None, compare=False)
     behind: Function = Function.NONE

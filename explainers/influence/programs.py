@@ -165,7 +165,7 @@ class PerSample:
         added: axes of the message before those of the result.
         """
         shape, rank = self._shape(node.inputs[place]), len(node.outputs[0].shape) + added
-        if node.function is not Function.ADD:
+        if node.function is not Function.ADD and not node.attributes.repeats:
             operands = list(arrays)
             operands[place] = ops.broadcast_like(arrays[place], message) + ops.zeros_like(message)
             _, pullback = ops.vjp(node, operands, (place,))

@@ -245,10 +245,14 @@ class Sites:
             return False
         return self.graph.output(use.operand).shape == (node.outputs[0].shape[self.channels(node)],)
 
-    @staticmethod
-    def broadcasts(use: Use) -> bool:
+    def broadcasts(self, use: Use) -> bool:
         """Whether the weight is repeated along the samples, as numpy does it: not so a slope for each channel."""
-        return use.node.elementwise and use.node.role is not Role.UNIVARIATE
+        node = use.node
+        if not node.attributes.repeats:
+            return node.elementwise and node.role is not Role.UNIVARIATE
+        before, behind = self.graph.output(use.operand).shape, node.outputs[0].shape
+        pairs = zip(reversed(before), reversed(behind), strict=False)
+        return use.place == 0 and all(size in (1, wide) for size, wide in pairs)
 
     def factored(self, use: Use) -> bool:
         """Whether the use has factors that form the derivative of what it uses: of a dense map or a table."""
@@ -325,7 +329,8 @@ class Sites:
             return "no derivative leads from it to the loss" if weight.node in self.needed else ""
         for use in self.uses[weight]:
             node = use.node
-            if node.role is Role.CONSTANT or not node.outputs[0].floating:
+            repeated = node.attributes.repeats and self.broadcasts(use)  # whatever the samples hold
+            if (node.role is Role.CONSTANT and not repeated) or not node.outputs[0].floating:
                 return f"no derivative leads through {node.op} (node {node.name!r})"
             behind = {value for user in self.graph if user.name in self.needed for value in user.inputs}
             if behind & set(node.values[1:]):

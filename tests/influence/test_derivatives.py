@@ -76,6 +76,23 @@ class Made(nn.Module):
         return self.head(x @ torch.tril(self.mask) @ torch.linalg.inv(self.mask + 9 * torch.eye(8)))
 
 
+class Vision(nn.Module):
+    """Tokens of classes, repeated for every sample in three ways, before those of patches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.head = nn.Conv2d(2, 8, 3, stride=3), nn.Linear(8, 3)
+        self.cls, self.register, self.last = (nn.Parameter(torch.randn(*shape)) for shape in ((1, 1, 8), (2, 8), (8,)))
+        self.encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0)
+
+    def forward(self, x: Any) -> Any:
+        patches, count = self.patch(x).flatten(2).transpose(1, 2), x.shape[0]
+        tokens = self.cls.expand(count, -1, -1), self.register.repeat(count, 1, 1), patches
+        last = self.last.expand(count, 1, 8)
+        x = self.encoder(torch.cat([*tokens, last], 1))
+        return self.head(x[:, 0] * self.cls.expand(count, 3, 8).sum(1) + x[:, -1])
+
+
 class OnlyRecurrent(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -105,6 +122,7 @@ TORCH: dict[str, Any] = {
     "conv2d": lambda: conv2d(),
     "conv1d": lambda: series_conv(),
     "conv3d": lambda: conv3d(),
+    "vision": lambda: (Vision(), *images(2, 6, 6)),
     "attention": lambda: (Attention(), *IDS),
     "made": lambda: (Made(), *IDS),
     "only recurrent": lambda: (OnlyRecurrent(), *SERIES),
@@ -265,11 +283,26 @@ def keras_model(name: str) -> tuple[Any, Any, Any]:
         hidden = L.LayerNormalization()(embedded + L.MultiHeadAttention(2, 4)(embedded, embedded))
         model = keras.Model(ids, L.Dense(3)(L.Dense(6, activation="gelu")(hidden)))
         return model, RNG.integers(0, 10, (12, 5)).astype("int32"), RNG.integers(0, 3, (12, 5))
+    if name == "class token":
+
+        class Token(L.Layer):  # type: ignore[misc]
+            """A learnt vector before the others, of every sample in two ways."""
+
+            def build(self, shape: Any) -> None:
+                self.token = self.add_weight(shape=(1, 1, shape[-1]), initializer="normal")
+
+            def call(self, x: Any) -> Any:
+                count = keras.ops.shape(x)[0]
+                first = keras.ops.broadcast_to(self.token, (count, 1, x.shape[-1]))
+                return keras.ops.concatenate([first, x, keras.ops.tile(self.token, (count, 1, 1))], 1)
+
+        layers = [Token(), L.Dense(6, activation="gelu"), L.Flatten(), L.Dense(3)]
+        return keras.Sequential([keras.Input((4, 3)), *layers]), RNG.normal(size=(12, 4, 3)), y
     layers = [L.Conv1D(4, 3, padding="causal", dilation_rate=2), L.GRU(4), L.Dense(3)]
     return keras.Sequential([keras.Input((7, 3)), *layers]), RNG.normal(size=(12, 7, 3)), y
 
 
-@pytest.mark.parametrize("name", ["dense", "conv", "attention", "gru"])
+@pytest.mark.parametrize("name", ["dense", "conv", "attention", "class token", "gru"])
 def test_keras(name: str) -> None:
     keras = pytest.importorskip("keras")
     import tensorflow as tf

@@ -65,7 +65,7 @@ def second_derivatives(model: nn.Module, x: Any, y: Any, tests: int, trains: int
     return torch.stack(rows).reshape(tests, trains, *x.shape[1:]).numpy()
 
 
-MODELS = ["dense", "no bias", "odd", "conv1d", "conv3d", "lstm", "gru", "tokens"]
+MODELS = ["vision", "dense", "no bias", "odd", "conv1d", "conv3d", "lstm", "gru", "tokens"]
 
 
 @pytest.mark.parametrize("name", [*MODELS, "conv2d", "residual"])
