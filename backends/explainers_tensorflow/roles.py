@@ -48,7 +48,7 @@ COPY = """
     ParallelDynamicStitch
 """  # each output entry is an entry of an input or a constant
 COPIES = set(COPY.split())
-RELABELS = {"Identity", "Snapshot", "EnsureShape", "Reshape", "Squeeze", "ExpandDims", "Transpose"}
+RELABELS = {"Cast", "Identity", "Snapshot", "EnsureShape", "Reshape", "Squeeze", "ExpandDims", "Transpose"}
 REPEATS = {"BroadcastTo", "Tile"}  # the first operand, over and over along axes
 SCALES = {"Mul", "MulNoNan", "RealDiv", "Div", "DivNoNan", "Neg"}
 ADDS = {"BiasAdd", "BiasAddV1", "Add", "AddV2", "AddN"}

@@ -67,6 +67,8 @@ RELABELS = {
     "t",
     "permute",
     "clone",
+    "_to_copy",
+    "to",
     "contiguous",
     "alias",
     "movedim",

@@ -94,7 +94,10 @@ class PerSample:
         f, y = values[self.output], args["target"]
         start = self.loss.root(ops, f, y, args["signs"]) if self.pseudo else self.loss.gradient(ops, f, y)
         messages = self.walk.messages(ops, values, pullbacks, start)
-        return self.loss.value(ops, f, y), [self.factor(ops, block, values, messages) for block in self.blocks]
+        factors = [self.factor(ops, block, values, messages) for block in self.blocks]
+        # layers may compute in other dtypes than the output's
+        alike = [Factor(*(ops.cast_like(side, f) for side in factor)) for factor in factors]
+        return self.loss.value(ops, f, y), alike
 
     def results(self, ops: Ops, factors: Sequence[Factor], args: Mapping[str, Array]) -> Sequence[Array]:
         return ()
@@ -167,7 +170,9 @@ class PerSample:
         shape, rank = self._shape(node.inputs[place]), len(node.outputs[0].shape) + added
         if node.function is not Function.ADD and not node.attributes.repeats:
             operands = list(arrays)
-            operands[place] = ops.broadcast_like(arrays[place], message) + ops.zeros_like(message)
+            operands[place] = ops.broadcast_like(arrays[place], message) + ops.zeros_like(
+                ops.cast_like(message, arrays[place])
+            )
             _, pullback = ops.vjp(node, operands, (place,))
             (message,) = pullback([message])
         kept = {rank - len(shape) + axis for axis, size in enumerate(shape) if size != 1}

@@ -224,6 +224,43 @@ def test_bfloat16() -> None:
     np.testing.assert_allclose(found, wanted @ wanted.T, atol=0.05 * abs(wanted @ wanted.T).max())
 
 
+def test_layers_of_different_dtypes() -> None:
+    """Half of the layers compute in bfloat16, as with a large model and adapters."""
+    model = Model(
+        lambda m, x: m.head(m.norm(torch.relu(m.first(x.to(torch.bfloat16)))).float()),
+        first=nn.Linear(4, 5).to(torch.bfloat16), norm=nn.LayerNorm(5).to(torch.bfloat16), head=nn.Linear(5, 3).float(),
+    ).eval()  # fmt: skip
+    x, y = torch.randn(9, 4, dtype=torch.float32), torch.from_numpy(RNG.integers(0, 3, 9))
+    weights = list(model.parameters())
+    rows = []
+    for i in range(9):
+        found = torch.autograd.grad(cross_entropy(model(x[i : i + 1]), y[i : i + 1]).sum(), weights)
+        rows.append(torch.cat([part.reshape(-1).double() for part in found]))
+    wanted = (torch.stack(rows) @ torch.stack(rows).T).numpy()
+    found = Influence.compile(model, method=GradientSimilarity(), inputs=x[:2]).fit((x, y))((x, y))
+    np.testing.assert_allclose(found, wanted, atol=0.02 * abs(wanted).max())
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_keras_policies_of_mixed_precision(policy: str) -> None:
+    keras = pytest.importorskip("keras")
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(0)
+    layers = [
+        keras.layers.Conv1D(4, 2, activation="tanh", dtype=policy), keras.layers.LayerNormalization(dtype=policy),
+        keras.layers.Flatten(dtype=policy), keras.layers.Dense(3, dtype="float32"),
+    ]  # fmt: skip
+    model = keras.Sequential([keras.Input((4, 3), dtype="float32"), *layers])
+    x, y = RNG.normal(size=(9, 4, 3)).astype(np.float32), RNG.integers(0, 3, 9)
+    compiled = Influence.compile(model, method=GradientSimilarity())
+    assert [row.rule for row in compiled.coverage] == ["conv", "full", "full", "full", "dense"]  # as in float32
+    loss = tf.nn.sparse_softmax_cross_entropy_with_logits
+    wanted = keras_derivatives(model, x, y, lambda f, y: loss(y, f))
+    products = wanted @ wanted.T
+    np.testing.assert_allclose(compiled.fit((x, y))((x, y)), products, atol=0.02 * abs(products).max())
+
+
 def test_keras_layers_that_are_frozen_and_checkpoints() -> None:
     keras = pytest.importorskip("keras")
     import tensorflow as tf
