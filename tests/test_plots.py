@@ -16,7 +16,7 @@ import pytest
 
 from explainers import Explainer, Explanation, methods, plots
 from explainers.errors import InputError, NonFiniteError, UnknownNameError
-from explainers.plots import heatmap, layout, tokens
+from explainers.plots import heatmap, layout, swarm, tokens
 from explainers.plots.kinds import resolve
 from explainers.plots.view import View, panels
 
@@ -461,3 +461,64 @@ def test_a_heatmap_shows_what_is_not_finite_only_when_asked() -> None:
     assert any(patch.get_hatch() for patch in figure.axes[0].patches)
     wide = heatmap.figure(np.ones((1, 900)), ["word"] * 900, ["c"], np.zeros(1), title="lrp", split=900)
     assert max(wide.get_size_inches()) < 50
+
+
+# --- many samples -------------------------------------------------------------------------------
+
+
+def dots(figure: Any) -> list[Any]:
+    """The positions of the dots of each row of a beeswarm, (N, 2)."""
+    return [np.asarray(collection.get_offsets()) for collection in figure.axes[0].collections]
+
+
+def test_beeswarm_shows_every_sample_of_the_largest_features_in_order() -> None:
+    x = samples(300, 20)
+    explanation = explained(x)
+    figure = plots.beeswarm(explanation, top=5, names=[f"gene {i}" for i in range(20)])
+    scores = explanation.attributions
+    means = abs(scores).mean(axis=0)
+    order = np.argsort(-means)
+    shown = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert shown == [f"gene {i}" for i in order[:5]]
+    for place, (feature, drawn) in enumerate(zip(order, dots(figure), strict=False)):
+        np.testing.assert_allclose(drawn[:, 0], scores[:, feature], rtol=1e-6)
+        assert (abs(drawn[:, 1] - place) <= 0.4).all()
+        assert len(np.unique(np.round(drawn, 6), axis=0)) == 300
+    assert "and 15 more features" in texts(figure)
+    assert "300 samples" in texts(figure)
+    weights = np.random.default_rng(0).normal(size=(2, 20))[1]
+    wanted = "high" if weights[order[0]] > 0 else "low"
+    assert f"gene {order[0]}: mean absolute attribution" in figure.alt
+    assert f"larger for {wanted} values" in figure.alt.split(";")[0]
+
+
+def test_beeswarm_colours_values_by_rank() -> None:
+    values = np.array([5.0, 1e6, -3.0, 5.0, 7.0])
+    np.testing.assert_allclose(swarm._ranks(values), [0.375, 1, 0, 0.375, 0.75])
+    np.testing.assert_array_equal(swarm._ranks(np.array([2, 2, 9, 2])), [0, 0, 1, 0])
+    assert swarm._ranks(np.array(["a", "b"], object)) is None
+    assert swarm._ranks(np.ones(4)) is None
+
+
+def test_beeswarm_dots_at_one_place_lie_side_by_side() -> None:
+    found = swarm.offsets(np.zeros(1000), 1.0)
+    assert len(np.unique(found)) == 1000
+    assert abs(found).max() <= swarm.SPREAD
+    np.testing.assert_allclose(swarm.offsets(np.array([-1.0, 0, 1.0]), 1.0), 0)
+
+
+def test_beeswarm_of_other_inputs() -> None:
+    scores = samples(6, 3)
+    scores[2, 1] = np.nan
+    explanation = replace(explained(samples(6, 3)), attributions=scores)
+    with pytest.raises(NonFiniteError, match="sample 2"):
+        plots.beeswarm(explanation)
+    assert [len(row) for row in dots(plots.beeswarm(explanation, allow_nonfinite=True))].count(5) == 1
+    assert len(dots(plots.beeswarm(explanation, samples=2, allow_nonfinite=True))[0]) == 2
+    assert "(0,1)" in texts(plots.beeswarm(explained(samples(5, 2, 2))))
+    two = replace(explanation, attributions=(samples(6, 3), samples(6, 2)), attributed=("a", "b"))
+    with pytest.raises(InputError, match="choose it with input="):
+        plots.beeswarm(two)
+    assert len(dots(plots.beeswarm(two, input="b"))) == 2
+    with pytest.raises(UnknownNameError):
+        plots.beeswarm(two, input="c")

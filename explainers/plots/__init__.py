@@ -1,7 +1,7 @@
 """Plots and HTML pages of explanations. matplotlib is imported with the first plot; pyplot is never imported.
 
-``Explanation.plot`` and ``.to_html`` call this package; :func:`grid` compares several methods, and
-:func:`tokens_text` colours words in a terminal.
+``Explanation.plot`` and ``.to_html`` call this package; :func:`grid` compares several methods, :func:`beeswarm` shows
+many samples at once, and :func:`tokens_text` colours words in a terminal.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..explainer.explanation import Explanation
-from . import layout, tokens
+from . import layout, swarm, tokens
 from . import page as _page
 from .kinds import KINDS, resolve
 from .page import notebook
@@ -43,6 +43,21 @@ def grid(explanations: Mapping[str, Explanation], kind: str = "auto", **view: An
     return layout.grid(explanations, kind, View.of(view))
 
 
+def beeswarm(explanation: Explanation, **view: Any) -> Picture:
+    """The attributions of many samples at once: a row for each feature, the largest first, and a dot for each sample.
+
+    A dot's colour says whether the feature's value is low or high among the samples, so that one sees whether high
+    values raise the output (the summary plot of Lundberg et al. 2020). ``view``: as for :meth:`Explanation.plot`; all
+    samples are shown by default, and ``top`` is the number of features.
+
+    Raises
+    ------
+    InputError: several inputs, of which none is chosen. UnknownNameError. NonFiniteError. BackendMissing: no
+    matplotlib.
+    """
+    return swarm.figure(explanation, View.of({"samples": max(1, len(explanation.outputs)), **view}))
+
+
 def page(
     explanation: Explanation, path: str | os.PathLike[str] | None = None, *, kind: str = "auto", **view: Any
 ) -> str:
@@ -66,4 +81,4 @@ def tokens_text(explanation: Explanation, *, colour: bool = True, **view: Any) -
     return [tokens.text(panel, options, scale, colour) for panel in lines]
 
 
-__all__ = ["KINDS", "View", "grid", "notebook", "page", "plot", "tokens_html", "tokens_text"]
+__all__ = ["KINDS", "View", "beeswarm", "grid", "notebook", "page", "plot", "tokens_html", "tokens_text"]

@@ -41,7 +41,7 @@ def size_waterfall(panel: Panel, view: View) -> tuple[float, float]:
     return 2.7, ROW * (len(_steps(panel, view)) + 2) + 0.1
 
 
-def _names(panel: Panel, view: View) -> Sequence[str]:
+def names(panel: Panel, view: View) -> Sequence[str]:
     shape, count = panel.scores.shape, panel.scores.size
     given_names = view.names.get(panel.name) if isinstance(view.names, Mapping) else view.names
     if given_names is not None:
@@ -59,7 +59,7 @@ def _names(panel: Panel, view: View) -> Sequence[str]:
 def _bars(panel: Panel, view: View) -> list[Bar]:
     """Bars for the ``top`` largest features and one for the sum of the others; non-finite scores come first."""
     scores = panel.scores.reshape(-1)
-    names = _names(panel, view)
+    labels = names(panel, view)
     values = None if panel.values is None else panel.values.reshape(-1)
     errors = np.zeros(len(scores)) if panel.error is None else np.nan_to_num(panel.error.reshape(-1))
     finite = np.isfinite(scores)
@@ -68,7 +68,9 @@ def _bars(panel: Panel, view: View) -> list[Bar]:
     bars = []
     for i in order[:bar_count]:
         value = "" if values is None else f" = {_shown(values[i])}"
-        bars.append(Bar(canvas.short_label(names[i], 28) + value, float(scores[i]) if finite[i] else np.nan, errors[i]))
+        bars.append(
+            Bar(canvas.short_label(labels[i], 28) + value, float(scores[i]) if finite[i] else np.nan, errors[i])
+        )
     other_features = order[bar_count:]
     if len(other_features):
         nonfinite_count = int((~finite[other_features]).sum())
@@ -98,10 +100,10 @@ def draw(axes: Any, panel: Panel, view: View, scale: float) -> None:
     axes.axvline(0, color="#666666", linewidth=0.8)
     axes.set_xlim(-1.06 * scale, 1.06 * scale)
     label = "attribution" + (" ± standard error" if panel.error is not None else "")
-    _finish(axes, [bar.label for bar in bars], label)
+    finish(axes, [bar.label for bar in bars], label)
 
 
-def _finish(axes: Any, labels: Sequence[str], x_label: str) -> None:
+def finish(axes: Any, labels: Sequence[str], x_label: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.set_ylim(max(len(labels), 2) - 0.5, -0.5)
@@ -153,4 +155,4 @@ def draw_waterfall(axes: Any, panel: Panel, view: View, scale: float) -> None:
     axes.set_xlim(min(levels) - 0.06 * span, max(levels) + 0.06 * span)
     signed = [f"{step.label}  ({'+' if step.score > 0 else ''}{number(step.score)})" for step in steps]
     ends = f"baseline's output: {number(facts.baseline_output)}", f"output: {number(facts.output)}"
-    _finish(axes, [ends[0], *signed, ends[1]], "output")
+    finish(axes, [ends[0], *signed, ends[1]], "output")

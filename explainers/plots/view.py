@@ -124,10 +124,8 @@ def panels(explanation: Explanation, view: View) -> list[list[Panel]]:
     if not count:
         raise InputError("the explanation has no samples, so there is nothing to show")
     positions = view.positions(count)
-    scores = {name: _one_output(array, explanation, view) for name, array in explanation.parts().items()}
-    errors = {
-        name: _one_output(array, explanation, view) for name, array in explanation.parts("standard_error").items()
-    }
+    scores = {name: one_output(array, explanation, view) for name, array in explanation.parts().items()}
+    errors = {name: one_output(array, explanation, view) for name, array in explanation.parts("standard_error").items()}
     totals = {name: array.reshape(count, -1).sum(axis=1) for name, array in scores.items()}
     if view.input is not None and view.input not in scores:
         raise UnknownNameError.among("attributed input", view.input, scores)
@@ -141,7 +139,7 @@ def panels(explanation: Explanation, view: View) -> list[list[Panel]]:
         for name in names:
             values = _values(inputs[name][i]) if name in inputs else None
             part = np.asarray(scores[name][i], np.float64)
-            _check(part, values, view, i)
+            check_finite(part, values, view, i)
             error = np.asarray(errors[name][i], np.float64) if errors else None
             other_sum = float(sum(total[i] for other, total in totals.items() if other != name))
             words = None if values is not None else _words(inputs, part.shape, view, i)
@@ -166,7 +164,7 @@ def _columns(explanation: Explanation, name: str, size: int) -> tuple[str, ...]:
     return names if len(names) == size else ()
 
 
-def _one_output(array: Numpy, explanation: Explanation, view: View) -> Numpy:
+def one_output(array: Numpy, explanation: Explanation, view: View) -> Numpy:
     """The attributions of one output, (N, …): with ``target="all"`` those of the chosen output."""
     if not isinstance(explanation.target, str):
         if view.output is not None:
@@ -186,7 +184,7 @@ def _index(view: View) -> tuple[int, ...]:
     return (view.output,) if isinstance(view.output, int) else tuple(view.output)
 
 
-def _check(scores: Numpy, values: Numpy | None, view: View, position: int) -> None:
+def check_finite(scores: Numpy, values: Numpy | None, view: View, position: int) -> None:
     if view.allow_nonfinite:
         return
     for array, what in ((scores, "the attribution"), (values, "the input")):
