@@ -217,10 +217,13 @@ class Arrow:
 
 
 class ParquetTable:
-    """The rows of a ``pyarrow.parquet.ParquetFile``, of which groups are read when they are asked for."""
+    """The rows of a ``pyarrow.parquet.ParquetFile``, of which groups are read when they are asked for.
 
-    def __init__(self, file: Any, columns: Sequence[str] | None = None) -> None:
-        self.file, self.columns = file, None if columns is None else list(columns)
+    picked: ascending numbers of the only rows that count, or None for all.
+    """
+
+    def __init__(self, file: Any, columns: Sequence[str] | None = None, picked: Numpy | None = None) -> None:
+        self.file, self.columns, self.picked = file, None if columns is None else list(columns), picked
         schema = file.schema_arrow
         self.schema = schema if columns is None else sys.modules["pyarrow"].schema([schema.field(n) for n in columns])
         rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
@@ -229,20 +232,37 @@ class ParquetTable:
 
     @property
     def shape(self) -> tuple[int, int]:
-        return int(self.ends[-1]), len(self.schema.names)
+        count = int(self.ends[-1]) if self.picked is None else len(self.picked)
+        return count, len(self.schema.names)
+
+    def at(self, rows: Numpy) -> ParquetTable:
+        """The table of these rows alone, in ascending order."""
+        return ParquetTable(self.file, self.columns, rows if self.picked is None else self.picked[rows])
 
     def rows(self, start: int, stop: int) -> Any:
         """The rows start … stop−1 as an Arrow table."""
+        start, stop = max(start, 0), min(stop, self.shape[0])
+        spans = [(start, stop)] if self.picked is None else runs(self.picked[start:stop])
+        parts = [part for span in spans if span[0] < span[1] for part in self._parts(*span)]
+        if not parts:
+            return self.schema.empty_table()
+        return parts[0] if len(parts) == 1 else ARROW.joined(parts)
+
+    def _parts(self, start: int, stop: int) -> list[Any]:
+        """The rows start … stop−1 of the file, a part for each of its groups."""
         first = int(np.searchsorted(self.ends, start, side="right")) - 1
         last = int(np.searchsorted(self.ends, stop, side="left"))
-        if stop <= start or start >= self.shape[0]:
-            return self.schema.empty_table()
         parts = []
         for place in range(first, last):
             begin = int(self.ends[place])
             part = self._read(place).slice(max(start - begin, 0), stop - max(start, begin))
             parts.append(part)
-        return parts[0] if len(parts) == 1 else ARROW.joined(parts)
+        return parts
+
+    def column(self, place: int) -> Any:
+        """One column as an Arrow table."""
+        found = self.file.read(columns=[self.schema.names[place]])
+        return found if self.picked is None else found.take(self.picked)
 
     def _read(self, place: int) -> Any:
         if self._group[0] != place:
@@ -250,14 +270,24 @@ class ParquetTable:
         return self._group[1]
 
 
+def runs(rows: Numpy) -> list[tuple[int, int]]:
+    """Ascending numbers as spans of neighbours, start … stop−1.
+
+    >>> runs(np.array([2, 3, 4, 7]))
+    [(2, 5), (7, 8)]
+    """
+    parts = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
+    return [(int(part[0]), int(part[-1]) + 1) for part in parts if len(part)]
+
+
 class Parquet(Arrow):
     """Tables in a file, as Arrow's once they are read."""
 
     def column(self, table: Any, place: int) -> Numpy:
-        return super().column(table.file.read(columns=[table.schema.names[place]]), 0)
+        return super().column(table.column(place), 0)
 
     def values(self, table: Any, place: int) -> list[Any]:
-        return super().values(table.file.read(columns=[table.schema.names[place]]), 0)
+        return super().values(table.column(place), 0)
 
     def rows(self, table: Any, start: int, stop: int) -> Any:
         return table.rows(start, stop)
@@ -266,7 +296,7 @@ class Parquet(Arrow):
         return self.joined([table.rows(int(place), int(place) + 1) for place in places])
 
     def select(self, table: Any, labels: Sequence[Any]) -> Any:
-        return ParquetTable(table.file, labels)
+        return ParquetTable(table.file, labels, table.picked)
 
 
 ARROW = Arrow()

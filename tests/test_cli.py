@@ -20,8 +20,9 @@ from typer.testing import CliRunner
 
 import explainers
 from explainers import Explainer, References, methods
-from explainers.cli import compare, evaluate, report  # noqa: F401, add their commands to the app
+from explainers.cli import compare, conditions, evaluate, report  # noqa: F401, add their commands to the app
 from explainers.cli.commands import app
+from explainers.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 MODEL = """
@@ -240,6 +241,70 @@ def test_columns_of_lists_are_inputs(folder: Path) -> None:
     parquet.write_table(ragged, folder / "ragged.parquet")
     text = refused(folder, "run", "ig.explainer", "ragged.parquet", "--target", "0", "-o", "no.npy")
     assert "lists of different lengths" in text
+
+
+def write_with_labels(folder: Path, kind: str, x: Any) -> Path:
+    """Samples with a split (text) and an age (a number that some lack) of each."""
+    pandas, pyarrow, zarr = map(pytest.importorskip, ("pandas", "pyarrow", "zarr"))
+    from pyarrow import parquet
+
+    split = np.where(np.arange(len(x)) % 3 == 0, "test", "train")
+    age = np.where(np.arange(len(x)) % 10 == 0, np.nan, np.arange(len(x)) % 50)
+    path = folder / f"labelled{kind}"
+    if kind in (".csv", ".parquet"):
+        frame = pandas.DataFrame(x.astype(np.float64), columns=list("dcba")).assign(split=split, age=age)
+        frame.to_csv(path, index=False) if kind == ".csv" else frame.to_parquet(path, row_group_size=70)
+    elif kind == " lists.parquet":
+        columns = {"input": pyarrow.array(list(x)), "split": split, "age": age}
+        parquet.write_table(pyarrow.table(columns), path, row_group_size=33)
+    elif kind == ".npz":
+        np.savez(path, input=x, split=split, age=age)
+    else:
+        group = zarr.open_group(str(path), mode="w")
+        for name, array in (("input", x), ("age", age), ("split", np.arange(len(x)) % 3)):
+            group.create_array(name, data=array)
+    return path
+
+
+@pytest.mark.parametrize("kind", [".csv", ".parquet", " lists.parquet", ".npz", ".zarr"])
+def test_where_chooses_samples(folder: Path, kind: str) -> None:
+    x = np.load(folder / "x.npy")
+    path, number = write_with_labels(folder, kind, x), np.arange(len(x))
+    split = "split=0" if kind == ".zarr" else "split=test"
+    kept = (number % 3 == 0) & (number % 10 != 0) & (number % 50 >= 7)
+    targets = number % 2
+    np.save(folder / "targets.npy", targets)
+    chosen = ["--where", split, "--where", "age>=7", "-o", "chosen.npy", "--overwrite", "--block", "16"]
+    columns = ["--columns", "d,c,b,a"] if kind in (".csv", ".parquet") else []
+    text = done(folder, "run", "ig.explainer", path.name, "--target", "@targets.npy", *columns, *chosen)
+    assert f"{kept.sum()} of {len(x)} samples" in text
+    expected = Explainer.load(folder / "ig.explainer")(x[kept], target=targets[kept])
+    np.testing.assert_allclose(np.load(folder / "chosen.npy"), expected, atol=1e-5)
+
+
+def test_where_that_cannot_be(folder: Path) -> None:
+    x = np.load(folder / "x.npy")
+    path = write_with_labels(folder, ".npz", x)
+    for condition, message in {
+        "split": "give NAME=VALUE", "sex=1": "no 'sex', but", "age=old": "holds numbers, and 'old' is none",
+        "input>0": "not one value a sample", "age>1000": "no sample has age>1000; there are",
+    }.items():  # fmt: skip
+        command = ("run", "ig.explainer", path.name, "--target", "0", "-o", "no.npy", "--where", condition)
+        assert message in refused(folder, *command), condition
+    assert not (folder / "no.npy").exists()
+
+
+def test_conditions_compare_numbers_as_numbers_and_text_as_text() -> None:
+    def holds(text: str, column: Any) -> list[bool]:
+        return list(conditions.Condition.parse(text).holds(np.asarray(column)))
+
+    assert holds("n<10", [9, 10, 100]) == [True, False, False]
+    assert holds("n != 1.5", [1.5, 2, np.nan]) == [False, True, False]
+    assert holds("flag=true", [True, False]) == [True, False]
+    assert holds("name>=b", np.array(["a", "b", None, "c"], object)) == [False, True, False, True]
+    assert holds("name=a=b", np.array(["a=b", "a"])) == [True, False]
+    with pytest.raises(InputError, match="neither numbers nor text"):
+        holds("day=1", np.array(["2020-01-01"], "datetime64[D]"))
 
 
 def test_an_interrupted_run_is_taken_up(folder: Path) -> None:

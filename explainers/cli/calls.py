@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ from ..errors import InputError
 from ..explainer.api import Explainer
 from ..explainer.streaming import incomplete
 from ..spec import Numpy, References, TensorSpec
-from . import sources
+from . import conditions, sources
 from .loading import Compiling, Subject, examples
 
 File = Annotated[Path, typer.Argument(help="An explainer's file.", exists=True, dir_okay=False)]
@@ -29,6 +30,10 @@ Setting = Annotated[list[str] | None, typer.Option("--set", help="A parameter of
 Columns = Annotated[
     list[str] | None, typer.Option(help="Names of a table's columns in the model's order: a,b,c, or @file: one a line.")
 ]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(help="Only samples with NAME=VALUE, of a column of the inputs; or !=, <, <=, >, >=. All must hold."),
+]
 Device = Annotated[str | None, typer.Option(help="Where to run; by default where the explainer was made.")]
 
 
@@ -39,11 +44,22 @@ def load_explainer(file: Path, device: str | None, setting: list[str] | None) ->
 
 
 def prepared(
-    subject: Subject, compiling: Compiling, arrays: dict[str, Any], columns: list[str] | None
-) -> tuple[Explainer, list[Any]]:
-    """The explainer of these samples, with its column names, and its inputs in order."""
-    explain = with_columns(subject.explainer(compiling, lambda: examples(arrays)), columns)
-    return explain, bind_inputs(explain, arrays, choose=bool(columns))
+    subject: Subject, compiling: Compiling, arrays: dict[str, Any], columns: list[str] | None,
+    named: Collection[str] = (),
+) -> tuple[Explainer, list[Any]]:  # fmt: skip
+    """The explainer of these samples, with its column names, and its inputs in order.
+
+    ``named``: what conditions on the samples name, which is no input unless the model or ``columns`` name it, too.
+    """
+    features = {name for text in columns or () for name in sources.names(text.rpartition("=")[2])}
+
+    def given(known: Collection[str]) -> dict[str, Any]:
+        return conditions.without(arrays, set(named) - features - set(known))
+
+    explain = with_columns(subject.explainer(compiling, lambda: examples(given(()))), columns)
+    inputs = explain.signature.inputs
+    known = [name for spec in inputs for name in (spec.name, *spec.columns)]
+    return explain, bind_inputs(explain, given(known), choose=bool(columns))
 
 
 def baseline_of(explain: Explainer, baseline: str | None, references: str | None) -> Any:

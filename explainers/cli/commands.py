@@ -26,7 +26,7 @@ from ..explainer.api import Explainer
 from ..explainer.explanation import on_host
 from ..explainer.streaming import Stream
 from ..file import container, writing
-from . import files, sources, words
+from . import conditions, files, sources, words
 from .calls import (
     Baseline,
     Columns,
@@ -38,6 +38,7 @@ from .calls import (
     Seed,
     Setting,
     Target,
+    Where,
     baseline_of,
     incomplete_warning,
     load_explainer,
@@ -205,6 +206,7 @@ def run(
     seed: Seed = None,
     block: Annotated[int | None, typer.Option(help="Samples that are read and written at a time.")] = None,
     columns: Columns = None,
+    where: Where = None,
     device: Device = None,
     setting: Setting = None,
     restart: Annotated[bool, typer.Option("--restart", help="Discard the results of an interrupted run.")] = False,
@@ -220,11 +222,17 @@ def run(
         if block is not None and block < 1:
             raise InputError(f"--block must be ≥ 1; got {block}")
         subject, compiling = Subject.of(explainer), Compiling(method, setting or (), options, device, table_kind)
-        explain, bound_inputs = prepared(subject, compiling, files.read(inputs), columns)
-        baseline_value = baseline_of(explain, baseline, references)
-        arguments = {"target": sources.target(target), "baseline": baseline_value, "seed": seed}
+        arrays = files.read(inputs)
+        chosen = conditions.choose(arrays, where) if where else None
+        names = [condition.name for condition in chosen.conditions] if chosen else ()
+        explain, bound_inputs = prepared(subject, compiling, chosen.arrays if chosen else arrays, columns, names)
+        baseline_value, target_value = baseline_of(explain, baseline, references), sources.target(target)
+        if chosen:
+            target_value = chosen.target(target_value, explain.output.sample_shape)
+            baseline_value = chosen.baseline(baseline_value, explain.attributed)
+        arguments = {"target": target_value, "baseline": baseline_value, "seed": seed}
         settings = {"members": subject.identity(explain, compiling), "set": setting, "nonfinite": allow_nonfinite}
-        key = files.fingerprint(inputs, {**arguments, **settings, "columns": columns})
+        key = files.fingerprint(inputs, {**arguments, **settings, "columns": columns, "where": where})
         output_file = store.Store(output, key, restart, overwrite, [*inputs, *subject.files], "--output")
         with closing(output_file):
             if not output_file.complete:
@@ -235,7 +243,7 @@ def run(
                 )  # fmt: skip
                 _run(stream, bound_inputs, output_file)
         warn(incomplete_warning(explain))
-        total = bound_inputs[0].shape[0]
+        total = f"{bound_inputs[0].shape[0]}" + (f" of {chosen.total}" if chosen else "")
         console.print(f"{output_file.given}: {total} samples", markup=False, highlight=False, soft_wrap=True)
 
 
