@@ -13,8 +13,15 @@ import explainers  # noqa: E402
 project = "explainers"
 author = copyright = "The explainers developers"
 version = release = explainers.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "docstrings", "families"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "docstrings", "families"]
 exclude_patterns = ["_build", "_ext"]
+
+# notebooks are run whenever the site is built; an error fails the build
+nb_execution_mode = "force"
+nb_execution_timeout = 300
+nb_execution_raise_on_error = True
+nb_execution_show_tb = True
+nb_merge_streams = True
 
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 4

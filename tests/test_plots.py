@@ -167,6 +167,23 @@ def test_a_logo_has_the_letters_of_the_sequence() -> None:
     assert logo._letters(transposed, View()) == logo._letters(panel, View())
 
 
+def test_a_logo_of_mutations_shows_what_the_output_loses() -> None:
+    """The letters that are there have no effect of their own."""
+    from explainers.plots import logo
+
+    x = one_hot(1, 12)
+    explanation = explained(x, "ism")
+    (panel,) = panels(explanation, View())[0]
+    weights = np.random.default_rng(0).normal(size=(2, 12, 4))[1]
+    own = (weights * x[0]).sum(axis=1)
+    others = (weights.sum(axis=1) - own) / 3
+    np.testing.assert_allclose(logo.drawn_scores(panel, View()), own - others, rtol=1e-4)
+    assert "mean loss if replaced" in texts(explanation.plot("logo"))
+    assert "attribution" in texts(explained(x).plot("logo"))
+    unknown = replace(panel, values=panel.values * (np.arange(12) > 0)[:, None])  # a position without a letter
+    assert logo.drawn_scores(unknown, View())[0] == 0
+
+
 # --- scales and labels ------------------------------------------------------------------------
 
 

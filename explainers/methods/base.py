@@ -57,7 +57,8 @@ class Method(Stored, data=False):
     call to call. baseline_of_batch: the default baseline is the call's samples, as References. accumulators: number
     of sums per attributed value. effort: the parameters that set the number of evaluations; kernels do not depend on
     them. on_line: rows are the points b + α(x−b), with ``alpha`` and ``weight`` among their arguments, and
-    contributions are linear in the message.
+    contributions are linear in the message. of_changes: attributions are effects of putting something else in the
+    place of what is there, which itself has 0.
 
     In ``expand`` and ``contribute`` rows are the leading axis of arrays; ``args`` are the kernel's placeholders
     by name.
@@ -75,6 +76,7 @@ class Method(Stored, data=False):
     accumulators: ClassVar[int] = 1
     effort: ClassVar[tuple[str, ...]] = ()
     on_line: ClassVar[bool] = False
+    of_changes: ClassVar[bool] = False
 
     @property
     def rule_set(self) -> RuleSet | None:

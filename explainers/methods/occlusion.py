@@ -361,6 +361,7 @@ class ISM(Removal):
     alphabet_axis: int | None = None
 
     name: ClassVar[str] = "ism"
+    of_changes: ClassVar[bool] = True
     takes_lengths: ClassVar[bool] = False
     baseline: ClassVar[str] = "none"
 

@@ -1,4 +1,7 @@
-"""Sequence logos: the height of each letter is attribution × input at its position."""
+"""Sequence logos: the height of each letter is attribution × input at its position.
+
+Of effects of changes, such as mutations, it is what the output loses on average if the letter is replaced.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,11 @@ def drawn_scores(panel: Panel, view: View) -> Numpy:
     """The score of the letter at each position, (length,); NaN only where that letter's score is NaN."""
     axis = _axis(panel, view)
     assert panel.values is not None
-    letter_scores: Numpy = np.where(panel.values > 0, panel.scores, 0.0).sum(axis=axis)
+    present = panel.values > 0
+    if panel.facts.of_changes:
+        changes: Numpy = np.where(present, 0.0, panel.scores).sum(axis=axis)
+        return -changes / max(panel.values.shape[axis] - 1, 1) * present.any(axis=axis)
+    letter_scores: Numpy = np.where(present, panel.scores, 0.0).sum(axis=axis)
     return letter_scores
 
 
@@ -96,10 +103,10 @@ def draw(axes: Any, panel: Panel, view: View, scale: float) -> None:
     axes.add_collection(PathCollection(paths, facecolors=inks, linewidths=0))
     axes.set_xlim(0, min(len(scores), LINE))
     axes.set_ylim(-(lines - 1) * STEP * scale - 1.08 * scale, 1.08 * scale)
-    _ticks(axes, len(scores), lines, scale)
+    _ticks(axes, len(scores), lines, scale, "mean loss if replaced" if panel.facts.of_changes else "attribution")
 
 
-def _ticks(axes: Any, length: int, lines: int, scale: float) -> None:
+def _ticks(axes: Any, length: int, lines: int, scale: float, label: str) -> None:
     from .view import number
 
     line_length = min(length, LINE)
@@ -108,7 +115,7 @@ def _ticks(axes: Any, length: int, lines: int, scale: float) -> None:
     axes.set_xticks(places + 0.5, labels=[str(p) for p in places])
     if lines == 1:
         axes.set_yticks([-scale, 0, scale], labels=[number(-scale), "0", number(scale)])
-        axes.set_ylabel("attribution", fontsize=8, color=canvas.INK)
+        axes.set_ylabel(label, fontsize=8, color=canvas.INK)
     else:
         axes.set_yticks([-k * STEP * scale for k in range(lines)], labels=[f"+{k * LINE}" for k in range(lines)])
         axes.set_ylabel(f"letters to ±{number(scale)}", fontsize=8, color=canvas.INK)

@@ -75,7 +75,10 @@ class View:
 
 @dataclass(frozen=True)
 class Facts:
-    """Facts about one sample; output and baseline_output are s = Σ mask·f at x and at the baseline."""
+    """Facts about one sample; output and baseline_output are s = Σ mask·f at x and at the baseline.
+
+    of_changes: as of the method.
+    """
 
     position: int
     method: str
@@ -84,6 +87,7 @@ class Facts:
     baseline_output: float | None
     gap: float | None
     evaluations: int
+    of_changes: bool = False
 
     @property
     def title(self) -> str:
@@ -223,6 +227,7 @@ def facts_of(explanation: Explanation, view: View, i: int) -> Facts:
         number_of_sample, explanation.method.name, target, float((outputs[i] * mask).sum()),
         None if baselines is None else float((baselines[i] * mask).sum()),
         None if gaps is None else float(gaps[i]), int(explanation.evaluations[i]),
+        explanation.method.of_changes,
     )  # fmt: skip
 
 

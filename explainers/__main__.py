@@ -1,0 +1,5 @@
+"""``python -m explainers``: the command line."""
+
+from .cli import main
+
+main()
