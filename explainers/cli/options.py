@@ -7,7 +7,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -60,8 +60,8 @@ class ModelOptions:
 
 def with_model_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of :class:`ModelOptions`, which it receives as its argument ``options``."""
-    # not typing.get_type_hints, which in Python 3.10 hides the option of a parameter whose default is None
-    declared, hints = (inspect.get_annotations(thing, eval_str=True) for thing in (ModelOptions, command))
+    declared = get_type_hints(ModelOptions, include_extras=True)
+    hints = get_type_hints(command, include_extras=True)
     fields = dataclasses.fields(ModelOptions)
     parameters: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(command).parameters.items():

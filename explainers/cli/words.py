@@ -53,6 +53,8 @@ PHRASES: tuple[tuple[str, Replacement], ...] = (
     (r"say which to show with input=", "explain them one by one"),
     (r"Candidate\(model, ([^)]*)\)", r"the model and --methods \1"),
     (r"explainers\.methods\b", "the methods' names"),
+    (r"baseline=References\(array\)", "--references @file.npy"),
+    (r"explain\.coverage and Explanation\.approximations name", "explainers info --coverage names"),
 )  # fmt: skip
 
 
