@@ -1,4 +1,4 @@
-# make demo · make test · make check · make docs · make bench — each makes and fills .venv itself.
+# make demo · make test · make check · make docs · make bench · make package — each makes and fills .venv itself.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,10 +6,10 @@ STAMP := $(VENV)/.installed
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test test-slow check docs bench clean
+.PHONY: demo test test-slow check docs bench package clean
 .DELETE_ON_ERROR:
 
-$(STAMP): setup.cfg pyproject.toml constraints.txt
+$(STAMP): setup.py setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools wheel
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
@@ -44,6 +44,12 @@ docs: $(STAMP)
 bench: $(STAMP)
 	mkdir -p out
 	$(BIN)/python -m benchmarks.run --json out/bench.json
+
+# the source distribution, the wheel made from it, and their page for an index, in dist; nothing is uploaded
+package: $(STAMP)
+	rm -rf build dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
 
 clean:
 	rm -rf $(VENV) build dist out docs/_build *.egg-info

@@ -65,6 +65,48 @@ def digest(value: Any) -> Any:
     return f"{array.dtype} {array.shape}, sha256 {hashlib.sha256(data).hexdigest()}"
 
 
+def check(path: Path, overwrite: bool, inputs: Sequence[Path], what: str) -> None:
+    """Raise InputError or OSError unless a run may write to ``path``: what can be told before anything is computed.
+
+    The arguments are those of :class:`Store`, which checks them again, since the disk may change in the meantime.
+    """
+    _check_path(path, inputs, what)
+    if not (_part(writing.place(path)) / "finished").is_file():
+        _check_place(path, overwrite, what)
+
+
+def _part(path: Path) -> Path:
+    """The folder beside an output in which its results lie until the run is complete."""
+    return path.with_name(path.name + ".part")
+
+
+def _check_path(path: Path, inputs: Sequence[Path], what: str) -> None:
+    """Check the name of an output, and that it is none of the ``inputs``."""
+    kind(path)
+    if not path.parent.is_dir():
+        raise InputError(f"no folder {str(path.parent)!r}")
+    if writing.is_stream(path):
+        raise InputError(f"{what} {str(path)!r} is a device or a pipe, and samples are written in any order")
+    target = writing.place(path)
+    for input_path in inputs:
+        input_target = input_path.resolve()
+        same = target == input_target or target in input_target.parents or input_target in target.parents
+        if same or (path.exists() and os.path.samefile(path, input_path)):
+            raise InputError(f"{what} {str(path)!r} would replace the input {str(input_path)!r}")
+
+
+def _check_place(path: Path, overwrite: bool, what: str) -> None:
+    """Check what is at the place of an output."""
+    if not path.is_dir():
+        writing.check(path)
+    if not path.exists():
+        return
+    if path.is_dir() and not (path.suffix == ".zarr" and any((path / name).is_file() for name in ZARR)):
+        raise InputError(f"{what} {str(path)!r} is a folder with other things in it: choose another name")
+    if not overwrite:
+        raise InputError(f"{what} {str(path)!r} exists: choose another name, or replace it by overwrite=True")
+
+
 class Form(NamedTuple):
     """Shape of all samples' results, (N, …), and their dtype."""
 
@@ -92,18 +134,13 @@ class Store:
         self, path: Path, key: str, restart: bool = False, overwrite: bool = False, inputs: Sequence[Path] = (),
         what: str = "the output",
     ) -> None:  # fmt: skip
-        kind(path)
-        if not path.parent.is_dir():
-            raise InputError(f"no folder {str(path.parent)!r}")
-        if writing.is_stream(path):
-            raise InputError(f"{what} {str(path)!r} is a device or a pipe, and samples are written in any order")
+        _check_path(path, inputs, what)
         self.given, self.path, self.key, self.what = path, writing.place(path), key, what
-        self.folder = self.path.with_name(self.path.name + ".part")
+        self.folder = _part(self.path)
         self.arrays: dict[str, Any] = {}
         self.done = self._kept = 0
         self.outputs: Any = None
         self.complete = False
-        self._check_inputs(inputs)
         self._lock: Any = None
         if self.folder.exists():
             self._check_folder()
@@ -115,7 +152,7 @@ class Store:
             self._place()
             return
         try:
-            self._check_place(overwrite)
+            _check_place(path, overwrite, what)
             self._resume()
         except BaseException:
             if self._lock is not None and not {*os.listdir(self.folder)} - {LOCK, OWNER}:
@@ -125,14 +162,6 @@ class Store:
 
     # --- before ------------------------------------------------------------------------------------
 
-    def _check_inputs(self, inputs: Sequence[Path]) -> None:
-        path, target = self.given, self.path
-        for input_path in inputs:
-            input_target = input_path.resolve()
-            same = target == input_target or target in input_target.parents or input_target in target.parents
-            if same or (path.exists() and os.path.samefile(path, input_path)):
-                raise InputError(f"{self.what} {str(path)!r} would replace the input {str(input_path)!r}")
-
     def _check_folder(self) -> None:
         others = not self.folder.is_dir() or any(entry.name != LOCK for entry in self.folder.iterdir())
         if others and not any((self.folder / name).is_file() for name in ("state.json", "finished", OWNER)):
@@ -140,17 +169,6 @@ class Store:
                 f"{str(self.folder)!r} is in the way: it is no part of a run. Move it, or choose another place for "
                 f"{self.what}"
             )
-
-    def _check_place(self, overwrite: bool) -> None:
-        path = self.given
-        if not path.is_dir():
-            writing.check(path)
-        if not path.exists():
-            return
-        if path.is_dir() and not (path.suffix == ".zarr" and any((path / name).is_file() for name in ZARR)):
-            raise InputError(f"{self.what} {str(path)!r} is a folder with other things in it: choose another name")
-        if not overwrite:
-            raise InputError(f"{self.what} {str(path)!r} exists: choose another name, or replace it by overwrite=True")
 
     def _check_key(self, state: Mapping[str, Any]) -> None:
         if state["key"] != self.key:

@@ -25,7 +25,7 @@ from .test_readme import DOCS, PAGES, ROOT, name
 
 FENCED = re.compile(r"^(`{3,})[^\n]*\n.*?^\1$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"!?\[((?:[^\]\[]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
-OTHERS = [ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
+OTHERS = [ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
 
 
 def prose(page: Path) -> str:
@@ -96,6 +96,19 @@ def test_benchmarks_come_onto_the_page_with_what_was_missed() -> None:
     assert "70 µs **> 60 missed**" in text
     assert text.partition(page.END)[2] == before.partition(page.END)[2]
     assert page.fill_page(text, [run]) == text
+
+
+def test_the_security_policy_names_this_version_and_what_is_not_promised() -> None:
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    minor = explainers.__version__.rpartition(".")[0]
+    assert f"| {minor}.x | yes |" in text
+    for title in ("Supported versions", "Report a vulnerability", "Threat model"):
+        assert f"## {title}\n" in text
+    promised, _, refused = text.partition("**What is not promised:**")
+    assert "Explainer.load" in refused
+    assert "Explainer.load" not in promised
+    assert "SECURITY.md\n:start-after: <!-- report -->" in (DOCS / "security.md").read_text(encoding="utf-8")
+    assert text.index("<!-- report -->") < text.index("in private") < text.index("<!-- end -->")
 
 
 # --- docstrings ------------------------------------------------------------------------------

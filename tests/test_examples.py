@@ -136,6 +136,14 @@ def test_motifs_are_found(tmp_path: Path) -> None:
     assert "<h2>relevance_rank</h2>" in (tmp_path / "out" / "motifs_evaluated.html").read_text(encoding="utf-8")
 
 
+def test_the_picture_of_the_readme_is_drawn(tmp_path: Path) -> None:
+    stdout = printed_by("overview.py", tmp_path)
+    gaps = re.findall(r"\w+ ([\d.e+-]+)", stdout.partition("gaps: ")[2].partition("\n")[0])
+    assert len(gaps) == 3
+    assert max(map(float, gaps)) < 0.05
+    assert pictures(stdout, tmp_path) == [tmp_path / "out" / "overview.png"]
+
+
 def test_patches_are_found(tmp_path: Path) -> None:
     stdout = printed_by("patches.py", tmp_path)
     assert float(re.search(r"held-out accuracy ([\d.]+)%", stdout)[1]) > 95  # type: ignore[index]

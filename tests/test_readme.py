@@ -16,6 +16,8 @@ from explainers.backend import backends
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
+GLANCE = DOCS / "glance.md"
+MOST_WORDS = 900
 PAGES = [README, *sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts)]
 FENCE = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
@@ -60,8 +62,33 @@ def test_the_readme_shows_both_frameworks_in_ten_lines() -> None:
     assert all(len([line for line in block.splitlines() if line.strip()]) <= 10 for block in first)
 
 
+def test_the_readme_is_short_and_shows_a_picture_at_once() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert len(text.split()) < MOST_WORDS
+    (path, *others) = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)
+    assert not others
+    assert (ROOT / path).is_file()
+    assert text.index(f"({path})") < text.index("\n## ")
+    links = set(re.findall(r"\]\(([^)#]+)", text))
+    assert {"docs/influence.md", "docs/ensembles.md", "docs/glance.md", "SECURITY.md"} <= links
+
+
+def test_the_readme_s_figures_are_those_of_the_benchmarks() -> None:
+    """The table of the README repeats lines of docs/benchmarks.md."""
+    measured = (DOCS / "benchmarks.md").read_text(encoding="utf-8").partition("## DeepLIFT beside Captum and SHAP")[2]
+    cells = dict(re.findall(r"^\| (torch-\S+ \| \w+) \| (.*) \|$", measured, re.MULTILINE))
+    of = [[float(cells[f"{net} | {name}"].split(" | ")[place]) for name in ("explainers", "Captum", "SHAP")]
+          for net, place in (("torch-vit", 1), ("torch-vit", 0), ("torch-cnn_softmax", 2))]  # fmt: skip
+    text = README.read_text(encoding="utf-8")
+    for start, expected in zip(("**Threads**", "**Complete**", "**Speed**"), of, strict=True):
+        (line,) = (line for line in text.splitlines() if line.startswith(f"| {start}"))
+        given = [float(re.match(r"[\d.,]+", cell.strip())[0].strip(",").replace(",", ""))  # type: ignore[index]
+                 for cell in line.strip("| ").split("|")[1:]]  # fmt: skip
+        assert given == pytest.approx(expected, rel=0.06), line
+
+
 def test_the_table_of_methods_is_complete() -> None:
-    table = README.read_text(encoding="utf-8").partition("| method |")[2].partition("\n\n")[0]
+    table = GLANCE.read_text(encoding="utf-8").partition("| method |")[2].partition("\n\n")[0]
     ticks = {}
     for line in table.splitlines()[2:]:
         cells = [cell.strip() for cell in line.strip("|").split("|")]
@@ -73,7 +100,7 @@ def test_the_table_of_methods_is_complete() -> None:
 
 
 def test_the_table_of_engines_is_complete() -> None:
-    text = README.read_text(encoding="utf-8")
+    text = GLANCE.read_text(encoding="utf-8")
     lines = dict(re.findall(r"^\| (torch|tensorflow|numpy) \|(.*)$", text, re.MULTILINE))
     for name, backend in backends().items():
         named = re.findall(r"`(\w+)`", lines[name].split("|")[1])

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import email
+import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
+from email.message import Message
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import explainers
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("explainers", "explainers_torch", "explainers_tensorflow", "explainers_numpy")
-SOURCES = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "explainers", "backends")
+SOURCES = ("setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE", "explainers", "backends")
 
 EXAMPLE = """
 import json, sys
@@ -44,6 +51,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
+def metadata(wheel: Path) -> Message:
+    archive = zipfile.ZipFile(wheel)
+    (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    return email.message_from_bytes(archive.read(name))
+
+
 def test_it_holds_the_packages_their_types_and_no_tests(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     for package in PACKAGES:
@@ -62,9 +75,49 @@ def test_it_names_its_entry_points_and_extras(wheel: Path) -> None:
     assert "[explainers.backends]" in points
     for name in ("torch", "tensorflow", "numpy"):
         assert f"{name} = explainers_{name}:BACKEND" in points
-    metadata = archive.read(f"{folder}/METADATA").decode()
-    for extra in ("torch", "tensorflow", "plots", "all", "dev", "bench"):
-        assert f"Provides-Extra: {extra}" in metadata
+    extras = metadata(wheel).get_all("Provides-Extra", [])
+    assert {"torch", "tensorflow", "tensorflow-cpu", "plots", "all", "dev", "bench"} <= set(extras)
+
+
+def test_only_one_extra_asks_for_the_cpu_build_of_tensorflow(wheel: Path) -> None:
+    """Installed over a GPU build, it would replace it."""
+    asking = [line for line in metadata(wheel).get_all("Requires-Dist", []) if re.search(r"tensorflow.cpu", line)]
+    assert {re.findall(r"extra == .([\w-]+)", line)[-1] for line in asking} == {"tensorflow-cpu", "dev"}
+
+
+def test_the_version_stands_in_one_place(wheel: Path) -> None:
+    assert metadata(wheel)["Version"] == explainers.__version__
+    assert wheel.name.startswith(f"explainers-{explainers.__version__}-")
+    for name in ("setup.cfg", "setup.py", "pyproject.toml", "docs/conf.py"):
+        assert explainers.__version__ not in (ROOT / name).read_text(encoding="utf-8"), name
+
+
+def test_classifiers_begin_with_the_oldest_python(wheel: Path) -> None:
+    classifiers = metadata(wheel).get_all("Classifier", [])
+    minors = [int(line.rpartition(".")[2]) for line in classifiers if re.search(r":: 3\.\d+$", line)]
+    assert metadata(wheel)["Requires-Python"] == f">=3.{minors[0]}"
+    assert minors == list(range(minors[0], minors[-1] + 1))
+
+
+def test_no_link_of_the_page_on_an_index_is_relative(wheel: Path) -> None:
+    page = metadata(wheel).get_payload()
+    assert "# explainers" in page
+    assert not [link for link in re.findall(r"\]\(([^)]*)\)", page) if not link.startswith(("https://", "#"))]
+
+
+def test_links_lead_to_the_files_of_the_version() -> None:
+    spec = importlib.util.spec_from_file_location("setup_script", ROOT / "setup.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    text = "![A\ndigit.](docs/a.png) [the `x[0]` page](docs/a.md#top), [there](https://b.org/c), [here](#below)"
+    assert script.page(text, "https://code.org/me/it/", "1.2.3") == (
+        "![A\ndigit.](https://code.org/me/it/raw/v1.2.3/docs/a.png) "
+        "[the `x[0]` page](https://code.org/me/it/blob/v1.2.3/docs/a.md#top), [there](https://b.org/c), [here](#below)"
+    )
+    assert script.page(text, "", "1.2.3") == "*A digit.* the `x[0]` page, [there](https://b.org/c), [here](#below)"
+    assert script.version() == explainers.__version__
 
 
 def test_it_works_outside_the_repository(wheel: Path, tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from explainers.cli import compare, evaluate, report, words  # noqa: F401, add their commands to the app
+from explainers.cli import compare, evaluate, methods, report, words  # noqa: F401, add their commands to the app
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("compile", "info", "run", "bench-call", "serve", "compare", "evaluate", "report")
+COMMANDS = ("compile", "info", "run", "bench-call", "serve", "compare", "evaluate", "report", "methods")
 ARGUMENTS = (
     "allow_nonfinite|aot|backend|baseline|batch_size|channels|classes|columns|device|dtype|engine|inputs|interacting|kind|"
     "names|output|per_token|seed|strict|target|wrt"

@@ -40,7 +40,11 @@ Device = Annotated[str | None, typer.Option(help="Where to run; by default where
 def load_explainer(file: Path, device: str | None, setting: list[str] | None) -> Explainer:
     """The explainer in a file, with the effort parameters of ``--set``."""
     explain = Explainer.load(file, device)
-    return explain.replace(**sources.parameters(setting, explain.method.effort)) if setting else explain
+    return (
+        explain.replace(**sources.parameters(setting, sources.kinds(explain.method, explain.method.effort)))
+        if setting
+        else explain
+    )
 
 
 def prepared(

@@ -221,6 +221,7 @@ def run(
     with command_errors("run"):
         if block is not None and block < 1:
             raise InputError(f"--block must be ≥ 1; got {block}")
+        store.check(output, overwrite, [path for path in inputs if path.exists()], "--output")
         subject, compiling = Subject.of(explainer), Compiling(method, setting or (), options, device, table_kind)
         arrays = files.read(inputs)
         chosen = conditions.choose(arrays, where) if where else None
@@ -366,7 +367,7 @@ def serve(
             from .. import serve as serving
         except ImportError as error:
             raise InputError(f"{error}. Serving needs a few packages more: pip install 'explainers[serve]'") from error
-        limits, setting_of_method = sources.divided(setting or [], list(serving.Settings.__dataclass_fields__), method)
+        limits, setting_of_method = sources.divided(setting or [], sources.kinds(serving.Settings), method)
         compiling = Compiling(method, setting_of_method, options, device, table_kind)
         default = default_baseline(baseline, references)
         explainers = served(explainer, compiling, inputs or [], default)

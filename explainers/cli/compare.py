@@ -22,7 +22,7 @@ from ..methods import Method
 from ..spec import References
 from . import files, sources
 from .calls import Baseline, Setting, Target
-from .commands import app, command_errors, console
+from .commands import app, command_errors, console, destination
 
 DIFFERS, USAGE = 1, 2
 
@@ -56,6 +56,8 @@ def compare(
     with command_errors("compare", USAGE):
         if baseline is not None and references is not None:
             raise InputError("give --baseline or --references, not both")
+        for given in filter(None, (html, json)):
+            destination(given)
         baseline_value = sources.baseline(references or baseline)
         baseline_value = References(baseline_value) if references else baseline_value
         arrays = _inputs(files.read_whole(inputs))
@@ -131,6 +133,4 @@ def _set(value: str | Method, setting: str) -> str | Method:
     assert not isinstance(value, str)
     _, dot, parameter = setting.partition("=")[0].rpartition(".")
     plain_setting = f"{parameter}={setting.partition('=')[2]}" if dot else setting
-    return dataclasses.replace(
-        value, **sources.parameters([plain_setting], [f.name for f in dataclasses.fields(value)])
-    )
+    return dataclasses.replace(value, **sources.parameters([plain_setting], sources.kinds(value)))

@@ -63,16 +63,12 @@ def _metric(text: str) -> metrics.Metric:
     """A metric by name, with parameters as ``name:parameter=value,…``."""
     name, _, settings = text.partition(":")
     value = metrics.resolve(name)
-    names = [field.name for field in dataclasses.fields(value)]
+    kinds = sources.kinds(value)
     parts = [part for part in re.split(r",(?=\w+=)", settings) if part]
     for part in parts:
-        if part.partition("=")[0] not in names:
-            raise UnknownNameError.among(f"parameter of {name!r}", part.partition("=")[0], names)
-    given = sources.parameters(parts, names)
-    try:
-        return dataclasses.replace(value, **given)
-    except TypeError as error:
-        raise InputError(f"metric {text!r}: {error}") from error
+        if part.partition("=")[0] not in kinds:
+            raise UnknownNameError.among(f"parameter of {name!r}", part.partition("=")[0], list(kinds))
+    return dataclasses.replace(value, **sources.parameters(parts, kinds))
 
 
 def _array(text: str | None, option: str) -> Any:

@@ -90,7 +90,11 @@ class Subject:
         if self.kind == "explainer" and not explain.traced:
             _trace(self.text, explain, inputs())
         setting = list(compiling.setting)
-        return explain.replace(**sources.parameters(setting, explain.method.effort)) if setting else explain
+        return (
+            explain.replace(**sources.parameters(setting, sources.kinds(explain.method, explain.method.effort)))
+            if setting
+            else explain
+        )
 
     def check(self, compiling: Compiling) -> None:
         """Raise InputError for options that only a model takes, if this is none."""

@@ -6,11 +6,13 @@ import contextlib
 import dataclasses
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from .. import methods, tables
 from ..backend import find
@@ -21,6 +23,8 @@ from ..file import container
 from ..methods import Method
 from ..spec import TensorSpec
 from .files import read_array, read_value, read_whole
+
+PYTHON = {"True": True, "False": False, "None": None}  # as Python writes them, beside JSON's true, false and null
 
 
 def model(text: str) -> Any:
@@ -75,18 +79,16 @@ def functions(value: Any) -> list[str]:
 def method(name: str, settings: Sequence[str]) -> Method:
     """The method of this name with its parameters set, each as ``name=value``."""
     value = methods.resolve(name)
-    field_names = [field.name for field in dataclasses.fields(value)]
-    return dataclasses.replace(value, **parameters(settings, field_names))
+    return dataclasses.replace(value, **parameters(settings, kinds(value)))
 
 
-def divided(settings: Sequence[str], limits: Sequence[str], method: str | None) -> tuple[dict[str, Any], list[str]]:
+def divided(settings: Sequence[str], limits: Mapping[str, Any], method: str | None) -> tuple[dict[str, Any], list[str]]:
     """Settings divided into those of the server, parsed, and those of the method, as ``name=value``.
 
-    ``limits``: the names of the server's. A setting of the method may be written ``method.name=value``, and must be
-    where the server has a limit of this name.
+    ``limits``: the names of the server's, with their types. A setting of the method may be written
+    ``method.name=value``, and must be where the server has a limit of this name.
     """
-    fields = () if method is None else dataclasses.fields(methods.resolve(method))
-    names = {field.name for field in fields}
+    names = {} if method is None else kinds(methods.resolve(method))
     of_server, of_method = [], []
     for setting in settings:
         prefix, dot, plain = setting.partition("=")[0].rpartition(".")
@@ -96,30 +98,60 @@ def divided(settings: Sequence[str], limits: Sequence[str], method: str | None) 
             of_method.append(setting)
         else:
             of_server.append(setting)
-    return parameters(of_server, [*limits, *sorted(names)]), of_method
+    return parameters(of_server, {**names, **limits}), of_method
 
 
-def parameters(settings: Sequence[str], parameter_names: Sequence[str]) -> dict[str, Any]:
-    """The parameters in ``name=value`` texts; values are parsed as JSON, else kept as text."""
+def kinds(value: Any, names: Sequence[str] | None = None) -> dict[str, Any]:
+    """The types of the fields of a dataclass or of one of its values; only of these ``names``, if they are given."""
+    hints = get_type_hints(value if isinstance(value, type) else type(value))
+    return {name: hints[name] for name in (names if names is not None else [f.name for f in dataclasses.fields(value)])}
+
+
+def parameters(settings: Sequence[str], kind_by_name: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters in ``name=value`` texts; values are parsed as JSON, else kept as text.
+
+    ``kind_by_name``: the parameters that there are, with their types.
+
+    Raises
+    ------
+    InputError: a setting without a value, or a value of another type. UnknownNameError: there is no such parameter.
+    """
     values = {}
     for setting in settings:
         name, sign, text = setting.partition("=")
         if not sign:
             raise InputError(f"give parameters as name=value; got {setting!r}")
-        if name not in parameter_names:
-            raise UnknownNameError.among("parameter", name, parameter_names)
-        values[name] = _value(text)
+        if name not in kind_by_name:
+            raise UnknownNameError.among("parameter", name, list(kind_by_name))
+        values[name] = _checked(name, _value(text), kind_by_name[name])
     return values
 
 
 def _value(text: str) -> Any:
     if text.startswith("@"):
         return read_array(Path(text[1:]))
+    if text in PYTHON:
+        return PYTHON[text]
     try:
         value = json.loads(text)
     except ValueError:
         return text
     return tuple(value) if isinstance(value, list) else value
+
+
+def _checked(name: str, value: Any, kind: Any) -> Any:
+    try:
+        return _adapter(kind).validate_python(value)
+    except ValidationError as error:
+        wanted = [part["msg"].removeprefix("Input should be ") for part in error.errors()]
+        wanted += ["null"] * (type(None) in get_args(kind))
+        given = f"an array of shape {value.shape}" if isinstance(value, np.ndarray) else json.dumps(value)
+        raise InputError(f"{name} must be {' or '.join(dict.fromkeys(wanted))}; got {given:.100}") from None
+
+
+@lru_cache(maxsize=64)
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind, config=ConfigDict(strict=True, arbitrary_types_allowed=True))
 
 
 def specs(texts: Sequence[str]) -> Any:

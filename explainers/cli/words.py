@@ -18,6 +18,7 @@ from ..methods.lrp import Composite
 OTHERS = ("compile", "run", "report")  # commands that are searched for an option that the current command lacks
 RENAMED = {"model_output": "output", "output": ""}  # the command's own --output is a file
 FLAGS = "allow_nonfinite|aot|per_token|strict|interacting|overwrite|restart"
+VALUES = {"None": "null", "True": "true", "False": "false"}  # as --set takes them
 ARGUMENT = re.compile(r"(?<!--set )(?<![-\w.])([a-z_]+)=(?:(['\"])(.*?)\2|([\w.:{}…-]*[\w{}…])?)")
 
 Replacement = str | Callable[[re.Match[str]], str]
@@ -52,6 +53,8 @@ PHRASES: tuple[tuple[str, Replacement], ...] = (
     (r"say which to show with input=", "explain them one by one"),
     (r"Candidate\(model, ([^)]*)\)", r"the model and --methods \1"),
     (r"explainers\.methods\b", "the methods' names"),
+    (r"baseline=References\(array\)", "--references @file.npy"),
+    (r"explain\.coverage and Explanation\.approximations name", "explainers info --coverage names"),
 )  # fmt: skip
 
 
@@ -82,6 +85,7 @@ def for_command(text: str, option_names: Mapping[str, str]) -> str:
     text = re.sub(r"\bReferences(?:\(array\))?(?=\W|$)", lambda m: _option("references", option_names) or m[0], text)
     text = re.sub(rf"\b({FLAGS})=True\b", lambda m: _option(m[1], option_names) or m[1], text)
     text = ARGUMENT.sub(lambda m: _argument(m, option_names), text)
+    text = re.sub(r"(\bor |\bgot |=)(None|True|False)\b", lambda m: m[1] + VALUES[m[2]], text)
     return re.sub(r"(?<![-\w])([a-z]+(?:_[a-z]+)+)(?!\w|\()", lambda m: option_names.get(m[1], m[1]), text)
 
 

@@ -27,6 +27,17 @@ WARM = 3  # calls before the clock starts: TorchScript specializes in its first 
 LEAST = 3  # calls that are measured, however long they take
 
 
+CAPTION = (
+    "gap: largest relative completeness gap. one, all: latency of a call with one sample and with all. rows: "
+    "evaluations of the model in calls with all. peak: growth of the process's memory."
+)
+
+
+def _headed(words: str, unit: str = "") -> Any:
+    """A field with the heading of its column: what is measured, and its unit, "" for none."""
+    return dataclasses.field(metadata={"heading": (words, unit)})
+
+
 @dataclass(frozen=True)
 class Measurement:
     """What one candidate costs. Times are medians; a number that another library does not report is None.
@@ -42,13 +53,13 @@ class Measurement:
     method: str
     backend: str
     engine: str
-    gap: float | None
-    compile_s: float | None
-    one_ms: float | None
-    all_ms: float | None
-    rows_per_s: float | None
-    peak_mb: float | None
-    traces: int | None
+    gap: float | None = _headed("gap")
+    compile_s: float | None = _headed("compile", "s")
+    one_ms: float | None = _headed("one", "ms")
+    all_ms: float | None = _headed("all", "ms")
+    rows_per_s: float | None = _headed("rows", "1/s")
+    peak_mb: float | None = _headed("peak", "MB")
+    traces: int | None = _headed("traces")
 
     @property
     def title(self) -> tuple[str, str]:
@@ -62,6 +73,9 @@ class Candidates(Table[Measurement]):
 
     columns = tuple(Measurement.__dataclass_fields__)
     numbers = columns[columns.index("gap") :]
+    headings: tuple[tuple[str, str], ...] = tuple(
+        field.metadata["heading"] for field in dataclasses.fields(Measurement) if field.metadata
+    )
 
     def numeric(self) -> list[tuple[str, ...]]:
         """The cells of ``numbers``."""

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .measuring import CAPTION
+
 if TYPE_CHECKING:
     from .comparison import Comparison
 
@@ -54,7 +56,7 @@ def html(comparison: Comparison) -> str:
 
 
 def _table(caption: str, head: tuple[str, ...], rows: list[str]) -> str:
-    cells = "".join(f'<th scope="col">{escaping.escape(name.replace("_", " "))}</th>' for name in head)
+    cells = "".join(f'<th scope="col">{escaping.escape(name)}</th>' for name in head)
     return (
         f'<div class="scroll"><table><caption>{escaping.escape(caption)}</caption><thead><tr>{cells}</tr></thead>'
         f"<tbody>\n{chr(10).join(rows)}\n</tbody></table></div>"
@@ -73,8 +75,8 @@ def _candidates(comparison: Comparison) -> str:
         _row(row.title, list(cells))
         for row, cells in zip(comparison.candidates, comparison.candidates.numeric(), strict=True)
     ]
-    caption = "gap: largest relative completeness gap. one, all: latency of a call with one sample and with all."
-    return "<h2>Candidates</h2>" + _table(caption, ("candidate", *comparison.candidates.numbers), rows)
+    headings = (", ".join(filter(None, heading)) for heading in comparison.candidates.headings)
+    return "<h2>Candidates</h2>" + _table(CAPTION, ("candidate", *headings), rows)
 
 
 def _pairs(comparison: Comparison) -> str:

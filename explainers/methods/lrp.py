@@ -85,6 +85,10 @@ class ELRP(Method):
     """x·∂s/∂x with f(x)/(x + ε·sign x) for the derivative of every activation: ε-LRP as DeepExplain has it.
 
     Ancona et al. 2018, "Towards better understanding of gradient-based attribution methods", proposition 1.
+
+    Parameters
+    ----------
+    epsilon: ε, the stabilizer of the quotient.
     """
 
     epsilon: float = 1e-4
