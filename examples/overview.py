@@ -22,7 +22,7 @@ from _models import load_digits, train_torch
 from explainers import Explainer, Explanation, methods
 
 Numpy = npt.NDArray[Any]
-DOTS = 200  # to an inch
+DOTS = 150  # to an inch
 DIGITS = (3, 5, 8)
 SENTENCE = "return an accurate floating point sum of values"
 

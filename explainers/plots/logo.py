@@ -50,8 +50,9 @@ def drawn_scores(panel: Panel, view: View) -> Numpy:
     assert panel.values is not None
     present = panel.values > 0
     if panel.facts.of_changes:
-        changes: Numpy = np.where(present, 0.0, panel.scores).sum(axis=axis)
-        return -changes / max(panel.values.shape[axis] - 1, 1) * present.any(axis=axis)
+        changes = np.where(present, 0.0, panel.scores).sum(axis=axis)
+        losses: Numpy = -changes / max(panel.values.shape[axis] - 1, 1) * present.any(axis=axis)
+        return losses
     letter_scores: Numpy = np.where(present, panel.scores, 0.0).sum(axis=axis)
     return letter_scores
 
