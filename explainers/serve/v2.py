@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +57,7 @@ def _cut(body: bytes, header: str | None) -> tuple[memoryview, memoryview]:
     view = memoryview(body)
     if header is None:
         return view, view[:0]
-    if not (header.isascii() and header.isdigit() and int(header) <= len(body)):
+    if not (re.fullmatch(r"\d{1,15}", header, re.ASCII) and int(header) <= len(body)):
         raise InputError(f"{HEADER} must be a length within the body of {len(body)} bytes; got {header!r:.40}")
     return view[: int(header)], view[int(header) :]
 
