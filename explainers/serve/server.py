@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ipaddress
 import sys
 import time
@@ -91,6 +92,15 @@ class Server(uvicorn.Server):
         application: Any = self.config.app
         application.state.service.draining = True
         super().handle_exit(sig, frame)
+
+    async def startup(self, sockets: Any = None) -> None:
+        """Start, and leave what the process holds by now, frameworks and models, out of the garbage collector's rounds.
+
+        A body with many lists starts several rounds, and each would pause the server for the time of all objects.
+        """
+        await super().startup(sockets)
+        gc.collect()
+        gc.freeze()
 
     async def shutdown(self, sockets: Any = None) -> None:
         """Stop listening, and read what open connections still send, but not for long; then close them."""

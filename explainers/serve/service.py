@@ -27,6 +27,7 @@ from .settings import Settings
 
 Result = TypeVar("Result")
 log = logging.getLogger("explainers.serve")
+MOST_TEXT = 2000  # characters of an error
 LARGE = 1 << 16  # more bytes or numbers than this are processed off the event loop
 
 
@@ -241,7 +242,7 @@ class Service:
         """The HTTP error for an exception that is not the server's own fault; None for others."""
         if isinstance(error, Refusal):
             return error
-        text = str(error).replace("Clean it, or pass allow_nonfinite=True to let it through.", "").strip()
+        text = str(error)[:MOST_TEXT].replace("Clean it, or pass allow_nonfinite=True to let it through.", "").strip()
         if isinstance(error, errors.QueueFull):
             return Refusal(503, text, {"Retry-After": str(self.retry_after())})
         if isinstance(error, TimeoutError):
