@@ -15,6 +15,8 @@
     ├── IncompleteError     (RuntimeError)     attributions that do not add up, where strict=True
     ├── PerturbationError   (RuntimeError)     a user's generator or its worker failed
     ├── CandidateFailed     (RuntimeError)     the process of a candidate of a comparison ended without an answer
+    ├── ForkedProcess       (RuntimeError)     a call in a forked process of what was made before the fork
+    ├── OutOfMemory         (MemoryError)      a call that does not fit the memory
     ├── QueueFull           (RuntimeError)     more rows wait than a scheduler takes
     ├── SourceError         (RuntimeError)     a source of samples failed
     ├── RunInProgress       (RuntimeError)     another process writes to the same results
@@ -128,6 +130,21 @@ class PerturbationError(ExplainersError, RuntimeError):
 
 class CandidateFailed(ExplainersError, RuntimeError):
     """A candidate's process in a comparison ended without a result; the message has the last lines of its output."""
+
+
+class ForkedProcess(ExplainersError, RuntimeError):
+    """A call in a forked process of an explainer or a scheduler whose threads exist in the parent only."""
+
+    @classmethod
+    def of(cls, thing: str) -> ForkedProcess:
+        return cls(
+            f"{thing} was made before this process was forked, and would wait for threads that a fork does not copy. "
+            "Start processes with multiprocessing.get_context('spawn'), or make it in the child"
+        )
+
+
+class OutOfMemory(ExplainersError, MemoryError):
+    """A call does not fit the memory; the next one may."""
 
 
 class QueueFull(ExplainersError, RuntimeError):

@@ -74,7 +74,7 @@ def _add_errors(application: FastAPI, service: Service) -> None:
             raise error
         return refusal_response(refusal)
 
-    for kind in (HTTPException, Refusal, ExplainersError, TimeoutError):
+    for kind in (HTTPException, Refusal, ExplainersError, TimeoutError, MemoryError):
         application.add_exception_handler(kind, answer)
 
 

@@ -245,6 +245,8 @@ class Service:
         text = str(error)[:MOST_TEXT].replace("Clean it, or pass allow_nonfinite=True to let it through.", "").strip()
         if isinstance(error, errors.QueueFull):
             return Refusal(503, text, {"Retry-After": str(self.retry_after())})
+        if isinstance(error, MemoryError):
+            return Refusal(503, "the request does not fit the server's memory: send fewer instances, or less effort")
         if isinstance(error, TimeoutError):
             return Refusal(504, "the request did not finish within its timeout")
         if isinstance(error, (errors.NonFiniteError, errors.NotConverged, errors.IncompleteError)):
