@@ -29,6 +29,7 @@ Result = TypeVar("Result")
 log = logging.getLogger("explainers.serve")
 MOST_TEXT = 2000  # characters of an error
 LARGE = 1 << 16  # more bytes or numbers than this are processed off the event loop
+VERY_LARGE = 1 << 20  # and more than this by a thread of their own
 
 
 class Refusal(Exception):
@@ -111,6 +112,7 @@ class Service:
         )
         self.metrics = Metrics(self.scheduler, explainers)
         self.pool = ThreadPoolExecutor(2, thread_name_prefix="explainers serve")
+        self.large_pool = ThreadPoolExecutor(1, thread_name_prefix="explainers serve, large")
         self.draining = self.closing = False
 
     def model(self, name: str) -> Model:
@@ -134,12 +136,14 @@ class Service:
         self.closing = True
         await asyncio.to_thread(self.scheduler.close)
         self.pool.shutdown()
+        self.large_pool.shutdown()
 
     async def off_loop(self, size: int, function: Callable[[], Result]) -> Result:
-        """The result of ``function()``, run in a thread if ``size`` is large."""
+        """The result of ``function()``, run in a thread if ``size`` is large; one thread for all that is very large."""
         if size <= LARGE:
             return function()
-        return await asyncio.get_running_loop().run_in_executor(self.pool, function)
+        pool = self.pool if size <= VERY_LARGE else self.large_pool  # small requests do not wait for large bodies
+        return await asyncio.get_running_loop().run_in_executor(pool, function)
 
     # --- a request -----------------------------------------------------------------------------
 
