@@ -110,6 +110,7 @@ class Models(Protocol):
 
     name: str
     forward_only: bool  # its models can only be called
+    has_threads: bool  # of its own, without which a forked process waits forever
     channel_axis: int  # of a sample of a layer of images, as the framework has it by default
     takes_lengths: bool  # whether axes besides the batch may vary from call to call
     calls: bool  # whether models are called as they are, and not traced
@@ -299,6 +300,7 @@ class BackendDefaults:
     """Defaults for a backend that has no file form, a single device, and weights that do not change."""
 
     forward_only = False
+    has_threads = True
     channel_axis = 0
     takes_lengths = False
     calls = False
@@ -360,7 +362,7 @@ class BackendDefaults:
         return CPU_CACHE
 
     def is_out_of_memory(self, error: BaseException) -> bool:
-        return False
+        return isinstance(error, MemoryError)
 
     def read(self, weight: Any) -> Array:
         return weight

@@ -15,6 +15,8 @@
     ├── IncompleteError     (RuntimeError)     attributions that do not add up, where strict=True
     ├── PerturbationError   (RuntimeError)     a user's generator or its worker failed
     ├── CandidateFailed     (RuntimeError)     the process of a candidate of a comparison ended without an answer
+    ├── ForkedProcess       (RuntimeError)     a call in a forked process of what was made before the fork
+    ├── OutOfMemory         (MemoryError)      a call that does not fit the memory
     ├── QueueFull           (RuntimeError)     more rows wait than a scheduler takes
     ├── SourceError         (RuntimeError)     a source of samples failed
     ├── RunInProgress       (RuntimeError)     another process writes to the same results
@@ -29,8 +31,20 @@ Each message says what was given, what was expected, and what to do.
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 from typing import Any
+
+MOST_SHOWN = 100  # characters of a value in a message
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = MOST_SHOWN
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxset = 12
+
+
+def shown(value: object) -> str:
+    """The value as Python writes it, in at most 100 characters: it may come from a client or a file."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= MOST_SHOWN + 2 else f"{text[: MOST_SHOWN - 1]}…"  # quotes do not count
 
 
 class ExplainersError(Exception):
@@ -60,15 +74,16 @@ class UnknownNameError(ExplainersError, ValueError):
     def among(cls, kind: str, given: object, known: Iterable[str], advice: str = "") -> UnknownNameError:
         """An error that lists the names most similar to ``given``, or all names if there are few."""
         names = sorted(known)
-        near = difflib.get_close_matches(str(given), names, n=5, cutoff=0.4)
+        given_text = given[:MOST_SHOWN] if isinstance(given, str) else shown(given)
+        near = difflib.get_close_matches(given_text, names, n=5, cutoff=0.4)
         if near and len(names) > 12:
             listed = f"Similar names: {', '.join(near)}."
         else:
-            shown = names[:40]
-            listed = f"Known: {', '.join(shown)}{' …' if len(names) > len(shown) else ''}."
+            first = names[:40]
+            listed = f"Known: {', '.join(first)}{' …' if len(names) > len(first) else ''}."
             if near:
                 listed = f"Did you mean {near[0]!r}? {listed}"
-        return cls(f"unknown {kind} {given!r}. {listed}{' ' + advice if advice else ''}")
+        return cls(f"unknown {kind} {shown(given)}. {listed}{' ' + advice if advice else ''}")
 
 
 class TraceError(ExplainersError, RuntimeError):
@@ -115,6 +130,21 @@ class PerturbationError(ExplainersError, RuntimeError):
 
 class CandidateFailed(ExplainersError, RuntimeError):
     """A candidate's process in a comparison ended without a result; the message has the last lines of its output."""
+
+
+class ForkedProcess(ExplainersError, RuntimeError):
+    """A call in a forked process of an explainer or a scheduler whose threads exist in the parent only."""
+
+    @classmethod
+    def of(cls, thing: str) -> ForkedProcess:
+        return cls(
+            f"{thing} was made before this process was forked, and would wait for threads that a fork does not copy. "
+            "Start processes with multiprocessing.get_context('spawn'), or make it in the child"
+        )
+
+
+class OutOfMemory(ExplainersError, MemoryError):
+    """A call does not fit the memory; the next one may."""
 
 
 class QueueFull(ExplainersError, RuntimeError):

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import conditions, structure
-from .errors import BaselineError, InputError, NonFiniteError, TargetError
+from .errors import BaselineError, InputError, NonFiniteError, TargetError, shown
 from .lengths import EXAMPLES, NAME, Length, named, sized
 from .stored import Stored
 
@@ -399,7 +399,7 @@ def resolve_target(target: Any, shape: tuple[int, ...], count: int, forward_only
                 + _target_forms(shape, count)
             )
         if target not in ("max", "all"):
-            raise TargetError(f"unknown target {target!r}. {_target_forms(shape, count)}")
+            raise TargetError(f"unknown target {shown(target)}. {_target_forms(shape, count)}")
         return Target(target, shape)
     try:
         given = np.asarray(target)
@@ -601,7 +601,7 @@ def _per_input(given: Any, specs: Sequence[TensorSpec]) -> list[Any]:
     if isinstance(given, dict):
         names = [spec.name for spec in specs]
         if set(given) != set(names):
-            raise BaselineError(f"baselines for {sorted(given)}; the attributed inputs are {names}")
+            raise BaselineError(f"baselines for {shown(sorted(given))}; the attributed inputs are {names}")
         return [given[name] for name in names]
     if isinstance(given, tuple):
         if len(given) != len(specs):

@@ -23,6 +23,7 @@ class NumpyBackend(BackendDefaults):
     engines: Mapping[str, bool] = {"eager": False}
     default_engine = "eager"
     forward_only = True
+    has_threads = False
     calls = True
     takes_lengths = True
     largest_package = 4096  # calling a callable costs more than one more row

@@ -251,7 +251,7 @@ class TensorFlowBackend(BackendDefaults):
         return _State(weights)
 
     def is_out_of_memory(self, error: BaseException) -> bool:
-        return isinstance(error, self.tensorflow.errors.ResourceExhaustedError)
+        return isinstance(error, (self.tensorflow.errors.ResourceExhaustedError, MemoryError))
 
 
 class TensorFlowCalls(TensorFlowBackend):

@@ -322,7 +322,8 @@ class TorchBackend(BackendDefaults):
             return sum([tensor._version for tensor in weights.values() if not tensor.is_inference()])
 
     def is_out_of_memory(self, error: BaseException) -> bool:
-        return isinstance(error, self.torch.OutOfMemoryError)
+        on_the_host = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+        return on_the_host or isinstance(error, (self.torch.OutOfMemoryError, MemoryError))
 
 
 class TorchCalls(TorchBackend):

@@ -16,14 +16,25 @@ import numpy as np
 
 from .. import random_numbers, tables
 from ..backend import WARM_RUNS, Backend, device_name, on_host
-from ..errors import ArtifactError, BaselineError, InputError, TargetError, UnknownNameError, UnsupportedOperation
+from ..errors import (
+    ArtifactError,
+    BaselineError,
+    ForkedProcess,
+    InputError,
+    OutOfMemory,
+    TargetError,
+    UnknownNameError,
+    UnsupportedOperation,
+)
 from ..file import container
 from ..graph import Graph, Value
 from ..graph.coverage import Audit, Coverage
 from ..methods import FeatureAblation, Method
+from ..per_process import forks
 from ..run import Packages
 from ..run.call import Call, Stats, reporter
 from ..run.contrasted import audit
+from ..run.packages import out_of_memory
 from ..spec import BatchReferences, Numpy, Signature, Target, TensorSpec, resolve_target
 from . import bind, compiling, ensembles, plan, saving
 from .bind import Asked, Inputs, checked_size, dtype_name
@@ -45,12 +56,22 @@ Callee = TypeVar("Callee", bound=Callable[..., Any])
 
 
 def neutrally(method: Callee) -> Callee:
-    """Run the method in the framework's default modes, so that results do not depend on the caller's."""
+    """Run the method in the framework's default modes, so that results do not depend on the caller's.
+
+    Errors of a framework or of numpy that say that the memory is exhausted become one of ours.
+    """
 
     @functools.wraps(method)
     def run(self: Explainer, *args: Any, **kwargs: Any) -> Any:
-        with self._backend.neutral():
-            return method(self, *args, **kwargs)
+        if self._forks != forks() and self._backend.has_threads:
+            raise ForkedProcess.of("this explainer")
+        try:
+            with self._backend.neutral():
+                return method(self, *args, **kwargs)
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, OutOfMemory) or not self._backend.is_out_of_memory(error):
+                raise
+            raise out_of_memory(error) from error
 
     return cast(Callee, run)
 
@@ -91,6 +112,7 @@ class Explainer:
         self._uncovered: Coverage | None = None
         self._known = bind.KnownInputs(backend)
         self._lock = threading.RLock()
+        self._forks = forks()
 
     # --- compiling ---------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import InputError
+from ..errors import InputError, shown
 from ..ops import Ops, RowSums
 from ..random_numbers import UInt64
 from ..rules import GRADIENT, RuleSet
@@ -226,12 +226,12 @@ class Method(Stored, data=False):
 
 def at_least(name: str, value: Any, least: int) -> None:
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
-        raise InputError(f"{name} must be a whole number ≥ {least}; got {value!r}")
+        raise InputError(f"{name} must be a whole number ≥ {least}; got {shown(value)}")
 
 
 def one_of(name: str, value: Any, allowed: Sequence[str]) -> None:
     if value not in allowed:
-        raise InputError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}")
+        raise InputError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {shown(value)}")
 
 
 def mean_and_error(total: Numpy, squares: Numpy, count: int) -> tuple[Numpy, Numpy | None]:

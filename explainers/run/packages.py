@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..backend import Backend, Kernel, Loaded, Size, Traced, on_host
-from ..errors import ArtifactError
+from ..errors import ArtifactError, OutOfMemory, shown
 from ..graph import Graph, Value
 from ..lengths import varies
 from ..methods.base import Method
@@ -44,6 +44,12 @@ from .summed import SingleRun, SummedRun
 
 Found = TypeVar("Found")
 MOST_DESIGNS = 64  # that are kept
+
+
+def out_of_memory(error: BaseException) -> OutOfMemory:
+    return OutOfMemory(
+        f"the call does not fit the memory ({shown(str(error))}). Give fewer samples at once, or less effort"
+    )
 
 
 class Packages:
@@ -356,8 +362,10 @@ class Packages:
             try:
                 chunks.append((yield from self._run(call, start, stop).steps()))
             except Exception as error:
-                if size == 1 or not self.backend.is_out_of_memory(error):
+                if not self.backend.is_out_of_memory(error):
                     raise
+                if size == 1:
+                    raise out_of_memory(error) from error
                 self.stats.out_of_memory += 1
                 self.batch_size = self.stats.batch_size = max(1, min(self.stats.batch_size, size // 2))
                 continue

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
 
 from .. import __version__
-from ..errors import ExplainersError, InputError
+from ..errors import ExplainersError, InputError, shown
 from ..explainer.api import Explainer
 from ..explainer.explanation import Explanation
 from . import schema, v1, v2
@@ -74,7 +74,7 @@ def _add_errors(application: FastAPI, service: Service) -> None:
             raise error
         return refusal_response(refusal)
 
-    for kind in (HTTPException, Refusal, ExplainersError, TimeoutError):
+    for kind in (HTTPException, Refusal, ExplainersError, TimeoutError, MemoryError):
         application.add_exception_handler(kind, answer)
 
 
@@ -150,7 +150,7 @@ def _check_type(request: Request) -> None:
     """Accept only JSON: browsers send other content types across sites without a preflight request."""
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != JSON and (content_type or "origin" in request.headers):  # some clients send no content type
-        raise Refusal(415, f"content type {content_type!r}: {JSON} expected")
+        raise Refusal(415, f"content type {shown(content_type)}: {JSON} expected")
 
 
 # --- Open Inference Protocol V2 ------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 
@@ -10,16 +11,17 @@ import orjson
 
 from ..errors import InputError
 from ..spec import Numpy, TensorSpec, check_range
+from .large import LARGE_BODY, MOST_AXES, LargeArray, parse_large
 
 NUMBERS = {int, float}
-MAX_AXES = 32
+LARGEST_WHOLE = 2**53  # beyond it, floating-point numbers do not hold every integer
 SLICE = 1 << 18  # how many numbers are encoded at once: more would block other threads for too long
 
 
 def parse(body: bytes | memoryview) -> dict[str, Any]:
     """The JSON object in a body."""
     try:
-        data = orjson.loads(body)
+        data = orjson.loads(body) if len(body) <= LARGE_BODY else parse_large(body)
     except orjson.JSONDecodeError as error:
         raise InputError(f"the body is not JSON: {error}") from None
     if not isinstance(data, dict):
@@ -29,6 +31,8 @@ def parse(body: bytes | memoryview) -> dict[str, Any]:
 
 def array_of(value: Any, what: str) -> Numpy:
     """A number or nested lists of numbers as an array; ``what`` describes the value in errors."""
+    if isinstance(value, LargeArray):
+        return _large_array(value, what)
     shape: list[int] = []
     level = [value]
     while level and type(level[0]) is list:
@@ -36,23 +40,51 @@ def array_of(value: Any, what: str) -> Numpy:
         if len(lengths) != 1:
             raise _odd_one(level, shape, what)
         shape.append(lengths.pop())
-        if len(shape) > MAX_AXES:
-            raise InputError(f"{what}: lists in lists, more than {MAX_AXES} deep; numbers expected")
+        if len(shape) > MOST_AXES:
+            raise InputError(f"{what}: lists in lists, more than {MOST_AXES} deep; numbers expected")
         level = list(chain.from_iterable(level))
-    kinds = set(map(type, level))
-    if not kinds <= NUMBERS:
+    if not set(map(type, level)) <= NUMBERS:
         raise _odd_one(level, shape, what)
-    return _numbers(level, np.float64 if float in kinds else np.int64, what).reshape(shape)
+    return _numbers(level, what).reshape(shape)
 
 
-def _numbers(level: list[Any], dtype: Any, what: str) -> Numpy:
-    """The numbers as an array; uint64 if an integer exceeds int64, and the caller checks the range."""
+def _large_array(value: LargeArray, what: str) -> Numpy:
+    arrays, shape = value.read(what, _numbers)
+    if any(array.dtype.kind == "f" for array in arrays):
+        arrays = [as_floats(array, what) for array in arrays]
+    return np.concatenate(arrays).reshape(shape)
+
+
+def _numbers(level: list[Any], what: str) -> Numpy:
+    """Numbers as float64 or int64; as uint64 if an integer exceeds int64, and the caller checks the range."""
+    if float in set(map(type, level)):
+        array = np.array(level, np.float64)
+        if np.abs(array).max() >= LARGEST_WHOLE:  # 2^53 may be 2^53 + 1, rounded
+            _check_whole((number for number in level if type(number) is int), what)
+        return array
     try:
-        return np.array(level, dtype)
+        return np.array(level, np.int64)
     except OverflowError:
-        if dtype is np.int64:
-            return _numbers(level, np.uint64, what)
-        raise InputError(f"{what}: an integer has more than 64 bits") from None
+        try:
+            return np.array(level, np.uint64)
+        except OverflowError:
+            raise InputError(f"{what}: an integer has more than 64 bits") from None
+
+
+def as_floats(array: Numpy, what: str) -> Numpy:
+    """Numbers as floating-point numbers; InputError for integers that would be rounded."""
+    if array.dtype.kind in "iu" and array.size and max(-int(array.min()), int(array.max())) > LARGEST_WHOLE:
+        _check_whole(array.ravel().tolist(), what)
+    return array.astype(np.float64, copy=False)
+
+
+def _check_whole(numbers: Iterable[int], what: str) -> None:
+    for number in numbers:
+        if int(float(number)) != number:
+            raise InputError(
+                f"{what}: the integer {number} would be rounded: beyond 2^53, floating-point numbers do not hold every "
+                f"integer. Send the one that the model is to get, {int(float(number))}"
+            )
 
 
 def batch(value: Any, spec: TensorSpec, what: str) -> Numpy:
@@ -66,7 +98,9 @@ def batch(value: Any, spec: TensorSpec, what: str) -> Numpy:
     if array.dtype.kind == "f" and not spec.floating:
         place = np.unravel_index(int(np.argmax(array != np.round(array))), array.shape)
         raise InputError(f"{_at(what, place)}: the input {spec} takes whole numbers; got {array[place]}")
-    if not spec.floating:
+    if spec.floating:
+        array = as_floats(array, what)
+    else:
         check_range(array, spec.dtype, what)
     with np.errstate(over="ignore"):  # the explainer rejects infinity later
         return array.astype("float32" if spec.dtype == "bfloat16" else spec.dtype)
@@ -89,6 +123,8 @@ def _at(what: str, place: Any) -> str:
 
 
 def _kind(value: Any) -> str:
+    if isinstance(value, LargeArray):
+        return "a long list"
     if isinstance(value, list):
         return f"a list of {len(value)}"
     names = {dict: "an object", str: "a string", bool: "true or false", type(None): "null"}

@@ -14,11 +14,14 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from . import v2
 from .arrays import dump
 from .service import ClientGone, Refusal, Service
 
 log = logging.getLogger("explainers.serve")
 OPEN = ("/healthz", "/v2/health/live", "/v2/health/ready")  # paths that need no key
+HOST = re.compile(r"[\w.-]+(:\d+)?|\[[0-9a-f:.]+\](:\d+)?", re.ASCII | re.IGNORECASE)
+ONCE = ("host", "authorization", "content-type", "content-length", v2.HEADER.lower())
 IDENTITY = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 
 
@@ -67,6 +70,9 @@ class Observe:
             self._record(scope, identity, status or 499, time.perf_counter() - start)
 
     def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
+        ambiguity = _ambiguity(scope, headers)
+        if ambiguity:
+            return refusal_response(Refusal(400, ambiguity))
         hosts = self.service.settings.hosts
         if hosts and re.sub(r":\d+$", "", headers.get("host", "")).lower() not in hosts:
             return refusal_response(Refusal(421, f"this server answers to the hosts {', '.join(hosts)}"))
@@ -91,3 +97,17 @@ class Observe:
                 "verb": verb, "status": status, "milliseconds": round(seconds * 1000, 3),
             }  # fmt: skip
             log.info("request", extra=fields)
+
+
+def _ambiguity(scope: Scope, headers: Headers) -> str | None:
+    """What two servers on a request's way could read differently in its headers."""
+    names = [name for name, _ in scope["headers"]]
+    for name in ONCE:
+        if names.count(name.encode()) > 1:
+            return f"the header {name} is given {names.count(name.encode())} times"
+    host = headers.get("host")
+    if host is None and scope["http_version"] == "1.1":
+        return "the header host is missing"
+    if host is not None and not HOST.fullmatch(host):
+        return "the header host is neither a name nor an address, with or without a port"
+    return None

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from ..errors import InputError, UnknownNameError
+from ..errors import InputError, UnknownNameError, shown
 from ..explainer.api import Explainer
 from ..methods import Method
 from ..spec import References
-from .arrays import array_of
+from .arrays import array_of, as_floats
 from .settings import Settings
 
 COMMON = ("target", "baseline", "seed", "timeout")
@@ -70,12 +70,12 @@ class Parameters:
         arguments.target = self._target(parameters.get("target"))
         arguments.baseline = self._baseline(parameters.get("baseline"))
         arguments.seed = _seed(parameters.get("seed"))
-        arguments.groups = _groups(parameters.get("groups"))
+        arguments.groups = self._arrays(parameters.get("groups"), "groups")
         if parameters.get("timeout") is not None:
             timeout = array_of(parameters["timeout"], "timeout")
             if timeout.ndim or not 0 < timeout <= settings.timeout:
                 raise InputError(
-                    f"timeout must be seconds above 0, at most {settings.timeout}; got {parameters['timeout']}"
+                    f"timeout must be seconds above 0, at most {settings.timeout}; got {shown(parameters['timeout'])}"
                 )
             arguments.timeout = float(timeout)
         if parameters.get("format") is not None:
@@ -88,7 +88,7 @@ class Parameters:
         try:
             checked_value = self.effort[name].validate_python(value)
         except ValidationError as error:
-            raise InputError(f"{name}: {error.errors()[0]['msg']}; got {value!r:.100}") from None
+            raise InputError(f"{name}: {error.errors()[0]['msg']}; got {shown(value)}") from None
         limit = self.settings.max_steps if name in STEPS else self.settings.max_effort
         if isinstance(checked_value, int) and not isinstance(checked_value, bool) and checked_value > limit:
             raise InputError(f"{name} may be {limit} at most; got {checked_value}")
@@ -97,7 +97,7 @@ class Parameters:
     def _target(self, value: Any) -> Any:
         if value is None or isinstance(value, str) or type(value) is int:
             return value
-        array = array_of(value, "target")
+        array = _array(value, "target")
         is_one_index = array.shape == (self.axes,) and self.axes > 1 and array.dtype.kind == "i"
         return tuple(array.tolist()) if is_one_index else array  # one index into several axes, for all instances
 
@@ -105,17 +105,24 @@ class Parameters:
         if isinstance(value, dict) and "references" in value and "references" not in self.inputs:
             per_sample = value.get("per_sample", False)
             if not set(value) <= {"references", "per_sample"} or not isinstance(per_sample, bool):
-                raise InputError(f"baseline: {{'references': […], 'per_sample': true or false}}; got {sorted(value)}")
-            return References(self._baseline(value["references"]), per_sample)
+                raise InputError(
+                    f"baseline: {{'references': […], 'per_sample': true or false}}; got {shown(sorted(value))}"
+                )
+            return References(self._arrays(value["references"], "references of the baseline"), per_sample)
+        return self._arrays(value, "baseline")
+
+    def _arrays(self, value: Any, what: str) -> Any:
+        """A number or lists of numbers, or an object with these by input name."""
         if isinstance(value, dict):
-            return {name: array_of(entry, f"baseline {name!r}") for name, entry in value.items()}
-        return None if value is None else array_of(value, "baseline")
+            return {name: _array(entry, f"{what} {shown(name)}") for name, entry in value.items()}
+        return None if value is None else _array(value, what)
 
 
-def _groups(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: array_of(part, f"groups of {name!r}") for name, part in value.items()}
-    return None if value is None else array_of(value, "groups")
+def _array(value: Any, what: str) -> Any:
+    """Numbers, of which none is rounded where floating-point numbers are needed."""
+    array = array_of(value, what)
+    as_floats(array, what)
+    return array
 
 
 def _seed(value: Any) -> Any:

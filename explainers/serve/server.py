@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ipaddress
 import sys
 import time
@@ -18,11 +19,12 @@ from ..errors import InputError
 from ..explainer.api import Explainer
 from .application import app
 from .logs import to_stderr
+from .protocol import limited
 from .settings import Settings, read_keys
 
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 LINGER = 0.2  # seconds in which open connections are still read at shutdown
-FIRST = 3.0  # seconds in which a connection may still send the first request for which it was opened
+FIRST = 3.0  # seconds in which a connection may still send the first request for which it was opened, or a body's rest
 SWITCH = 0.0005  # seconds after which Python switches threads, so that requests are read while packages run
 
 
@@ -76,7 +78,7 @@ def make_server(
         # reject requests that web pages of other sites send to this machine
         settings = replace(settings, hosts=(*LOCAL, host.lower()))
     config = uvicorn.Config(
-        app(explainers, settings), host, port,
+        app(explainers, settings), host, port, http=limited(settings.answer_timeout), ws="none",
         log_config=None, access_log=False, server_header=False, timeout_keep_alive=30,
         limit_concurrency=max_connections, timeout_graceful_shutdown=int(settings.timeout) + 5,
     )  # fmt: skip
@@ -91,21 +93,32 @@ class Server(uvicorn.Server):
         application.state.service.draining = True
         super().handle_exit(sig, frame)
 
+    async def startup(self, sockets: Any = None) -> None:
+        """Start, and leave what the process holds by now, frameworks and models, out of the garbage collector's rounds.
+
+        A body with many lists starts several rounds, and each would pause the server for the time of all objects.
+        """
+        await super().startup(sockets)
+        gc.collect()
+        gc.freeze()
+
     async def shutdown(self, sockets: Any = None) -> None:
-        """Stop listening, then read pending requests from open connections before closing them."""
+        """Stop listening, and read what open connections still send, but not for long; then close them."""
         await asyncio.sleep(0.001)  # a timer runs behind the sockets that are ready: all that wait are accepted first
         for listener in self.servers:
             listener.close()
         await asyncio.sleep(LINGER)
         patience = time.monotonic() + FIRST
-        while time.monotonic() < patience and any(map(asked_nothing, self.server_state.connections)):
+        while self._incomplete() and time.monotonic() < patience:
             await asyncio.sleep(LINGER / 10)
+        for connection in self._incomplete():
+            connection.transport.abort()
         await super().shutdown(sockets)
 
-
-def asked_nothing(connection: Any) -> bool:
-    """Whether a connection has been opened, and no request has been read from it."""
-    return getattr(connection, "cycle", None) is None
+    def _incomplete(self) -> list[Any]:
+        """The connections that have not sent a whole request."""
+        connections: set[Any] = self.server_state.connections
+        return [connection for connection in connections if connection.incomplete]
 
 
 def is_loopback(host: str) -> bool:

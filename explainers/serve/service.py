@@ -27,7 +27,9 @@ from .settings import Settings
 
 Result = TypeVar("Result")
 log = logging.getLogger("explainers.serve")
+MOST_TEXT = 2000  # characters of an error
 LARGE = 1 << 16  # more bytes or numbers than this are processed off the event loop
+VERY_LARGE = 1 << 20  # and more than this by a thread of their own
 
 
 class Refusal(Exception):
@@ -110,6 +112,7 @@ class Service:
         )
         self.metrics = Metrics(self.scheduler, explainers)
         self.pool = ThreadPoolExecutor(2, thread_name_prefix="explainers serve")
+        self.large_pool = ThreadPoolExecutor(1, thread_name_prefix="explainers serve, large")
         self.draining = self.closing = False
 
     def model(self, name: str) -> Model:
@@ -133,12 +136,14 @@ class Service:
         self.closing = True
         await asyncio.to_thread(self.scheduler.close)
         self.pool.shutdown()
+        self.large_pool.shutdown()
 
     async def off_loop(self, size: int, function: Callable[[], Result]) -> Result:
-        """The result of ``function()``, run in a thread if ``size`` is large."""
+        """The result of ``function()``, run in a thread if ``size`` is large; one thread for all that is very large."""
         if size <= LARGE:
             return function()
-        return await asyncio.get_running_loop().run_in_executor(self.pool, function)
+        pool = self.pool if size <= VERY_LARGE else self.large_pool  # small requests do not wait for large bodies
+        return await asyncio.get_running_loop().run_in_executor(pool, function)
 
     # --- a request -----------------------------------------------------------------------------
 
@@ -146,7 +151,7 @@ class Service:
         """The whole body; refused if it is too large or arrives too late."""
         limit, declared = self.settings.max_body, request.headers.get("content-length", "0")
         too_large = Refusal(413, f"the body may have {limit} bytes")
-        if declared.isdigit() and int(declared) > limit:
+        if declared.isdigit() and (len(declared) > 15 or int(declared) > limit):
             raise too_large
 
         async def read() -> bytes:
@@ -241,9 +246,11 @@ class Service:
         """The HTTP error for an exception that is not the server's own fault; None for others."""
         if isinstance(error, Refusal):
             return error
-        text = str(error).replace("Clean it, or pass allow_nonfinite=True to let it through.", "").strip()
+        text = str(error)[:MOST_TEXT].replace("Clean it, or pass allow_nonfinite=True to let it through.", "").strip()
         if isinstance(error, errors.QueueFull):
             return Refusal(503, text, {"Retry-After": str(self.retry_after())})
+        if isinstance(error, MemoryError):
+            return Refusal(503, "the request does not fit the server's memory: send fewer instances, or less effort")
         if isinstance(error, TimeoutError):
             return Refusal(504, "the request did not finish within its timeout")
         if isinstance(error, (errors.NonFiniteError, errors.NotConverged, errors.IncompleteError)):

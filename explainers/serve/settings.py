@@ -22,6 +22,7 @@ class Settings:
     queue_rows: largest number of model evaluations that wait or run, in total; further requests get 503.
     timeout: seconds for one request; a request may set a shorter timeout.
     body_timeout: seconds within which a body must arrive.
+    answer_timeout: seconds within which a client must read what was sent to it.
     max_wait: seconds that a request may wait for other requests to share a package with.
     package_seconds: target duration of a package, so that small requests do not wait long behind a running one.
     batching: False runs the requests one after the other.
@@ -38,6 +39,7 @@ class Settings:
     queue_rows: int = 2**20
     timeout: float = 60.0
     body_timeout: float = 30.0
+    answer_timeout: float = 60.0
     max_wait: float = 0.001
     package_seconds: float = 0.015
     batching: bool = True

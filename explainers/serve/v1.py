@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, shown
 from ..explainer.explanation import Explanation
 from ..run.base import Estimate
 from ..spec import Numpy
 from .arrays import batch, dump, dump_list, parse
+from .large import LargeArray
 from .parameters import Arguments
 from .service import Job, Model
 
@@ -23,23 +24,23 @@ def decode(model: Model, body: bytes) -> Job:
     data = parse(body)
     for name in data:
         if name not in FIELDS:
-            raise InputError(f"unknown field {name!r}; a request has {' and '.join(map(repr, FIELDS))}")
+            raise InputError(f"unknown field {shown(name)}; a request has {' and '.join(map(repr, FIELDS))}")
     instances = data.get("instances")
-    if not isinstance(instances, list) or not instances:
+    if not isinstance(instances, (list, LargeArray)) or instances == []:
         raise InputError("'instances' must be a list of one instance or more")
     return Job(model, _inputs(model, instances), model.parameters.read(data.get("parameters")))
 
 
-def _inputs(model: Model, instances: list[Any]) -> list[Numpy]:
+def _inputs(model: Model, instances: list[Any] | LargeArray) -> list[Numpy]:
     """One array for each input, from instances that are nested lists, or objects of these by input name."""
     names = [spec.name for spec in model.inputs]
-    if not isinstance(instances[0], dict):
+    if isinstance(instances, LargeArray) or not isinstance(instances[0], dict):
         if len(names) > 1:
             raise InputError(f"instances[0]: an object with the inputs {', '.join(names)} expected")
         return [batch(instances, model.inputs[0], "instances")]
     for number, instance in enumerate(instances):
         if not isinstance(instance, dict) or set(instance) != set(names):
-            description = f"the fields {sorted(instance)}" if isinstance(instance, dict) else "no object"
+            description = f"the fields {shown(sorted(instance))}" if isinstance(instance, dict) else "no object"
             raise InputError(f"instances[{number}]: {description} given; the inputs are {', '.join(names)}")
     return [batch([i[spec.name] for i in instances], spec, f"{spec.name!r} of instances") for spec in model.inputs]
 

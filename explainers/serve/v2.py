@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .. import __version__
-from ..errors import InputError, UnknownNameError
+from ..errors import InputError, UnknownNameError, shown
 from ..explainer.explanation import Explanation
 from ..spec import Numpy, TensorSpec
-from .arrays import MAX_AXES, array_of, dump, parse
+from .arrays import array_of, as_floats, dump, parse
+from .large import MOST_AXES
 from .service import Job, Model
 from .v1 import incomplete_instances
 
@@ -23,6 +25,7 @@ DATATYPES = {
 }  # fmt: skip
 NAMES = {dtype: name for name, dtype in DATATYPES.items()} | {"bfloat16": "FP32"}
 FIELDS = ("id", "inputs", "outputs", "parameters")
+LARGEST_SIZE = 2**40  # numbers in a tensor; numpy overflows at 2^63 bytes
 REPEATED = ("model_name", "model_version")  # fields that some clients send although the path contains them
 
 
@@ -41,7 +44,7 @@ def decode(model: Model, body: bytes, header: str | None) -> Inference:
     data = parse(text)
     for name in data:
         if name not in (*FIELDS, *REPEATED):
-            raise InputError(f"unknown field {name!r}; a request has {', '.join(FIELDS)}")
+            raise InputError(f"unknown field {shown(name)}; a request has {', '.join(FIELDS)}")
     identity = data.get("id")
     if identity is not None and not isinstance(identity, str):
         raise InputError("id must be a string")
@@ -56,8 +59,8 @@ def _cut(body: bytes, header: str | None) -> tuple[memoryview, memoryview]:
     view = memoryview(body)
     if header is None:
         return view, view[:0]
-    if not (header.isascii() and header.isdigit() and int(header) <= len(body)):
-        raise InputError(f"{HEADER} must be a length within the body of {len(body)} bytes; got {header!r:.40}")
+    if not (re.fullmatch(r"\d{1,15}", header, re.ASCII) and int(header) <= len(body)):
+        raise InputError(f"{HEADER} must be a length within the body of {len(body)} bytes; got {shown(header)}")
     return view[: int(header)], view[int(header) :]
 
 
@@ -71,7 +74,7 @@ def _object(value: Any, what: str) -> dict[str, Any]:
 
 def _flag(value: Any, name: str) -> bool:
     if not isinstance(value, bool):
-        raise InputError(f"{name} must be true or false; got {value!r:.40}")
+        raise InputError(f"{name} must be true or false; got {shown(value)}")
     return value
 
 
@@ -87,8 +90,8 @@ def _tensors(model: Model, tensors: Any, binary: memoryview) -> list[Numpy]:
         what = f"inputs[{number}]"
         name = tensor.get("name")
         if not isinstance(name, str) or name in arrays:
-            raise InputError(f"{what}: a name that no other input has is needed; got {name!r:.40}")
-        arrays[name], binary = _tensor(tensor, f"{what} ({name!r:.40})", binary)
+            raise InputError(f"{what}: a name that no other input has is needed; got {shown(name)}")
+        arrays[name], binary = _tensor(tensor, f"{what} ({shown(name)})", binary)
     if len(binary):
         raise InputError(f"{len(binary)} bytes follow the last binary tensor")
     names = [spec.name for spec in model.inputs]
@@ -108,20 +111,24 @@ def _tensor(tensor: dict[str, Any], what: str, binary: memoryview) -> tuple[Nump
     """One tensor as an array, and the remaining bytes."""
     shape, datatype = tensor.get("shape"), tensor.get("datatype")
     if not isinstance(shape, list) or not all(type(size) is int and 0 <= size < 2**40 for size in shape):
-        raise InputError(f"{what}: shape must be a list of whole numbers ≥ 0; got {shape!r:.100}")
-    if len(shape) > MAX_AXES:
-        raise InputError(f"{what}: a shape of {len(shape)} axes; {MAX_AXES} is the limit")
+        raise InputError(f"{what}: shape must be a list of whole numbers ≥ 0; got {shown(shape)}")
+    if len(shape) > MOST_AXES:
+        raise InputError(f"{what}: a shape of {len(shape)} axes; {MOST_AXES} is the limit")
     if not isinstance(datatype, str) or datatype not in DATATYPES:
         raise UnknownNameError.among(f"datatype of {what}", datatype, DATATYPES)
     dtype, size = np.dtype(DATATYPES[datatype]), math.prod(shape)
+    if not size and math.prod(axis or 1 for axis in shape) >= LARGEST_SIZE:  # numpy refuses it, although it is empty
+        raise InputError(f"{what}: the shape {shown(shape)} is larger than any body")
     length = _object(tensor.get("parameters"), f"{what}: parameters").get("binary_data_size")
     if length is None:
         array = array_of(tensor.get("data"), f"{what}: data")
         if array.size != size:
-            raise InputError(f"{what}: {array.size} numbers given, the shape {shape} has {size}")
+            raise InputError(f"{what}: {array.size} numbers given, the shape {shown(shape)} has {shown(size)}")
         return _cast(array.reshape(shape), dtype, what), binary
     if type(length) is not int or length != size * dtype.itemsize:
-        raise InputError(f"{what}: {size * dtype.itemsize} bytes are the shape {shape} of {datatype}; got {length!r}")
+        raise InputError(
+            f"{what}: {size * dtype.itemsize} bytes are the shape {shown(shape)} of {datatype}; got {shown(length)}"
+        )
     if length > len(binary):
         raise InputError(f"{what}: {length} bytes announced, {len(binary)} there")
     array = np.frombuffer(binary[:length], dtype.newbyteorder("<")).reshape(shape)
@@ -132,7 +139,7 @@ def _cast(array: Numpy, dtype: np.dtype[Any], what: str) -> Numpy:
     """Numbers from JSON cast to ``dtype``; InputError if it cannot represent them."""
     if dtype.kind == "f":
         with np.errstate(over="ignore"):  # the explainer rejects infinity later
-            return array.astype(np.float32 if dtype.itemsize == 2 else dtype)
+            return as_floats(array, what).astype(np.float32 if dtype.itemsize == 2 else dtype)
     with np.errstate(invalid="ignore"):
         cast = array.astype(dtype)
     if not np.array_equal(cast, array):

@@ -13,6 +13,7 @@ FAMILY = {
     errors.PerturbationError: RuntimeError, errors.BackendMissing: ImportError, errors.ArtifactError: ValueError,
     errors.IncompleteError: RuntimeError, errors.QueueFull: RuntimeError, errors.CandidateFailed: RuntimeError,
     errors.SourceError: RuntimeError, errors.RunInProgress: RuntimeError,
+    errors.ForkedProcess: RuntimeError, errors.OutOfMemory: MemoryError,
 }  # fmt: skip
 
 

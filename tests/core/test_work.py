@@ -11,7 +11,7 @@ import pytest
 
 from explainers import Explainer, References, errors, methods
 
-from .fake import FakeBackend, OutOfMemory, model, slope
+from .fake import FakeBackend, model, slope
 
 Make = Callable[..., tuple[Explainer, FakeBackend]]
 IG = methods.IntegratedGradients(steps=6, quadrature="midpoint")
@@ -103,7 +103,7 @@ def test_out_of_memory_halves_the_package_and_says_so(make: Make) -> None:
 
 def test_out_of_memory_with_one_row_is_an_error(make: Make) -> None:
     explain, _ = make("gradient", memory=0, batch_size=4)
-    with pytest.raises(OutOfMemory):
+    with pytest.raises(errors.OutOfMemory, match="does not fit the memory"):
         explain(samples(4), target=0)
 
 

@@ -13,6 +13,7 @@ import uvicorn
 
 from explainers import Explainer
 from explainers.serve import app
+from explainers.serve.protocol import limited
 from explainers.serve.service import Service
 
 
@@ -21,6 +22,11 @@ class Live(httpx.Client):
 
     service: Service
     url: str
+    state: Any
+
+    def connections(self) -> list[Any]:
+        """The server's side of the connections, this client's included."""
+        return list(self.state.connections)
 
     def explain(self, name: str, instances: Any, stream: bool = False, **parameters: Any) -> httpx.Response:
         body = {"instances": instances.tolist() if hasattr(instances, "tolist") else instances}
@@ -35,7 +41,9 @@ class Live(httpx.Client):
 @contextlib.contextmanager
 def live(explainers: Mapping[str, Explainer], **settings: Any) -> Iterator[Live]:
     application = app(explainers, **settings)
-    config = uvicorn.Config(application, "127.0.0.1", 0, log_level="warning", timeout_graceful_shutdown=10)
+    config = uvicorn.Config(
+        application, "127.0.0.1", 0, http=limited(1.0), log_level="warning", timeout_graceful_shutdown=10
+    )
     server = uvicorn.Server(config)
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.run)
@@ -45,6 +53,7 @@ def live(explainers: Mapping[str, Explainer], **settings: Any) -> Iterator[Live]
         port = server.servers[0].sockets[0].getsockname()[1]
         with Live(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
             client.service, client.url = application.state.service, f"http://127.0.0.1:{port}"
+            client.state = server.server_state
             yield client
     finally:
         server.should_exit = True
