@@ -77,8 +77,9 @@ def test_the_readme_s_figures_are_those_of_the_benchmarks() -> None:
     """The table of the README repeats lines of docs/benchmarks.md."""
     measured = (DOCS / "benchmarks.md").read_text(encoding="utf-8").partition("## DeepLIFT beside Captum and SHAP")[2]
     cells = dict(re.findall(r"^\| (torch-\S+ \| \w+) \| (.*) \|$", measured, re.MULTILINE))
+    places = (("torch-vit", 1), ("torch-vit", 0), ("torch-cnn_softmax", 2), ("torch-vit", 2))
     of = [[float(cells[f"{net} | {name}"].split(" | ")[place]) for name in ("explainers", "Captum", "SHAP")]
-          for net, place in (("torch-vit", 1), ("torch-vit", 0), ("torch-cnn_softmax", 2), ("torch-vit", 2))]  # fmt: skip
+          for net, place in places]  # fmt: skip
     text = README.read_text(encoding="utf-8")
     for start, expected in zip(("**Threads**", "**Complete**", "**Speed**", "and that transformer"), of, strict=True):
         (line,) = (line for line in text.splitlines() if line.startswith(f"| {start}"))
