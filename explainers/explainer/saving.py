@@ -23,7 +23,7 @@ from ..program import Placeholder
 from ..program.incremental import STARTS
 from ..run import Packages
 from ..run.call import Stats
-from ..spec import Signature, TensorSpec
+from ..spec import STRING, Signature, TensorSpec
 from ..stored import Stored
 from ..structure import Fixed
 from .plan import ALL, Options, Plan, result_specs
@@ -155,7 +155,7 @@ class Saved:
             "specs": self.specs == expected_specs,
             "attributed": data["attributed"] == [spec.name for spec in self.specs],
             "wrt": _is_choice(self.options.wrt, several=True) and _is_choice(self.options.output),
-            "baseline": _is_baseline(self.options.baseline),
+            "baseline": _is_baseline(self.options.baseline, any(spec.dtype == STRING for spec in signature.inputs)),
             "parts": {"explain", "predict"} <= self.parts.keys(),
         }
         for name, fits in facts.items():
@@ -227,10 +227,12 @@ def _of(kind: type[Found], value: Any, what: str) -> Found:
     return value
 
 
-def _is_baseline(value: Any) -> bool:
-    """Whether ``value`` may be a baseline, as far as the shapes of a call are not concerned."""
+def _is_baseline(value: Any, words: bool) -> bool:
+    """Whether ``value`` may be a baseline, as far as the shapes of a call are not concerned. ``words``: also a word."""
     if isinstance(value, (tuple, list, dict)):
-        return all(map(_is_baseline, value.values() if isinstance(value, dict) else value))
+        return all(_is_baseline(entry, words) for entry in (value.values() if isinstance(value, dict) else value))
+    if isinstance(value, str):
+        return words
     if isinstance(value, (int, float)):
         return abs(value) < sys.float_info.max
     return isinstance(value, (np.ndarray, Stored))
