@@ -164,7 +164,7 @@ def options(command: str) -> str:
     """A command's usage and its options as a table."""
     import typer
 
-    from explainers.cli import compare, evaluate, methods, report  # noqa: F401 - add their commands
+    from explainers.cli import compare, evaluate, info, methods, report  # noqa: F401 - add their commands
     from explainers.cli.commands import app
 
     group: Any = typer.main.get_command(app)

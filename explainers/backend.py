@@ -286,6 +286,18 @@ class Files(Protocol):
         """Load the files from ``save`` on ``device``; the caller has checked names, sizes and checksums.
 
         ``parts``: the placeholders of each program.
+
+        Raises
+        ------
+        ArtifactError: a program is missing, or takes another number of arguments.
+        """
+
+    def code(self, files: Mapping[str, bytes]) -> dict[str, str]:
+        """The text of the programs in files from ``save``, by name, read as data: nothing is run.
+
+        Raises
+        ------
+        ArtifactError: what cannot be read.
         """
 
     def versions(self) -> dict[str, str]:
@@ -396,6 +408,9 @@ class BackendDefaults:
     def load(
         self, files: Mapping[str, bytes], *, engine: str, device: str, parts: Mapping[str, Sequence[Any]]
     ) -> Loaded:
+        raise ArtifactError("this backend writes no files, so that this one was made by something else")
+
+    def code(self, files: Mapping[str, bytes]) -> dict[str, str]:
         raise ArtifactError("this backend writes no files, so that this one was made by something else")
 
     def versions(self) -> dict[str, str]:

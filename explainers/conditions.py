@@ -8,9 +8,19 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
+LARGEST = 10_000  # bits of a power: sizes have 40
+
+
+def _power(base: Any, exponent: Any) -> Any:
+    """base ** exponent. ValueError for numbers that would fill the memory, as in 9**9**9."""
+    if isinstance(base, int) and exponent > 0 and base.bit_length() * exponent > LARGEST:
+        raise ValueError(f"a power of more than {LARGEST} bits is no size")
+    return base**exponent
+
+
 OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: operator.pow, ast.USub: operator.neg,
+    ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: _power, ast.USub: operator.neg,
     ast.UAdd: operator.pos, ast.Not: operator.not_, ast.Invert: operator.not_, ast.BitAnd: operator.and_,
     ast.BitOr: operator.or_, ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le,
     ast.Gt: operator.gt, ast.GtE: operator.ge,
@@ -29,7 +39,7 @@ def known(condition: str) -> bool:
     """Whether the condition is made of the operations above."""
     try:
         _compiled(condition)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last two where it is nested too deep
         return False
     return True
 

@@ -24,6 +24,7 @@ Numpy = npt.NDArray[Any]
 SpecOf = Callable[[Any, str], "TensorSpec"]
 STRING = "string"
 SMALL = 2**13  # entries of an array that is checked as a whole first
+LARGEST = 2**40  # size of an axis, and number of rows
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,12 @@ def _sizes(given: Sequence[Any]) -> Iterator[int]:
     for size in given:
         unnamed += size is None
         name = (NAME if unnamed == 1 else f"{NAME}_{unnamed}") if size is None else size
-        yield Length(name, EXAMPLES[0]) if isinstance(name, str) else size
+        if isinstance(name, str):
+            yield Length(name, EXAMPLES[0])
+            continue
+        if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or not 0 <= size <= LARGEST:
+            raise InputError(f"a size is a whole number from 0 to 2**40, a name, or None; got {size!r} in {given}")
+        yield size if isinstance(size, int) else int(size)
 
 
 def _dtype_name(dtype: Any) -> str:

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 import explainers
 from explainers import Explainer, References, methods
-from explainers.cli import compare, conditions, evaluate, report  # noqa: F401, add their commands to the app
+from explainers.cli import compare, conditions, evaluate, info, report  # noqa: F401, add their commands to the app
 from explainers.cli.commands import app
 from explainers.errors import InputError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from explainers.cli import compare, evaluate, methods, report, words  # noqa: F401, add their commands to the app
+from explainers.cli import compare, evaluate, info, methods, report, words  # noqa: F401, add their commands to the app
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = ("compile", "info", "run", "bench-call", "serve", "compare", "evaluate", "report", "methods")

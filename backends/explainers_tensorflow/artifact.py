@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,9 @@ class LoadedFunctions:
 
     ahead = False
 
-    def __init__(self, files: Mapping[str, bytes], engine: str, device: str, parts: Sequence[str]) -> None:
+    def __init__(
+        self, files: Mapping[str, bytes], engine: str, device: str, parts: Mapping[str, Sequence[Any]]
+    ) -> None:
         self.engine = engine
         self.device = device or None
         if f"{FOLDER}/saved_model.pb" not in files or not all(name.startswith(f"{FOLDER}/") for name in files):
@@ -64,7 +66,7 @@ class LoadedFunctions:
             with _TRACING, warnings.catch_warnings(), tf.device(self.device):
                 warnings.simplefilter("ignore")
                 self.module = tf.saved_model.load(str(Path(folder, FOLDER)))
-        self.functions = {name: getattr(self.module, name) for name in parts}
+        self.functions = {name: _function(self.module, name, len(parts[name])) for name in parts}
 
     def kernel(self, part: str, rows: Size) -> kernel.TensorFlowKernel:
         native = self.functions[part]
@@ -72,3 +74,41 @@ class LoadedFunctions:
 
     def files(self) -> dict[str, bytes]:
         return _written(self.module, self.module.signatures)
+
+
+def _function(module: Any, name: str, wanted: int) -> Any:
+    native: Any = getattr(module, name, None)
+    if not hasattr(native, "captured_inputs"):
+        raise ArtifactError(f"its SavedModel has no function {name!r}")
+    count = len(native.inputs) - len(native.captured_inputs)
+    if count != wanted:
+        raise ArtifactError(f"its function {name!r} takes {count} arguments; the manifest lists {wanted}")
+    return native
+
+
+def code(files: Mapping[str, bytes]) -> dict[str, str]:
+    """The functions of a SavedModel as text, read as data; nothing is run.
+
+    Raises
+    ------
+    ArtifactError: no SavedModel.
+    """
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    name = f"{FOLDER}/saved_model.pb"
+    found = saved_model_pb2.SavedModel()
+    try:
+        found.ParseFromString(files[name])
+    except (KeyError, DecodeError) as error:
+        raise ArtifactError(f"it holds no SavedModel in {name}: {error}") from error
+    functions = [function for graph in found.meta_graphs for function in graph.graph_def.library.function]
+    return {f"{name}/{function.signature.name}": "\n".join(_lines(function)) for function in functions}
+
+
+def _lines(function: Any) -> Iterator[str]:
+    signature = function.signature
+    yield f"def {signature.name}({', '.join(argument.name for argument in signature.input_arg)}):"
+    for node in function.node_def:
+        yield f"  {node.name} = {node.op}({', '.join(node.input)})"
+    yield f"  return {', '.join(function.ret[output.name] for output in signature.output_arg)}"

@@ -125,7 +125,12 @@ class TensorFlowBackend(BackendDefaults):
     ) -> Loaded:
         from . import artifact
 
-        return artifact.LoadedFunctions(files, engine, device, list(parts))
+        return artifact.LoadedFunctions(files, engine, device, parts)
+
+    def code(self, files: Mapping[str, bytes]) -> dict[str, str]:
+        from . import artifact
+
+        return artifact.code(files)
 
     def device_name(self, device: Any) -> str:
         from . import trace

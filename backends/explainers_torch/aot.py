@@ -21,6 +21,7 @@ import torch
 from torch.export import ExportedProgram
 
 from explainers.errors import ArtifactError, InputError
+from explainers.file.container import check_archive
 from explainers.graph import Value
 
 from . import kernel, verify
@@ -132,12 +133,7 @@ def _example(holder: torch.Tensor) -> torch.Tensor:
 
 def check(name: str, content: bytes) -> None:
     """Check that a package holds only a library, its sources and torch's metadata, in one folder; unpickles nothing."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            names = archive.namelist()
-    except zipfile.BadZipFile as error:
-        raise ArtifactError(f"{name}{SUFFIX} is not a package of AOTInductor: {error}") from error
-    for member in names:
+    for member in (info.filename for info in check_archive(content, f"{name}{SUFFIX}")):
         if not _MEMBER.fullmatch(member):
             raise ArtifactError(f"{name}{SUFFIX} holds {member!r}, which packages of explainers do not have")
 

@@ -37,7 +37,7 @@ from torch.utils._sympy.value_ranges import ValueRanges
 
 from explainers.backend import Kernel, Runnable, Size, Traced
 from explainers.errors import ArtifactError, TraceError
-from explainers.file.container import decoding
+from explainers.file.container import check_archive, decoding
 from explainers.graph import Graph, Value
 from explainers.spec import Signature
 
@@ -72,7 +72,7 @@ def load(files: Mapping[str, bytes], engine: str, device: str, parts: Mapping[st
     if set(files) != wanted:
         raise ArtifactError(f"it holds {sorted(files)} where engine {engine!r} takes {sorted(wanted)}")
     if engine == "torchscript":
-        return Scripted(files[SCRIPT], place)
+        return Scripted(files[SCRIPT], place, parts)
     return Exported(files, engine, place, parts)
 
 
@@ -105,11 +105,19 @@ class Scripted:
 
     ahead = False
 
-    def __init__(self, content: bytes, device: torch.device) -> None:
+    def __init__(self, content: bytes, device: torch.device, parts: Mapping[str, Sequence[Any]]) -> None:
         self.device = device
+        check_archive(content, SCRIPT)
         with _TRACING, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self.module = torch.jit.load(io.BytesIO(content), map_location=device)
+        for name, placeholders in parts.items():
+            program: Any = getattr(self.module, name, None)
+            if not isinstance(program, torch.jit.ScriptModule):
+                raise ArtifactError(f"{SCRIPT} has no program {name!r}")
+            forward: Any = program.forward
+            count = len(forward.schema.arguments) - 1  # the first is self
+            _check_count(name, count, len(placeholders))
 
     def kernel(self, part: str, rows: Size) -> kernel.TorchKernel:
         return kernel.TorchKernel(getattr(self.module, part), {})
@@ -120,6 +128,11 @@ class Scripted:
             warnings.simplefilter("ignore")
             torch.jit.save(self.module, buffer)
         return {SCRIPT: buffer.getvalue()}
+
+
+def _check_count(name: str, count: int, wanted: int) -> None:
+    if count != wanted:
+        raise ArtifactError(f"its program {name!r} takes {count} arguments; the manifest lists {wanted}")
 
 
 # --- torch.export ----------------------------------------------------------------------------
@@ -192,9 +205,9 @@ class Exported:
         self.engine, self.device, self.parts = engine, device, parts
         self.programs = {name: files[f"{name}.pt2"] for name in parts}
         self.extra = {name: content for name, content in files.items() if name.endswith((aot.SUFFIX, aot.NEEDS))}
-        for name, content in self.programs.items():
-            _check(name, content)
         found = safetensors.torch.load(files[WEIGHTS])
+        for name, content in self.programs.items():
+            _check_count(name, _check(name, content) - len(found), len(parts[name]))
         weights = {Value(name): found[name].to(device) for name in sorted(found)}
         self.traced = Traced(Graph((), (), ()), Signature((), 0), weights, device=device)
         self.flat: dict[str, _Flat] = {}
@@ -229,7 +242,7 @@ class Exported:
             return aot.PackageKernel(self.packages[part], self.traced.weights, self.parts[part])
         with self.lock:
             if part not in self.flat:
-                graph = _opened(self.programs[part])
+                graph = _opened(part, self.programs[part])
                 holders = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
                 strides = [tuple(holder.stride()) for holder in holders[: len(self.traced.weights)]]
                 self.traced.weights = _laid_out(self.traced.weights, strides)
@@ -257,10 +270,14 @@ def _laid_out(weights: Mapping[Value, torch.Tensor], strides: Sequence[tuple[int
     return arranged_weights
 
 
-def _opened(content: bytes) -> fx.GraphModule:
+def _opened(name: str, content: bytes) -> fx.GraphModule:
+    """Raises ArtifactError for a program that this version of torch cannot read."""
     with _TRACING, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return torch.export.load(io.BytesIO(content)).graph_module
+        try:
+            return torch.export.load(io.BytesIO(content)).graph_module
+        except Exception as error:  # torch has many of its own
+            raise ArtifactError(f"torch {torch.__version__} cannot read the program {name!r}: {error}") from error
 
 
 _PROGRAM = re.compile(
@@ -269,18 +286,23 @@ _PROGRAM = re.compile(
 )
 
 
-def _check(name: str, content: bytes) -> None:
-    """Reject files with members that torch.export would unpickle: weights, constants, sample inputs. Ours have none."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            for info in archive.infolist():
-                if not _PROGRAM.fullmatch(info.filename):
-                    raise ArtifactError(f"{name}.pt2 holds {info.filename!r}, which programs of explainers do not have")
-                if info.filename.endswith("sample_inputs/model.pt") and info.file_size:
-                    raise ArtifactError(f"{name}.pt2 holds sample inputs, which programs of explainers do not have")
-                if info.filename.endswith("_config.json") and json.loads(archive.read(info)) != {"config": {}}:
-                    raise ArtifactError(f"{name}.pt2 holds tensors, which programs of explainers do not have")
-    except (zipfile.BadZipFile, ValueError) as error:
-        if isinstance(error, ArtifactError):
-            raise
-        raise ArtifactError(f"{name}.pt2 is not a program of torch.export: {error}") from error
+def _check(name: str, content: bytes) -> int:
+    """The number of a program's arguments.
+
+    Raises
+    ------
+    ArtifactError: it has members that torch.export would unpickle: weights, constants, sample inputs. Ours have none.
+    """
+    count = 0
+    infos = check_archive(content, f"{name}.pt2")
+    with decoding(f"{name}.pt2"), zipfile.ZipFile(io.BytesIO(content)) as archive:
+        for info in infos:
+            if not _PROGRAM.fullmatch(info.filename):
+                raise ArtifactError(f"{name}.pt2 holds {info.filename!r}, which programs of explainers do not have")
+            if info.filename.endswith("sample_inputs/model.pt") and info.file_size:
+                raise ArtifactError(f"{name}.pt2 holds sample inputs, which programs of explainers do not have")
+            if info.filename.endswith("_config.json") and json.loads(archive.read(info)) != {"config": {}}:
+                raise ArtifactError(f"{name}.pt2 holds tensors, which programs of explainers do not have")
+            if info.filename.endswith("models/model.json"):
+                count = len(json.loads(archive.read(info))["graph_module"]["graph"]["inputs"])
+    return count

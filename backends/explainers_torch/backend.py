@@ -196,6 +196,11 @@ class TorchBackend(BackendDefaults):
         loaded: Loaded = artifact.load(files, engine, device, parts)
         return loaded
 
+    def code(self, files: Mapping[str, bytes]) -> dict[str, str]:
+        from . import listing
+
+        return listing.code(files)
+
     def device_name(self, device: Any) -> str:
         place = self.torch.device(device)
         if place.type == "cuda" and place.index is None:

@@ -8,7 +8,7 @@ import sys
 def main() -> None:
     """The command's entry point."""
     try:
-        from . import compare, evaluate, methods, report  # noqa: F401 - add their commands
+        from . import compare, evaluate, info, methods, report  # noqa: F401 - add their commands
         from .commands import app
     except ImportError as error:
         sys.exit(f"explainers: {error}. The command needs a few packages more: pip install 'explainers[cli]'")

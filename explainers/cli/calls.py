@@ -36,10 +36,16 @@ Where = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="Where to run; by default where the explainer was made.")]
 
+Trusted = Annotated[
+    list[Path] | None, typer.Option(help="An Ed25519 public key, a PEM file: take only files that it signed.")
+]
 
-def load_explainer(file: Path, device: str | None, setting: list[str] | None) -> Explainer:
+
+def load_explainer(
+    file: Path, device: str | None, setting: list[str] | None, trusted: list[Path] | None = None
+) -> Explainer:
     """The explainer in a file, with the effort parameters of ``--set``."""
-    explain = Explainer.load(file, device)
+    explain = Explainer.load(file, device, trusted=trusted or None)
     return (
         explain.replace(**sources.parameters(setting, sources.kinds(explain.method, explain.method.effort)))
         if setting

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,14 +16,13 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from rich.text import Text
 
 from .. import __version__, store, tables
 from ..errors import ExplainersError, InputError
 from ..explainer.api import Explainer
 from ..explainer.explanation import on_host
 from ..explainer.streaming import Stream
-from ..file import container, writing
+from ..file import signing, writing
 from . import conditions, files, sources, words
 from .calls import (
     Baseline,
@@ -38,6 +35,7 @@ from .calls import (
     Seed,
     Setting,
     Target,
+    Trusted,
     Where,
     baseline_of,
     incomplete_warning,
@@ -129,68 +127,21 @@ def compile(
     aot: Annotated[bool, typer.Option("--aot", help="Ahead of time: engine inductor compiles nothing later.")] = False,
     columns: Columns = None,
     setting: Setting = None,
+    sign: Annotated[Path | None, typer.Option(help="An Ed25519 private key, a PEM file, that signs the file.")] = None,
     *,
     options: ModelOptions,
 ) -> None:
     """Compile an explanation of a model into a file, which loads without the model's source."""
     with command_errors("compile"):
         destination(output)
+        key = None if sign is None else signing.private_key(sign)
         value = sources.method(method, setting or [])
         default = default_baseline(baseline, references)
         savable = sources.savable_model(model, method, options.backend)
         explain = options.compile(savable, value, sources.specs(inputs or []), device, **default)
         explain = with_columns(explain, columns)
-        explain.save(output, aot=aot)
+        explain.save(output, aot=aot, sign=key)
         say(f"{output}: {explain}", output)
-
-
-@app.command(epilog="Example: explainers info digits.explainer")
-def info(
-    file: File,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
-    coverage: Annotated[bool, typer.Option("--coverage", help="Every kind of operation, and its rule.")] = False,
-) -> None:
-    """Show what a file explains, how, and what it contains. Loads no framework."""
-    with command_errors("info"):
-        manifest = container.read_manifest(file)
-        if as_json:
-            fields = ("format", "backend", "engine", "device", "method", "output")
-            data = {
-                **{key: getattr(manifest, key) for key in fields},
-                "inputs": [str(spec) for spec in manifest.signature.inputs],
-                "columns": {spec.name: list(spec.columns) for spec in manifest.signature.inputs if spec.columns},
-                "attributed": list(manifest.attributed), "batch_size": manifest.batch_size, "size": manifest.size,
-                "placeholders": {part: [p.name for p in group] for part, group in manifest.placeholders.items()},
-                "coverage": [asdict(row) for row in manifest.coverage], "versions": dict(manifest.versions),
-                "members": {name: member.size for name, member in manifest.members.items()},
-            }  # fmt: skip
-            typer.echo(json.dumps(data, indent=2))
-            return
-        console.print(_summary(file, manifest))
-        if coverage:
-            console.print(manifest.coverage)
-
-
-def _summary(file: Path, manifest: container.Manifest) -> Table:
-    table = Table(show_header=False, box=None, title=str(file), title_justify="left")
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    exactness = {row.exactness for row in manifest.coverage} - {""}
-    lines = {
-        "method": manifest.method,
-        "inputs": "\n".join(map(str, manifest.signature.inputs)),
-        **{f"columns of {spec.name}": ", ".join(spec.columns) for spec in manifest.signature.inputs if spec.columns},
-        "attributed to": ", ".join(manifest.attributed),
-        "output": manifest.output,
-        "backend": f"{manifest.backend}, engine {manifest.engine}, {manifest.device or 'any device'}",
-        "package": f"{manifest.batch_size} rows",
-        "operations": f"{sum(row.count for row in manifest.coverage)}, rules: {', '.join(sorted(exactness)) or 'none'}",
-        "made with": ", ".join(f"{name} {number}" for name, number in manifest.versions.items()),
-        "size": f"{manifest.size:,} bytes in {len(manifest.members)} members",
-    }
-    for name, text in lines.items():
-        table.add_row(name, Text(text))
-    return table
 
 
 @app.command(epilog="Example: explainers run digits.explainer inputs.npy --target 3 -o scores.npy")
@@ -213,6 +164,7 @@ def run(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
     allow_nonfinite: Annotated[bool, typer.Option("--allow-nonfinite", help="Let NaN and infinity through.")] = False,
     table_kind: TableKind = None,
+    trusted: Trusted = None,
     *,
     options: ModelOptions,
 ) -> None:
@@ -222,7 +174,8 @@ def run(
         if block is not None and block < 1:
             raise InputError(f"--block must be ≥ 1; got {block}")
         store.check(output, overwrite, [path for path in inputs if path.exists()], "--output")
-        subject, compiling = Subject.of(explainer), Compiling(method, setting or (), options, device, table_kind)
+        subject = Subject.of(explainer)
+        compiling = Compiling(method, setting or (), options, device, table_kind, trusted)
         arrays = files.read(inputs)
         chosen = conditions.choose(arrays, where) if where else None
         names = [condition.name for condition in chosen.conditions] if chosen else ()
@@ -305,10 +258,11 @@ def bench_call(
     seconds: Annotated[float, typer.Option(help="For each size.")] = 2.0,
     device: Device = None,
     setting: Setting = None,
+    trusted: Trusted = None,
 ) -> None:
     """Measure how long calls of an explainer take, on random samples."""
     with command_errors("bench-call"):
-        explain = load_explainer(file, device, setting)
+        explain = load_explainer(file, device, setting, trusted)
         table = Table("samples", "calls", "median ms", "99 % ms", "samples/s", "rows/s")
         for size in batch_size or [1, 32]:
             times, rows = _times(explain, size, seconds)
@@ -358,6 +312,7 @@ def serve(
         list[str] | None, typer.Option("--set", help="A limit of the server, or a parameter of --method: name=value.")
     ] = None,
     table_kind: TableKind = None,
+    trusted: Trusted = None,
     *,
     options: ModelOptions,
 ) -> None:
@@ -368,7 +323,7 @@ def serve(
         except ImportError as error:
             raise InputError(f"{error}. Serving needs a few packages more: pip install 'explainers[serve]'") from error
         limits, setting_of_method = sources.divided(setting or [], sources.kinds(serving.Settings), method)
-        compiling = Compiling(method, setting_of_method, options, device, table_kind)
+        compiling = Compiling(method, setting_of_method, options, device, table_kind, trusted)
         default = default_baseline(baseline, references)
         explainers = served(explainer, compiling, inputs or [], default)
         serving.run(explainers, host, port, key_file=keys, insecure=insecure, **limits)

@@ -13,7 +13,7 @@ from .. import metrics
 from ..errors import InputError, UnknownNameError
 from ..file import writing
 from . import files, sources
-from .calls import Baseline, Device, Target, baseline_of, bind_inputs, load_explainer
+from .calls import Baseline, Device, Target, Trusted, baseline_of, bind_inputs, load_explainer
 from .commands import app, command_errors, console, destination
 
 
@@ -37,13 +37,14 @@ def evaluate(
     html: Annotated[Path | None, typer.Option(help="Write a page there.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write scores, tables and tests to this file.")] = None,
     device: Device = None,
+    trusted: Trusted = None,
 ) -> None:
     """Score explainers by metrics, with intervals, controls and tests."""
     with command_errors("evaluate"):
         for path in filter(None, (html, json)):
             destination(path)
         values = [_metric(text) for text in metric]
-        found = {path.stem: load_explainer(path, device, None) for path in explainers}
+        found = {path.stem: load_explainer(path, device, None, trusted) for path in explainers}
         if len(found) < len(explainers):
             raise InputError("two explainers' files have the same name")
         first = next(iter(found.values()))

@@ -36,6 +36,7 @@ class Compiling:
     options: ModelOptions = field(default_factory=ModelOptions)
     device: str | None = None
     tables: str | None = None
+    trusted: Sequence[Path] | None = None  # keys, one of which must have signed a file
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,15 @@ class Subject:
         ------
         InputError: a model without a method, or options for a model that go with something else.
         """
+        trusted = list(compiling.trusted or ()) or None
+        if trusted is not None and self.kind != "file":
+            raise InputError(f"--trusted: {self.text!r} is no file of an explainer, so that no key can have signed it")
         if self.kind == "model":
             return self._compiled(compiling, inputs(), **more)
         self.check(compiling)
-        explain = Explainer.load(self.value, compiling.device) if self.kind == "file" else self.value
+        explain: Explainer = self.value
+        if self.kind == "file":
+            explain = Explainer.load(self.value, compiling.device, trusted=trusted)
         if self.kind == "explainer" and not explain.traced:
             _trace(self.text, explain, inputs())
         setting = list(compiling.setting)
@@ -199,7 +205,11 @@ def served(
     for option in (option for option, wrong in options.items() if wrong):
         raise InputError(f"{option} is for models, and here are only explainers, which have their own: leave it out")
     if "model" in kinds:
-        compiling_of = {"file": Compiling(device=compiling.device), "explainer": Compiling(), "model": compiling}
+        compiling_of = {
+            "file": Compiling(device=compiling.device, trusted=compiling.trusted),
+            "explainer": Compiling(trusted=compiling.trusted),
+            "model": compiling,
+        }
     else:  # each refuses what it cannot take
         alone = replace(compiling, device=None) if "file" in kinds else compiling
         compiling_of = {"file": compiling, "explainer": alone}

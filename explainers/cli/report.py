@@ -21,6 +21,7 @@ from .calls import (
     Seed,
     Setting,
     Target,
+    Trusted,
     baseline_of,
     incomplete_warning,
     prepared,
@@ -52,13 +53,14 @@ def report(
     setting: Setting = None,
     allow_nonfinite: Annotated[bool, typer.Option("--allow-nonfinite", help="Show NaN and infinity in grey.")] = False,
     table_kind: TableKind = None,
+    trusted: Trusted = None,
     *,
     options: ModelOptions,
 ) -> None:
     """Write a self-contained page with the explanations of some samples."""
     with command_errors("report"):
         destination(output)
-        compiling = Compiling(method, setting or (), options, device, table_kind)
+        compiling = Compiling(method, setting or (), options, device, table_kind, trusted)
         explain, bound_inputs = prepared(Subject.of(explainer), compiling, files.read(inputs), columns)
         positions = _positions(samples, bound_inputs[0].shape[0])
         baseline_value = baseline_of(explain, baseline, references)

@@ -147,28 +147,16 @@ def _trace(
     traced.signature = _with_columns(traced.signature, signature)
     graph = _explained(traced.graph, method, options)
     _, result = graph.outputs[0]
-    kind = graph.output(result)
     wrt, places = _pick_wrt(graph, traced.signature, options.wrt, method)
     _check_plain(graph, (result, *wrt))
     if rules is not None:
         _check_reached(graph, wrt, result)
-    specs = tuple(
-        traced.signature.inputs[place] if place is not None
-        else TensorSpec((None, *(d or 1 for d in graph.output(v).shape[1:])), graph.output(v).dtype, str(v))
-        for v, place in zip(wrt, places, strict=True)
-    )  # fmt: skip
+    specs = _specs(graph, traced.signature, wrt, places)
     _check_words(specs, method)
     inputs = tuple(spec.sample_shape for spec in traced.signature.inputs if spec.floating)
     shapes = tuple(spec.sample_shape for spec in specs)
     method = method.fitted(ModelShapes(shapes, None in places, inputs, backend.channel_axis))
-    specs = tuple(
-        replace(
-            spec,
-            shape=(None, *method.result_shape(spec.sample_shape)),
-            dtype=spec.dtype if spec.floating else kind.dtype,
-        )
-        for spec in specs
-    )
+    specs = result_specs(graph, traced.signature, wrt, places, method)
     alone = False
     if options.interacting:
         _check_alone(method, backend, options)
@@ -189,6 +177,32 @@ def _trace(
     elif options.batch_size is not None:
         packages.compile(packages.limit(options.batch_size))
     return Plan(traced, packages, graph, wrt, specs, places, alone=alone)
+
+
+def _specs(
+    graph: Graph, signature: Signature, wrt: Sequence[Value], places: Sequence[int | None]
+) -> tuple[TensorSpec, ...]:
+    """Of the attributed values: of inputs as the signature has them."""
+    return tuple(
+        signature.inputs[place] if place is not None
+        else TensorSpec((None, *(d or 1 for d in graph.output(v).shape[1:])), graph.output(v).dtype, str(v))
+        for v, place in zip(wrt, places, strict=True)
+    )  # fmt: skip
+
+
+def result_specs(
+    graph: Graph, signature: Signature, wrt: Sequence[Value], places: Sequence[int | None], method: Method
+) -> tuple[TensorSpec, ...]:
+    """Of the attributions, for a method that is fitted to the model."""
+    kind = graph.output(graph.outputs[0][1])
+    return tuple(
+        replace(
+            spec,
+            shape=(None, *method.result_shape(spec.sample_shape)),
+            dtype=spec.dtype if spec.floating else kind.dtype,
+        )
+        for spec in _specs(graph, signature, wrt, places)
+    )
 
 
 def _explained(whole: Graph, method: Method, options: Options) -> Graph:

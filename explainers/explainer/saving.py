@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import platform
+import sys
+from collections.abc import Iterator
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from .. import tables
+from .. import conditions, tables
 from ..backend import Backend, Loaded, Traced, backends, device_name, named
 from ..errors import ArtifactError, ExplainersError, InputError
-from ..file import container
+from ..file import container, signing
 from ..file.container import decoding
 from ..file.encoding import Arrays, decode, decode_graph, encode, encode_graph
 from ..graph import Value
+from ..graph.coverage import Operation
 from ..methods import Method
+from ..program import Placeholder
 from ..program.incremental import STARTS
 from ..run import Packages
 from ..run.call import Stats
-from .plan import Options, Plan
+from ..spec import STRING, Signature, TensorSpec
+from ..stored import Stored
+from ..structure import Fixed
+from .plan import ALL, Options, Plan, result_specs
 
 Contents = tuple[dict[str, Any], dict[str, bytes]]
 
@@ -90,15 +97,19 @@ def _versions(backend: Backend) -> dict[str, str]:
 
 
 class Saved:
-    """The checked contents of a file, from which an explainer is built."""
+    """The checked contents of a file, from which an explainer is built. ``trusted``: see :func:`.container.read`."""
 
-    def __init__(self, source: container.Source) -> None:
+    def __init__(self, source: container.Source, trusted: signing.Keys | None = None) -> None:
+        from ..file import schema  # importing this library stays quick
+
         self.source = source
-        self.data, self.files = container.read(source)
+        self.data, self.files = container.read(source, trusted)
         with container.reasons(source):
+            schema.check(schema.WHOLE, self.data, container.MANIFEST)
             arrays = container.arrays(self.files.pop(container.ARRAYS, None))
             with decoding("the manifest"):
                 self._read(arrays)
+                self._check()
         self.backend = named(self.data["backend"])
 
     def _read(self, arrays: Arrays) -> None:
@@ -108,20 +119,48 @@ class Saved:
             raise ArtifactError(f"it was made by the backend {name!r}, which is not installed here")
         if engine not in backends()[name].engines:
             raise ArtifactError(f"it was made for the engine {engine!r}, which backend {name!r} does not have")
-        method = decode(data["method"], arrays)
-        if not isinstance(method, Method):
-            raise ArtifactError(f"its method is a {type(method).__name__}")
-        self.method: Method = method
+        self.method: Method = _of(Method, decode(data["method"], arrays), "method")
         kinds = ("wrt", "output", "baseline", "dtype", "batch_size", "per_token")
         given = {kind: decode(data["options"][kind], arrays) for kind in kinds}
         for name in ("strict", "interacting", "every_output"):
             given[name] = bool(data["options"].get(name, False))  # not in files of 0.1.0
         self.options = Options(engine=engine, device=data["device"], **given)
-        self.signature = decode(data["signature"], {})
+        self.signature: Signature = _of(Signature, decode(data["signature"], {}), "signature")
         self.graph = decode_graph(container.parsed(self.files.pop(container.GRAPH), container.GRAPH))
         self.wrt = tuple(Value(*value) for value in data["wrt"])
-        self.specs = tuple(decode(spec, {}) for spec in data["specs"])
-        self.parts = {part: [decode(p, {}) for p in some] for part, some in data["parts"].items()}
+        self.places: tuple[int | None, ...] = tuple(data["places"])
+        self.specs = tuple(_of(TensorSpec, decode(spec, {}), "spec") for spec in data["specs"])
+        self.parts = {
+            part: [_of(Placeholder, decode(p, {}), "placeholder") for p in some] for part, some in data["parts"].items()
+        }
+        rows = [_of(Operation, decode(row, {}), "coverage") for row in data["coverage"]]
+        if any(row.count < 0 for row in rows):
+            raise ArtifactError("its coverage counts fewer than 0 operations")
+
+    def _check(self) -> None:
+        """Raise ArtifactError unless the parts fit each other, as far as the frameworks' programs are not concerned."""
+        data, signature, graph = self.data, self.signature, self.graph
+        if len({len(self.wrt), len(self.places), len(self.specs)}) > 1:
+            raise ArtifactError("its wrt, places and specs are not one for each attributed value")
+        expected_specs = result_specs(graph, signature, self.wrt, self.places, self.method)
+        pairs = zip(self.wrt, self.places, strict=True)
+        inputs = [graph.inputs[place] if place is not None else value for value, place in pairs]
+        facts = {
+            "output": [data["output"]] == [key for key, _ in graph.outputs],
+            "inputs": len(graph.inputs) == len(signature.inputs),
+            "positional": 0 <= signature.positional <= len(signature.forms),
+            "arguments": sorted(_places(signature.forms)) == list(range(len(signature.inputs))),
+            "conditions": all(map(conditions.known, signature.conditions)),
+            "places": inputs == [*self.wrt],
+            "specs": self.specs == expected_specs,
+            "attributed": data["attributed"] == [spec.name for spec in self.specs],
+            "wrt": _is_choice(self.options.wrt, several=True) and _is_choice(self.options.output),
+            "baseline": _is_baseline(self.options.baseline, any(spec.dtype == STRING for spec in signature.inputs)),
+            "parts": {"explain", "predict"} <= self.parts.keys(),
+        }
+        for name, fits in facts.items():
+            if not fits:
+                raise ArtifactError(f"what its manifest says of {name!r} does not fit the rest of it")
 
     def plan(self, device: Any, stats: Stats) -> Plan:
         """The plan with the backend's compiled programs, on the device that they were compiled for."""
@@ -134,7 +173,8 @@ class Saved:
             traced = Traced(self.graph, self.signature, {}, device=loaded.device)
             packages = Packages(
                 self.backend, traced, self.method, self.wrt, self.graph,
-                engine=self.options.engine, batch_size=self.options.batch_size, stats=stats, loaded=loaded,
+                engine=self.options.engine, stats=stats, loaded=loaded,
+                batch_size=ALL if self.options.interacting else self.options.batch_size,
                 every_output=self.options.every_output, incremental=self._incremental(), reuse="dense" in self.parts,
             )  # fmt: skip
         expected = _placeholders(packages)
@@ -146,15 +186,15 @@ class Saved:
                 f"{self.data['versions']}): save it again with this version, or load it with that one"
             )
         if self.options.batch_size is None:  # equal packages give bitwise equal results
-            packages.batch_size = stats.batch_size = min(packages.batch_size, int(self.data["batch_size"]))
-        return Plan(traced, packages, self.graph, self.wrt, self.specs, tuple(self.data["places"]), loaded=True)
+            packages.batch_size = stats.batch_size = min(packages.batch_size, self.data["batch_size"])
+        return Plan(traced, packages, self.graph, self.wrt, self.specs, self.places, loaded=True)
 
     def _incremental(self) -> bool:
         """Whether its program computes only what a row can change, and is told where that is."""
         return any(holder.name.startswith(STARTS) for holder in self.parts["explain"])
 
     def _place(self, device: Any) -> str:
-        place = str(self.data["device"])
+        place: str = self.data["device"]
         if device is None:
             return place
         given = device_name(self.backend, device)
@@ -176,3 +216,39 @@ class Saved:
                 f"{self.backend.name} {here} cannot load its programs, which were made by "
                 f"{self.data['versions']}: {type(error).__name__}: {error}"
             ) from error
+
+
+Found = TypeVar("Found")
+
+
+def _of(kind: type[Found], value: Any, what: str) -> Found:
+    if not isinstance(value, kind):
+        raise ArtifactError(f"its {what} is a {type(value).__name__}")
+    return value
+
+
+def _is_baseline(value: Any, words: bool) -> bool:
+    """Whether ``value`` may be a baseline, as far as the shapes of a call are not concerned. ``words``: also a word."""
+    if isinstance(value, (tuple, list, dict)):
+        return all(_is_baseline(entry, words) for entry in (value.values() if isinstance(value, dict) else value))
+    if isinstance(value, str):
+        return words
+    if isinstance(value, (int, float)):
+        return abs(value) < sys.float_info.max
+    return isinstance(value, (np.ndarray, Stored))
+
+
+def _is_choice(value: Any, several: bool = False) -> bool:
+    """Whether ``value`` may name an input, an output or a layer, or say nothing."""
+    if several and isinstance(value, (list, tuple)):
+        return all(_is_choice(entry) for entry in value)
+    return value is None or (isinstance(value, (int, str)) and not isinstance(value, bool))
+
+
+def _places(form: Any) -> Iterator[Any]:
+    """The places of arrays in forms of arguments."""
+    if isinstance(form, (list, tuple, dict)):
+        for entry in form.values() if isinstance(form, dict) else form:
+            yield from _places(entry)
+    elif not isinstance(form, Fixed):
+        yield form

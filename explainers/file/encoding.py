@@ -49,6 +49,7 @@ def encode(value: Any, arrays: Arrays, what: str) -> Any:
         pairs = [(f, getattr(value, f.name)) for f in fields(value)]
         given = {f.name: entry for f, entry in pairs if f.name not in kind.later or entry != f.default}
         parts = {name: encode(entry, arrays, f"{what}.{name}") for name, entry in given.items()}
+        _check_stored(kind, given)
         return {"class": kind.__name__, "fields": parts}
     home = owner(value)
     array = home.numpy(value) if home is not None else value
@@ -83,13 +84,38 @@ def decode(data: Any, arrays: Mapping[str, Numpy]) -> Any:
         given, known = data["fields"], {f.name for f in fields(kind)}
         if set(given) | kind.later != known:
             raise ArtifactError(f"{data['class']} has the fields {sorted(given)}; this version knows {sorted(known)}")
-        return kind(**{name: decode(entry, arrays) for name, entry in given.items()})
+        values = {name: decode(entry, arrays) for name, entry in given.items()}
+        _check_stored(kind, values)
+        return kind(**values)
     if len(data) != 1:
         raise ArtifactError(f"it holds an unknown kind of value: {sorted(data)}")
     ((tag, body),) = data.items()
     if tag not in _TAGS:
         raise ArtifactError(f"it holds an unknown kind of value: {tag!r}")
     return _TAGS[tag](body, arrays)
+
+
+def _check_stored(kind: type[Any], values: Mapping[str, Any]) -> None:
+    """Also where files are written, so that none is written that would be refused."""
+    from . import schema  # importing this library stays quick
+
+    schema.check_fields(kind, values)
+
+
+def _slice(body: Any, arrays: Mapping[str, Numpy]) -> slice:
+    from . import schema
+
+    parts = tuple(decode(part, arrays) for part in body)
+    schema.check(schema.SLICE, parts, "slice")
+    return slice(*parts)
+
+
+def _length(body: Any, arrays: Mapping[str, Numpy]) -> Length:
+    from . import schema
+
+    parts = [decode(part, {}) for part in body]
+    schema.check(schema.LENGTH, parts, "length")
+    return Length(*parts)
 
 
 def _float(body: Any, arrays: Mapping[str, Numpy]) -> float:
@@ -100,10 +126,10 @@ _TAGS: dict[str, Callable[[Any, Mapping[str, Numpy]], Any]] = {
     "float": _float,
     "tuple": lambda body, arrays: tuple(decode(entry, arrays) for entry in body),
     "dict": lambda body, arrays: {decode(k, arrays): decode(v, arrays) for k, v in body},
-    "slice": lambda body, arrays: slice(*(decode(part, arrays) for part in body)),
+    "slice": _slice,
     "role": lambda body, arrays: Role(body),
     "array": lambda body, arrays: arrays[body],
-    "length": lambda body, arrays: Length(*(decode(part, arrays) for part in body)),
+    "length": _length,
 }
 
 
@@ -131,12 +157,26 @@ def _node(node: Node) -> list[Any]:
 
 
 def decode_graph(data: Any) -> Graph:
+    """The graph that :func:`encode_graph` wrote. Raises ArtifactError for anything else."""
+    from . import schema
+
+    schema.check(schema.GRAPH, data, "graph.json")
     nodes = []
     for name, op, role, inputs, outputs, scope, modules, function, elementwise, attributes, source in data["nodes"]:
-        made = tuple(Output(tuple(decode(shape, {})), dtype, plain) for shape, dtype, plain in outputs)
+        made = tuple(Output(_shape(shape), dtype, plain) for shape, dtype, plain in outputs)
         operands = tuple(Value(*value) for value in inputs)
         kind = {"scope": scope, "modules": tuple(modules), "function": Function(function), "elementwise": elementwise}
-        known = {**kind, "attributes": Attributes(**decode(attributes, {})), "source": source}
+        told = decode(attributes, {})
+        _check_stored(Attributes, told)
+        known = {**kind, "attributes": Attributes(**told), "source": source}
         nodes.append(Node(name, op, Role(role), operands, made, **known))
     outputs = tuple((key, Value(*value)) for key, value in data["outputs"])
     return Graph(tuple(nodes), tuple(Value(*value) for value in data["inputs"]), outputs)
+
+
+def _shape(data: Any) -> tuple[int | None, ...]:
+    from . import schema
+
+    shape = tuple(decode(data, {}))
+    schema.check(schema.SHAPE, shape, "the shape of a node")
+    return shape

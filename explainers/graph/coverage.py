@@ -125,4 +125,9 @@ def _text(value: Any) -> str:
         return "–"
     if isinstance(value, float) and 1000 <= abs(value) < 1e15:
         return f"{value:,.0f}"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else printable(str(value))
+
+
+def printable(text: str) -> str:
+    """``text`` with what a terminal would obey, or not show, written as in Python: ``\\x1b``, ``\\u202e``."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

@@ -186,7 +186,7 @@ def test_what_is_broken_is_refused_before_a_library_is_loaded(
         with pytest.raises(ArtifactError, match=r"explain\.aot\.pt2 holds .*which packages of explainers do not have"):
             Explainer.load(rewritten(content, added(name)))
     for change, said in (
-        (lambda _, f: f.update({"explain.aot.pt2": b"none"}), "is not a package of AOTInductor"),
+        (lambda _, f: f.update({"explain.aot.pt2": b"none"}), "is not a program"),
         (lambda _, f: f.pop("aot.json"), "it holds"),
         (lambda _, f: f.pop("predict.aot.pt2"), "it holds"),
         (lambda _, f: f.update({"aot.json": b"{}"}), "does not hold what"),

@@ -179,12 +179,18 @@ def test_a_framework_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -
     from explainers import backend
     from explainers.explainer import saving
 
-    buffer = io.BytesIO()
-    graph = container.to_json({"nodes": [], "inputs": [], "outputs": []})
+    x = Value("x")
+    graph = Graph((Node("x", "input", Role.INPUT, outputs=(Output((None, 3), "float32"),)),), (x,), (("0", x),))
+    spec = TensorSpec((None, 3), "float32", "x")
     options = {"wrt": None, "output": None, "baseline": 0.0, "dtype": None, "batch_size": None, "per_token": False}
-    data = {"backend": "fake", "engine": "dynamic", "device": "", "method": {"class": "Gradient", "fields": {}}}
-    rest = {"options": options, "signature": encode(Signature((), 0), {}, ""), "wrt": [], "specs": [], "parts": {}}
-    container.write(buffer, {**data, **rest}, {container.GRAPH: graph})
+    data = {
+        "backend": "fake", "engine": "dynamic", "device": "", "method": encode(methods.Gradient(), {}, ""),
+        "method_text": "Gradient()", "options": options, "batch_size": 1, "output": "0", "wrt": [["x", 0]],
+        "signature": encode(Signature((spec,), 1), {}, ""), "specs": [encode(spec, {}, "")], "places": [0],
+        "attributed": ["x"], "parts": {"explain": [], "predict": []}, "coverage": [], "versions": {},
+    }  # fmt: skip
+    buffer = io.BytesIO()
+    container.write(buffer, data, {container.GRAPH: container.to_json(encode_graph(graph))})
     missing = FakeBackend()
     monkeypatch.setattr(missing, "installed", lambda: False)
     monkeypatch.setattr(backend, "backends", lambda: {"fake": missing})
