@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,11 @@ EVENTS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtr
 
 def run(path: Path, key: str = "key", zarr: bool = False, **options: Any) -> int:
     """Write the values; returns how many samples were there already."""
-    store = Store(path, key, **options)
+    with closing(Store(path, key, **options)) as store:
+        return _written(store, path, zarr)
+
+
+def _written(store: Store, path: Path, zarr: bool) -> int:
     if store.complete:
         return N
     first = store.done
