@@ -139,7 +139,7 @@ class ForkedProcess(ExplainersError, RuntimeError):
     def of(cls, thing: str) -> ForkedProcess:
         return cls(
             f"{thing} was made before this process was forked, and would wait for threads that a fork does not copy. "
-            "Start processes with multiprocessing.get_context('spawn'), or make it in the child"
+            "Start processes by the method 'spawn' of multiprocessing, or make it in the child"
         )
 
 

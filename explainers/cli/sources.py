@@ -140,8 +140,10 @@ def _value(text: str) -> Any:
 
 
 def _checked(name: str, value: Any, kind: Any) -> Any:
+    """The value as it was given, if it is of this kind: a share is not made of a number of features."""
     try:
-        return _adapter(kind).validate_python(value)
+        _adapter(kind).validate_python(value)
+        return value
     except ValidationError as error:
         wanted = [part["msg"].removeprefix("Input should be ") for part in error.errors()]
         wanted += ["null"] * (type(None) in get_args(kind))

@@ -8,8 +8,10 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 import explainers
@@ -22,7 +24,8 @@ from ..test_cli import done, refused
 
 
 def shown(columns: int, *names: str) -> str:
-    result = CliRunner().invoke(app, ["methods", *names], env={"COLUMNS": str(columns)})
+    with mock.patch.object(listing, "console", Console(width=columns)):
+        result = CliRunner().invoke(app, ["methods", *names])
     assert result.exit_code == 0, result.output
     return result.output
 
