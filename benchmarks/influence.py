@@ -382,11 +382,15 @@ def spread(arguments: argparse.Namespace) -> None:
         (random.standard_normal((count, 784)).astype(np.float32), random.integers(0, 10, count))
         for count in (20_000, arguments.tests)
     )
-    fitted = Influence.compile(model, inputs=trains[0][:1]).fit(trains)
-    lazy = fitted.lazy(tests, chunks=(100, 1000))
     times: dict[int, list[float]] = {1: [], 2: []}
+    zarr = importlib.import_module("zarr")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
+        stored = []  # workers read what they need
+        for number, array in enumerate(trains):
+            stored.append(zarr.create_array(str(place / f"train{number}"), data=array, chunks=(1000, *array.shape[1:])))
+        fitted = Influence.compile(model, inputs=trains[0][:1]).fit(tuple(stored))
+        lazy = fitted.lazy(tests, chunks=(100, 1000))
         for turn in range(arguments.rounds):
             for workers in times:
                 with (
@@ -400,7 +404,6 @@ def spread(arguments: argparse.Namespace) -> None:
                     if not turn:
                         odd = lazy.to_dask().rechunk((333, 1111)).astype(np.float32)
                         cluster.to_zarr(odd, place / f"{workers}.zarr")
-        zarr = importlib.import_module("zarr")
         wanted = fitted(tests)
         for workers in times:
             found = zarr.open_array(str(place / f"{workers}.zarr"), mode="r")[:]
