@@ -13,22 +13,6 @@ from typing import Generic, TypeVar
 
 from .errors import ArtifactError
 
-_forks = 0  # of this process and those that it was forked from
-
-
-def forks() -> int:
-    """How many forks this process is away from the one that imported the library: 0, or 1 in a forked child, …"""
-    return _forks
-
-
-def _count_fork() -> None:
-    global _forks
-    _forks += 1
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_count_fork)
-
 TRIM, MMAP, KEPT = -1, -3, 2**25  # glibc's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD, and bytes for them
 Made = TypeVar("Made")
 

@@ -17,11 +17,11 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import ForkedProcess, InputError, QueueFull
+from .errors import InputError, QueueFull
 from .explainer.api import Explainer
 from .explainer.explanation import Explanation
 from .explainer.request import Request
-from .per_process import forks
+from .forks import Home
 from .run import Packages
 from .run.base import Run, Steps
 from .run.call import Chunk, Piece, Results
@@ -156,7 +156,7 @@ class Scheduler:
         self._devices: dict[str, _Device] = {}
         self._lock = threading.Lock()
         self._closed = False
-        self._forks = forks()
+        self._home = Home("this scheduler")
 
     def submit(
         self,
@@ -204,8 +204,7 @@ class Scheduler:
         return task.future
 
     def _device(self, name: str) -> _Device:
-        if self._forks != forks():
-            raise ForkedProcess.of("this scheduler")
+        self._home.check()
         with self._lock:
             if self._closed:
                 raise RuntimeError("the scheduler is closed")

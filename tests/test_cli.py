@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 import explainers
 from explainers import Explainer, References, methods
-from explainers.cli import compare, conditions, evaluate, info, report  # noqa: F401, add their commands to the app
+from explainers.cli import compare, evaluate, info, report, samples  # noqa: F401, add their commands to the app
 from explainers.cli.commands import app
 from explainers.errors import InputError
 
@@ -296,7 +296,7 @@ def test_where_that_cannot_be(folder: Path) -> None:
 
 def test_conditions_compare_numbers_as_numbers_and_text_as_text() -> None:
     def holds(text: str, column: Any) -> list[bool]:
-        return list(conditions.Condition.parse(text).holds(np.asarray(column)))
+        return list(samples.Condition.parse(text).holds(np.asarray(column)))
 
     assert holds("n<10", [9, 10, 100]) == [True, False, False]
     assert holds("n != 1.5", [1.5, 2, np.nan]) == [False, True, False]

@@ -14,8 +14,8 @@ from ..errors import InputError
 from ..explainer.api import Explainer
 from ..explainer.streaming import incomplete
 from ..spec import Numpy, References, TensorSpec
-from . import conditions, sources
-from .loading import Compiling, Subject, examples
+from . import samples, sources
+from .loading import Compiling, Subject, examples, with_effort
 
 File = Annotated[Path, typer.Argument(help="An explainer's file.", exists=True, dir_okay=False)]
 Explained = Annotated[
@@ -45,12 +45,7 @@ def load_explainer(
     file: Path, device: str | None, setting: list[str] | None, trusted: list[Path] | None = None
 ) -> Explainer:
     """The explainer in a file, with the effort parameters of ``--set``."""
-    explain = Explainer.load(file, device, trusted=trusted or None)
-    return (
-        explain.replace(**sources.parameters(setting, sources.kinds(explain.method, explain.method.effort)))
-        if setting
-        else explain
-    )
+    return with_effort(Explainer.load(file, device, trusted=trusted or None), setting or ())
 
 
 def prepared(
@@ -64,7 +59,7 @@ def prepared(
     features = {name for text in columns or () for name in sources.names(text.rpartition("=")[2])}
 
     def given(known: Collection[str]) -> dict[str, Any]:
-        return conditions.without(arrays, set(named) - features - set(known))
+        return samples.without(arrays, set(named) - features - set(known))
 
     explain = with_columns(subject.explainer(compiling, lambda: examples(given(()))), columns)
     inputs = explain.signature.inputs

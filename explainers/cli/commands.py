@@ -23,7 +23,7 @@ from ..explainer.api import Explainer
 from ..explainer.explanation import on_host
 from ..explainer.streaming import Stream
 from ..file import signing, writing
-from . import conditions, files, sources, words
+from . import files, samples, sources, words
 from .calls import (
     Baseline,
     Columns,
@@ -177,7 +177,7 @@ def run(
         subject = Subject.of(explainer)
         compiling = Compiling(method, setting or (), options, device, table_kind, trusted)
         arrays = files.read(inputs)
-        chosen = conditions.choose(arrays, where) if where else None
+        chosen = samples.choose(arrays, where) if where else None
         names = [condition.name for condition in chosen.conditions] if chosen else ()
         explain, bound_inputs = prepared(subject, compiling, chosen.arrays if chosen else arrays, columns, names)
         baseline_value, target_value = baseline_of(explain, baseline, references), sources.target(target)

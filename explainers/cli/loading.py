@@ -95,12 +95,7 @@ class Subject:
             explain = Explainer.load(self.value, compiling.device, trusted=trusted)
         if self.kind == "explainer" and not explain.traced:
             _trace(self.text, explain, inputs())
-        setting = list(compiling.setting)
-        return (
-            explain.replace(**sources.parameters(setting, sources.kinds(explain.method, explain.method.effort)))
-            if setting
-            else explain
-        )
+        return with_effort(explain, compiling.setting)
 
     def check(self, compiling: Compiling) -> None:
         """Raise InputError for options that only a model takes, if this is none."""
@@ -177,6 +172,13 @@ class Subject:
             "device": compiling.device,
             "tables": compiling.tables,
         }
+
+
+def with_effort(explain: Explainer, setting: Sequence[str]) -> Explainer:
+    """The explainer with the parameters of ``--set``, of which only those of effort may change."""
+    if not setting:
+        return explain
+    return explain.replace(**sources.parameters(setting, sources.kinds(explain.method, explain.method.effort)))
 
 
 def served(

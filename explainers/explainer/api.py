@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import io
 import os
@@ -10,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, cast, overload
+from typing import Any, ParamSpec, TypeVar, overload
 
 import numpy as np
 
@@ -19,28 +18,26 @@ from ..backend import WARM_RUNS, Backend, device_name, on_host
 from ..errors import (
     ArtifactError,
     BaselineError,
-    ForkedProcess,
     InputError,
-    OutOfMemory,
     TargetError,
     UnknownNameError,
     UnsupportedOperation,
 )
 from ..file import container, signing
+from ..forks import Home
 from ..graph import Graph, Value
 from ..graph.coverage import Audit, Coverage
 from ..methods import FeatureAblation, Method
-from ..per_process import forks
 from ..run import Packages
 from ..run.call import Call, Stats, reporter
 from ..run.contrasted import audit
-from ..run.packages import out_of_memory
 from ..spec import BatchReferences, Numpy, Signature, Target, TensorSpec, resolve_target
 from . import bind, compiling, ensembles, plan, saving
 from .bind import Asked, Inputs, checked_size, dtype_name
 from .ensembles import EnsembleExplainer
 from .estimating import Estimate, estimate
 from .explanation import Explanation
+from .neutral import neutrally
 from .plan import Options, Plan
 from .request import Request
 from .states import States
@@ -50,30 +47,6 @@ from .unbind import Results
 
 Progress = bool | Callable[[int, int], None]
 MOST_FIXED = 16  # sizes of axes that vary that are traced by themselves
-
-
-Callee = TypeVar("Callee", bound=Callable[..., Any])
-
-
-def neutrally(method: Callee) -> Callee:
-    """Run the method in the framework's default modes, so that results do not depend on the caller's.
-
-    Errors of a framework or of numpy that say that the memory is exhausted become one of ours.
-    """
-
-    @functools.wraps(method)
-    def run(self: Explainer, *args: Any, **kwargs: Any) -> Any:
-        if self._forks != forks() and self._backend.has_threads:
-            raise ForkedProcess.of("this explainer")
-        try:
-            with self._backend.neutral():
-                return method(self, *args, **kwargs)
-        except (MemoryError, RuntimeError) as error:
-            if isinstance(error, OutOfMemory) or not self._backend.is_out_of_memory(error):
-                raise
-            raise out_of_memory(error) from error
-
-    return cast(Callee, run)
 
 
 P = ParamSpec("P")
@@ -112,7 +85,7 @@ class Explainer:
         self._uncovered: Coverage | None = None
         self._known = bind.KnownInputs(backend)
         self._lock = threading.RLock()
-        self._forks = forks()
+        self._home = Home("this explainer", backend.has_threads)
 
     # --- compiling ---------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from ..run.call import Call, Chunk, Piece, Results
 from ..spec import Array, Numpy
 from . import bind
 from .explanation import Explanation
+from .neutral import neutrally
 
 if TYPE_CHECKING:
     from .api import Explainer
@@ -117,6 +118,7 @@ class EnsembleExplainer:
             )
         self.explainer, self._model, self._given = explainer, model, list(members)
         self._backend: Backend = explainer._backend
+        self._home = explainer._home
         packages, traced = plan.packages, plan.traced
         self._shared = _Shared(self._backend, traced, packages.engine)
         self._members: list[_Member] = []
@@ -155,27 +157,27 @@ class EnsembleExplainer:
 
     # --- calling -----------------------------------------------------------------------------
 
+    @neutrally
     def __call__(self, *inputs: Any, **arguments: Any) -> Any:
         """The attributions of every member, (M, N, …), as those of :meth:`Explainer.__call__`, with its arguments."""
-        with self._backend.neutral():
-            asked, named = bind.Asked.of(arguments)
-            request = self.explainer._request(inputs, named, asked)
-            return _stacked([request.attributions(chunks) for chunks in self._run(request.call)])
+        asked, named = bind.Asked.of(arguments)
+        request = self.explainer._request(inputs, named, asked)
+        return _stacked([request.attributions(chunks) for chunks in self._run(request.call)])
 
+    @neutrally
     def explanation(self, *inputs: Any, **arguments: Any) -> EnsembleExplanation:
         """The explanations of every member, with their mean and spread; arguments as for calling."""
-        with self._backend.neutral():
-            request = self.explainer.request(*inputs, **arguments)
-            found = tuple(request.explanation(chunks) for chunks in self._run(request.call))
+        request = self.explainer.request(*inputs, **arguments)
+        found = tuple(request.explanation(chunks) for chunks in self._run(request.call))
         return EnsembleExplanation(found, _stacked([member.attributions for member in found]))
 
+    @neutrally
     def predict(self, *inputs: Any, batch_size: int | None = None, **named: Any) -> Any:
         """f of every member, (M, N, …), of the type of the first input."""
-        with self._backend.neutral():
-            found = self.explainer._inputs(inputs, named)
-            size = int(batch_size or found.plan.packages.batch_size)
-            parts = [member.predict(found.arrays, found.count, size, True) for member in self._members]
-            return _stacked([self.explainer._results(found).outputs(part, True) for part in parts])
+        found = self.explainer._inputs(inputs, named)
+        size = int(batch_size or found.plan.packages.batch_size)
+        parts = [member.predict(found.arrays, found.count, size, True) for member in self._members]
+        return _stacked([self.explainer._results(found).outputs(part, True) for part in parts])
 
     def losses(self, x: Any, y: Any, loss: Any = "cross_entropy") -> Any:
         """The mean loss of each member over the samples, (M,): float64, or a tensor that can be differentiated.

@@ -16,6 +16,7 @@ from .. import random_numbers, sources
 from ..backend import WARM_RUNS, Backend, Kernel, Traced, on_host
 from ..errors import InputError, NonFiniteError, TargetError, TraceError, UnsupportedOperation
 from ..explainer import bind
+from ..forks import Home
 from ..graph import Value
 from ..losses import Loss, OutputLoss
 from ..program.ensemble import WithWeights, number_weights
@@ -148,6 +149,7 @@ class Runner:
     kernels: dict[Any, Kernel] = field(default_factory=dict)
     lock: Any = field(default_factory=threading.RLock)
     weights: dict[Value, Array] = field(init=False)  # which kernels take behind their arguments
+    home: Home = field(default_factory=lambda: Home("this influence"))
     base: PerSample = field(init=False)  # the program of the losses alone
     sizes: tuple[tuple[int, int, int], ...] = field(init=False)  # (G, L, R) of each block
     by_factors: tuple[bool, ...] = field(init=False)  # the blocks whose factors take less than their derivatives
@@ -202,6 +204,7 @@ class Runner:
 
     def kernel(self, program: PerSample) -> Kernel:
         """The kernel of a program, which takes the weights behind the program's arguments."""
+        self.home.check()
         with self.lock:
             if program.key not in self.kernels:
                 own = WithWeights(program, tuple(self.weights))
@@ -252,19 +255,28 @@ class Runner:
         further: arguments for all samples, on the device.
         """
         kernel = self.kernel(program)
-        first, last = span or (0, len(samples))
-        size = self.size(self.total if per_sample is None else per_sample)
-        for begin in range(first, last, size):
-            end = min(begin + size, last)
-            arguments = self.checked(samples, begin, end)
+        for begin, arguments in self._batches(samples, self.total if per_sample is None else per_sample, span):
             if start is not None:
-                signs = start.signs(begin, end - begin, program.output_shape)
+                signs = start.signs(begin, int(arguments[0].shape[0]), program.output_shape)
                 arguments.append(self.stage(signs.astype(self.host), self.dtype))
-            with self.backend.neutral():
-                loss, *results = kernel(*arguments, *further, *self.weights.values())
-            found = [self.backend.numpy(array) for array in (loss, *results)]
-            self._check(found, samples, begin)
-            yield begin, found[1:] or found
+            yield begin, self._results(kernel, [*arguments, *further], samples, begin)
+
+    def _batches(
+        self, samples: Samples, per_sample: int, span: tuple[int, int] | None = None
+    ) -> Iterator[tuple[int, list[Array]]]:
+        """The arguments of each batch on the device, with the number of its first sample."""
+        first, last = span or (0, len(samples))
+        size = self.size(per_sample)
+        for begin in range(first, last, size):
+            yield begin, self.checked(samples, begin, min(begin + size, last))
+
+    def _results(self, kernel: Kernel, arguments: Sequence[Array], samples: Samples, begin: int) -> list[Numpy]:
+        """The results of a batch on the host, checked, without the losses where there is more."""
+        with self.backend.neutral():
+            results = kernel(*arguments, *self.weights.values())
+        found = [self.backend.numpy(array) for array in results]
+        self._check(found, samples, begin)
+        return found[1:] or found
 
     @staticmethod
     def _check_input(array: Numpy, what: str, start: int) -> None:
@@ -311,17 +323,18 @@ class Runner:
         moving = [name for name, spec in zip(names, self.inputs.inputs, strict=False) if spec.floating]
         program = Perturbations(self.sites, self.blocks, self.loss, False, self.sizes, tuple(moving))
         try:
-            self.kernel(program)
+            kernel = self.kernel(program)
         except TraceError as error:
             reason = str(error.__cause__ or error).splitlines()[0]
             raise UnsupportedOperation(
                 f"the model has an operation whose second derivative {self.backend.name} lacks: {reason[:200]}"
             ) from error
-        found: list[list[Numpy]] = []
-        for own in zip(*vectors, strict=True):
-            parts = [batch for _, batch in self.run(program, samples, self.staged(own), per_sample=4 * self.total)]
-            found.append([np.concatenate(arrays) for arrays in zip(*parts, strict=True)])
-        return [np.stack(arrays) for arrays in zip(*found, strict=True)]
+        staged = [self.staged(own) for own in zip(*vectors, strict=True)]
+        parts = []  # of each batch and input (K, n, …)
+        for begin, arguments in self._batches(samples, 4 * self.total):
+            found = [self._results(kernel, [*arguments, *own], samples, begin) for own in staged]
+            parts.append([np.stack(arrays) for arrays in zip(*found, strict=True)])
+        return [np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True)]
 
     def _pairs(
         self, samples: Samples, others: Vectors, by_factors: tuple[bool, ...], per_sample: int,

@@ -54,6 +54,34 @@ if process.is_alive():
     process.kill()
 explain(x, target=0)
 """
+OTHERS = """
+import multiprocessing
+import numpy as np
+from explainers import Explainer, errors
+from explainers.influence import Influence
+
+x, y = np.ones((64, 2000), np.float32), np.arange(64) % 3
+ensemble = Explainer.compile([model, model], "gradient", inputs=x[:1])
+fitted = Influence.compile(model, method="gradient_similarity", inputs=x[:1]).fit((x, y))
+ensemble(x, target=0)
+fitted((x[:2], y[:2]))
+
+def child():
+    for call in (lambda: ensemble(x, target=0), lambda: ensemble.predict(x), lambda: fitted((x[:2], y[:2]))):
+        try:
+            call()
+        except errors.ForkedProcess as error:
+            print("refused", "spawn" in str(error), flush=True)
+        else:
+            print("worked", flush=True)
+
+process = multiprocessing.get_context("fork").Process(target=child)
+process.start()
+process.join(60)
+if process.is_alive():
+    print("hangs", flush=True)
+    process.kill()
+"""
 LIMITED = """
 import resource
 import numpy as np
@@ -93,6 +121,13 @@ def lines_of(script: str) -> list[str]:
 def test_a_call_after_a_fork_is_refused_in_the_child(framework: str) -> None:
     pytest.importorskip(framework)
     assert lines_of(MODELS[framework] + FORKED.replace("METHOD", '"gradient"')) == ["refused True"] * 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.parametrize("framework", MODELS)
+def test_so_are_ensembles_and_influences(framework: str) -> None:
+    pytest.importorskip(framework)
+    assert lines_of(MODELS[framework] + OTHERS) == ["refused True"] * 3
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")

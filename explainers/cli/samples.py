@@ -1,4 +1,4 @@
-"""Conditions on the samples of a file, such as ``split=test`` and ``age>=50``."""
+"""Which samples of a file: those that fulfil conditions such as ``split=test`` and ``age>=50``."""
 
 from __future__ import annotations
 
