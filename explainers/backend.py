@@ -24,6 +24,7 @@ from .spec import Array, Numpy, Signature
 GROUP = "explainers.backends"
 WARM_RUNS = 3  # of a kernel: TorchScript specializes in its first ones, and later ones give equal bits
 CPU_CACHE = 32 * 2**20  # bytes of activations that convolutions on CPUs run fastest with
+CODE, DATA = FORMS = ("code", "data")  # of programs in files
 CALLED = (  # why such an explainer has no file
     "engine='eager' calls the model as it is, and a file holds compiled programs, which need no source of the model. "
     "Compile it with engine='auto' to save it; a model that cannot be traced is compiled anew where it is needed."
@@ -90,10 +91,11 @@ class TokenModel:
 class Loaded(Protocol):
     """Compiled programs loaded from a file. ``device``: the device they run on, as in :class:`Traced`.
 
-    ``ahead``: whether they were compiled ahead of time, for any number of rows, on any engine.
+    ``ahead``: whether they were compiled ahead of time, for any number of rows, on any engine. ``form``: of FORMS.
     """
 
     device: Any
+    form: str
 
     @property
     def ahead(self) -> bool: ...
@@ -258,18 +260,20 @@ class Files(Protocol):
     """The part of a backend that saves and loads compiled programs."""
 
     files: bool  # whether explanations of its models have a file form
+    forms: tuple[str, ...]  # of FORMS, those that its programs can have in a file
     ahead: tuple[str, ...]  # engines whose programs can be compiled when they are saved
 
     def save(
-        self, parts: Mapping[str, tuple[Runnable, Kernel | None]], traced: Traced, *, engine: str
+        self, parts: Mapping[str, tuple[Runnable, Kernel | None]], traced: Traced, *, engine: str, form: str = CODE
     ) -> dict[str, bytes]:
         """Programs as files, by name: none of them a pickle of this library's, and sizes of leading axes open.
 
-        ``parts``: by name, with the kernel for any size where there is one.
+        ``parts``: by name, with the kernel for any size where there is one. ``form``: one of ``forms``; loading
+        programs of the form ``"data"`` executes nothing that a file holds.
 
         Raises
         ------
-        ArtifactError: a model that has no file form.
+        ArtifactError: a model that has no file form, or not this one.
         """
 
     def compile_ahead(self, files: Mapping[str, bytes], *, device: str) -> dict[str, bytes]:
@@ -281,15 +285,16 @@ class Files(Protocol):
         """
 
     def load(
-        self, files: Mapping[str, bytes], *, engine: str, device: str, parts: Mapping[str, Sequence[Any]]
-    ) -> Loaded:
+        self, files: Mapping[str, bytes], *, engine: str, device: str, parts: Mapping[str, Sequence[Any]],
+        form: str = CODE,
+    ) -> Loaded:  # fmt: skip
         """Load the files from ``save`` on ``device``; the caller has checked names, sizes and checksums.
 
-        ``parts``: the placeholders of each program.
+        ``parts``: the placeholders of each program. ``form``: the only one that may be loaded.
 
         Raises
         ------
-        ArtifactError: a program is missing, or takes another number of arguments.
+        ArtifactError: a program is missing, takes another number of arguments, or has another form.
         """
 
     def code(self, files: Mapping[str, bytes]) -> dict[str, str]:
@@ -318,6 +323,7 @@ class BackendDefaults:
     calls = False
     largest_package = 1024
     files = False
+    forms: tuple[str, ...] = (CODE,)
     ahead: tuple[str, ...] = ()
 
     @property
@@ -398,7 +404,7 @@ class BackendDefaults:
         return ""
 
     def save(
-        self, parts: Mapping[str, tuple[Runnable, Kernel | None]], traced: Traced, *, engine: str
+        self, parts: Mapping[str, tuple[Runnable, Kernel | None]], traced: Traced, *, engine: str, form: str = CODE
     ) -> dict[str, bytes]:
         raise ArtifactError("explanations of its models have no file form in this backend")
 
@@ -406,8 +412,9 @@ class BackendDefaults:
         raise ArtifactError("this backend has no engine that compiles ahead of time")
 
     def load(
-        self, files: Mapping[str, bytes], *, engine: str, device: str, parts: Mapping[str, Sequence[Any]]
-    ) -> Loaded:
+        self, files: Mapping[str, bytes], *, engine: str, device: str, parts: Mapping[str, Sequence[Any]],
+        form: str = CODE,
+    ) -> Loaded:  # fmt: skip
         raise ArtifactError("this backend writes no files, so that this one was made by something else")
 
     def code(self, files: Mapping[str, bytes]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from explainers.backend import BackendDefaults, Kernel, Runnable, Size, TokenModel, Traced
+from explainers.backend import CODE, BackendDefaults, Kernel, Runnable, Size, TokenModel, Traced
 from explainers.errors import ArtifactError
 from explainers.graph import Value
 from explainers.ops import Ops
@@ -55,7 +55,7 @@ class NumpyBackend(BackendDefaults):
         return kernel.compile(program, traced)
 
     def save(
-        self, parts: Mapping[str, tuple[Runnable, Kernel | None]], traced: Traced, *, engine: str
+        self, parts: Mapping[str, tuple[Runnable, Kernel | None]], traced: Traced, *, engine: str, form: str = CODE
     ) -> dict[str, bytes]:
         raise ArtifactError(
             "the model is a plain callable, which has no file form: only its own Python source can run it. Give the "

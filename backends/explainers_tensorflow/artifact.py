@@ -1,19 +1,22 @@
-"""Compiled TensorFlow programs as files: a SavedModel with one function for each program, over one set of variables."""
+"""Compiled TensorFlow programs as files: a SavedModel with one function for each program, over one set of variables.
+
+:mod:`.data` is the form without code.
+"""
 
 from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
-from explainers.backend import Kernel, Runnable, Size, Traced
+from explainers.backend import CODE, DATA, Kernel, Runnable, Size, Traced
 from explainers.errors import ArtifactError
 
-from . import kernel
+from . import data, kernel
 from .trace import _TRACING
 
 FOLDER = "saved_model"
@@ -21,17 +24,20 @@ SIGNATURES = ("explain", "predict")  # other programs exist only as functions
 
 
 def save(
-    parts: Mapping[str, tuple[Runnable, Kernel | None]], traced: Traced, engine: str
-) -> dict[str, bytes]:  # fmt: skip
+    parts: Mapping[str, tuple[Runnable, Kernel | None]], traced: Traced, engine: str, form: str
+) -> dict[str, bytes]:
     """Programs as a SavedModel. The engine ``eager`` is saved as ``graph``, since a file holds no Python."""
-    kind = "xla" if engine == "xla" else "graph"
-    module = tf.Module()
-    module.weights = list(traced.weights.values())
-    if any(isinstance(weight, tf.Tensor) and weight.dtype == tf.resource for weight in module.weights):
+    weights = list(traced.weights.values())
+    if any(isinstance(weight, tf.Tensor) and weight.dtype == tf.resource for weight in weights):
         raise ArtifactError(
             "the model looks up in a table that is no part of it, so a file cannot hold it. Explain a Keras model or a "
             "tf.Module with the table as an attribute, or look up before the model."
         )
+    if form == DATA:
+        return data.save(parts, traced, engine)
+    kind = "xla" if engine == "xla" else "graph"
+    module = tf.Module()
+    module.weights = weights
     for name, (program, known) in parts.items():
         made = known if known is not None and engine == "graph" else kernel.compile(program, traced, kind, None)
         setattr(module, name, made.native)
@@ -50,6 +56,7 @@ class LoadedFunctions:
     """The functions of a SavedModel: each takes any sizes; XLA compiles for a size at its first use."""
 
     ahead = False
+    form = CODE
 
     def __init__(
         self, files: Mapping[str, bytes], engine: str, device: str, parts: Mapping[str, Sequence[Any]]
@@ -76,6 +83,10 @@ class LoadedFunctions:
         return _written(self.module, self.module.signatures)
 
 
+def load(files: Mapping[str, bytes], engine: str, device: str, parts: Mapping[str, Sequence[Any]], form: str) -> Any:
+    return (data.Data if form == DATA else LoadedFunctions)(files, engine, device, parts)
+
+
 def _function(module: Any, name: str, wanted: int) -> Any:
     native: Any = getattr(module, name, None)
     if not hasattr(native, "captured_inputs"):
@@ -87,12 +98,14 @@ def _function(module: Any, name: str, wanted: int) -> Any:
 
 
 def code(files: Mapping[str, bytes]) -> dict[str, str]:
-    """The functions of a SavedModel as text, read as data; nothing is run.
+    """The programs as text, read as data; nothing is run.
 
     Raises
     ------
-    ArtifactError: no SavedModel.
+    ArtifactError: neither a SavedModel nor programs as data.
     """
+    if data.PROGRAM in files:
+        return data.code(files)
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from tensorflow.core.protobuf import saved_model_pb2
 
@@ -103,12 +116,4 @@ def code(files: Mapping[str, bytes]) -> dict[str, str]:
     except (KeyError, DecodeError) as error:
         raise ArtifactError(f"it holds no SavedModel in {name}: {error}") from error
     functions = [function for graph in found.meta_graphs for function in graph.graph_def.library.function]
-    return {f"{name}/{function.signature.name}": "\n".join(_lines(function)) for function in functions}
-
-
-def _lines(function: Any) -> Iterator[str]:
-    signature = function.signature
-    yield f"def {signature.name}({', '.join(argument.name for argument in signature.input_arg)}):"
-    for node in function.node_def:
-        yield f"  {node.name} = {node.op}({', '.join(node.input)})"
-    yield f"  return {', '.join(function.ret[output.name] for output in signature.output_arg)}"
+    return {f"{name}/{function.signature.name}": data.function_text(function) for function in functions}

@@ -13,7 +13,9 @@ import numpy as np
 
 from explainers.backend import (
     CALLED,
+    CODE,
     CPU_CACHE,
+    FORMS,
     Backend,
     BackendDefaults,
     Change,
@@ -34,6 +36,7 @@ class TensorFlowBackend(BackendDefaults):
     engines: Mapping[str, bool] = {"graph": False, "xla": True, "eager": False}
     default_engine = "graph"
     files = True
+    forms: tuple[str, ...] = FORMS
     channel_axis = -1
 
     @property
@@ -114,18 +117,20 @@ class TensorFlowBackend(BackendDefaults):
         return kernel.compile(program, traced, engine, rows)
 
     def save(
-        self, parts: Mapping[str, tuple[Runnable, Kernel | None]], traced: Traced, *, engine: str
+        self, parts: Mapping[str, tuple[Runnable, Kernel | None]], traced: Traced, *, engine: str, form: str = CODE
     ) -> dict[str, bytes]:
         from . import artifact
 
-        return artifact.save(parts, traced, engine)
+        return artifact.save(parts, traced, engine, form)
 
     def load(
-        self, files: Mapping[str, bytes], *, engine: str, device: str, parts: Mapping[str, Sequence[Any]]
-    ) -> Loaded:
+        self, files: Mapping[str, bytes], *, engine: str, device: str, parts: Mapping[str, Sequence[Any]],
+        form: str = CODE,
+    ) -> Loaded:  # fmt: skip
         from . import artifact
 
-        return artifact.LoadedFunctions(files, engine, device, parts)
+        loaded: Loaded = artifact.load(files, engine, device, parts, form)
+        return loaded
 
     def code(self, files: Mapping[str, bytes]) -> dict[str, str]:
         from . import artifact
@@ -278,7 +283,7 @@ class TensorFlowCalls(TensorFlowBackend):
         return calls.run(model, signature, device, dtype, examples)
 
     def save(
-        self, parts: Mapping[str, tuple[Runnable, Kernel | None]], traced: Traced, *, engine: str
+        self, parts: Mapping[str, tuple[Runnable, Kernel | None]], traced: Traced, *, engine: str, form: str = CODE
     ) -> dict[str, bytes]:
         raise ArtifactError(CALLED)
 

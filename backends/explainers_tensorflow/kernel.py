@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -139,6 +139,15 @@ class _Weights(Mapping[Value, Any]):
         return len(self.variables)
 
 
+def specs(placeholders: Sequence[Any]) -> list[tf.TensorSpec]:
+    """The arguments of a program, of any size in their leading axes."""
+    names = node_names(holder.name for holder in placeholders)
+    return [
+        tf.TensorSpec(((None,) if holder.axis else ()) + tuple(holder.shape), holder.dtype, name)
+        for holder, name in zip(placeholders, names, strict=True)
+    ]
+
+
 def compile(program: Runnable, traced: Traced, engine: str, rows: Size) -> TensorFlowKernel:
     """Trace ``program`` for ``engine``, for any ``rows``, so that XLA compiles the same program as from a file."""
 
@@ -154,11 +163,8 @@ def compile(program: Runnable, traced: Traced, engine: str, rows: Size) -> Tenso
             f"engine 'xla' takes no words, and input {words[0]!r} holds them: use engine='graph', or look them up "
             "before the model"
         )
-    specs = []
-    for holder, name in zip(program.placeholders, node_names(p.name for p in program.placeholders), strict=True):
-        lead = (None,) if holder.axis else ()
-        specs.append(tf.TensorSpec((*lead, *holder.shape), holder.dtype, name))
-    function = tf.function(run, input_signature=specs, autograph=False, jit_compile=engine == "xla")
+    signature = specs(program.placeholders)
+    function = tf.function(run, input_signature=signature, autograph=False, jit_compile=engine == "xla")
     with _TRACING, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -4,6 +4,7 @@
 share their weights. Other engines: one ``….pt2`` of torch.export for each program, which takes the weights as
 its first arguments, and ``weights.safetensors``; it is compiled for a size at its first use. With ahead-of-time
 compilation there is also an AOTInductor package for each program, and ``aot.json``, the requirements to run them.
+:mod:`.data` is the form without code, of any engine.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import threading
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import safetensors.torch
@@ -35,20 +35,22 @@ from torch.utils import _pytree as pytree
 from torch.utils._sympy.numbers import int_oo
 from torch.utils._sympy.value_ranges import ValueRanges
 
-from explainers.backend import Kernel, Runnable, Size, Traced
+from explainers.backend import CODE, DATA, Kernel, Runnable, Size, Traced
 from explainers.errors import ArtifactError, TraceError
 from explainers.file.container import check_archive, decoding
 from explainers.graph import Graph, Value
 from explainers.spec import Signature
 
-from . import aot, kernel
+from . import aot, data, kernel
 from .trace import _TRACING
 
 SCRIPT, WEIGHTS = "program.pt", "weights.safetensors"
 Parts = Mapping[str, tuple[Runnable, "Kernel | None"]]
 
 
-def save(parts: Parts, traced: Traced, engine: str) -> dict[str, bytes]:
+def save(parts: Parts, traced: Traced, engine: str, form: str) -> dict[str, bytes]:
+    if form == DATA:
+        return data.save(parts, traced)
     if engine == "torchscript":
         return {SCRIPT: _script(parts, traced)}
     with _TRACING, warnings.catch_warnings():
@@ -60,20 +62,27 @@ def save(parts: Parts, traced: Traced, engine: str) -> dict[str, bytes]:
     return files
 
 
-def load(files: Mapping[str, bytes], engine: str, device: str, parts: Mapping[str, Sequence[Any]]) -> Any:
+def load(files: Mapping[str, bytes], engine: str, device: str, parts: Mapping[str, Sequence[Any]], form: str) -> Any:
     place = torch.device(device)
     if place.type == "cuda" and (not torch.cuda.is_available() or (place.index or 0) >= torch.cuda.device_count()):
         raise ArtifactError(
             f"it was made for the device {device}, which does not exist here. Compile the model on this machine."
         )
+    if form == DATA:
+        _check_files(files, {data.PROGRAM, data.TENSORS}, engine)
+        return data.Data(files, engine, place, parts)
     wanted = {SCRIPT} if engine == "torchscript" else {WEIGHTS, *(f"{name}.pt2" for name in parts)}
     if engine == "inductor" and aot.NEEDS in files:
         wanted |= {aot.NEEDS, *(name + aot.SUFFIX for name in parts)}
-    if set(files) != wanted:
-        raise ArtifactError(f"it holds {sorted(files)} where engine {engine!r} takes {sorted(wanted)}")
+    _check_files(files, wanted, engine)
     if engine == "torchscript":
         return Scripted(files[SCRIPT], place, parts)
     return Exported(files, engine, place, parts)
+
+
+def _check_files(files: Mapping[str, bytes], wanted: set[str], engine: str) -> None:
+    if set(files) != wanted:
+        raise ArtifactError(f"it holds {sorted(files)} where engine {engine!r} takes {sorted(wanted)}")
 
 
 def compile_ahead(files: Mapping[str, bytes], device: str) -> dict[str, bytes]:
@@ -104,6 +113,7 @@ class Scripted:
     """The programs of one TorchScript archive."""
 
     ahead = False
+    form = CODE
 
     def __init__(self, content: bytes, device: torch.device, parts: Mapping[str, Sequence[Any]]) -> None:
         self.device = device
@@ -185,19 +195,10 @@ def _complete(graph: fx.GraphModule, holders: Sequence[fx.Node]) -> None:
                 node.meta["val"] = node.target(*args, **kwargs)
 
 
-@dataclass(frozen=True)
-class _Flat:
-    """A loaded graph as a program."""
-
-    graph: fx.GraphModule
-    placeholders: Sequence[Any]
-
-    def __call__(self, ops: Any, weights: Mapping[Value, Any], *arguments: Any) -> tuple[Any, ...]:
-        return tuple(self.graph(*weights.values(), *arguments))
-
-
 class Exported:
     """Loaded programs of torch.export, compiled for a size at its first use, or their packages."""
+
+    form = CODE
 
     def __init__(
         self, files: Mapping[str, bytes], engine: str, device: torch.device, parts: Mapping[str, Sequence[Any]]
@@ -210,7 +211,7 @@ class Exported:
             _check_count(name, _check(name, content) - len(found), len(parts[name]))
         weights = {Value(name): found[name].to(device) for name in sorted(found)}
         self.traced = Traced(Graph((), (), ()), Signature((), 0), weights, device=device)
-        self.flat: dict[str, _Flat] = {}
+        self.flat: dict[str, kernel.Flat] = {}
         self.lock = threading.Lock()
         self.packages = self._packages() if self.extra else {}
 
@@ -246,7 +247,7 @@ class Exported:
                 holders = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
                 strides = [tuple(holder.stride()) for holder in holders[: len(self.traced.weights)]]
                 self.traced.weights = _laid_out(self.traced.weights, strides)
-                self.flat[part] = _Flat(graph, self.parts[part])
+                self.flat[part] = kernel.Flat(graph, self.parts[part])
         flat = self.flat[part]
         if rows is None:
             return kernel.WeightsFirst(flat.graph, self.traced.weights)

@@ -14,7 +14,9 @@ import numpy as np
 
 from explainers.backend import (
     CALLED,
+    CODE,
     CPU_CACHE,
+    FORMS,
     Backend,
     BackendDefaults,
     Change,
@@ -55,6 +57,7 @@ class TorchBackend(BackendDefaults):
     default_engine = "torchscript"
     ahead: tuple[str, ...] = ("inductor",)
     files = True
+    forms: tuple[str, ...] = FORMS
 
     @property
     def calling(self) -> Backend:
@@ -177,11 +180,11 @@ class TorchBackend(BackendDefaults):
         return kernel.compile(program, traced, engine, rows)
 
     def save(
-        self, parts: Mapping[str, tuple[Runnable, Kernel | None]], traced: Traced, *, engine: str
+        self, parts: Mapping[str, tuple[Runnable, Kernel | None]], traced: Traced, *, engine: str, form: str = CODE
     ) -> dict[str, bytes]:
         from . import artifact
 
-        return artifact.save(parts, traced, engine)
+        return artifact.save(parts, traced, engine, form)
 
     def compile_ahead(self, files: Mapping[str, bytes], *, device: str) -> dict[str, bytes]:
         from . import artifact
@@ -189,11 +192,12 @@ class TorchBackend(BackendDefaults):
         return artifact.compile_ahead(files, device)
 
     def load(
-        self, files: Mapping[str, bytes], *, engine: str, device: str, parts: Mapping[str, Sequence[Any]]
-    ) -> Loaded:
+        self, files: Mapping[str, bytes], *, engine: str, device: str, parts: Mapping[str, Sequence[Any]],
+        form: str = CODE,
+    ) -> Loaded:  # fmt: skip
         from . import artifact
 
-        loaded: Loaded = artifact.load(files, engine, device, parts)
+        loaded: Loaded = artifact.load(files, engine, device, parts, form)
         return loaded
 
     def code(self, files: Mapping[str, bytes]) -> dict[str, str]:
@@ -364,7 +368,7 @@ class TorchCalls(TorchBackend):
         return calls.CallKernel(program)
 
     def save(
-        self, parts: Mapping[str, tuple[Runnable, Kernel | None]], traced: Traced, *, engine: str
+        self, parts: Mapping[str, tuple[Runnable, Kernel | None]], traced: Traced, *, engine: str, form: str = CODE
     ) -> dict[str, bytes]:
         raise ArtifactError(CALLED)
 

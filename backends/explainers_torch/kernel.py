@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -98,13 +99,35 @@ def compile(program: Runnable, traced: Traced, engine: str, rows: Size) -> Torch
         warnings.simplefilter("ignore")
         if engine in ("inductor", "cudagraphs"):
             return _static(flatten(program, traced, rows), program, traced, engine, rows)
-        graph, constants = _recorded(program, traced, rows, {})
-        names = _own_weights(graph, constants, traced)
-        native = scripted(graph, constants) if engine == "torchscript" else fx.GraphModule(constants, graph)
-    return TorchKernel(native, names)
+        graph, constants, names = recorded(program, traced, rows)
+        return TorchKernel(native(graph, constants, engine), names)
+
+
+def native(graph: fx.Graph, tensors: dict[str, torch.Tensor], engine: str) -> Any:
+    """A graph as a function for an engine without static shapes. ``tensors``: what its attributes refer to."""
+    return scripted(graph, tensors) if engine == "torchscript" else fx.GraphModule(tensors, graph)
+
+
+@dataclass(frozen=True)
+class Flat:
+    """A graph that takes its weights first, as a program."""
+
+    graph: Any
+    placeholders: Sequence[Any]
+
+    def __call__(self, ops: Any, weights: Mapping[Value, Any], *arguments: Any) -> tuple[Any, ...]:
+        return tuple(self.graph(*weights.values(), *arguments))
 
 
 # --- one flat graph --------------------------------------------------------------------------
+
+
+def recorded(
+    program: Runnable, traced: Traced, rows: Size
+) -> tuple[fx.Graph, dict[str, torch.Tensor], dict[Value, str]]:
+    """The program as a graph, the tensors that its attributes refer to, and the names of the weights among them."""
+    graph, constants = _recorded(program, traced, rows, {})
+    return graph, constants, _own_weights(graph, constants, traced)
 
 
 def flatten(program: Runnable, traced: Traced, rows: Size) -> fx.GraphModule:

@@ -8,9 +8,10 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from explainers.file.container import check_archive, decoding
+from explainers.file.container import check_archive, decoding, parsed
 
 SOURCE, GRAPH = ".py", "models/model.json"
+DATA = "program.json"
 
 
 def code(files: Mapping[str, bytes]) -> dict[str, str]:
@@ -21,6 +22,11 @@ def code(files: Mapping[str, bytes]) -> dict[str, str]:
     ArtifactError: a program that is none.
     """
     texts = {}
+    if DATA in files:
+        with decoding(DATA):
+            return {
+                f"{DATA}/{name}": "\n".join(_data(told)) for name, told in parsed(files[DATA], DATA)["programs"].items()
+            }
     for name, content in files.items():
         if not name.endswith((".pt", ".pt2")):
             continue
@@ -35,6 +41,24 @@ def code(files: Mapping[str, bytes]) -> dict[str, str]:
                     graph = json.loads(archive.read(member))["graph_module"]["graph"]
                     texts[f"{name}/{member}"] = "\n".join(_lines(graph))
     return texts
+
+
+def _data(program: Mapping[str, Any]) -> Iterator[str]:
+    """A program of :mod:`.data`, whose argument ``{"node": 7}`` is written as ``node7``."""
+
+    def text(value: Any) -> str:
+        if isinstance(value, list):
+            return f"[{', '.join(map(text, value))}]"
+        if isinstance(value, dict):
+            ((kind, told),) = value.items()
+            return f"{kind}{told}" if kind in ("argument", "node") else text(told) if kind == "tuple" else str(told)
+        return repr(value)
+
+    yield f"def program({', '.join(f'argument{place}' for place in range(program['arguments']))}):"
+    for place, (operation, args, kwargs) in enumerate(program["nodes"]):
+        given = [*map(text, args), *(f"{key}={text(value)}" for key, value in kwargs.items())]
+        yield f"  node{place} = {operation}({', '.join(given)})"
+    yield f"  return {', '.join(map(text, program['results']))}"
 
 
 def _lines(graph: Mapping[str, Any]) -> Iterator[str]:

@@ -245,7 +245,8 @@ def rnn_relu(
 
 # --- as operations ---------------------------------------------------------------------------
 
-_LIBRARY = torch.library.Library("explainers_recurrent", "DEF")
+NAMESPACE = "explainers_recurrent"
+_LIBRARY = torch.library.Library(NAMESPACE, "DEF")
 _HOW = "int layers, bool bidirectional, bool batch_first"
 _FORWARD: dict[str, Callable[..., list[Tensor]]] = {f.__name__: f for f in (lstm, gru, rnn_tanh, rnn_relu)}
 
@@ -301,12 +302,12 @@ def _differentiable(kind: str) -> Callable[..., list[Tensor]]:
 def _define(name: str, arguments: str, function: Callable[..., Any], shapes: Callable[..., Any]) -> None:
     _LIBRARY.define(f"{name}({arguments}, {_HOW}) -> Tensor[]")
     _LIBRARY.impl(name, function, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"explainers_recurrent::{name}", shapes, lib=_LIBRARY)
+    torch.library.register_fake(f"{NAMESPACE}::{name}", shapes, lib=_LIBRARY)
 
 
 _define("kept", "Tensor x, Tensor[] states, Tensor[] weights, str kind, bool biases", kept, _kept_shapes)
 _define("backward", "Tensor[] messages, Tensor[] needed, Tensor[] weights, str kind", backward, _backward_shapes)
-torch.library.register_autograd("explainers_recurrent::kept", _derivative, setup_context=_keep, lib=_LIBRARY)
+torch.library.register_autograd(f"{NAMESPACE}::kept", _derivative, setup_context=_keep, lib=_LIBRARY)
 for _name, _function in _FORWARD.items():
     _define(_name, "Tensor x, Tensor[] states, Tensor[] weights, bool biases", _function, _shapes)
     _LIBRARY.impl(_name, _differentiable(_name), "Autograd")

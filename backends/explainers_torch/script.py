@@ -27,6 +27,7 @@ _OF_SIZES: dict[Any, str] = {
     math.sqrt: "math.sqrt",
     round: "round",
 }  # fmt: skip
+OF_SIZES = (*_SIGNS, *_OF_SIZES)  # the functions that may compute a size from others
 
 
 def scripted(graph: fx.Graph, weights: Mapping[str, Tensor]) -> torch.jit.ScriptModule:

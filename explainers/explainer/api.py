@@ -646,38 +646,43 @@ class Explainer:
     # --- files -------------------------------------------------------------------------------
 
     @neutrally
-    def save(self, file: Any, *, aot: bool = False, sign: Any = None) -> None:
+    def save(self, file: Any, *, aot: bool = False, program: str | None = None, sign: Any = None) -> None:
         """Write the explainer to one file, atomically; it loads without the model's Python source.
 
         ``file``: a path, usually ``….explainer``, or an open binary file. ``aot``: compile it now (torch, engine
         ``"inductor"``), for any number of rows and the processor of this machine; the loaded explainer compiles
         nothing. An explainer loaded from such a file keeps its compiled programs; one from a file without them can
-        be saved with ``aot`` on the machine where it is to run. ``sign``: an Ed25519 private key, of the package
-        cryptography or as the path or the bytes of a PEM file without password.
+        be saved with ``aot`` on the machine where it is to run. ``program``: ``"code"`` (the default), the framework's
+        own format, or ``"data"``, a list of operations from which the program is built when it is loaded: nothing in
+        such a file is executed, and only operations that do nothing but compute are taken. ``sign``: an Ed25519 private
+        key, of the package cryptography or as the path or the bytes of a PEM file without password.
 
         Raises
         ------
-        InputError: not traced yet, ``aot`` with another engine, or no such key. ArtifactError: a part that cannot be
-        saved, such as a function for a baseline; or no C++ compiler for ``aot``. BackendMissing: no cryptography.
+        InputError: not traced yet, ``aot`` with another engine or with data, or no such key. ArtifactError: a part that
+        cannot be saved, such as a function for a baseline, or as data an operation of another library; or no C++
+        compiler for ``aot``. BackendMissing: no cryptography.
         """
         plan = self._ready("save")
         key = None if sign is None else signing.private_key(sign)
-        container.write(file, *saving.contents(plan, plan.packages.method, self._backend, self._options, aot), sign=key)
+        contents = saving.contents(plan, plan.packages.method, self._backend, self._options, aot, program)
+        container.write(file, *contents, sign=key)
 
     @classmethod
-    def load(cls, file: Any, device: Any = None, *, trusted: Any = None) -> Explainer:
+    def load(cls, file: Any, device: Any = None, *, trusted: Any = None, program: str | None = None) -> Explainer:
         """Load an explainer from a path, bytes, or an open binary file. Nothing is traced again.
 
-        A file holds compiled code: load only files you trust. ``device``: must be the one it was compiled for.
+        A file holds compiled code, unless it was saved with ``program="data"``: load only files you trust, or only
+        data, with ``program="data"``. ``device``: must be the one it was compiled for.
         ``trusted``: Ed25519 public keys, one or a list of them, of the package cryptography or as paths or bytes of PEM
         files; one of them must have signed the file. The signature is checked before anything else is read.
 
         Raises
         ------
-        ArtifactError: damaged, too new, not signed by a trusted key, or not for this backend or device; no code of it
-        was run. InputError: no such key. BackendMissing.
+        ArtifactError: damaged, too new, not signed by a trusted key, of another form than ``program``, or not for this
+        backend or device; no code of it was run. InputError: no such key. BackendMissing.
         """
-        saved = saving.Saved(file, trusted)
+        saved = saving.Saved(file, trusted, program)
         self = cls(None, saved.method, saved.backend, saved.options)
         with saved.backend.neutral():
             self._plan = saved.plan(device, self.stats)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .. import conditions, tables
-from ..backend import Backend, Loaded, Traced, backends, device_name, named
+from ..backend import CODE, DATA, FORMS, Backend, Loaded, Traced, backends, device_name, named
 from ..errors import ArtifactError, ExplainersError, InputError
 from ..file import container, signing
 from ..file.container import decoding
@@ -31,8 +31,13 @@ from .plan import ALL, Options, Plan, result_specs
 Contents = tuple[dict[str, Any], dict[str, bytes]]
 
 
-def contents(plan: Plan, method: Method, backend: Backend, options: Options, aot: bool = False) -> Contents:
-    """The manifest's data, and the members' bytes by name; ``aot``: with programs compiled now."""
+def contents(
+    plan: Plan, method: Method, backend: Backend, options: Options, aot: bool = False, program: str | None = None
+) -> Contents:
+    """The manifest's data, and the members' bytes by name.
+
+    ``aot``: with programs compiled now. ``program``: the form of programs; None: code, or what they were loaded from.
+    """
     if aot and options.engine not in backend.ahead:
         known = [f"backend {b.name!r} with engine {engine!r}" for b in backends().values() for engine in b.ahead]
         raise InputError(
@@ -40,12 +45,14 @@ def contents(plan: Plan, method: Method, backend: Backend, options: Options, aot
             f"{backend.name!r} with engine {options.engine!r}. Compile it with another engine=, or save it without aot."
         )
     packages = plan.packages
+    form = _form(program, packages.loaded, backend, aot)
     if not backend.files:
         backend.save({}, plan.traced, engine=options.engine)  # raises, with its reason
     arrays: Arrays = {}
     data = {
         "backend": backend.name,
         "engine": options.engine,
+        "program": form,
         "device": backend.device_name(plan.traced.device),
         "method": encode(method, arrays, "method"),
         "method_text": repr(method),
@@ -74,13 +81,30 @@ def contents(plan: Plan, method: Method, backend: Backend, options: Options, aot
     if packages.loaded is not None:
         files = packages.loaded.files()
     else:
-        files = backend.save(packages.parts(), plan.traced, engine=options.engine)
+        files = backend.save(packages.parts(), plan.traced, engine=options.engine, form=form)
     if aot:
         files = backend.compile_ahead(files, device=data["device"])
     own = {container.GRAPH: container.to_json(encode_graph(plan.graph))}
     if arrays:
         own[container.ARRAYS] = container.from_arrays(arrays)
     return data, {**own, **files}
+
+
+def _form(given: str | None, loaded: Loaded | None, backend: Backend, aot: bool) -> str:
+    """The form of programs to write, after checking that they can have it."""
+    form = given or (loaded.form if loaded is not None else CODE)
+    if form not in FORMS:
+        raise InputError(f"program is {CODE!r} or {DATA!r}; got {given!r}")
+    if form not in backend.forms and backend.files:
+        raise InputError(f"program={form!r}: backend {backend.name!r} writes programs only as {backend.forms[0]}")
+    if aot and form == DATA:
+        raise InputError("aot=True writes machine code, which is no data: give only one of aot=True and program='data'")
+    if loaded is not None and loaded.form != form:
+        raise InputError(
+            f"program={form!r}: this explainer was loaded from a file that holds its programs as {loaded.form}. "
+            "Compile the model again to save them in another form."
+        )
+    return form
 
 
 def _placeholders(packages: Packages) -> dict[str, Any]:
@@ -97,15 +121,25 @@ def _versions(backend: Backend) -> dict[str, str]:
 
 
 class Saved:
-    """The checked contents of a file, from which an explainer is built. ``trusted``: see :func:`.container.read`."""
+    """The checked contents of a file, from which an explainer is built.
 
-    def __init__(self, source: container.Source, trusted: signing.Keys | None = None) -> None:
+    ``trusted``: see :func:`.container.read`. ``program``: the form that its programs must have; None: any.
+    """
+
+    def __init__(
+        self, source: container.Source, trusted: signing.Keys | None = None, program: str | None = None
+    ) -> None:
+        if program not in (None, *FORMS):
+            raise InputError(f"program is {CODE!r} or {DATA!r}; got {program!r}")
         from ..file import schema  # importing this library stays quick
 
         self.source = source
         self.data, self.files = container.read(source, trusted)
         with container.reasons(source):
             schema.check(schema.WHOLE, self.data, container.MANIFEST)
+            self.form: str = self.data.get("program", CODE)
+            if program not in (None, self.form):
+                raise ArtifactError(f"it holds its programs as {self.form}, and only {program} may be loaded")
             arrays = container.arrays(self.files.pop(container.ARRAYS, None))
             with decoding("the manifest"):
                 self._read(arrays)
@@ -208,7 +242,9 @@ class Saved:
     def _loaded(self, device: str) -> Loaded:
         here = self.backend.versions()
         try:
-            return self.backend.load(self.files, engine=self.options.engine, device=device, parts=self.parts)
+            return self.backend.load(
+                self.files, engine=self.options.engine, device=device, parts=self.parts, form=self.form
+            )
         except ExplainersError:
             raise
         except Exception as error:

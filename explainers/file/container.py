@@ -69,8 +69,9 @@ class Manifest:
     """The description of an explainer's file.
 
     ``method``: as text. ``output``: the key of the explained output. ``placeholders``: the arguments of each
-    compiled program, in order. ``device``: "" where the framework chooses. ``batch_size``: rows in a package.
-    ``signers``: the public keys of its signatures, in hexadecimal, which only ``Explainer.load(…, trusted=…)`` checks.
+    compiled program, in order. ``program``: ``"code"`` or ``"data"``, the form of the programs. ``device``: "" where
+    the framework chooses. ``batch_size``: rows in a package. ``signers``: the public keys of its signatures, in
+    hexadecimal, which only ``Explainer.load(…, trusted=…)`` checks.
     """
 
     format: int
@@ -86,6 +87,7 @@ class Manifest:
     per_token: bool
     coverage: Coverage
     versions: Mapping[str, str]
+    program: str
     members: Mapping[str, Member]
     signers: tuple[str, ...]
 
@@ -111,7 +113,7 @@ def read_manifest(source: Source) -> Manifest:
         schema.check(schema.DESCRIBED, data, MANIFEST)
         with decoding("the manifest"):
             return Manifest(
-                format=data["format"], members=members, signers=_signers(archive),
+                format=data["format"], members=members, signers=_signers(archive), program=data.get("program", "code"),
                 **{name: data[name] for name in ("backend", "engine", "device", "output", "batch_size", "versions")},
                 method=data["method_text"], signature=decode(data["signature"], {}),
                 attributed=tuple(data["attributed"]), per_token=data["options"]["per_token"],

@@ -60,6 +60,7 @@ class Described(BaseModel):
     coverage: list[Any]
     versions: dict[Word, Word]
     options: Options
+    program: Literal["code", "data"] = "code"  # not in files of 0.1.0
 
 
 class Whole(Described):

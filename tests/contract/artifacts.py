@@ -50,7 +50,7 @@ CHILD = """
 
     answers = {}
     for name, calls in json.load(open("jobs.json")).items():
-        explain = Explainer.load(f"{name}.explainer")
+        explain = Explainer.load(f"{name}.explainer", program=FORM)
         known = np.load(f"{name}.npz")
         equal = []
         for number, (count, options, references) in enumerate(calls):
@@ -68,15 +68,15 @@ CHILD = """
 """
 
 
-def in_another_process(jobs: list[Job], folder: Path) -> None:
+def in_another_process(jobs: list[Job], folder: Path, program: str = "code") -> None:
     """Assert that every job gives the same bits where its model cannot be imported."""
     told = {}
     for number, job in enumerate(jobs):
-        job.explain.save(folder / f"{number}.explainer")
+        job.explain.save(folder / f"{number}.explainer", program=program)
         arrays, told[str(number)] = _expected(job)
         np.savez(folder / f"{number}.npz", **arrays)
     (folder / "jobs.json").write_text(json.dumps(told))
-    script = CHILD.replace("BLOCKED", repr(MODELS))
+    script = CHILD.replace("BLOCKED", repr(MODELS)).replace("FORM", repr(program))
     answers, imported = run(script, folder, blocked=MODELS, PYTHONPATH=importable())
     assert imported == []
     wrong = {

@@ -26,6 +26,7 @@ from .artifacts import Job, in_another_process, members
 from .child import run
 from .subjects import CASE_NAMES, ENGINES, METHODS, ONE_OF_EACH, SMALLEST, case, subject
 
+FORMS = ("code", "data")
 DEFAULT = {"torch": "torchscript", "tensorflow": "graph"}
 MAIN = tuple(DEFAULT)
 
@@ -81,37 +82,44 @@ CHOICES: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
 }
 
 
+@pytest.mark.parametrize("program", FORMS)
 @pytest.mark.parametrize("backend", MAIN)
-def test_every_method_gives_the_same_bits_in_another_process(backend: str, tmp_path: Path) -> None:
+def test_every_method_gives_the_same_bits_in_another_process(backend: str, program: str, tmp_path: Path) -> None:
     jobs = [job(SMALLEST[backend], method) for method in [*ONE_OF_EACH, "kernel_shap", "lime", "rise", "exact_shapley"]]
-    in_another_process(jobs, tmp_path)
+    in_another_process(jobs, tmp_path, program)
 
 
+@pytest.mark.parametrize("program", FORMS)
 @pytest.mark.parametrize("backend", MAIN)
-def test_layers_inputs_outputs_and_dtypes_come_back(backend: str, tmp_path: Path) -> None:
-    in_another_process([job(label, method, **options) for label, method, options in CHOICES[backend]], tmp_path)
+def test_layers_inputs_outputs_and_dtypes_come_back(backend: str, program: str, tmp_path: Path) -> None:
+    in_another_process(
+        [job(label, method, **options) for label, method, options in CHOICES[backend]], tmp_path, program
+    )
 
 
+@pytest.mark.parametrize("program", FORMS)
 @pytest.mark.parametrize(("backend", "engine"), [("torch", "eager"), ("torch", "inductor"), ("tensorflow", "xla")])
-def test_other_engines_compile_what_the_file_holds(backend: str, engine: str, tmp_path: Path) -> None:
+def test_other_engines_compile_what_the_file_holds(backend: str, engine: str, program: str, tmp_path: Path) -> None:
     names = ["gradient", "deeplift-rescale", "deeplift_shap"]
-    in_another_process([job(SMALLEST[backend], name, engine=engine) for name in names], tmp_path)
+    in_another_process([job(SMALLEST[backend], name, engine=engine) for name in names], tmp_path, program)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("program", FORMS)
 @pytest.mark.parametrize(("backend", "engine"), [(b, e) for b in MAIN for e in ENGINES[b]])
-def test_every_method_on_every_engine(backend: str, engine: str, method: str, tmp_path: Path) -> None:
+def test_every_method_on_every_engine(backend: str, engine: str, program: str, method: str, tmp_path: Path) -> None:
     if engine == "eager" and METHODS[method].rule_set is None:
         pytest.skip("the model is called as it is, which has no file")
-    in_another_process([job(SMALLEST[backend], method, engine=engine)], tmp_path)
+    in_another_process([job(SMALLEST[backend], method, engine=engine)], tmp_path, program)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("program", FORMS)
 @pytest.mark.parametrize("label", [f"{b}-{name}" for b in MAIN for name in CASE_NAMES[b]])
-def test_every_architecture(label: str, tmp_path: Path) -> None:
+def test_every_architecture(label: str, program: str, tmp_path: Path) -> None:
     chosen = ["gradient", "integrated_gradients-gauss_legendre", "deeplift-rescale", "lrp", "shapley_sampling-plain"]
-    in_another_process([job(label, method) for method in chosen], tmp_path)
+    in_another_process([job(label, method) for method in chosen], tmp_path, program)
 
 
 # --- what a file keeps -----------------------------------------------------------------------
