@@ -311,7 +311,7 @@ WRONG = [
     (("own.py:nets", *X, *METHOD), "Similar names: net,"),
     (("own.py:failing", *X, *METHOD), "fails when it is called to make the model: OSError: no weights here"),
     (("own.py", *X, *METHOD), "name the model or the Explainer in it, as own.py:name"),
-    (("own.explainer", *X), "no file 'own.explainer'. Give the file of an explainer"),
+    (("own.explainer", *X), "there is no file 'own.explainer'. Give the file of an explainer"),
     (("gone.py:net", *X, *METHOD), "no file 'gone.py'"),
     (("gone:net", *X, *METHOD), "no module 'gone'"),
     (("absent.py:net", *X, *METHOD), "ModuleNotFoundError: No module named 'a_package_that_is_not_there'"),
