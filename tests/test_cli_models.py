@@ -320,7 +320,7 @@ WRONG = [
     (("syntax.py:net", *X, *METHOD), "SyntaxError"),
     (("ends.py:net", *X, *METHOD), "fails when it is imported: SystemExit"),
     (("own.py:explain", *X, *METHOD), "--method: 'own.py:explain' is already an Explainer"),
-    (("own.py:explain", *X, "--wrt", "input", "--strict"), "--wrt, --strict: 'own.py:explain' is an Explainer"),
+    (("own.py:explain", *X, "--wrt", "input", "--strict"), "--wrt, --strict: 'own.py:explain' is already an Explainer"),
     (("own.py:explain", *X, "--device", "cpu"), "--device: 'own.py:explain' is already an Explainer"),
     (("own.py:explain", *X, "--set", "window=3"), "unknown parameter 'window'"),
 ]  # fmt: skip

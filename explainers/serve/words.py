@@ -34,6 +34,7 @@ PHRASES: tuple[tuple[str, Replacement], ...] = (
      'Say which: {"references": […]} for the set, or {"references": [[…], …], "per_sample": true} for one each.'),
     (r"give References\(array\[:, None\], per_sample=True\)", 'give {"references": [[…], …], "per_sample": true}'),
     (r"\bReferences\b(?!\()", '{"references": […]}'),
+    (r"\bshape \(\)", "shape []"),
     (r"\(([\d'NB]+(?:, ?[\d'NB]*)+)\)", _shape),
     (r"\b(baseline|target|groups|tolerance|max_evaluations|max_steps|seed)=(?=\W|$)", r'"\1"'),
     (r"\b(tolerance|max_evaluations|max_steps)=([\w.+-]*\w)", r'"\1": \2'),

@@ -152,11 +152,11 @@ BAD: list[tuple[str, Any, dict[str, Any], int, str]] = [
     ("saliency", ONE, {}, 400, "no target given"),
     ("saliency", ONE, {"target": 10}, 400, "target 10 at position 0 is out of range"),
     ("saliency", ONE, {"target": -1}, 400, "target -1"),
-    ("saliency", ONE, {"target": [1, 2]}, 400, "2 targets for 1 samples"),
+    ("saliency", ONE, {"target": [1, 2]}, 400, "2 targets for 1 instances"),
     ("saliency", ONE, {"target": 10**30}, 400, "target"),
     ("saliency", ONE, {"target": 1.5}, 400, "neither integers nor a mask"),
-    ("saliency", ONE, {"target": [[1], [2, 3]]}, 400, "target[1]: a list of 2 given"),
-    ("saliency", ONE, {"target": {"a": 1}}, 400, "target: an object given"),
+    ("saliency", ONE, {"target": [[1], [2, 3]]}, 400, "target[1]: expected a list of 1 like the first"),
+    ("saliency", ONE, {"target": {"a": 1}}, 400, "target: expected a number; got an object"),
     ("saliency", ONE, {"target": "largest"}, 400, "unknown target 'largest'"),
     ("saliency", ONE, {"target": "all"}, 400, "needs a forward-only method"),
     ("saliency", ONE, {"target": 1, "baseline": 0}, 400, "has no baseline"),
@@ -171,11 +171,11 @@ BAD: list[tuple[str, Any, dict[str, Any], int, str]] = [
     ("ig", ONE, {"target": 1, "quadrature": "simpson"}, 400, "quadrature must be one of"),
     ("ig", ONE, {"target": 1, "tolerance": "x"}, 400, "tolerance"),
     ("ig", ONE, {"target": 1, "tolerance": 1e-30, "max_steps": 64}, 422, "Raise max_steps or tolerance"),
-    ("ig", ONE, {"target": 1, "baseline": "black"}, 400, "baseline: a string given"),
-    ("ig", ONE, {"target": 1, "baseline": [1, 2]}, 400, "baseline of shape (2,)"),
+    ("ig", ONE, {"target": 1, "baseline": "black"}, 400, "baseline: expected a number; got a string"),
+    ("ig", ONE, {"target": 1, "baseline": [1, 2]}, 400, "baseline of shape [2]"),
     ("ig", ONE, {"target": 1, "baseline": {"other": 1}}, 400, "the attributed inputs are ['input']"),
-    ("ig", ONE, {"target": 1, "baseline": {"references": ONE}}, 400, "not References"),
-    ("shap", ONE, {"target": 1, "baseline": {"references": 3}}, 400, "References of shape ()"),
+    ("ig", ONE, {"target": 1, "baseline": {"references": ONE}}, 400, 'not {"references": […]}'),
+    ("shap", ONE, {"target": 1, "baseline": {"references": 3}}, 400, '{"references": […]} of shape []'),
     ("shap", ONE, {"target": 1, "baseline": {"references": [ONE], "per_sample": "yes"}}, 400, "true or false"),
     ("shap", ONE, {"target": 1, "baseline": {"references": ONE, "more": 1}}, 400, "got ['more', 'references']"),
     ("smooth", ONE, {"target": 1, "seed": 1.5}, 400, "seed must be an integer"),
@@ -271,7 +271,7 @@ def test_integers_that_do_not_fit_are_refused(of_ids: Live, name: str, value: fl
 def test_integers_of_half_the_size_do_not_wrap(of_ids: Live) -> None:
     answer = of_ids.explain("int32", [[1, 2**32 + 1]], target=0)
     assert answer.status_code == 400
-    assert "holds 4294967297 at (0, 1); the model takes int32" in answer.json()["error"]
+    assert "holds 4294967297 at [0, 1]; the model takes int32" in answer.json()["error"]
     assert of_ids.explain("int32", [[1, 3]], target=0).json()["explanations"] == [[[1, 0], [1, 0]]]
 
 
