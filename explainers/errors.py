@@ -71,9 +71,14 @@ class UnknownNameError(ExplainersError, ValueError):
     """An unknown name: of a method, a layer, an input, an output, an engine."""
 
     @classmethod
-    def among(cls, kind: str, given: object, known: Iterable[str], advice: str = "") -> UnknownNameError:
-        """An error that lists the names most similar to ``given``, or all names if there are few."""
-        names = sorted(known)
+    def among(
+        cls, kind: str, given: object, known: Iterable[str], advice: str = "", *, where: str = ""
+    ) -> UnknownNameError:
+        """An error that lists the names most similar to ``given``, or all names if there are few.
+
+        ``where``: what ``given`` should be a name of, such as ``" of metric 'deletion'"``.
+        """
+        names = sorted(set(known))
         given_text = given[:MOST_SHOWN] if isinstance(given, str) else shown(given)
         near = difflib.get_close_matches(given_text, names, n=5, cutoff=0.4)
         if near and len(names) > 12:
@@ -83,7 +88,7 @@ class UnknownNameError(ExplainersError, ValueError):
             listed = f"Known: {', '.join(first)}{' …' if len(names) > len(first) else ''}."
             if near:
                 listed = f"Did you mean {near[0]!r}? {listed}"
-        return cls(f"unknown {kind} {shown(given)}. {listed}{' ' + advice if advice else ''}")
+        return cls(f"unknown {kind} {shown(given)}{where}. {listed}{' ' + advice if advice else ''}")
 
 
 class TraceError(ExplainersError, RuntimeError):

@@ -338,7 +338,7 @@ def _target_forms(shape: tuple[int, ...], count: int) -> str:
     index = "an int" if len(shape) == 1 else f"a tuple of {len(shape)} ints"
     return (
         f"The output has shape {shape} for each of {count} samples. Give {index} (the same for all), "
-        f"a list of {count} of them (one a sample), a mask of shape {shape} or {(count, *shape)}, or 'max'."
+        f"a list of {count} of them (one per sample), a mask of shape {shape} or {(count, *shape)}, or 'max'."
     )
 
 

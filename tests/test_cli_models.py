@@ -311,7 +311,7 @@ WRONG = [
     (("own.py:nets", *X, *METHOD), "Similar names: net,"),
     (("own.py:failing", *X, *METHOD), "fails when it is called to make the model: OSError: no weights here"),
     (("own.py", *X, *METHOD), "name the model or the Explainer in it, as own.py:name"),
-    (("own.explainer", *X), "no file 'own.explainer'. Give the file of an explainer"),
+    (("own.explainer", *X), "there is no file 'own.explainer'. Give the file of an explainer"),
     (("gone.py:net", *X, *METHOD), "no file 'gone.py'"),
     (("gone:net", *X, *METHOD), "no module 'gone'"),
     (("absent.py:net", *X, *METHOD), "ModuleNotFoundError: No module named 'a_package_that_is_not_there'"),
@@ -319,9 +319,9 @@ WRONG = [
     (("broken.py:net", *X, *METHOD), "broken.py, line 2"),
     (("syntax.py:net", *X, *METHOD), "SyntaxError"),
     (("ends.py:net", *X, *METHOD), "fails when it is imported: SystemExit"),
-    (("own.py:explain", *X, *METHOD), "--method: 'own.py:explain' is an Explainer already"),
-    (("own.py:explain", *X, "--wrt", "input", "--strict"), "--wrt, --strict: 'own.py:explain' is an Explainer"),
-    (("own.py:explain", *X, "--device", "cpu"), "--device: 'own.py:explain' is an Explainer already"),
+    (("own.py:explain", *X, *METHOD), "--method: 'own.py:explain' is already an Explainer"),
+    (("own.py:explain", *X, "--wrt", "input", "--strict"), "--wrt, --strict: 'own.py:explain' is already an Explainer"),
+    (("own.py:explain", *X, "--device", "cpu"), "--device: 'own.py:explain' is already an Explainer"),
     (("own.py:explain", *X, "--set", "window=3"), "unknown parameter 'window'"),
 ]  # fmt: skip
 
@@ -338,7 +338,7 @@ def test_a_file_takes_no_options_of_models(folder: Path) -> None:
     explain = Explainer.compile(torch.nn.Linear(4, 2), "gradient", inputs=torch.zeros(1, 4))
     explain.save(folder / "linear.explainer")
     text = refused(folder, "run", "linear.explainer", *X, "--method", "saliency", "--engine", "eager")
-    assert "--method, --engine: 'linear.explainer' is the file of an explainer already" in text
+    assert "--method, --engine: 'linear.explainer' is already the file of an explainer" in text
 
 
 # --- serve -----------------------------------------------------------------------------------
@@ -385,11 +385,11 @@ def test_serve_references_and_examples(folder: Path, model: Any, served: dict[st
     ("arguments", "expected"),
     [
         (FUNCTION, "say how to explain it, such as --method"),
-        ((*FUNCTION, *METHOD), "give --inputs float32[4], the sizes of one sample, or --inputs examples.npy"),
+        ((*FUNCTION, *METHOD), "give --inputs with the type and the sizes of one sample"),
         ((*FUNCTION, *FUNCTION, *METHOD, "--inputs", "float64[4]"), "two explainers are called 'net.predict'"),
-        (("own.py:explain", *METHOD), "--method: 'own.py:explain' is an Explainer already"),
+        (("own.py:explain", *METHOD), "--method: 'own.py:explain' is already an Explainer"),
         (("own.py:explain", "--baseline", "0"), "--baseline is for models"),
-        (("own.py:lazy",), "its module must give example arrays"),
+        (("own.py:lazy",), "pass examples to compile in its module"),
         (("a/b=own.py:explain",), "cannot be served as 'a/b'"),
         ((*FUNCTION, *METHOD, "--set", "permutation=3"), "unknown parameter 'permutation'"),
         (("own.py:explain", "--set", "permutations=3"), "unknown parameter 'permutations'"),

@@ -96,10 +96,10 @@ def test_no_message_calls_python(command: str) -> None:
         ("aot=True compiles ahead of time", "compile", "--aot compiles ahead of time"),
         ("not References; 'gradient_shap' averages over references", "compile",
          "not --references; 'gradient_shap' averages over references"),
-        ("The output has shape (3,) for each of 2 samples. Give an int (the same for all), a list of 2 of them (one a "
-         "sample), a mask of shape (3,) or (2, 3), or 'max'.", "run",
+        ("The output has shape (3,) for each of 2 samples. Give an int (the same for all), a list of 2 of them (one "
+         "per sample), a mask of shape (3,) or (2, 3), or 'max'.", "run",
          "The output has shape (3,) for each of 2 samples. Give --target 0 (the same for all), --target max, or "
-         "--target @file.npy with 2 of them (one a sample) or with weights of shape (3,) or (2, 3)."),
+         "--target @file.npy with 2 of them (one per sample) or with weights of shape (3,) or (2, 3)."),
         ("tolerance=0.1 allows 3", "run", "--set tolerance=0.1 allows 3"),
         ("no method 'Gradient' of that name; 'a.b=c' stays", "run", "no method 'Gradient' of that name; 'a.b=c' stays"),
         ("give parameters as name=value; got 'x'", "run", "give parameters as name=value; got 'x'"),

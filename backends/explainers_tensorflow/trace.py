@@ -255,7 +255,9 @@ def trace_error(error: Exception) -> TraceError:
         advice = "Write it with TensorFlow operations: a choice between values with tf.where."
     else:
         what = f"TensorFlow raised {name}"
-        advice = "Simplify this line."
+        advice = (
+            "Simplify this line." if where else "Check that the model itself runs on inputs of these shapes and types."
+        )
     skip = ("in user code", "Exception encountered", "File ", "Arguments received")
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith(skip)]
     detail = f"\n(TensorFlow: {lines[0][:300]})" if lines else ""

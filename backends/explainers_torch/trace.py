@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import operator
 import os
 import re
@@ -11,7 +12,8 @@ import sysconfig
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -374,7 +376,7 @@ def _export(module: torch.nn.Module, sig: Signature, device: torch.device, layer
     )
     watch = Watch(layers)
     try:
-        with own.recorded() as calls, hooks_restored(module), watch:
+        with own.recorded() as calls, hooks_restored(module), _unlogged(), watch:
             program = torch.export.export(module, tuple(args), kwargs, dynamic_shapes=shapes, strict=False)
             _stop_derivatives(program)
             return Export(program, watch, list(calls))
@@ -424,6 +426,17 @@ def _detach_outputs(block: torch.fx.GraphModule) -> None:
     block.recompile()
 
 
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """A context without torch's log of errors in fake tensors: it repeats, with a traceback, what is raised anyway."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    disabled, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = disabled
+
+
 def _trace_error(error: Exception, watch: Watch | None = None) -> TraceError:
     text = str(error)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -439,7 +452,9 @@ def _trace_error(error: Exception, watch: Watch | None = None) -> TraceError:
         what, advice, lines = _fixed_size(lines, watch)
     else:
         what = f"torch.export raised {kind}: {lines[0] if lines else ''}"
-        advice = "Simplify this line."
+        advice = (
+            "Simplify this line." if where else "Check that the model itself runs on inputs of these shapes and types."
+        )
     detail = f"\n(torch.export: {lines[0][:300]})" if lines else ""
     return TraceError(f"the model cannot be traced{f' at {where}' if where else ''}: {what}. {advice}{detail}")
 

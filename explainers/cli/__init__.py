@@ -11,7 +11,7 @@ def main() -> None:
         from . import compare, evaluate, info, methods, report  # noqa: F401 - add their commands
         from .commands import app
     except ImportError as error:
-        sys.exit(f"explainers: {error}. The command needs a few packages more: pip install 'explainers[cli]'")
+        sys.exit(f"explainers: {error}. The command needs more packages: pip install 'explainers[cli]'")
     app()
 
 

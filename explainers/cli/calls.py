@@ -16,28 +16,32 @@ from ..explainer.streaming import incomplete
 from ..spec import Numpy, References, TensorSpec
 from . import samples, sources
 from .loading import Compiling, Subject, examples, with_effort
+from .usage import UsageError
 
 File = Annotated[Path, typer.Argument(help="An explainer's file.", exists=True, dir_okay=False)]
 Explained = Annotated[
-    str, typer.Argument(help="An explainer's file; or, as module:name or file.py:name, an Explainer, or a model.")
+    str, typer.Argument(help="An explainer's file; or an Explainer or a model, as module:name or file.py:name.")
 ]
-Inputs = Annotated[list[Path], typer.Argument(help="Samples: npy, npz, zarr, parquet or csv; a file for each input.")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Where to write.")]
-Target = Annotated[str | None, typer.Option(help="3, 1,2, max, or @file.npy: one a sample, or a mask.")]
-Baseline = Annotated[str | None, typer.Option(help="A number, or @file.npy: one sample, or one for each.")]
-Seed = Annotated[int | None, typer.Option(help="For sampled methods.")]
+Inputs = Annotated[list[Path], typer.Argument(help="Samples: npy, npz, zarr, parquet or csv; one file for each input.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="The file to write.")]
+Target = Annotated[str | None, typer.Option(help="3, or 1,2, or max, or @file.npy with one per sample or a mask.")]
+Baseline = Annotated[
+    str | None, typer.Option(help="A number, or @file.npy with one sample, or with one for each sample.")
+]
+Seed = Annotated[int | None, typer.Option(help="The seed of methods that draw random numbers.")]
 Setting = Annotated[list[str] | None, typer.Option("--set", help="A parameter of the method: name=value.")]
 Columns = Annotated[
-    list[str] | None, typer.Option(help="Names of a table's columns in the model's order: a,b,c, or @file: one a line.")
+    list[str] | None,
+    typer.Option(help="Names of a table's columns in the model's order: a,b,c, or @file with one per line."),
 ]
 Where = Annotated[
     list[str] | None,
-    typer.Option(help="Only samples with NAME=VALUE, of a column of the inputs; or !=, <, <=, >, >=. All must hold."),
+    typer.Option(help="Only samples whose column NAME has this VALUE: NAME=VALUE, or !=, <, <=, >, >=. All must hold."),
 ]
-Device = Annotated[str | None, typer.Option(help="Where to run; by default where the explainer was made.")]
+Device = Annotated[str | None, typer.Option(help="The device to run on; by default the one it was made for.")]
 
 Trusted = Annotated[
-    list[Path] | None, typer.Option(help="An Ed25519 public key, a PEM file: take only files that it signed.")
+    list[Path] | None, typer.Option(help="A PEM file with an Ed25519 public key: load only files that it signed.")
 ]
 
 
@@ -70,13 +74,13 @@ def prepared(
 def baseline_of(explain: Explainer, baseline: str | None, references: str | None) -> Any:
     """The baseline or set of References that the options give; None for the explainer's own."""
     if baseline is not None and references is not None:
-        raise InputError("give --baseline or --references, not both")
+        raise UsageError("give --baseline or --references, not both")
     value = sources.baseline(references or baseline)
     if not any(spec.words for spec in explain.attributed):
         value = tables.aligned(value, explain.attributed)
     elif not references and any(tables.is_table(t) and t.shape[0] != 1 for t in _parts(value)):
         raise InputError(
-            "--baseline needs a table of one row where columns hold no numbers; give more rows, a background, with "
+            "--baseline must be a table of one row, because some columns hold no numbers; give several rows as "
             "--references"
         )
     return References(value) if references else value
@@ -110,7 +114,7 @@ def bind_inputs(explain: Explainer, arrays: dict[str, Any], choose: bool = False
         )
     lengths = [array.shape[0] for array in ordered_inputs]
     if len(set(lengths)) > 1:
-        raise InputError(f"the inputs have {lengths} samples; they need as many each")
+        raise InputError(f"the inputs have {lengths} samples; all inputs must have the same number")
     for place, spec in enumerate(inputs):
         table = ordered_inputs[place]
         if tables.is_table(table):
@@ -129,9 +133,9 @@ def _check_table(table: Any, spec: TensorSpec) -> None:
         return
     if names and spec.sample_shape == (len(names),):
         raise InputError(
-            f"{what} names its columns, and the explainer's file knows no names, so nothing tells which of them is "
-            f"which input of the model. Say the model's order: --columns {','.join(names)} if it is the table's, here "
-            "or, for good, in explainers compile."
+            f"{what} has named columns, but the explainer's file does not know the model's order of columns. Give it: "
+            f"--columns {','.join(names)} if it is the order of the table. To store it in the file, give --columns to "
+            "explainers compile."
         )
 
 
@@ -140,7 +144,7 @@ def with_columns(explain: Explainer, column_options: list[str] | None) -> Explai
     for text in column_options or ():
         name, sign, names_text = text.rpartition("=")
         if not sign and len(explain.signature.inputs) > 1:
-            raise InputError(f"--columns {text!r}: the model has several inputs; give --columns input=a,b,c")
+            raise UsageError(f"--columns {text!r}: the model has several inputs; give --columns input=a,b,c")
         explain = explain.with_columns(sources.names(names_text), name or None)
     return explain
 

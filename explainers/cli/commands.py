@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -43,8 +44,9 @@ from .calls import (
     prepared,
     with_columns,
 )
-from .loading import Compiling, Subject, default_baseline, probe, served
+from .loading import Compiling, Subject, default_baseline, probe, served, unknown_inputs
 from .options import MethodName, ModelOptions, ReferenceSet, Spec, TableKind, with_model_options
+from .usage import UsageError, status_of
 
 app = typer.Typer(name="explainers", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console()
@@ -58,9 +60,11 @@ def _version(requested: bool) -> None:
 
 @app.callback()
 def common(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
-    """Compile an explanation of a trained network once, keep it in a file, run it and serve it."""
+    """Compile an explanation of a trained model once, save it to a file, run it and serve it."""
 
 
 messages = Console(stderr=True)
@@ -70,7 +74,10 @@ SAVE_INTERVAL = 0.1  # seconds between two saved states, from which an interrupt
 
 @contextmanager
 def command_errors(command: str, status: int = 1) -> Iterator[None]:
-    """Print the library's errors and warnings in the command's terms; exit with ``status`` after an error."""
+    """Print the library's errors and warnings in the command's terms; exit with ``status`` after an error.
+
+    Wrong usage always ends with status 2.
+    """
     option_names = words.options(command)
     with warnings.catch_warnings():
         warnings.showwarning = partial(_show_warning, option_names, warnings.showwarning)
@@ -80,7 +87,7 @@ def command_errors(command: str, status: int = 1) -> Iterator[None]:
             where = "".join(f" {note}" for note in getattr(error, "__notes__", ()))
             text = words.for_command(str(error), option_names)
             messages.print(f"error{where}: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
-            raise typer.Exit(status) from error
+            raise typer.Exit(status_of(error, status)) from error
         except KeyboardInterrupt as error:
             messages.print("interrupted", style="red")
             raise typer.Exit(INTERRUPTED) from error
@@ -97,10 +104,22 @@ def _show_warning(
         show_other(message, category, *location, **options)
 
 
-def destination(path: Path) -> None:
-    """Check that a file can be written to ``path``, before anything is computed."""
-    if not writing.is_stream(path):
+def destination(path: Path, option: str = "--output") -> None:
+    """Check that a file can be written to ``path``, the value of ``option``, before anything is computed.
+
+    Raises
+    ------
+    InputError: there is a folder, the folder for it is missing, or no file can be made there.
+    """
+    if writing.is_stream(path):
+        return
+    try:
         writing.check(path)
+        with tempfile.TemporaryFile(dir=writing.place(path).parent):
+            pass
+    except OSError as error:
+        reason = str(error) if error.strerror is None else f"its folder takes no new files ({error.strerror})"
+        raise InputError(f"{option} {str(path)!r} cannot be written: {reason}") from error
 
 
 def say(text: str, output: Path) -> None:
@@ -121,13 +140,17 @@ def compile(
     method: Annotated[str, typer.Argument(help="deeplift, integrated_gradients, shapley_sampling …")],
     output: Output,
     inputs: Spec = None,
-    baseline: Annotated[str | None, typer.Option(help="A number, or @file.npy: one sample.")] = None,
+    baseline: Annotated[str | None, typer.Option(help="A number, or @file.npy with one sample.")] = None,
     references: ReferenceSet = None,
     device: Device = None,
-    aot: Annotated[bool, typer.Option("--aot", help="Ahead of time: engine inductor compiles nothing later.")] = False,
+    aot: Annotated[
+        bool, typer.Option("--aot", help="Compile ahead of time, for engine inductor: nothing is compiled later.")
+    ] = False,
     columns: Columns = None,
     setting: Setting = None,
-    sign: Annotated[Path | None, typer.Option(help="An Ed25519 private key, a PEM file, that signs the file.")] = None,
+    sign: Annotated[
+        Path | None, typer.Option(help="A PEM file with the Ed25519 private key to sign the file with.")
+    ] = None,
     *,
     options: ModelOptions,
 ) -> None:
@@ -139,6 +162,8 @@ def compile(
         default = default_baseline(baseline, references)
         savable = sources.savable_model(model, method, options.backend)
         explain = options.compile(savable, value, sources.specs(inputs or []), device, **default)
+        if not explain.traced:
+            raise UsageError(unknown_inputs(model))
         explain = with_columns(explain, columns)
         explain.save(output, aot=aot, sign=key)
         say(f"{output}: {explain}", output)
@@ -155,24 +180,26 @@ def run(
     baseline: Baseline = None,
     references: ReferenceSet = None,
     seed: Seed = None,
-    block: Annotated[int | None, typer.Option(help="Samples that are read and written at a time.")] = None,
+    block: Annotated[int | None, typer.Option(help="How many samples are read and written at a time.")] = None,
     columns: Columns = None,
     where: Where = None,
     device: Device = None,
     setting: Setting = None,
     restart: Annotated[bool, typer.Option("--restart", help="Discard the results of an interrupted run.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
-    allow_nonfinite: Annotated[bool, typer.Option("--allow-nonfinite", help="Let NaN and infinity through.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
+    allow_nonfinite: Annotated[bool, typer.Option("--allow-nonfinite", help="Accept NaN and infinity.")] = False,
     table_kind: TableKind = None,
     trusted: Trusted = None,
     *,
     options: ModelOptions,
 ) -> None:
-    """Explain all samples of a file. If a run is interrupted, the same command continues it."""
+    """Explain all samples of a file. If a run is interrupted, the same command resumes it."""
     signal.signal(signal.SIGTERM, _interrupt)
     with command_errors("run"):
         if block is not None and block < 1:
-            raise InputError(f"--block must be ≥ 1; got {block}")
+            raise UsageError(f"--block must be a number of samples ≥ 1; got {block}")
+        if not (output.parent / output.name).is_dir() and output.parent.is_dir():
+            destination(output)
         store.check(output, overwrite, [path for path in inputs if path.exists()], "--output")
         subject = Subject.of(explainer)
         compiling = Compiling(method, setting or (), options, device, table_kind, trusted)
@@ -228,7 +255,7 @@ def _run(stream: Stream, inputs: list[Any], output_file: store.Store) -> None:
         except KeyboardInterrupt:
             if output_file.arrays:
                 output_file.keep()
-                messages.print(f"{output_file.done} of {total} samples are done; the same command goes on from there")
+                messages.print(f"{output_file.done} of {total} samples are done; the same command resumes from there")
             raise
     output_file.finish(_columns(explain, inputs))
 
@@ -254,8 +281,8 @@ def _forms(explain: Explainer, inputs: list[Any], total: int) -> Iterator[store.
 @app.command(name="bench-call", epilog="Example: explainers bench-call digits.explainer --batch-size 1 --batch-size 32")
 def bench_call(
     file: File,
-    batch_size: Annotated[list[int] | None, typer.Option(help="Samples in a call.")] = None,
-    seconds: Annotated[float, typer.Option(help="For each size.")] = 2.0,
+    batch_size: Annotated[list[int] | None, typer.Option(help="How many samples a call has.", min=1)] = None,
+    seconds: Annotated[float, typer.Option(help="How long to measure each size.", min=0)] = 2.0,
     device: Device = None,
     setting: Setting = None,
     trusted: Trusted = None,
@@ -297,19 +324,21 @@ def _times(explain: Explainer, size: int, seconds: float) -> tuple[list[float], 
 def serve(
     explainer: Annotated[
         list[str],
-        typer.Argument(help="As for run; name=… serves it under another name than that of the file or the object."),
+        typer.Argument(help="As for run; name=… serves it under that name instead of the name of the file or object."),
     ],
     method: MethodName = None,
     inputs: Spec = None,
-    baseline: Annotated[str | None, typer.Option(help="The models' default: a number, or @file.npy.")] = None,
+    baseline: Annotated[str | None, typer.Option(help="The models' default baseline: a number, or @file.npy.")] = None,
     references: ReferenceSet = None,
-    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port.")] = 8080,
-    keys: Annotated[Path | None, typer.Option(help="Bearer tokens, one a line.", exists=True)] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Serve other machines without keys.")] = False,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port.", min=0, max=65535)] = 8080,
+    keys: Annotated[Path | None, typer.Option(help="A file of bearer tokens, one per line.", exists=True)] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Let other machines send requests without a key.")
+    ] = False,
     device: Device = None,
     setting: Annotated[
-        list[str] | None, typer.Option("--set", help="A limit of the server, or a parameter of --method: name=value.")
+        list[str] | None, typer.Option("--set", help="A limit of the server, or a parameter of the method: name=value.")
     ] = None,
     table_kind: TableKind = None,
     trusted: Trusted = None,
@@ -321,7 +350,7 @@ def serve(
         try:
             from .. import serve as serving
         except ImportError as error:
-            raise InputError(f"{error}. Serving needs a few packages more: pip install 'explainers[serve]'") from error
+            raise InputError(f"{error}. The server needs more packages: pip install 'explainers[serve]'") from error
         limits, setting_of_method = sources.divided(setting or [], sources.kinds(serving.Settings), method)
         compiling = Compiling(method, setting_of_method, options, device, table_kind, trusted)
         default = default_baseline(baseline, references)

@@ -16,15 +16,16 @@ from ..backend import named
 from ..compare import Candidate
 from ..compare import compare as compare_candidates
 from ..compare.candidates import PEERS, Question
-from ..errors import InputError, UnknownNameError
+from ..errors import UnknownNameError
 from ..file import writing
 from ..methods import Method
 from ..spec import References
 from . import files, sources
 from .calls import Baseline, Setting, Target
 from .commands import app, command_errors, console, destination
+from .usage import USAGE, UsageError
 
-DIFFERS, USAGE = 1, 2
+DIFFERS = 1
 
 
 @app.command(
@@ -34,30 +35,33 @@ DIFFERS, USAGE = 1, 2
 def compare(
     model: Annotated[str, typer.Argument(help="module:name, file.py:name, a .keras or .pt2 file, or a SavedModel.")],
     methods: Annotated[str, typer.Option(help="deeplift,integrated_gradients; also captum:DeepLift.")],
-    inputs: Annotated[list[Path], typer.Option(help="Samples: npy, npz, zarr, parquet or csv; a file for each input.")],
-    backends: Annotated[str | None, typer.Option(help="torch,tensorflow; by default the model's.")] = None,
-    engines: Annotated[str, typer.Option(help="torchscript,eager …; those that a backend has.")] = "auto",
+    inputs: Annotated[
+        list[Path], typer.Option(help="Samples: npy, npz, zarr, parquet or csv; one file for each input.")
+    ],
+    backends: Annotated[str | None, typer.Option(help="torch,tensorflow; by default that of the model.")] = None,
+    engines: Annotated[str, typer.Option(help="torchscript,eager …; each backend uses those that it has.")] = "auto",
     target: Target = None,
     baseline: Baseline = None,
     references: Annotated[str | None, typer.Option(help="@file.npy: a set of baselines, (B, …).")] = None,
-    seed: Annotated[int, typer.Option(help="For sampled methods.")] = 0,
-    tolerance: Annotated[float, typer.Option(help="Largest relative difference of those that agree.")] = 1e-4,
-    seconds: Annotated[float, typer.Option(help="How long to measure each latency; 0 for not at all.")] = 0.2,
-    timeout: Annotated[float, typer.Option(help="Seconds that candidates in another process may take.")] = 600.0,
-    locate: Annotated[bool, typer.Option("--locate", help="Name the layer where the worst pair parts.")] = False,
-    html: Annotated[Path | None, typer.Option(help="Write a page there.")] = None,
+    seed: Annotated[int, typer.Option(help="The seed of methods that draw random numbers.")] = 0,
+    tolerance: Annotated[float, typer.Option(help="The largest relative difference that counts as agreement.")] = 1e-4,
+    seconds: Annotated[float, typer.Option(help="How long to measure each latency; 0 skips it.")] = 0.2,
+    timeout: Annotated[float, typer.Option(help="How many seconds a candidate in another process may take.")] = 600.0,
+    locate: Annotated[bool, typer.Option("--locate", help="Name the layer where the worst pair diverges.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page to this file.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write both tables to this file.")] = None,
     setting: Setting = None,
 ) -> None:
     """Compare backends, engines and methods.
 
-    Exit status: 1 where two candidates of the same method differ by more than --tolerance, 2 for errors.
+    Exit status: 1 if two candidates of the same method differ by more than --tolerance, 2 for errors.
     """
     with command_errors("compare", USAGE):
         if baseline is not None and references is not None:
-            raise InputError("give --baseline or --references, not both")
-        for given in filter(None, (html, json)):
-            destination(given)
+            raise UsageError("give --baseline or --references, not both")
+        for option, given in (("--html", html), ("--json", json)):
+            if given is not None:
+                destination(given, option)
         baseline_value = sources.baseline(references or baseline)
         baseline_value = References(baseline_value) if references else baseline_value
         arrays = _inputs(files.read_whole(inputs))
@@ -95,7 +99,7 @@ def _candidates(
 ) -> list[Candidate]:
     """One candidate for each combination of method, backend and engine that the backend has."""
     if not methods:
-        raise InputError("--methods names no method")
+        raise UsageError("--methods is empty: name at least one method, such as deeplift")
     sources.check_model_name(model)
     values: dict[str, str | Method] = {name: name if _peer(name) else sources.method(name, []) for name in methods}
     for setting in settings:
@@ -111,7 +115,9 @@ def _candidates(
         elif engine == "auto" or backend is None or engine in named(backend).engines:
             candidate_by_key[name, backend, engine] = Candidate(model, values[name], backend, engine)
     if not candidate_by_key:
-        raise InputError(f"none of the backends {backends} has one of the engines {engines}")
+        raise UsageError(
+            f"--engines {','.join(engines)}: none of the backends {', '.join(backends)} has one of these engines"
+        )
     return list(candidate_by_key.values())
 
 

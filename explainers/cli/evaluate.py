@@ -10,11 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from .. import metrics
-from ..errors import InputError, UnknownNameError
+from ..errors import UnknownNameError
 from ..file import writing
 from . import files, sources
 from .calls import Baseline, Device, Target, Trusted, baseline_of, bind_inputs, load_explainer
 from .commands import app, command_errors, console, destination
+from .usage import UsageError, parsing
 
 
 @app.command(
@@ -23,30 +24,35 @@ from .commands import app, command_errors, console, destination
 )
 def evaluate(
     explainers: Annotated[list[Path], typer.Argument(help="Explainers' files, of one model.", exists=True)],
-    inputs: Annotated[list[Path], typer.Option(help="Samples: npy, npz, zarr, parquet or csv; a file for each input.")],
+    inputs: Annotated[
+        list[Path], typer.Option(help="Samples: npy, npz, zarr, parquet or csv; one file for each input.")
+    ],
     metric: Annotated[
         list[str], typer.Option(help="deletion, sensitivity_n …; deletion:steps=20,order=least sets parameters.")
     ],
     target: Target = None,
     baseline: Baseline = None,
-    references: Annotated[str | None, typer.Option(help="@file.npy: a set of baselines, (B, …).")] = None,
-    groups: Annotated[str | None, typer.Option(help="@file.npy: feature numbers, for all samples or for each.")] = None,
-    masks: Annotated[str | None, typer.Option(help="@file.npy: the elements that matter, (N, …).")] = None,
-    seed: Annotated[int, typer.Option(help="Of all random draws.")] = 0,
-    batch_size: Annotated[int | None, typer.Option(help="Rows in a package.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a page there.")] = None,
+    references: Annotated[str | None, typer.Option(help="@file.npy with a set of baselines, (B, …).")] = None,
+    groups: Annotated[
+        str | None, typer.Option(help="@file.npy with feature numbers, for all samples or for each.")
+    ] = None,
+    masks: Annotated[str | None, typer.Option(help="@file.npy with masks of the elements that matter, (N, …).")] = None,
+    seed: Annotated[int, typer.Option(help="The seed of all random draws.")] = 0,
+    batch_size: Annotated[int | None, typer.Option(help="How many rows a package has.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page to this file.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write scores, tables and tests to this file.")] = None,
     device: Device = None,
     trusted: Trusted = None,
 ) -> None:
     """Score explainers by metrics, with intervals, controls and tests."""
     with command_errors("evaluate"):
-        for path in filter(None, (html, json)):
-            destination(path)
+        for option, given in (("--html", html), ("--json", json)):
+            if given is not None:
+                destination(given, option)
         values = [_metric(text) for text in metric]
         found = {path.stem: load_explainer(path, device, None, trusted) for path in explainers}
         if len(found) < len(explainers):
-            raise InputError("two explainers' files have the same name")
+            raise UsageError("two explainers' files have the same name: rename one of them")
         first = next(iter(found.values()))
         result = metrics.evaluate(
             found, tuple(bind_inputs(first, files.read_whole(inputs))), metrics=values, target=sources.target(target),
@@ -68,14 +74,15 @@ def _metric(text: str) -> metrics.Metric:
     parts = [part for part in re.split(r",(?=\w+=)", settings) if part]
     for part in parts:
         if part.partition("=")[0] not in kinds:
-            raise UnknownNameError.among(f"parameter of {name!r}", part.partition("=")[0], list(kinds))
-    return dataclasses.replace(value, **sources.parameters(parts, kinds))
+            raise UnknownNameError.among("parameter", part.partition("=")[0], list(kinds), where=f" of metric {name!r}")
+    with parsing():
+        return dataclasses.replace(value, **sources.parameters(parts, kinds))
 
 
 def _array(text: str | None, option: str) -> Any:
     if text is None:
         return None
     if not text.startswith("@"):
-        raise InputError(f"{option} must be @file.npy; got {text!r}")
+        raise UsageError(f"{option} must be @file.npy; got {text!r}")
     array = sources.baseline(text)
     return tuple(array.values()) if isinstance(array, dict) else array

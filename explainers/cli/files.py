@@ -16,6 +16,7 @@ from .. import store, tables
 from ..errors import InputError
 from ..spec import Numpy
 from ..table_libraries import ParquetTable
+from .usage import UsageError
 
 
 def read(paths: Sequence[Path]) -> dict[str, Any]:
@@ -27,7 +28,7 @@ def read(paths: Sequence[Path]) -> dict[str, Any]:
     array_by_name: dict[str, Any] = {}
     for place, path in enumerate(paths):
         if not path.exists():
-            raise InputError(f"no file {str(path)!r}")
+            raise UsageError(f"there is no file {str(path)!r}")
         for name, array in _open(path).items():
             array_by_name[name or ("" if len(paths) == 1 else str(place))] = array
     return array_by_name
@@ -83,7 +84,9 @@ def read_value(path: Path) -> Any:
     """The only array or table of a file."""
     arrays = read_whole([path])
     if len(arrays) != 1:
-        raise InputError(f"{str(path)!r} has {len(arrays)} arrays, {', '.join(arrays)}; one is needed")
+        raise InputError(
+            f"{str(path)!r} holds {len(arrays)} arrays ({', '.join(arrays)}); give a file with a single one"
+        )
     (value,) = arrays.values()
     return value
 

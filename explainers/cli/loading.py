@@ -23,6 +23,7 @@ from ..file.encoding import Arrays, encode
 from ..spec import Numpy, References
 from . import sources
 from .options import ModelOptions
+from .usage import UsageError
 
 PROBED = 8  # samples for which an interrupted run keeps the model's outputs
 
@@ -58,14 +59,14 @@ class Subject:
         """
         path = Path(text)
         if path.suffix == ".py" and path.is_file():
-            raise InputError(f"{text!r} is Python source: name the model or the Explainer in it, as {text}:name")
+            raise UsageError(f"{text!r} is Python source: name the model or the Explainer in it, as {text}:name")
         if path.is_file() and not (path.suffix in (".keras", ".pt2") and not _is_explainer(path)):
             return cls(text, "file", path)
         if not path.exists() and ":" not in text:
-            raise InputError(
-                f"no file {text!r}. Give the file of an explainer; or, as package.module:name or file.py:name, an "
-                "Explainer or a model with --method; or a .keras or .pt2 file or the folder of a SavedModel with "
-                "--method"
+            raise UsageError(
+                f"there is no file {text!r}. Give the file of an explainer; or an Explainer, as package.module:name or "
+                "file.py:name; or, with --method, a model in the same form, a .keras or .pt2 file, or the folder of a "
+                "SavedModel"
             )
         value = model_names.model(text)
         return cls(text, "explainer" if isinstance(value, Explainer) else "model", value)
@@ -86,7 +87,7 @@ class Subject:
         """
         trusted = list(compiling.trusted or ()) or None
         if trusted is not None and self.kind != "file":
-            raise InputError(f"--trusted: {self.text!r} is no file of an explainer, so that no key can have signed it")
+            raise UsageError(f"--trusted: {self.text!r} is not the file of an explainer, so no key can have signed it")
         if self.kind == "model":
             return self._compiled(compiling, inputs(), **more)
         self.check(compiling)
@@ -108,22 +109,23 @@ class Subject:
             wrong.append("device")
         if wrong:
             options = ", ".join(f"--{name.replace('_', '-')}" for name in wrong)
-            where = "to explainers compile" if self.kind == "file" else "where its module compiles it"
-            raise InputError(
-                f"{options}: {self.text!r} is {what} already, and these options are for models. Leave "
-                f"{'it' if len(wrong) == 1 else 'them'} out, or say so {where}."
+            one = len(wrong) == 1
+            where = "when you run explainers compile" if self.kind == "file" else "where the module compiles it"
+            raise UsageError(
+                f"{options}: {self.text!r} is already {what}, and {'this option is' if one else 'these options are'} "
+                f"for models. Leave {'it' if one else 'them'} out, or set {'it' if one else 'them'} {where}."
             )
 
     def _compiled(self, compiling: Compiling, inputs: Any, **more: Any) -> Explainer:
         if compiling.method is None:
             kind = "a model" if isinstance(self.value, str) else f"a model ({type(self.value).__name__})"
-            raise InputError(
+            raise UsageError(
                 f"{self.text!r} is {kind}: say how to explain it, such as --method "
                 "kernel_shap for any function, or --method deeplift for a network"
             )
         functions = sources.functions(self.value)
         if functions and not callable(self.value):
-            raise InputError(
+            raise UsageError(
                 f"{self.text!r} is a {type(self.value).__name__}, which is not a function of arrays: name one of its "
                 f"functions, such as {self.text}.{functions[0]}"
             )
@@ -135,14 +137,11 @@ class Subject:
             if compiling.tables is not None or not any(map(tables.is_table, _parts(inputs))):
                 raise
             raise TraceError(
-                f"{error} The parquet file reached it as an Arrow table: --tables pandas or --tables polars gives it "
-                "another kind."
+                f"{error} The model was given the parquet file as an Arrow table; --tables pandas or polars gives "
+                "it a data frame instead."
             ) from error
         if not explain.traced:
-            raise InputError(
-                f"the model {self.text!r} does not say what inputs it takes: give --inputs float32[4], the sizes of "
-                "one sample, or --inputs examples.npy"
-            )
+            raise UsageError(unknown_inputs(self.text))
         return explain
 
     # --- telling one run from another ------------------------------------------------------------
@@ -174,6 +173,14 @@ class Subject:
         }
 
 
+def unknown_inputs(text: str) -> str:
+    """The message about a model that does not declare its inputs."""
+    return (
+        f"the model {text!r} does not declare its inputs: give --inputs with the type and the sizes of one sample, "
+        "such as float32[4], or with a file of examples, such as examples.npy"
+    )
+
+
 def with_effort(explain: Explainer, setting: Sequence[str]) -> Explainer:
     """The explainer with the parameters of ``--set``, of which only those of effort may change."""
     if not setting:
@@ -200,12 +207,14 @@ def served(
         subject = Subject.of(rest if named else text)
         name = name if named else subject.name
         if name in subjects:
-            raise InputError(f"two explainers are called {name!r}: give one another name, as other={subject.text}")
+            raise UsageError(
+                f"two explainers are called {name!r}: give one of them another name, as other={subject.text}"
+            )
         subjects[name] = subject
     kinds = {subject.kind for subject in subjects.values()}
     options = {"--inputs": inputs and kinds == {"file"}, "--baseline": default and "model" not in kinds}
     for option in (option for option, wrong in options.items() if wrong):
-        raise InputError(f"{option} is for models, and here are only explainers, which have their own: leave it out")
+        raise UsageError(f"{option} is for models, and you gave only explainers, which have their own: leave it out")
     if "model" in kinds:
         compiling_of = {
             "file": Compiling(device=compiling.device, trusted=compiling.trusted),
@@ -226,7 +235,7 @@ def served(
 def default_baseline(baseline: str | None, references: str | None) -> dict[str, Any]:
     """The argument ``baseline`` of ``compile`` that the options give; empty without them."""
     if baseline is not None and references is not None:
-        raise InputError("give --baseline or --references, not both")
+        raise UsageError("give --baseline or --references, not both")
     value = sources.baseline(references or baseline)
     return {} if value is None else {"baseline": References(value) if references else value}
 
@@ -256,7 +265,9 @@ def examples(arrays: dict[str, Any]) -> Any:
     """
     for name, array in arrays.items():
         if not len(array.shape):
-            raise InputError(f"the array {name or 'of the file'!r} is a single number; its first axis must be samples")
+            raise InputError(
+                f"the array {name or 'of the file'!r} is a single number; its first axis must be that of the samples"
+            )
         if not array.shape[0]:
             raise InputError("there are no samples")
     samples = {name: head(array, 1) for name, array in arrays.items()}
@@ -271,8 +282,8 @@ def _trace(text: str, explain: Explainer, inputs: Any) -> None:
     """Trace an explainer by a first call with the examples ``inputs``."""
     if not all(hasattr(part, "__len__") for part in _parts(inputs)):  # specs, or nothing
         raise InputError(
-            f"the Explainer {text!r} does not know its inputs yet, as it was compiled without them and not called: its "
-            "module must give example arrays when it compiles it"
+            f"the Explainer {text!r} does not know its inputs, because it was compiled without examples and not called "
+            "since: pass examples to compile in its module"
         )
     explain.predict(inputs, allow_nonfinite=True)
 

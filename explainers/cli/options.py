@@ -15,13 +15,13 @@ from ..explainer.api import Explainer
 from ..methods import Method
 
 Spec = Annotated[
-    list[str] | None, typer.Option(help="An input: float32[1,28,28] (sizes of one sample) or a file of examples.")
+    list[str] | None, typer.Option(help="An input: float32[1,28,28] (the sizes of one sample), or a file of examples.")
 ]
-ReferenceSet = Annotated[str | None, typer.Option(help="@file.npy: a set of baselines, (B, …).")]
-MethodName = Annotated[str | None, typer.Option(help="How to explain a model: kernel_shap, occlusion, deeplift …")]
+ReferenceSet = Annotated[str | None, typer.Option(help="@file.npy with a set of baselines, (B, …).")]
+MethodName = Annotated[str | None, typer.Option(help="The method for a model: kernel_shap, occlusion, deeplift …")]
 TableKind = Annotated[
     str | None,
-    typer.Option("--tables", help="What a function gets for parquet files: arrow, pandas or polars."),
+    typer.Option("--tables", help="What a function gets for a parquet file: arrow, pandas or polars."),
 ]
 
 
@@ -29,16 +29,16 @@ TableKind = Annotated[
 class ModelOptions:
     """How a model is compiled. The annotations are the options of the commands."""
 
-    wrt: Annotated[list[str] | None, typer.Option(help="What is attributed: inputs, or layers.")] = None
-    model_output: Annotated[str | None, typer.Option(help="Which of several outputs is explained.")] = None
+    wrt: Annotated[list[str] | None, typer.Option(help="What to attribute to: inputs, or layers.")] = None
+    model_output: Annotated[str | None, typer.Option(help="Which of several outputs to explain, or a layer.")] = None
     backend: Annotated[
-        str | None, typer.Option(help="torch, tensorflow, or numpy for any function; by default from the model.")
+        str | None, typer.Option(help="torch, tensorflow, or numpy for any function; by default chosen by the model.")
     ] = None
     engine: Annotated[str, typer.Option(help="torchscript, inductor, eager, graph, xla …")] = "auto"
     dtype: Annotated[str | None, typer.Option(help="float32, float64 or bfloat16.")] = None
-    batch_size: Annotated[int | None, typer.Option(help="Rows in a package.")] = None
+    batch_size: Annotated[int | None, typer.Option(help="How many rows a package has.")] = None
     per_token: Annotated[bool, typer.Option("--per-token", help="Sum attributions over their last axis.")] = False
-    strict: Annotated[bool, typer.Option("--strict", help="Fail where attributions do not add up.")] = False
+    strict: Annotated[bool, typer.Option("--strict", help="Fail if attributions do not add up.")] = False
     interacting: Annotated[
         bool, typer.Option("--interacting", help="The samples of a batch interact: run each call as one batch.")
     ] = False

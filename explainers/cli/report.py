@@ -30,6 +30,7 @@ from .calls import (
 from .commands import app, command_errors, destination, say, warn
 from .loading import Compiling, Subject
 from .options import MethodName, ModelOptions, ReferenceSet, TableKind, with_model_options
+from .usage import UsageError
 
 
 @app.command(epilog="Example: explainers report digits.explainer inputs.npy --target max -o report.html")
@@ -43,11 +44,17 @@ def report(
     baseline: Baseline = None,
     references: ReferenceSet = None,
     seed: Seed = None,
-    samples: Annotated[str, typer.Option(help="How many from the first on; or which: 0,5,7, or 5, for one.")] = "20",
+    samples: Annotated[
+        str, typer.Option(help="How many, from the first one on; or which: 0,5,7, or 5, for a single one.")
+    ] = "20",
     kind: Annotated[str, typer.Option(help=f"auto, {', '.join(plots.KINDS)}.")] = "auto",
-    names: Annotated[str | None, typer.Option(help="Features, letters or words: a,b,c, or @file: one a line.")] = None,
-    classes: Annotated[str | None, typer.Option(help="The outputs' names: a,b,c, or @file: one a line.")] = None,
-    channels: Annotated[str | None, typer.Option(help="first or last.")] = None,
+    names: Annotated[
+        str | None, typer.Option(help="Names of features, letters or words: a,b,c, or @file with one per line.")
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Names of the outputs: a,b,c, or @file with one per line.")
+    ] = None,
+    channels: Annotated[str | None, typer.Option(help="Where the axis of channels is: first or last.")] = None,
     columns: Columns = None,
     device: Device = None,
     setting: Setting = None,
@@ -87,7 +94,7 @@ def _positions(text: str, total: int) -> list[int]:
     try:
         parts = [int(part) for part in text.split(",") if part.strip()]
     except ValueError as error:
-        raise InputError(f"--samples takes a number, or positions such as 0,5,7; got {text!r}") from error
+        raise UsageError(f"--samples takes a number, or positions such as 0,5,7; got {text!r}") from error
     if not total:
         raise InputError("there are no samples")
     return plots.View(samples=parts if "," in text else parts[0] if parts else 0).positions(total)

@@ -1,4 +1,4 @@
-"""Which samples of a file: those that fulfil conditions such as ``split=test`` and ``age>=50``."""
+"""Which samples of a file: those that meet conditions such as ``split=test`` and ``age>=50``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from .. import tables
 from ..errors import InputError
 from ..spec import Numpy, TensorSpec, is_mask
 from ..table_libraries import ParquetTable, runs
+from .usage import UsageError
 
 SIGNS: Mapping[str, Callable[[Any, Any], Any]] = {
     "!=": operator.ne, "<=": operator.le, ">=": operator.ge, "=": operator.eq, "<": operator.lt, ">": operator.gt,
@@ -35,13 +36,17 @@ class Condition(NamedTuple):
         """
         found = re.fullmatch(r"(.+?)\s*(!=|<=|>=|=|<|>)\s*(.*)", text, re.DOTALL)
         if found is None:
-            raise InputError(f"--where {text!r}: give NAME=VALUE, or another of {', '.join(SIGNS)} for the =")
+            raise UsageError(
+                f"--where {text!r} is not a condition: give NAME=VALUE, or {', '.join(SIGNS)} in place of ="
+            )
         return cls(*found.groups())
 
     def holds(self, column: Numpy) -> Numpy:
-        """Where it holds, (N,) of booleans. Missing values fulfil no condition."""
+        """Where it holds, (N,) of booleans. Missing values meet no condition."""
         if column.ndim != 1:
-            raise InputError(f"--where {self}: {self.name!r} has the shape {column.shape}, not one value a sample")
+            raise InputError(
+                f"--where {self}: {self.name!r} has the shape {column.shape}; it must have one value per sample"
+            )
         compare, missing = SIGNS[self.sign], _missing(column)
         if column.dtype.kind in "biuf":
             found = compare(column, self._number())
@@ -49,7 +54,7 @@ class Condition(NamedTuple):
             found = np.zeros(len(column), bool)
             found[~missing] = [compare(value, self.value) for value in column[~missing]]
         else:
-            raise InputError(f"--where {self}: {self.name!r} holds neither numbers nor text, but {column.dtype}")
+            raise InputError(f"--where {self}: {self.name!r} holds {column.dtype}, not numbers or text")
         return np.asarray(found & ~missing)
 
     def _number(self) -> Any:
@@ -58,7 +63,7 @@ class Condition(NamedTuple):
         except ValueError:
             value = None
         if not isinstance(value, (bool, int, float)):
-            raise InputError(f"--where {self}: {self.name!r} holds numbers, and {self.value!r} is none")
+            raise InputError(f"--where {self}: {self.name!r} holds numbers, and {self.value!r} is not a number")
         return value
 
     def __str__(self) -> str:
@@ -99,11 +104,11 @@ class Chosen(NamedTuple):
 
 
 def choose(arrays: Mapping[str, Any], texts: Sequence[str]) -> Chosen:
-    """The samples of a file's arrays and tables that fulfil all conditions. Only the columns in question are read.
+    """The samples of a file's arrays and tables that meet all conditions. Only the columns in question are read.
 
     Raises
     ------
-    InputError: no such column, of another kind, or no sample fulfils them.
+    InputError: no such column, of another kind, or no sample meets them.
     """
     parsed = [Condition.parse(text) for text in texts]
     columns = [_column(arrays, condition) for condition in parsed]
@@ -114,7 +119,7 @@ def choose(arrays: Mapping[str, Any], texts: Sequence[str]) -> Chosen:
     holds = [condition.holds(column) for condition, column in zip(parsed, columns, strict=True)]
     rows = np.flatnonzero(np.logical_and.reduce(holds))
     if not len(rows):
-        raise InputError(f"no sample has {' and '.join(map(str, parsed))}; there are {totals.pop():,} samples")
+        raise InputError(f"none of the {totals.pop():,} samples has {' and '.join(map(str, parsed))}")
     return Chosen(parsed, {name: _rows(array, rows) for name, array in arrays.items()}, rows, totals.pop())
 
 
@@ -126,7 +131,9 @@ def _column(arrays: Mapping[str, Any], condition: Condition) -> Numpy:
         if condition.name in tables.names(table):
             return tables.column(table, condition.name, "the table")
         known += tables.names(table)
-    raise InputError(f"--where {condition}: the inputs have no {condition.name!r}, but {tables.listed(known)}")
+    raise InputError(
+        f"--where {condition}: the inputs have no column or array {condition.name!r}; they have {tables.listed(known)}"
+    )
 
 
 def without(arrays: Mapping[str, Any], names: set[str]) -> dict[str, Any]:

@@ -23,7 +23,9 @@ from ..file import container
 from ..methods import Method
 from ..spec import TensorSpec
 from .files import read_array, read_value, read_whole
+from .usage import UsageError, parsing
 
+WORDS = ("max", "all")  # targets that are not numbers
 PYTHON = {"True": True, "False": False, "None": None}  # as Python writes them, beside JSON's true, false and null
 
 
@@ -44,9 +46,9 @@ def check_model_name(text: str) -> None:
     if path.is_file() and zipfile.is_zipfile(path):
         with contextlib.suppress(ArtifactError):
             manifest = container.read_manifest(path)
-            raise InputError(
-                f"{text!r} is an explainer already, of {manifest.method}: run, report and serve take it as it is. For "
-                "another method name the model that it was made from."
+            raise UsageError(
+                f"{text!r} is an explainer already, of {manifest.method}: give it to run, report or "
+                "serve. To use another method, name the model that it was made from."
             )
     check(text)
 
@@ -64,9 +66,9 @@ def savable_model(text: str, method: str, backend: str | None) -> Any:
     if not files:
         example = f"{text}.{names_of_functions[0]}" if names_of_functions else text
         raise InputError(
-            f"{text!r} is a {type(named_model).__name__}, which only its own Python source can run: an explanation of "
-            f"it has no file. Explain samples with explainers run {example} --method {method}, or name a torch or "
-            "TensorFlow model."
+            f"{text!r} is a {type(named_model).__name__}, which runs only from its Python source, so its explanation "
+            f"cannot be compiled to a file. Explain samples with explainers run {example} --method {method}, or name a "
+            "torch or TensorFlow model."
         )
     return named_model
 
@@ -78,8 +80,9 @@ def functions(value: Any) -> list[str]:
 
 def method(name: str, settings: Sequence[str]) -> Method:
     """The method of this name with its parameters set, each as ``name=value``."""
-    value = methods.resolve(name)
-    return dataclasses.replace(value, **parameters(settings, kinds(value)))
+    with parsing():
+        value = methods.resolve(name)
+        return dataclasses.replace(value, **parameters(settings, kinds(value)))
 
 
 def divided(settings: Sequence[str], limits: Mapping[str, Any], method: str | None) -> tuple[dict[str, Any], list[str]]:
@@ -120,7 +123,7 @@ def parameters(settings: Sequence[str], kind_by_name: Mapping[str, Any]) -> dict
     for setting in settings:
         name, sign, text = setting.partition("=")
         if not sign:
-            raise InputError(f"give parameters as name=value; got {setting!r}")
+            raise UsageError(f"give parameters as name=value; got {setting!r}")
         if name not in kind_by_name:
             raise UnknownNameError.among("parameter", name, list(kind_by_name))
         values[name] = _checked(name, _value(text), kind_by_name[name])
@@ -148,7 +151,7 @@ def _checked(name: str, value: Any, kind: Any) -> Any:
         wanted = [part["msg"].removeprefix("Input should be ") for part in error.errors()]
         wanted += ["null"] * (type(None) in get_args(kind))
         given = f"an array of shape {value.shape}" if isinstance(value, np.ndarray) else json.dumps(value)
-        raise InputError(f"{name} must be {' or '.join(dict.fromkeys(wanted))}; got {given:.100}") from None
+        raise UsageError(f"{name} must be {' or '.join(dict.fromkeys(wanted))}; got {given:.100}") from None
 
 
 @lru_cache(maxsize=64)
@@ -186,8 +189,8 @@ def _spec(text: str) -> tuple[str, Any]:
         shape = tuple(size if size.isidentifier() else int(size) for size in parts)
         return name, TensorSpec((None, *shape), dtype or "float32", name)
     except (ValueError, TypeError) as error:
-        raise InputError(
-            f"input {text!r} is neither a file nor a spec such as float32[1,28,28] (sizes of one sample): {error}"
+        raise UsageError(
+            f"--inputs {text!r} is neither a file nor a type and the sizes of a sample, as in float32[1,28,28]: {error}"
         ) from error
 
 
@@ -200,7 +203,12 @@ def target(text: str | None) -> Any:
     try:
         indices = tuple(int(part) for part in text.split(","))
     except ValueError:
-        return text
+        if text in WORDS:
+            return text
+        raise UsageError(
+            f"--target {text!r} is not a target: give the number of an output, such as 3, or its indices, such as 1,2; "
+            "or max, all, or @file.npy"
+        ) from None
     return indices[0] if len(indices) == 1 else indices
 
 
@@ -215,7 +223,7 @@ def baseline(text: str | None) -> Any:
     try:
         return float(text)
     except ValueError as error:
-        raise InputError(f"baseline {text!r} is neither a number nor @file.npy") from error
+        raise UsageError(f"--baseline {text!r} is neither a number nor @file.npy") from error
 
 
 def names(text: str) -> list[str]:
@@ -224,5 +232,5 @@ def names(text: str) -> list[str]:
         return [part.strip() for part in text.split(",")]
     path = Path(text[1:])
     if not path.is_file():
-        raise InputError(f"no file {text[1:]!r}")
+        raise UsageError(f"there is no file {text[1:]!r}")
     return path.read_text(encoding="utf-8").splitlines()

@@ -34,12 +34,14 @@ PHRASES: tuple[tuple[str, Replacement], ...] = (
     (r"give an example, or a TensorSpec with the sizes",
      "give --inputs with a file of examples, or with the sizes, as in float32[28,28,1]"),
     (r"\ba TensorSpec needs\b", "--inputs needs"),
+    (r"keys \(key_file=\)", "--keys"),
+    (r"save it without aot", "leave --aot out"),
     (r"\bor with TensorSpec\(…, columns=…\)", "or with --columns a,b,c"),
     (r"\bTensorSpec", "--inputs "),
-    (r"Give (?:an int|a tuple of (\d+) ints) \(the same for all\), a list of (\d+) of them \(one a sample\), "
+    (r"Give (?:an int|a tuple of (\d+) ints) \(the same for all\), a list of (\d+) of them \(one per sample\), "
      r"a mask of shape (\(.*?\)|\{\}) or (\(.*?\)|\{\}), or 'max'\.",
      lambda m: f"Give --target {','.join('0' * int(m[1])) if m[1] else '0'} (the same for all), --target max, or "
-     f"--target @file.npy with {m[2]} of them (one a sample) or with weights of shape {m[3]} or {m[4]}."),
+     f"--target @file.npy with {m[2]} of them (one per sample) or with weights of shape {m[3]} or {m[4]}."),
     (r"give a tuple or a dict, one for each of", "give --baseline @file.npz with an array for each of"),
     (r"give a tuple, one (?:entry )?for each", "give an explainer of one input"),
     (r"Compile with values \(numbers, arrays, References, the library's own methods and rules\), or give it at each "

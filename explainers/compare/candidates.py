@@ -93,10 +93,24 @@ class Candidate:
         return self.backend if self.backend in ("torch", "tensorflow") else "tensorflow"
 
     def __str__(self) -> str:
-        return self.name or f"{self.method}, {self.backend or 'backend by the model'}, {self.engine}"
+        where = "" if self.backend is None else f" on {self.backend}"
+        engine = "" if self.engine == "auto" else f" with engine {self.engine}"
+        return self.name or f"{self.method if isinstance(self.method, str) else short_name(self.method)}{where}{engine}"
 
 
 AnyCandidate = Candidate | Explainer
+
+
+def short_name(method: Method) -> str:
+    """The method's name, with the parameters that differ from the defaults."""
+    default = methods.METHODS.get(method.name)
+    fields = [] if default is None or type(default) is not type(method) else dataclasses.fields(method)
+    settings = [
+        f"{f.name}={getattr(method, f.name)}"
+        for f in fields
+        if str(getattr(method, f.name)) != str(getattr(default, f.name))
+    ]
+    return method.name + (f"({', '.join(settings)})" if settings else "")
 
 
 def collect_candidates(candidates: Any) -> list[tuple[str | None, AnyCandidate]]:

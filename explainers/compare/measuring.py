@@ -18,9 +18,8 @@ from ..errors import InputError, NonFiniteError
 from ..explainer.api import Explainer
 from ..explainer.explanation import on_host
 from ..graph.coverage import Table
-from ..methods import Method
 from ..spec import Numpy
-from .candidates import AnyCandidate, Question
+from .candidates import AnyCandidate, Question, short_name
 from .model_names import model as named_model
 
 WARM = 3  # calls before the clock starts: TorchScript specializes in its first runs
@@ -138,18 +137,6 @@ class Runner(Protocol):
 
     @property
     def compile_s(self) -> float | None: ...
-
-
-def short_name(method: Method) -> str:
-    """The method's name, with the parameters that differ from the defaults."""
-    default = methods.METHODS.get(method.name)
-    fields = [] if default is None or type(default) is not type(method) else dataclasses.fields(method)
-    settings = [
-        f"{f.name}={getattr(method, f.name)}"
-        for f in fields
-        if str(getattr(method, f.name)) != str(getattr(default, f.name))
-    ]
-    return method.name + (f"({', '.join(settings)})" if settings else "")
 
 
 class ExplainerRunner:

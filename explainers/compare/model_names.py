@@ -57,7 +57,7 @@ def source(spec: str) -> list[Path]:
 def _module(where: str) -> Any:
     if where.endswith(".py"):
         if not Path(where).is_file():
-            raise InputError(f"no file {where!r}")
+            raise InputError(f"there is no file {where!r}")
         module_spec = importlib.util.spec_from_file_location(Path(where).stem, where)
         assert module_spec is not None
         assert module_spec.loader is not None
@@ -107,7 +107,8 @@ def _attribute(module: Any, name: str, spec: str) -> Any:
     value = module
     for part in name.split("."):
         if not hasattr(value, part):
-            raise UnknownNameError.among(f"name in {spec!r}", part, [n for n in dir(value) if not n.startswith("_")])
+            known = [name for name in dir(value) if not name.startswith("_")]
+            raise UnknownNameError.among("name", part, known, where=f" in {spec!r}")
         value = getattr(value, part)
     return value
 

@@ -39,7 +39,7 @@ def compile_peer(candidate: Candidate, model: Any, question: Question) -> Peer:
     assert candidate.peer is not None
     package, kind = candidate.peer
     if kind not in KINDS[package]:
-        raise UnknownNameError.among(f"explainer of {package}", kind, KINDS[package])
+        raise UnknownNameError.among("explainer", kind, KINDS[package], where=f" of {package}")
     try:
         module = importlib.import_module("captum.attr" if package == "captum" else "shap")
     except ImportError as error:

@@ -852,7 +852,9 @@ class Explainer:
         """
         for name in effort:
             if name not in self.method.effort:
-                raise UnknownNameError.among(f"effort of method {self.method.name!r}", name, self.method.effort)
+                raise UnknownNameError.among(
+                    "parameter of effort", name, self.method.effort, where=f" of method {self.method.name!r}"
+                )
         found = self._ready("replace")
         other = Explainer(self._model, replace(self.method, **effort), self._backend, self._options)
         other.stats = self.stats

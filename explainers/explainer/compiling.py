@@ -83,7 +83,7 @@ def checked_engine(backend: Backend, engine: str) -> str:
     if engine == "auto":
         return backend.default_engine
     if engine not in backend.engines:
-        raise UnknownNameError.among(f"engine of backend {backend.name!r}", engine, backend.engines)
+        raise UnknownNameError.among("engine", engine, backend.engines, where=f" of backend {backend.name!r}")
     return engine
 
 

@@ -337,7 +337,10 @@ class FittedInfluence:
                 if not self.method.later:
                     raise InputError(f"no parameter of {self.method.name!r} can change after the fit: fit it anew")
                 raise UnknownNameError.among(
-                    f"parameter of {self.method.name!r} that can change after the fit", name, self.method.later
+                    "parameter",
+                    name,
+                    self.method.later,
+                    where=f" of {self.method.name!r}, changeable after the fit",
                 )
         method = replace(self.method, **changes)  # type: ignore[type-var]
         state = dict(self.state)

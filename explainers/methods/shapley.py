@@ -164,7 +164,7 @@ class _AllCoalitions(Coalitions):
     def check_size(self) -> None:
         if self.features > MOST_FEATURES:
             raise InputError(
-                f"exact Shapley values of {self.features} features need 2^{self.features} evaluations a sample; at "
+                f"exact Shapley values of {self.features} features need 2^{self.features} evaluations per sample; at "
                 f"most {MOST_FEATURES} features are allowed. Join elements with groups=, or take ShapleySampling."
             )
 

@@ -92,9 +92,9 @@ def batch(value: Any, spec: TensorSpec, what: str) -> Numpy:
     array = array_of(value, what)
     if not array.ndim or not spec.fits(array.shape[1:]):
         sample_shape = f"({', '.join(map(str, spec.sample_shape))}{',' * (len(spec.sample_shape) == 1)})"
-        expected_shape = f"for each instance, {sample_shape}" if array.ndim else f"(N, {sample_shape[1:]}"
+        expected_shape = f"{sample_shape} for each instance" if array.ndim else f"(N, {sample_shape[1:]}"
         given_shape = f"{array.shape[1:]}" if array.ndim else "one number"
-        raise InputError(f"{what}: shape {given_shape} given, {expected_shape} expected (input {spec})")
+        raise InputError(f"{what}: expected {spec.name!r} of shape {expected_shape}; got {given_shape}")
     if array.dtype.kind == "f" and not spec.floating:
         place = np.unravel_index(int(np.argmax(array != np.round(array))), array.shape)
         raise InputError(f"{_at(what, place)}: the input {spec} takes whole numbers; got {array[place]}")
@@ -113,9 +113,9 @@ def _odd_one(level: list[Any], shape: list[int], what: str) -> InputError:
         is_wrong = type(entry) is not list if type(first_entry) is list else type(entry) not in NUMBERS
         if is_wrong or (type(first_entry) is list and len(entry) != len(first_entry)):
             where = _at(what, np.unravel_index(number, shape)) if shape else what
-            expected = f"a list of {len(first_entry)}, as the first is" if type(first_entry) is list else "a number"
-            return InputError(f"{where}: {_kind(entry)} given, {expected}, expected")
-    return InputError(f"{what}: numbers or lists of numbers expected")
+            expected = f"a list of {len(first_entry)} like the first" if type(first_entry) is list else "a number"
+            return InputError(f"{where}: expected {expected}; got {_kind(entry)}")
+    return InputError(f"{what}: expected numbers or lists of numbers")
 
 
 def _at(what: str, place: Any) -> str:

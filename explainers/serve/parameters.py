@@ -88,10 +88,11 @@ class Parameters:
         try:
             checked_value = self.effort[name].validate_python(value)
         except ValidationError as error:
-            raise InputError(f"{name}: {error.errors()[0]['msg']}; got {shown(value)}") from None
+            wanted = error.errors()[0]["msg"].removeprefix("Input should be ")
+            raise InputError(f"{name} must be {wanted}; got {shown(value)}") from None
         limit = self.settings.max_steps if name in STEPS else self.settings.max_effort
         if isinstance(checked_value, int) and not isinstance(checked_value, bool) and checked_value > limit:
-            raise InputError(f"{name} may be {limit} at most; got {checked_value}")
+            raise InputError(f"{name} may be at most {limit}; got {checked_value}")
         return checked_value
 
     def _target(self, value: Any) -> Any:

@@ -71,8 +71,8 @@ def make_server(
         settings = replace(settings, keys=(*settings.keys, *read_keys(key_file)))
     if not settings.keys and not is_loopback(host) and not insecure:
         raise InputError(
-            f"host {host!r} can be reached from other machines: give keys (key_file=, --keys), or say that anybody "
-            "may use the server (insecure=True, --insecure)"
+            f"host {host!r} can be reached from other machines: give keys (key_file=), or let anybody use the server: "
+            "insecure=True"
         )
     if not settings.keys and not settings.hosts and is_loopback(host):
         # reject requests that web pages of other sites send to this machine

@@ -24,6 +24,7 @@ from ..spec import STRING, Numpy
 from .metrics import Metrics
 from .parameters import Arguments, Parameters, Variants
 from .settings import Settings
+from .words import for_client
 
 Result = TypeVar("Result")
 log = logging.getLogger("explainers.serve")
@@ -246,7 +247,7 @@ class Service:
         """The HTTP error for an exception that is not the server's own fault; None for others."""
         if isinstance(error, Refusal):
             return error
-        text = str(error)[:MOST_TEXT].replace("Clean it, or pass allow_nonfinite=True to let it through.", "").strip()
+        text = for_client(str(error)[:MOST_TEXT])
         if isinstance(error, errors.QueueFull):
             return Refusal(503, text, {"Retry-After": str(self.retry_after())})
         if isinstance(error, MemoryError):

@@ -115,7 +115,7 @@ def _tensor(tensor: dict[str, Any], what: str, binary: memoryview) -> tuple[Nump
     if len(shape) > MOST_AXES:
         raise InputError(f"{what}: a shape of {len(shape)} axes; {MOST_AXES} is the limit")
     if not isinstance(datatype, str) or datatype not in DATATYPES:
-        raise UnknownNameError.among(f"datatype of {what}", datatype, DATATYPES)
+        raise UnknownNameError.among("datatype", datatype, DATATYPES, where=f" of {what}")
     dtype, size = np.dtype(DATATYPES[datatype]), math.prod(shape)
     if not size and math.prod(axis or 1 for axis in shape) >= LARGEST_SIZE:  # numpy refuses it, although it is empty
         raise InputError(f"{what}: the shape {shown(shape)} is larger than any body")

@@ -242,7 +242,7 @@ def test_unknown_names(label: str) -> None:
     refused: list[tuple[dict[str, Any], str]] = [
         ({"method": "integrated_gradient"}, r"unknown method 'integrated_gradient'.*integrated_gradients"),
         ({"method": 7}, r"unknown method 7"),
-        ({"engine": "graf"}, r"unknown engine of backend '\w+' 'graf'. .*eager"),
+        ({"engine": "graf"}, r"unknown engine 'graf' of backend '\w+'. .*eager"),
         ({"backend": "tensor"}, r"unknown backend 'tensor'.*numpy.*tensorflow.*torch"),
         ({"wrt": "pixels"}, r"unknown input( or layer)? 'pixels'"),
         ({"wrt": 3}, r"unknown input( or layer)? 3"),

@@ -59,8 +59,8 @@ def test_texts_of_any_length(server: Live, explainers: dict[str, Explainer]) -> 
     ("name", "groups", "message"),
     [
         ("whole", REGIONS.tolist(), "unknown parameter 'groups'"),
-        ("regions", REGIONS[:2].tolist(), "for 3 samples they need"),
-        ("regions", "words", "groups: a string given"),
+        ("regions", REGIONS[:2].tolist(), "for 3 instances they need"),
+        ("regions", "words", "groups: expected a number; got a string"),
         ("regions", (REGIONS + 0.5).tolist(), "integer feature ids"),
     ],
 )

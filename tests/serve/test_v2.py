@@ -109,20 +109,20 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"inputs": [tensor(name=5)]}, "inputs[0]: a name that no other input has"),
     ({"inputs": [tensor(), tensor()]}, "inputs[1]: a name that no other input has"),
     ({"inputs": [tensor(name="x")]}, "unknown input 'x'"),
-    ({"inputs": [tensor(shape=[3, 64])]}, "has shape (3, 64), the model takes ('N', 1, 8, 8)"),
+    ({"inputs": [tensor(shape=[3, 64])]}, "has shape [3, 64], the model takes [N, 1, 8, 8]"),
     ({"inputs": [tensor(shape=[])]}, "192 numbers given, the shape [] has 1"),
     ({"inputs": [tensor(shape=[-1, 64])]}, "shape must be a list of whole numbers ≥ 0"),
     ({"inputs": [tensor(shape="3")]}, "shape must be a list"),
     ({"inputs": [tensor(shape=[2, 1, 8, 8])]}, "192 numbers given, the shape [2, 1, 8, 8] has 128"),
     ({"inputs": [tensor(shape=[0, 1, 8, 8], data=[])]}, "one instance or more"),
     ({"inputs": [tensor(shape=[10**11] * 9)]}, "192 numbers given"),
-    ({"inputs": [tensor(datatype="BYTES")]}, "unknown datatype of inputs[0] ('input') 'BYTES'"),
+    ({"inputs": [tensor(datatype="BYTES")]}, "unknown datatype 'BYTES' of inputs[0] ('input')"),
     ({"inputs": [tensor(datatype=["FP32"])]}, "unknown datatype"),
     ({"inputs": [tensor(datatype="INT32")]}, "a number is not of the datatype INT32"),
     ({"inputs": [tensor(np.ones((1, 1, 8, 8), int), datatype="INT64")]}, "has dtype int64, the model takes float32"),
-    ({"inputs": [tensor(data=None)]}, "inputs[0] ('input'): data: null given, a number, expected"),
-    ({"inputs": [tensor(data="abc")]}, "data: a string given"),
-    ({"inputs": [tensor(data=[[1, 2], [3]])]}, "data[1]: a list of 1 given, a list of 2"),
+    ({"inputs": [tensor(data=None)]}, "inputs[0] ('input'): data: expected a number; got null"),
+    ({"inputs": [tensor(data="abc")]}, "data: expected a number; got a string"),
+    ({"inputs": [tensor(data=[[1, 2], [3]])]}, "data[1]: expected a list of 2 like the first; got a list of 1"),
     ({"inputs": [tensor(parameters={"binary_data_size": 768})]}, "768 bytes announced, 0 there"),
     ({"inputs": [tensor(parameters={"binary_data_size": 5})]}, "768 bytes are the shape"),
     ({"inputs": [tensor(parameters=5)]}, "parameters must be a JSON object"),
@@ -161,7 +161,7 @@ def test_bytes_too_few_too_many_and_not_finite(server: Live) -> None:
     bad[1, 0, 3, 3] = struct.unpack("<f", b"\x00\x00\xc0\x7f")[0]
     answer = binary(server, "saliency", head | {"parameters": {"target": 1}}, bad)
     assert answer.status_code == 422
-    assert "NaN in sample 1" in answer.json()["error"]
+    assert "NaN in instance 1" in answer.json()["error"]
 
 
 def test_an_unknown_model(server: Live) -> None:
