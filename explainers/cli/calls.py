@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import typer
@@ -45,11 +45,18 @@ Trusted = Annotated[
 ]
 
 
+ProgramForm = Annotated[
+    Literal["code", "data"] | None,
+    typer.Option("--program", help="Take only files that hold their programs as code, or as data."),
+]
+
+
 def load_explainer(
-    file: Path, device: str | None, setting: list[str] | None, trusted: list[Path] | None = None
-) -> Explainer:
+    file: Path, device: str | None, setting: list[str] | None, trusted: list[Path] | None = None,
+    program: str | None = None,
+) -> Explainer:  # fmt: skip
     """The explainer in a file, with the effort parameters of ``--set``."""
-    return with_effort(Explainer.load(file, device, trusted=trusted or None), setting or ())
+    return with_effort(Explainer.load(file, device, trusted=trusted or None, program=program), setting or ())
 
 
 def prepared(

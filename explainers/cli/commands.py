@@ -33,6 +33,7 @@ from .calls import (
     File,
     Inputs,
     Output,
+    ProgramForm,
     Seed,
     Setting,
     Target,
@@ -143,6 +144,12 @@ def compile(
     baseline: Annotated[str | None, typer.Option(help="A number, or @file.npy with one sample.")] = None,
     references: ReferenceSet = None,
     device: Device = None,
+    program: Annotated[
+        Literal[code, data] | None,
+        typer.Option(
+            "--program", help="data: only a list of operations; loading the file then executes nothing in it."
+        ),
+    ] = None,
     aot: Annotated[
         bool, typer.Option("--aot", help="Compile ahead of time, for engine inductor: nothing is compiled later.")
     ] = False,
@@ -165,7 +172,7 @@ def compile(
         if not explain.traced:
             raise UsageError(unknown_inputs(model))
         explain = with_columns(explain, columns)
-        explain.save(output, aot=aot, sign=key)
+        explain.save(output, aot=aot, program=program, sign=key)
         say(f"{output}: {explain}", output)
 
 
@@ -190,6 +197,7 @@ def run(
     allow_nonfinite: Annotated[bool, typer.Option("--allow-nonfinite", help="Accept NaN and infinity.")] = False,
     table_kind: TableKind = None,
     trusted: Trusted = None,
+    program: ProgramForm = None,
     *,
     options: ModelOptions,
 ) -> None:
@@ -202,7 +210,7 @@ def run(
             destination(output)
         store.check(output, overwrite, [path for path in inputs if path.exists()], "--output")
         subject = Subject.of(explainer)
-        compiling = Compiling(method, setting or (), options, device, table_kind, trusted)
+        compiling = Compiling(method, setting or (), options, device, table_kind, trusted, program)
         arrays = files.read(inputs)
         chosen = samples.choose(arrays, where) if where else None
         names = [condition.name for condition in chosen.conditions] if chosen else ()
@@ -286,10 +294,11 @@ def bench_call(
     device: Device = None,
     setting: Setting = None,
     trusted: Trusted = None,
+    program: ProgramForm = None,
 ) -> None:
     """Measure how long calls of an explainer take, on random samples."""
     with command_errors("bench-call"):
-        explain = load_explainer(file, device, setting, trusted)
+        explain = load_explainer(file, device, setting, trusted, program)
         table = Table("samples", "calls", "median ms", "99 % ms", "samples/s", "rows/s")
         for size in batch_size or [1, 32]:
             times, rows = _times(explain, size, seconds)
@@ -342,6 +351,7 @@ def serve(
     ] = None,
     table_kind: TableKind = None,
     trusted: Trusted = None,
+    program: ProgramForm = None,
     *,
     options: ModelOptions,
 ) -> None:
@@ -352,7 +362,7 @@ def serve(
         except ImportError as error:
             raise InputError(f"{error}. The server needs more packages: pip install 'explainers[serve]'") from error
         limits, setting_of_method = sources.divided(setting or [], sources.kinds(serving.Settings), method)
-        compiling = Compiling(method, setting_of_method, options, device, table_kind, trusted)
+        compiling = Compiling(method, setting_of_method, options, device, table_kind, trusted, program)
         default = default_baseline(baseline, references)
         explainers = served(explainer, compiling, inputs or [], default)
         serving.run(explainers, host, port, key_file=keys, insecure=insecure, **limits)

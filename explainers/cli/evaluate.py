@@ -13,7 +13,7 @@ from .. import metrics
 from ..errors import UnknownNameError
 from ..file import writing
 from . import files, sources
-from .calls import Baseline, Device, Target, Trusted, baseline_of, bind_inputs, load_explainer
+from .calls import Baseline, Device, ProgramForm, Target, Trusted, baseline_of, bind_inputs, load_explainer
 from .commands import app, command_errors, console, destination
 from .usage import UsageError, parsing
 
@@ -43,6 +43,7 @@ def evaluate(
     json: Annotated[Path | None, typer.Option(help="Write scores, tables and tests to this file.")] = None,
     device: Device = None,
     trusted: Trusted = None,
+    program: ProgramForm = None,
 ) -> None:
     """Score explainers by metrics, with intervals, controls and tests."""
     with command_errors("evaluate"):
@@ -50,7 +51,7 @@ def evaluate(
             if given is not None:
                 destination(given, option)
         values = [_metric(text) for text in metric]
-        found = {path.stem: load_explainer(path, device, None, trusted) for path in explainers}
+        found = {path.stem: load_explainer(path, device, None, trusted, program) for path in explainers}
         if len(found) < len(explainers):
             raise UsageError("two explainers' files have the same name: rename one of them")
         first = next(iter(found.values()))

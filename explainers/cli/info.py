@@ -36,7 +36,7 @@ def info(
             return
         manifest = container.read_manifest(file)
         if as_json:
-            fields = ("format", "backend", "engine", "device", "method", "output")
+            fields = ("format", "backend", "engine", "program", "device", "method", "output")
             data = {
                 **{key: getattr(manifest, key) for key in fields},
                 "inputs": [str(spec) for spec in manifest.signature.inputs],
@@ -81,6 +81,7 @@ def _summary(file: Path, manifest: container.Manifest) -> Table:
         "attributed to": [", ".join(manifest.attributed)],
         "output": [manifest.output],
         "backend": [f"{manifest.backend}, engine {manifest.engine}, {manifest.device or 'any device'}"],
+        "programs": [f"as {manifest.program}"],
         "package": [f"{manifest.batch_size} rows"],
         "operations": [
             f"{sum(row.count for row in manifest.coverage)}, rules: {', '.join(sorted(exactness)) or 'none'}"

@@ -38,6 +38,7 @@ class Compiling:
     device: str | None = None
     tables: str | None = None
     trusted: Sequence[Path] | None = None  # keys, one of which must have signed a file
+    program: str | None = None  # the form that a file's programs must have
 
 
 @dataclass(frozen=True)
@@ -88,12 +89,14 @@ class Subject:
         trusted = list(compiling.trusted or ()) or None
         if trusted is not None and self.kind != "file":
             raise UsageError(f"--trusted: {self.text!r} is not the file of an explainer, so no key can have signed it")
+        if compiling.program is not None and self.kind != "file":
+            raise UsageError(f"--program: {self.text!r} is not the file of an explainer, so it holds no programs")
         if self.kind == "model":
             return self._compiled(compiling, inputs(), **more)
         self.check(compiling)
         explain: Explainer = self.value
         if self.kind == "file":
-            explain = Explainer.load(self.value, compiling.device, trusted=trusted)
+            explain = Explainer.load(self.value, compiling.device, trusted=trusted, program=compiling.program)
         if self.kind == "explainer" and not explain.traced:
             _trace(self.text, explain, inputs())
         return with_effort(explain, compiling.setting)
@@ -217,8 +220,8 @@ def served(
         raise UsageError(f"{option} is for models, and you gave only explainers, which have their own: leave it out")
     if "model" in kinds:
         compiling_of = {
-            "file": Compiling(device=compiling.device, trusted=compiling.trusted),
-            "explainer": Compiling(trusted=compiling.trusted),
+            "file": Compiling(device=compiling.device, trusted=compiling.trusted, program=compiling.program),
+            "explainer": Compiling(trusted=compiling.trusted, program=compiling.program),
             "model": compiling,
         }
     else:  # each refuses what it cannot take

@@ -18,6 +18,7 @@ from .calls import (
     Explained,
     Inputs,
     Output,
+    ProgramForm,
     Seed,
     Setting,
     Target,
@@ -61,13 +62,14 @@ def report(
     allow_nonfinite: Annotated[bool, typer.Option("--allow-nonfinite", help="Show NaN and infinity in grey.")] = False,
     table_kind: TableKind = None,
     trusted: Trusted = None,
+    program: ProgramForm = None,
     *,
     options: ModelOptions,
 ) -> None:
     """Write a self-contained page with the explanations of some samples."""
     with command_errors("report"):
         destination(output)
-        compiling = Compiling(method, setting or (), options, device, table_kind, trusted)
+        compiling = Compiling(method, setting or (), options, device, table_kind, trusted, program)
         explain, bound_inputs = prepared(Subject.of(explainer), compiling, files.read(inputs), columns)
         positions = _positions(samples, bound_inputs[0].shape[0])
         baseline_value = baseline_of(explain, baseline, references)
