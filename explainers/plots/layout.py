@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 WIDTH = 11.0  # inches, unless a single panel is wider
 TITLE = 0.52
+EDGE = 0.08  # around a picture without titles
 HEAD = 0.36
 GAP = 0.22
 BAR = 0.14  # width of a colour bar; with its numbers it takes LABELS
@@ -92,6 +93,28 @@ def grid(explanations: Mapping[str, Explanation], kind: str, view: View) -> Pict
             f"the explanations have {[len(line) for line in table.values()]} samples; they need as many each"
         )
     return _Grid(table, view).figure()
+
+
+def untitled(line: Sequence[KindAndPanel], view: View, scale: float) -> Picture:
+    """Draw the attributed values of one sample side by side, under their names if there are several."""
+    sheet, x = Sheet(), EDGE
+    y = EDGE + (0.24 if len(line) > 1 else 0.0)
+    for kind, panel in line:
+        (width, height), (left, below) = kind.size(panel, view), kind.margins
+        if len(line) > 1:
+            sheet.text(x, EDGE, canvas.short_label(panel.name, max(12, int(11 * (left + width)))))
+        sheet.box(x + left, y, width, height, partial(kind.draw, panel=panel, view=view, scale=scale))
+        sheet.reserve(x + left + max(width, 1.3 if len(line) > 1 else 0.0), y + height + below)
+        x = sheet.width + GAP
+    return sheet.figure(alt_text([line], view))
+
+
+def input_image(kind: PlotKind, panel: Panel, view: View) -> Picture:
+    """Draw a sample that is an image."""
+    sheet = Sheet()
+    sheet.box(EDGE, EDGE, *kind.size(panel, view), partial(image.draw_image, panel=panel, view=view))
+    sheet.reserve(0, sheet.height + kind.margins[1])
+    return sheet.figure(f"The input: sample {panel.facts.position}, {panel.name}.")
 
 
 def images(line: Sequence[KindAndPanel], view: View, scale: float) -> Picture:

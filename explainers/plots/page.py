@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 from collections.abc import Sequence
 from html import escape
@@ -16,18 +18,22 @@ from .view import Facts, View, facts_of, largest, number, panels
 
 STYLE = """
 :root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; padding: 1rem; max-width: 72rem; overflow-wrap: anywhere; }
-h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; padding: 1rem; max-width: 90rem; overflow-wrap: anywhere; }
+h1 { font-size: 1.4rem; line-height: 1.25; } h2 { font-size: 1.1rem; margin: 1.2rem 0 .3rem; }
+.row { display: flex; flex-wrap: wrap; gap: 0 1.6rem; align-items: start; } .row > * { min-width: 0; max-width: 100%; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 th, td { text-align: left; vertical-align: bottom; padding: .15rem .9rem .15rem 0; }
 th, td { border-bottom: 1px solid rgba(128, 128, 128, .35); }
-img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; display: block; margin: .6rem 0; }
-.tokens { line-height: 2; }
+img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; display: block; margin: .3rem 0; }
+.tokens { line-height: 2; margin: .3rem 0; }
 .token { padding: .1em .25em; border-radius: 3px; }
 .negative { border-bottom: 2px dotted currentColor; }
 .nonfinite { background: repeating-linear-gradient(45deg, #9996 0 4px, transparent 4px 8px); }
-.key { font-size: .9rem; }
+.key { font-size: .9rem; } ul.key { padding: 0; list-style: none; }
+.legend { white-space: nowrap; } .legend i { display: inline-block; width: 7rem; height: .8em; border-radius: 3px;
+  background: linear-gradient(to right, #053061, #4393c3, #f7f7f7, #d6604d, #67001f); vertical-align: -.05em; }
+.legend.words i { background: linear-gradient(to right, rgba(33, 102, 172, .7), transparent, rgba(178, 24, 43, .7)); }
 @media (max-width: 36rem) { table { font-size: .8rem; } th, td { padding-right: .5rem; } }
 """
 
@@ -41,18 +47,28 @@ def page(explanation: Explanation, path: str | os.PathLike[str] | None, kind: st
     sample_count = f"{len(lines)} of {count} samples" if len(lines) < count else f"{count} sample{'s' * (count > 1)}"
     sections = "\n".join(_section(line, view, scale) for line in lines)
     body = f"""<p><code>{escape(str(method))}</code></p>
-<p class="key">{_key(lines, scale)}</p>
+<p class="key">{key(lines, scale)}</p>
 {_overview([line[0][1].facts for line in lines])}
-{sections}"""
+<div class="row">{sections}</div>"""
     return document(f"{method.name}: attributions of {sample_count}", body, path)
 
 
-def document(title: str, body: str, path: str | os.PathLike[str] | None, style: str = "") -> str:
-    """A page with its title as the heading, which is also written to ``path`` unless that is None."""
+def document(title: str, body: str, path: str | os.PathLike[str] | None, style: str = "", script: str = "") -> str:
+    """A page with its title as the heading, which is also written to ``path`` unless that is None.
+
+    It loads nothing from elsewhere, and runs no script but ``script``: its policy names that by its checksum.
+    """
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    tail = ""
+    if script:
+        checksum = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        policy += f"; script-src 'sha256-{checksum}'"
+        tail = f"<script>{script}</script>\n"
     text = f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(title)}</title>
 <style>{STYLE}{style}</style>
@@ -62,7 +78,7 @@ def document(title: str, body: str, path: str | os.PathLike[str] | None, style: 
 <h1>{escape(title)}</h1>
 {body}
 </main>
-</body>
+{tail}</body>
 </html>
 """
     if path is not None:
@@ -70,8 +86,8 @@ def document(title: str, body: str, path: str | os.PathLike[str] | None, style: 
     return text
 
 
-def _key(lines: Sequence[Sequence[KindAndPanel]], scale: float) -> str:
-    """A sentence on how to read the plots."""
+def key(lines: Sequence[Sequence[KindAndPanel]], scale: float) -> str:
+    """A sentence on how to read the plots, and the scale of their colours."""
     kinds = {kind.name for line in lines for kind, _ in line}
     signs = "Red adds to the target's output, blue takes away"
     if "logo" in kinds:
@@ -79,7 +95,11 @@ def _key(lines: Sequence[Sequence[KindAndPanel]], scale: float) -> str:
         signs = letters.capitalize() if kinds == {"logo"} else f"{signs}; {letters}"
     if kinds == {"waterfall"}:
         return f"{signs}. The axes are in units of the output."
-    return f"{signs}. All pictures share one scale, up to ±{number(scale)}."
+    if not any(kind.coloured for line in lines for kind, _ in line):
+        return f"{signs}. All pictures share one scale, up to ±{number(scale)}."
+    words = " words" if kinds == {"tokens"} else ""
+    legend = f'<span class="legend{words}">{number(-scale)} <i></i> {number(scale)}</span>'
+    return f"{signs}. All pictures share one scale: {legend}"
 
 
 def _overview(facts: Sequence[Facts]) -> str:
@@ -104,17 +124,26 @@ def _overview(facts: Sequence[Facts]) -> str:
 
 def _section(line: Sequence[KindAndPanel], view: View, scale: float) -> str:
     facts = line[0][1].facts
-    parts = [f"<section><h2>Sample {facts.position}: {escape(facts.target)}</h2>"]
-    pictures = [entry for entry in line if entry[0].name != "tokens"]
-    parts += [tokens.html(panel, view, scale) for kind, panel in line if kind.name == "tokens"]
-    if pictures:
-        figure = (
-            layout.images([pictures[0]], view, scale)
-            if len(pictures) == 1 and pictures[0][0].name == "image"
-            else layout.samples([pictures], view, "", scale)
-        )
+    heading = f"<h2>Sample {facts.position}: {escape(facts.target)}</h2>"
+    return f'<section>{heading}<div class="row">{input_figure(line, view)}{pictures(line, view, scale)}</div></section>'
+
+
+def pictures(line: Sequence[KindAndPanel], view: View, scale: float) -> str:
+    """The attributions of one sample: words as text, and one picture of everything else."""
+    parts = [tokens.html(panel, view, scale) for kind, panel in line if kind.name == "tokens"]
+    if drawn := [entry for entry in line if entry[0].name != "tokens"]:
+        figure = layout.untitled(drawn, view, scale)
         parts.append(f'<img src="{canvas.inline(figure)}" alt="{escape(figure.alt)}">')
-    return "\n".join([*parts, "</section>"])
+    return "\n".join(parts)
+
+
+def input_figure(line: Sequence[KindAndPanel], view: View) -> str:
+    """The sample itself, if it is one image; "" otherwise."""
+    (kind, panel), *others = line
+    if others or kind.name != "image" or panel.values is None:
+        return ""
+    figure = layout.input_image(kind, panel, view)
+    return f'<img src="{canvas.inline(figure)}" alt="{escape(figure.alt)}">'
 
 
 def notebook(explanation: Explanation) -> str:

@@ -14,6 +14,7 @@ from ..explainer.explanation import Explanation
 from ..spec import Numpy
 
 SHOWN = 6  # samples by default
+WEIGHTED = "weighted outputs"
 
 
 @dataclass(frozen=True)
@@ -215,13 +216,10 @@ def facts_of(explanation: Explanation, view: View, i: int) -> Facts:
         mask[_index(view)] = 1.0
     else:
         mask = explanation.target[i]
-    places = np.argwhere(mask)
-    if not mask.ndim:
-        target = "the output"
-    elif len(places) == 1 and mask.sum() == 1:
-        target = f"target {view.class_name(tuple(int(k) for k in places[0]))}"
-    else:
-        target = f"target: {len(places)} weighted outputs"
+    target = "the output"
+    if mask.ndim:
+        name = target_name(mask, view)
+        target = f"target: {name}" if name.endswith(WEIGHTED) else f"target {name}"
     number_of_sample = i if view.numbers is None else view.numbers[i]
     return Facts(
         number_of_sample, explanation.method.name, target, float((outputs[i] * mask).sum()),
@@ -229,6 +227,16 @@ def facts_of(explanation: Explanation, view: View, i: int) -> Facts:
         None if gaps is None else float(gaps[i]), int(explanation.evaluations[i]),
         explanation.method.of_changes,
     )  # fmt: skip
+
+
+def target_name(mask: Numpy, view: View) -> str:
+    """The name of the output that a target's mask selects, or how many outputs it weights."""
+    places = np.argwhere(mask)
+    if not mask.ndim:
+        return "the output"
+    if len(places) == 1 and mask.sum() == 1:
+        return view.class_name(tuple(int(k) for k in places[0]))
+    return f"{len(places)} {WEIGHTED}"
 
 
 def _words(inputs: Mapping[str, Numpy], shape: tuple[int, ...], view: View, i: int) -> tuple[str, ...] | None:
