@@ -70,9 +70,10 @@ class _Grid:
         for band, (name, scores) in enumerate(bands, start=1):
             self._label(place, band, name)
             for column in range(self.digits if scores is not None else 0):
-                largest = float(np.abs(scores[column]).max()) or 1.0
+                shown = scores[column] - scores[column].mean() if name == "rise" else scores[column]
+                largest = float(np.abs(shown).max()) or 1.0
                 axes = self._cell(place, band, column)
-                axes.imshow(scores[column], cmap=COLOURS, vmin=-largest, vmax=largest)
+                axes.imshow(shown, cmap=COLOURS, vmin=-largest, vmax=largest)
 
     def colour_bar(self, place: int, row: float) -> None:
         from matplotlib.cm import ScalarMappable
@@ -86,7 +87,7 @@ class _Grid:
         axes.tick_params(labelsize=9, length=2)
         axes.set_title(
             "attribution of the digit's own class: red positive, blue negative,\n"
-            "each panel scaled to its own largest |attribution|", fontsize=9, loc="left",
+            "each panel scaled to its own largest |attribution|, RISE minus its mean", fontsize=9, loc="left",
         )  # fmt: skip
 
     def _corner(self, place: int, row: float) -> tuple[float, float]:

@@ -79,8 +79,8 @@ def browser(
     ``explanations``: by the method's name, of the same samples and targets: an :class:`Explanation`; a list of them, of
     different targets; or a dict of them by the target's name. One of ``target="all"`` has every output, or
     that of ``output=``. One whose samples have targets of their own is one target. Each method has one
-    scale. ``view``: as for :meth:`Explanation.plot`; all samples are shown by default. A page has at most 2,000 pictures,
-    samples × methods × targets. Returns the page; ``path``: a file to write it to as well.
+    scale. ``view``: as for :meth:`Explanation.plot`; all samples are shown by default. A page has at most 2,000
+    pictures, samples × methods × targets. Returns the page; ``path``: a file to write it to as well.
 
     Raises
     ------

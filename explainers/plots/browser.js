@@ -65,5 +65,6 @@
   });
   window.addEventListener("hashchange", recall);
   controls.hidden = false;
+  document.getElementById("unscripted").hidden = true;
   recall();
 })();

@@ -24,12 +24,12 @@ OWN = "each sample's own"
 
 STYLE = """
 #controls { display: flex; flex-wrap: wrap; gap: .6rem 1.6rem; align-items: end; margin: 1rem 0; }
-#controls[hidden] { display: none; }
 fieldset { border: 0; margin: 0; padding: 0; min-width: 0; } legend { padding: 0; font-size: .9rem; }
 label { display: inline-block; } fieldset label { margin-right: .9rem; } .name { display: block; font-size: .9rem; }
 button, input[type=number], select { font: inherit; padding: .15rem .6rem; max-width: 100%; }
 input[type=number] { width: 6rem; } select { max-width: 16rem; }
 figure { margin: 0; min-width: 0; max-width: 100%; } figcaption { font-weight: 600; }
+ul.key { display: flex; flex-wrap: wrap; gap: .2rem 1.6rem; margin: .3rem 0; } [hidden] { display: none !important; }
 dl { display: grid; grid-template-columns: auto auto; gap: 0 .9rem; margin: 0; justify-content: start; }
 dl { font-variant-numeric: tabular-nums; font-size: .9rem; } dd { margin: 0; }
 """
@@ -71,11 +71,14 @@ def browser(explanations: Explanations, path: str | os.PathLike[str] | None, kin
     count = len(next(iter(table.values()))[0].cells)
     title = f"Attributions of {count:,} sample{'s' * (count != 1)} by {', '.join(table)}"
     keys = "".join(
-        f'<li data-key="{place}"><b>{escape(name)}</b>: {pages.key(_lines(blocks), scales[name])}</li>'
+        f'<li data-key="{place}"><b>{escape(name)}</b> {legend}</li>'
         for place, (name, blocks) in enumerate(table.items())
+        if (legend := pages.legend(_lines(blocks), scales[name]))
     )
-    body = f"""<noscript><p>This browser runs no scripts: all samples follow, one below the other.</p></noscript>
+    how = pages.key([line for blocks in table.values() for line in _lines(blocks)])
+    body = f"""<p id="unscripted">Without scripts, all samples follow, one below the other.</p>
 {_controls(list(table), targets)}
+<p class="key">{how}{" Each method has one scale:" if keys else ""}</p>
 <ul class="key">{keys}</ul>
 {"".join(_section(i, table, targets, scales, view) for i in range(count))}"""
     script = files(__package__).joinpath("browser.js").read_text(encoding="utf-8")
@@ -247,13 +250,15 @@ def _section(
 ) -> str:
     """One sample: its input if that is an image, and a figure for each target and method."""
     first = next(iter(table.values()))[0].cells[i]
-    figures = [pages.input_figure(first.line, view)]
+    image = pages.input_picture(first.line, view)
+    figures = [f"<figure><figcaption>input</figcaption>{image}</figure>"] if image else []
     for place, target in enumerate(targets):
         for column, (name, blocks) in enumerate(table.items()):
             (cell,) = [block.cells[i] for block in blocks if block.target == target]
+            html, style = pages.pictures(cell.line, view, scales[name])
             figures.append(
-                f'<figure data-method="{column}" data-target="{place}"><figcaption>{escape(name)}</figcaption>'
-                f"{pages.pictures(cell.line, view, scales[name])}{_numbers(cell)}</figure>"
+                f'<figure data-method="{column}" data-target="{place}"{style}><figcaption>{escape(name)}</figcaption>'
+                f"{html}{_numbers(cell)}</figure>"
             )
     position = first.line[0][1].facts.position
     return (

@@ -32,6 +32,7 @@ def samples(lines: Sequence[Sequence[KindAndPanel]], view: View, head: str, scal
     """Draw the attributed values of each sample side by side, and samples in as many rows as needed, on one scale."""
     sheet = Sheet()
     top = MARGIN + (HEAD if head else 0.0)
+    head += _without_mean(lines[0]) if head else ""
     sheet.text(MARGIN, MARGIN, head, weight="bold", fontsize=11)
     several = len(lines[0]) > 1
     x, y, tallest = MARGIN, top, 0.0
@@ -104,17 +105,23 @@ def untitled(line: Sequence[KindAndPanel], view: View, scale: float) -> Picture:
         if len(line) > 1:
             sheet.text(x, EDGE, canvas.short_label(panel.name, max(12, int(11 * (left + width)))))
         sheet.box(x + left, y, width, height, partial(kind.draw, panel=panel, view=view, scale=scale))
+        below = 0.0 if kind.name == "image" else below
         sheet.reserve(x + left + max(width, 1.3 if len(line) > 1 else 0.0), y + height + below)
         x = sheet.width + GAP
-    return sheet.figure(alt_text([line], view))
+    return _close(sheet).figure(alt_text([line], view))
+
+
+def _close(sheet: Sheet) -> Sheet:
+    """The sheet with a narrower margin."""
+    sheet.width, sheet.height = sheet.width + EDGE - MARGIN, sheet.height + EDGE - MARGIN
+    return sheet
 
 
 def input_image(kind: PlotKind, panel: Panel, view: View) -> Picture:
     """Draw a sample that is an image."""
     sheet = Sheet()
     sheet.box(EDGE, EDGE, *kind.size(panel, view), partial(image.draw_image, panel=panel, view=view))
-    sheet.reserve(0, sheet.height + kind.margins[1])
-    return sheet.figure(f"The input: sample {panel.facts.position}, {panel.name}.")
+    return _close(sheet).figure(f"The input: sample {panel.facts.position}, {panel.name}.")
 
 
 def images(line: Sequence[KindAndPanel], view: View, scale: float) -> Picture:
@@ -176,7 +183,7 @@ class _Grid:
         view = self.view
         scale = self.scale or largest([kind.drawn_scores(panel, view) for kind, panel in line])
         sizes = [kind.size(panel, view) for kind, panel in line]
-        self._label(name, y, max(height for _, height in sizes))
+        self._label(name + _without_mean(line), y, max(height for _, height in sizes))
         for x, (kind, panel), (width, height) in zip(self._columns(), line, sizes, strict=True):
             self.sheet.box(
                 x + kind.margins[0], y, width, height, partial(kind.draw, panel=panel, view=view, scale=scale)
@@ -189,6 +196,11 @@ class _Grid:
             self.sheet.reserve(right + LABELS, 0)
         self.sheet.reserve(right, y + max(height for _, height in sizes) + below)
         return self.sheet.height + 0.08
+
+
+def _without_mean(line: Sequence[KindAndPanel]) -> str:
+    """What a label adds where colours show attributions minus their mean."""
+    return " (minus its mean)" if any(k.coloured and p.facts.only_differences for k, p in line) else ""
 
 
 def alt_text(lines: Sequence[Sequence[KindAndPanel]], view: View) -> str:

@@ -16,6 +16,8 @@ from .kinds import resolve
 from .layout import KindAndPanel
 from .view import Facts, View, facts_of, largest, number, panels
 
+LONG = 720  # pixels of a picture that scrolls on narrow screens, where it would be too small to read
+
 STYLE = """
 :root { color-scheme: light dark; }
 body { font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; padding: 1rem; max-width: 90rem; overflow-wrap: anywhere; }
@@ -34,7 +36,8 @@ img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; displ
 .legend { white-space: nowrap; } .legend i { display: inline-block; width: 7rem; height: .8em; border-radius: 3px;
   background: linear-gradient(to right, #053061, #4393c3, #f7f7f7, #d6604d, #67001f); vertical-align: -.05em; }
 .legend.words i { background: linear-gradient(to right, rgba(33, 102, 172, .7), transparent, rgba(178, 24, 43, .7)); }
-@media (max-width: 36rem) { table { font-size: .8rem; } th, td { padding-right: .5rem; } }
+.long img { min-width: 40rem; }
+@media (max-width: 36rem) { table { font-size: .75rem; } th, td { padding-right: .4rem; } }
 """
 
 
@@ -45,9 +48,10 @@ def page(explanation: Explanation, path: str | os.PathLike[str] | None, kind: st
     method = explanation.method
     count = len(explanation.outputs)
     sample_count = f"{len(lines)} of {count} samples" if len(lines) < count else f"{count} sample{'s' * (count > 1)}"
+    shared = legend(lines, scale)
     sections = "\n".join(_section(line, view, scale) for line in lines)
     body = f"""<p><code>{escape(str(method))}</code></p>
-<p class="key">{key(lines, scale)}</p>
+<p class="key">{key(lines)}{f" All pictures share one scale: {shared}" if shared else ""}</p>
 {_overview([line[0][1].facts for line in lines])}
 <div class="row">{sections}</div>"""
     return document(f"{method.name}: attributions of {sample_count}", body, path)
@@ -86,8 +90,8 @@ def document(title: str, body: str, path: str | os.PathLike[str] | None, style: 
     return text
 
 
-def key(lines: Sequence[Sequence[KindAndPanel]], scale: float) -> str:
-    """A sentence on how to read the plots, and the scale of their colours."""
+def key(lines: Sequence[Sequence[KindAndPanel]]) -> str:
+    """A sentence on how to read the plots."""
     kinds = {kind.name for line in lines for kind, _ in line}
     signs = "Red adds to the target's output, blue takes away"
     if "logo" in kinds:
@@ -95,11 +99,23 @@ def key(lines: Sequence[Sequence[KindAndPanel]], scale: float) -> str:
         signs = letters.capitalize() if kinds == {"logo"} else f"{signs}; {letters}"
     if kinds == {"waterfall"}:
         return f"{signs}. The axes are in units of the output."
-    if not any(kind.coloured for line in lines for kind, _ in line):
-        return f"{signs}. All pictures share one scale, up to ±{number(scale)}."
-    words = " words" if kinds == {"tokens"} else ""
-    legend = f'<span class="legend{words}">{number(-scale)} <i></i> {number(scale)}</span>'
-    return f"{signs}. All pictures share one scale: {legend}"
+    return f"{signs}."
+
+
+def legend(lines: Sequence[Sequence[KindAndPanel]], scale: float) -> str:
+    """The scale, with its colours where pictures have no axis for it; "" for waterfalls, each with its own."""
+    kinds = {kind.name: kind for line in lines for kind, _ in line}
+    if set(kinds) == {"waterfall"}:
+        return ""
+    if not any(kind.coloured for kind in kinds.values()):
+        return f"up to ±{number(scale)}"
+    words = " words" if set(kinds) == {"tokens"} else ""
+    mean = (
+        " around the mean of each picture"
+        if any(panel.facts.only_differences for line in lines for _, panel in line)
+        else ""
+    )
+    return f'<span class="legend{words}">{number(-scale)} <i></i> {number(scale)}</span>{mean}'
 
 
 def _overview(facts: Sequence[Facts]) -> str:
@@ -125,19 +141,29 @@ def _overview(facts: Sequence[Facts]) -> str:
 def _section(line: Sequence[KindAndPanel], view: View, scale: float) -> str:
     facts = line[0][1].facts
     heading = f"<h2>Sample {facts.position}: {escape(facts.target)}</h2>"
-    return f'<section>{heading}<div class="row">{input_figure(line, view)}{pictures(line, view, scale)}</div></section>'
+    if image := input_picture(line, view):
+        return f'<section>{heading}<div class="row">{image}{pictures(line, view, scale)[0]}</div></section>'
+    html, style = pictures(line, view, scale)
+    return f"<section{style}>{heading}{html}</section>"
 
 
-def pictures(line: Sequence[KindAndPanel], view: View, scale: float) -> str:
-    """The attributions of one sample: words as text, and one picture of everything else."""
+def pictures(line: Sequence[KindAndPanel], view: View, scale: float) -> tuple[str, str]:
+    """The attributions of one sample, words as text and one picture of everything else; and its box's style attribute.
+
+    In a row, a box may shrink by a quarter, so that two pictures fit side by side on most screens.
+    """
     parts = [tokens.html(panel, view, scale) for kind, panel in line if kind.name == "tokens"]
+    style = ""
     if drawn := [entry for entry in line if entry[0].name != "tokens"]:
         figure = layout.untitled(drawn, view, scale)
-        parts.append(f'<img src="{canvas.inline(figure)}" alt="{escape(figure.alt)}">')
-    return "\n".join(parts)
+        width = round(canvas.DPI * figure.get_figwidth())
+        style = f' style="flex: 1 1 {round(0.75 * width)}px; max-width: min(100%, {width}px)"'
+        image = f'<img src="{canvas.inline(figure)}" alt="{escape(figure.alt)}">'
+        parts.append(f'<div class="wide long">{image}</div>' if width > LONG else image)
+    return "\n".join(parts), style
 
 
-def input_figure(line: Sequence[KindAndPanel], view: View) -> str:
+def input_picture(line: Sequence[KindAndPanel], view: View) -> str:
     """The sample itself, if it is one image; "" otherwise."""
     (kind, panel), *others = line
     if others or kind.name != "image" or panel.values is None:

@@ -78,7 +78,7 @@ class View:
 class Facts:
     """Facts about one sample; output and baseline_output are s = Σ mask·f at x and at the baseline.
 
-    of_changes: as of the method.
+    of_changes, only_differences: as of the method.
     """
 
     position: int
@@ -89,6 +89,7 @@ class Facts:
     gap: float | None
     evaluations: int
     of_changes: bool = False
+    only_differences: bool = False
 
     @property
     def title(self) -> str:
@@ -225,7 +226,7 @@ def facts_of(explanation: Explanation, view: View, i: int) -> Facts:
         number_of_sample, explanation.method.name, target, float((outputs[i] * mask).sum()),
         None if baselines is None else float((baselines[i] * mask).sum()),
         None if gaps is None else float(gaps[i]), int(explanation.evaluations[i]),
-        explanation.method.of_changes,
+        explanation.method.of_changes, explanation.method.only_differences,
     )  # fmt: skip
 
 
@@ -261,6 +262,12 @@ def _without_padding(words: Sequence[str], scores: Numpy) -> int:
     """The number of tokens without the padding at the end, which has neither words nor attributions."""
     token_positions = [i for i, (word, score) in enumerate(zip(words, scores, strict=True)) if word or score]
     return max(token_positions, default=0) + 1
+
+
+def centred(panel: Panel) -> Numpy:
+    """The scores as pictures colour them: minus their mean, if only their differences say what matters."""
+    finite = panel.scores[np.isfinite(panel.scores)]
+    return panel.scores - finite.mean() if panel.facts.only_differences and finite.size else panel.scores
 
 
 def number(value: float) -> str:
