@@ -70,10 +70,9 @@ class _Grid:
         for band, (name, scores) in enumerate(bands, start=1):
             self._label(place, band, name)
             for column in range(self.digits if scores is not None else 0):
-                shown = scores[column] - scores[column].mean() if name == "rise" else scores[column]
-                largest = float(np.abs(shown).max()) or 1.0
+                largest = float(np.abs(scores[column]).max()) or 1.0
                 axes = self._cell(place, band, column)
-                axes.imshow(shown, cmap=COLOURS, vmin=-largest, vmax=largest)
+                axes.imshow(scores[column], cmap=COLOURS, vmin=-largest, vmax=largest)
 
     def colour_bar(self, place: int, row: float) -> None:
         from matplotlib.cm import ScalarMappable
