@@ -19,7 +19,7 @@ from .layout import KindAndPanel
 from .view import View, largest, number, one_output, panels, target_name
 
 Explanations = Mapping[str, Explanation | Sequence[Explanation] | Mapping[str, Explanation]]
-PICTURES = 2000  # on a page: a few minutes to draw, and about 20 MB of images of digits
+PICTURES = 2000  # on a page: one to three minutes to draw, and 10 MB (digits) to 130 MB (signals)
 OWN = "each sample's own"
 
 STYLE = """
