@@ -86,7 +86,7 @@ class _Grid:
         axes.tick_params(labelsize=9, length=2)
         axes.set_title(
             "attribution of the digit's own class: red positive, blue negative,\n"
-            "each panel scaled to its own largest |attribution|", fontsize=9, loc="left",
+            "each panel scaled to its own largest |attribution|, RISE minus its mean", fontsize=9, loc="left",
         )  # fmt: skip
 
     def _corner(self, place: int, row: float) -> tuple[float, float]:

@@ -172,7 +172,10 @@ def run(subject: Subject, model: Any, digits: Digits, quick: bool) -> tuple[list
         print_line(row.cells())
         rows.append(row)
         scores = explain(gallery_images, target=np.arange(CLASSES))
-        panels.append(Panel(subject.name, method.name, scores.reshape(-1, 8, 8)))
+        shown = scores.reshape(-1, 8, 8)
+        if method.only_differences:
+            shown = shown - shown.mean(axis=(1, 2), keepdims=True)
+        panels.append(Panel(subject.name, method.name, shown))
     return rows, panels
 
 

@@ -204,6 +204,22 @@ def test_the_colours_are_centred_and_shared() -> None:
     assert blue[2] > blue[0]
 
 
+def test_pictures_of_rise_are_centred() -> None:
+    """Its scores are means of outputs, which are all positive here."""
+    x = abs(samples(2, 8, 8))
+    explanation = Explainer.compile(lambda rows: 5 + rows.mean(axis=(1, 2)), methods.Rise(20), inputs=x).explanation(x)
+    assert (explanation.attributions > 1).all()
+    view = View()
+    for panel, scores in zip(panels(explanation, view), explanation.attributions, strict=True):
+        drawn = plots.KINDS["image"].drawn_scores(panel[0], view)
+        np.testing.assert_allclose(drawn, scores - scores.mean(), rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(plots.KINDS["curves"].drawn_scores(panel[0], view), drawn.T)
+    assert "minus its mean" in texts(explanation.plot())
+    assert "minus its mean" in texts(explanation.plot("curves"))
+    assert "minus its mean" not in texts(explanation.plot("bars"))
+    assert "around the mean of each picture" in explanation.to_html()
+
+
 def test_bars_share_an_axis_and_have_standard_errors() -> None:
     explanation = explained(samples(3, 4), methods.ShapleySampling(8))
     model = Explainer.compile(lambda x: np.tanh(x).prod(axis=1), methods.ShapleySampling(8), inputs=samples(3, 4))
@@ -389,6 +405,17 @@ def test_a_page_needs_nothing_else(tmp_path: Path) -> None:
     for said in ("2 of 3 samples", "ShapleySampling(permutations=3", "completeness gap", "evaluations", "target dog"):
         assert said in page.text
     assert "color-scheme: light dark" in text
+    assert "Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\"" in text
+
+
+def test_a_page_says_each_thing_once() -> None:
+    """The pictures have no titles of their own, and the sample itself is drawn once."""
+    explanation = explained(samples(2, 8, 8))
+    assert Page(explanation.to_html()).text.count("Sample 1") == 1
+    view = View()
+    line = [(resolve("auto", panel, view), panel) for panel in panels(explanation, view)[0]]
+    assert not texts(layout.untitled(line, view, 1.0)).strip()
+    assert len(Page(explanation.to_html()).images) == 4
 
 
 def test_hostile_names_are_escaped_and_drawn() -> None:

@@ -62,6 +62,7 @@ def test_it_holds_the_packages_their_types_and_no_tests(wheel: Path) -> None:
     for package in PACKAGES:
         assert f"{package}/__init__.py" in names
         assert f"{package}/py.typed" in names
+    assert "explainers/plots/browser.js" in names
     assert {name.partition("/")[0] for name in names if ".dist-info" not in name} == set(PACKAGES)
     for source in (*ROOT.glob("explainers/**/*.py"), *ROOT.glob("backends/**/*.py")):
         relative = source.relative_to(ROOT / "backends" if "backends" in source.parts else ROOT)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import typer
@@ -145,9 +145,9 @@ def compile(
     references: ReferenceSet = None,
     device: Device = None,
     program: Annotated[
-        Literal[code, data] | None,
+        Literal["code", "data"] | None,
         typer.Option(
-            "--program", help="data: only a list of operations; loading the file then executes nothing in it."
+            "--program", help="data: a list of operations; loading it executes nothing of the file."
         ),
     ] = None,
     aot: Annotated[

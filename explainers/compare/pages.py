@@ -7,24 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..plots.page import document
 from .measuring import CAPTION
 
 if TYPE_CHECKING:
     from .comparison import Comparison
 
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 2rem auto; max-width: 60rem;
-  padding: 0 1rem; }
-h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 0.85rem; width: 100%; }
-caption { text-align: left; color: #444; padding-bottom: 0.4rem; }
-th, td { border: 1px solid #ccc; padding: 0.25rem 0.5rem; text-align: right; font-variant-numeric: tabular-nums; }
-td { white-space: nowrap; }
-thead th { background: #f3f3f3; } thead th:first-child { text-align: left; }
-th[scope=row] { text-align: left; font-weight: 600; overflow-wrap: anywhere; min-width: 9rem; }
-small { color: #444; }
+table { font-size: .85rem; width: 100%; }
+.compared th, .compared td { border: 1px solid #8886; padding: .25rem .5rem; text-align: right; }
+.compared td { white-space: nowrap; }
+.compared thead th { background: #8882; } .compared th:first-child { text-align: left; }
+th[scope=row] { font-weight: 600; min-width: 8rem; overflow-wrap: anywhere; }
+.agrees, .near, .differs { color: #1a1a1a; }
 .agrees { background: #d7f0dc; } .near { background: #fdf0c4; } .differs { background: #f9d3d0; }
+svg text { fill: currentColor; } svg text.cell { fill: #1a1a1a; } svg { color: inherit; }
 """
 COLORS = {"agrees": "#d7f0dc", "near": "#fdf0c4", "differs": "#f9d3d0"}
 
@@ -44,22 +41,17 @@ def _markdown(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 def html(comparison: Comparison) -> str:
     """A self-contained page, without scripts and without external resources."""
     title = escaping.escape(comparison.title)
-    body = [f"<h1>Comparison of explanations</h1><p>{title}.</p>", _candidates(comparison)]
+    body = [f"<p>{title}.</p>", _candidates(comparison)]
     if comparison.pairs:
         body += [_matrix(comparison), _pairs(comparison)]
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Comparison: {title}</title><style>{STYLE}</style></head>\n"
-        f"<body>\n{chr(10).join(body)}\n</body></html>\n"
-    )  # fmt: skip
+    return document("Comparison of explanations", "\n".join(body), None, STYLE)
 
 
 def _table(caption: str, head: tuple[str, ...], rows: list[str]) -> str:
     cells = "".join(f'<th scope="col">{escaping.escape(name)}</th>' for name in head)
     return (
-        f'<div class="scroll"><table><caption>{escaping.escape(caption)}</caption><thead><tr>{cells}</tr></thead>'
-        f"<tbody>\n{chr(10).join(rows)}\n</tbody></table></div>"
+        f'<p class="key">{escaping.escape(caption)}</p><div class="wide compared"><table>'
+        f"<thead><tr>{cells}</tr></thead><tbody>\n{chr(10).join(rows)}\n</tbody></table></div>"
     )
 
 
@@ -106,7 +98,7 @@ def _matrix(comparison: Comparison) -> str:
             )
             lines = ["–"] if i == j else [f"{values[i, j]:.1e}", verdict]
             parts += [
-                f'<text x="{x + 32}" y="{y + 30 + 18 * k}" text-anchor="middle">{line}</text>'
+                f'<text x="{x + 32}" y="{y + 30 + 18 * k}" text-anchor="middle" class="cell">{line}</text>'
                 for k, line in enumerate(lines)
             ]
     description = "; ".join(
@@ -114,7 +106,7 @@ def _matrix(comparison: Comparison) -> str:
     )
     width, height = left + n * size + 4, 34 + n * size
     return (
-        f'<h2>Relative differences</h2><div class="scroll"><svg role="img" viewBox="0 0 {width} {height}" '
+        f'<h2>Relative differences</h2><div class="wide"><svg role="img" viewBox="0 0 {width} {height}" '
         f'style="max-width:100%;height:auto" width="{width}" height="{height}" font-size="12" '
         f'font-family="system-ui, sans-serif" '
         f'aria-label="{escaping.escape(description)}"><title>{escaping.escape(description)}</title>{"".join(parts)}</svg></div>'

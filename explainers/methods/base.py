@@ -58,7 +58,8 @@ class Method(Stored, data=False):
     of sums per attributed value. effort: the parameters that set the number of evaluations; kernels do not depend on
     them. on_line: rows are the points b + α(x−b), with ``alpha`` and ``weight`` among their arguments, and
     contributions are linear in the message. of_changes: attributions are effects of putting something else in the
-    place of what is there, which itself has 0.
+    place of what is there, which itself has 0. only_differences: attributions are outputs, so that only
+    their differences within a sample say what matters: pictures show them minus their mean.
 
     In ``expand`` and ``contribute`` rows are the leading axis of arrays; ``args`` are the kernel's placeholders
     by name.
@@ -77,6 +78,7 @@ class Method(Stored, data=False):
     effort: ClassVar[tuple[str, ...]] = ()
     on_line: ClassVar[bool] = False
     of_changes: ClassVar[bool] = False
+    only_differences: ClassVar[bool] = False
 
     @property
     def rule_set(self) -> RuleSet | None:

@@ -44,6 +44,7 @@ class Rise(Removal):
     effort: ClassVar[tuple[str, ...]] = ("samples",)
     baseline: ClassVar[str] = "point"  # the kernel keeps the sums, where rows of References would count as masks
     sampled: ClassVar[bool] = True
+    only_differences: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         at_least("samples", self.samples, 1)

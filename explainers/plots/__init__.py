@@ -7,10 +7,12 @@ many samples at once, and :func:`tokens_text` colours words in a terminal.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..explainer.explanation import Explanation
+from . import browser as _browser
 from . import layout, swarm, tokens
 from . import page as _page
 from .kinds import KINDS, resolve
@@ -65,6 +67,29 @@ def page(
     return _page.page(explanation, path, kind, View.of(view))
 
 
+def browser(
+    explanations: _browser.Explanations, path: str | os.PathLike[str] | None = None, *, kind: str = "auto", **view: Any
+) -> str:
+    """A self-contained page to look through many samples, by several methods and for several targets.
+
+    One chooses a sample (also with the arrow keys ← and →), a target, and the methods that are shown side by side. Each
+    shows the attributions, the output, the baseline's output and the sum of the attributions. The address holds what is
+    chosen, so that it is a link to it. Without scripts, the page shows all samples one below the other.
+
+    ``explanations``: by the method's name, of the same samples and targets: an :class:`Explanation`; a list of them, of
+    different targets; or a dict of them by the target's name. One of ``target="all"`` has every output, or
+    that of ``output=``. One whose samples have targets of their own is one target. Each method has one
+    scale. ``view``: as for :meth:`Explanation.plot`; all samples are shown by default. A page has at most 2,000
+    pictures, samples × methods × targets. Returns the page; ``path``: a file to write it to as well.
+
+    Raises
+    ------
+    InputError: no explanations, too many pictures, or explanations of different samples or targets. NonFiniteError:
+    a shown number is not finite, unless ``allow_nonfinite``. UnknownNameError. BackendMissing: no matplotlib.
+    """
+    return _browser.browser(explanations, path, kind, View.of({"samples": sys.maxsize, **view}))
+
+
 def tokens_html(explanation: Explanation, **view: Any) -> list[str]:
     """The words of each sample as HTML spans, coloured by their attribution on one scale."""
     options = View.of(view)
@@ -81,4 +106,4 @@ def tokens_text(explanation: Explanation, *, colour: bool = True, **view: Any) -
     return [tokens.text(panel, options, scale, colour) for panel in lines]
 
 
-__all__ = ["KINDS", "View", "beeswarm", "grid", "notebook", "page", "plot", "tokens_html", "tokens_text"]
+__all__ = ["KINDS", "View", "beeswarm", "browser", "grid", "notebook", "page", "plot", "tokens_html", "tokens_text"]

@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import InputError
 from ..spec import Numpy
 from . import canvas
-from .view import Panel, View
+from .view import Panel, View, centred
 
 CHANNELS = 8
 BAND = 0.8  # inches
@@ -37,7 +37,7 @@ def _drawn_channels(panel: Panel, view: View) -> Numpy:
 
 
 def drawn_scores(panel: Panel, view: View) -> Numpy:
-    return oriented(panel.scores, view)[_drawn_channels(panel, view)]
+    return oriented(centred(panel), view)[_drawn_channels(panel, view)]
 
 
 def size(panel: Panel, view: View) -> tuple[float, float]:

@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import InputError
 from ..spec import Numpy
 from . import canvas
-from .view import Panel, View
+from .view import Panel, View, centred
 
 USUAL = (1, 3, 4)
 SIDE = 1.7  # inches of the longer side
@@ -39,7 +39,8 @@ def axis_of_channels(shape: tuple[int, ...], view: View) -> int | None:
 def drawn_scores(panel: Panel, view: View) -> Numpy:
     """The drawn scores, (height, width)."""
     axis = axis_of_channels(panel.scores.shape, view)
-    return panel.scores if axis is None else panel.scores.sum(axis=axis)
+    scores = centred(panel)
+    return scores if axis is None else scores.sum(axis=axis)
 
 
 def size(panel: Panel, view: View) -> tuple[float, float]:

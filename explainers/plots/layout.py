@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 WIDTH = 11.0  # inches, unless a single panel is wider
 TITLE = 0.52
+EDGE = 0.08  # around a picture without titles
 HEAD = 0.36
 GAP = 0.22
 BAR = 0.14  # width of a colour bar; with its numbers it takes LABELS
@@ -31,6 +32,7 @@ def samples(lines: Sequence[Sequence[KindAndPanel]], view: View, head: str, scal
     """Draw the attributed values of each sample side by side, and samples in as many rows as needed, on one scale."""
     sheet = Sheet()
     top = MARGIN + (HEAD if head else 0.0)
+    head += _without_mean(lines[0]) if head else ""
     sheet.text(MARGIN, MARGIN, head, weight="bold", fontsize=11)
     several = len(lines[0]) > 1
     x, y, tallest = MARGIN, top, 0.0
@@ -94,6 +96,34 @@ def grid(explanations: Mapping[str, Explanation], kind: str, view: View) -> Pict
     return _Grid(table, view).figure()
 
 
+def untitled(line: Sequence[KindAndPanel], view: View, scale: float) -> Picture:
+    """Draw the attributed values of one sample side by side, under their names if there are several."""
+    sheet, x = Sheet(), EDGE
+    y = EDGE + (0.24 if len(line) > 1 else 0.0)
+    for kind, panel in line:
+        (width, height), (left, below) = kind.size(panel, view), kind.margins
+        if len(line) > 1:
+            sheet.text(x, EDGE, canvas.short_label(panel.name, max(12, int(11 * (left + width)))))
+        sheet.box(x + left, y, width, height, partial(kind.draw, panel=panel, view=view, scale=scale))
+        below = 0.0 if kind.name == "image" else below
+        sheet.reserve(x + left + max(width, 1.3 if len(line) > 1 else 0.0), y + height + below)
+        x = sheet.width + GAP
+    return _close(sheet).figure(alt_text([line], view))
+
+
+def _close(sheet: Sheet) -> Sheet:
+    """The sheet with a narrower margin."""
+    sheet.width, sheet.height = sheet.width + EDGE - MARGIN, sheet.height + EDGE - MARGIN
+    return sheet
+
+
+def input_image(kind: PlotKind, panel: Panel, view: View) -> Picture:
+    """Draw a sample that is an image."""
+    sheet = Sheet()
+    sheet.box(EDGE, EDGE, *kind.size(panel, view), partial(image.draw_image, panel=panel, view=view))
+    return _close(sheet).figure(f"The input: sample {panel.facts.position}, {panel.name}.")
+
+
 def images(line: Sequence[KindAndPanel], view: View, scale: float) -> Picture:
     """Draw the images, and the attributions below each of them."""
     return _Grid({line[0][1].facts.method: line}, view, scale).figure()
@@ -153,7 +183,7 @@ class _Grid:
         view = self.view
         scale = self.scale or largest([kind.drawn_scores(panel, view) for kind, panel in line])
         sizes = [kind.size(panel, view) for kind, panel in line]
-        self._label(name, y, max(height for _, height in sizes))
+        self._label(name + _without_mean(line), y, max(height for _, height in sizes))
         for x, (kind, panel), (width, height) in zip(self._columns(), line, sizes, strict=True):
             self.sheet.box(
                 x + kind.margins[0], y, width, height, partial(kind.draw, panel=panel, view=view, scale=scale)
@@ -166,6 +196,11 @@ class _Grid:
             self.sheet.reserve(right + LABELS, 0)
         self.sheet.reserve(right, y + max(height for _, height in sizes) + below)
         return self.sheet.height + 0.08
+
+
+def _without_mean(line: Sequence[KindAndPanel]) -> str:
+    """What a label adds where colours show attributions minus their mean."""
+    return " (minus its mean)" if any(k.coloured and p.facts.only_differences for k, p in line) else ""
 
 
 def alt_text(lines: Sequence[Sequence[KindAndPanel]], view: View) -> str:

@@ -14,6 +14,7 @@ from ..explainer.explanation import Explanation
 from ..spec import Numpy
 
 SHOWN = 6  # samples by default
+WEIGHTED = "weighted outputs"
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class View:
 class Facts:
     """Facts about one sample; output and baseline_output are s = Σ mask·f at x and at the baseline.
 
-    of_changes: as of the method.
+    of_changes, only_differences: as of the method.
     """
 
     position: int
@@ -88,6 +89,7 @@ class Facts:
     gap: float | None
     evaluations: int
     of_changes: bool = False
+    only_differences: bool = False
 
     @property
     def title(self) -> str:
@@ -215,20 +217,27 @@ def facts_of(explanation: Explanation, view: View, i: int) -> Facts:
         mask[_index(view)] = 1.0
     else:
         mask = explanation.target[i]
-    places = np.argwhere(mask)
-    if not mask.ndim:
-        target = "the output"
-    elif len(places) == 1 and mask.sum() == 1:
-        target = f"target {view.class_name(tuple(int(k) for k in places[0]))}"
-    else:
-        target = f"target: {len(places)} weighted outputs"
+    target = "the output"
+    if mask.ndim:
+        name = target_name(mask, view)
+        target = f"target: {name}" if name.endswith(WEIGHTED) else f"target {name}"
     number_of_sample = i if view.numbers is None else view.numbers[i]
     return Facts(
         number_of_sample, explanation.method.name, target, float((outputs[i] * mask).sum()),
         None if baselines is None else float((baselines[i] * mask).sum()),
         None if gaps is None else float(gaps[i]), int(explanation.evaluations[i]),
-        explanation.method.of_changes,
+        explanation.method.of_changes, explanation.method.only_differences,
     )  # fmt: skip
+
+
+def target_name(mask: Numpy, view: View) -> str:
+    """The name of the output that a target's mask selects, or how many outputs it weights."""
+    places = np.argwhere(mask)
+    if not mask.ndim:
+        return "the output"
+    if len(places) == 1 and mask.sum() == 1:
+        return view.class_name(tuple(int(k) for k in places[0]))
+    return f"{len(places)} {WEIGHTED}"
 
 
 def _words(inputs: Mapping[str, Numpy], shape: tuple[int, ...], view: View, i: int) -> tuple[str, ...] | None:
@@ -253,6 +262,12 @@ def _without_padding(words: Sequence[str], scores: Numpy) -> int:
     """The number of tokens without the padding at the end, which has neither words nor attributions."""
     token_positions = [i for i, (word, score) in enumerate(zip(words, scores, strict=True)) if word or score]
     return max(token_positions, default=0) + 1
+
+
+def centred(panel: Panel) -> Numpy:
+    """The scores as pictures colour them: minus their mean, if only their differences say what matters."""
+    finite = panel.scores[np.isfinite(panel.scores)]
+    return panel.scores - finite.mean() if panel.facts.only_differences and finite.size else panel.scores
 
 
 def number(value: float) -> str:
