@@ -451,7 +451,7 @@ def _trace_error(error: Exception, watch: Watch | None = None) -> TraceError:
     elif "specialized" in text or "Constraints violated" in text or "ConstraintViolation" in kind:
         what, advice, lines = _fixed_size(lines, watch)
     else:
-        what = f"torch.export raised {kind}: {lines[0] if lines else ''}"
+        what = f"torch.export raised {kind}: {lines[0].rstrip('.') if lines else ''}"
         advice = (
             "Simplify this line." if where else "Check that the model itself runs on inputs of these shapes and types."
         )

@@ -17,7 +17,7 @@ from ..methods.lrp import Composite
 
 OTHERS = ("compile", "run", "report")  # commands that are searched for an option that the current command lacks
 RENAMED = {"model_output": "output", "output": ""}  # the command's own --output is a file
-FLAGS = "allow_nonfinite|aot|per_token|strict|interacting|overwrite|restart"
+FLAGS = "allow_nonfinite|aot|per_token|strict|interacting|overwrite|restart|insecure"
 VALUES = {"None": "null", "True": "true", "False": "false"}  # as --set takes them
 ARGUMENT = re.compile(r"(?<!--set )(?<![-\w.])([a-z_]+)=(?:(['\"])(.*?)\2|([\w.:{}…-]*[\w{}…])?)")
 

@@ -97,6 +97,12 @@ def test_a_model_that_fails_on_its_inputs_is_no_traceback(folder: Path, capfd: p
     assert "Traceback" not in text + "".join(capfd.readouterr())
 
 
+def test_serve_speaks_of_its_own_options(folder: Path) -> None:
+    status, text = run(folder, "serve", "a.explainer", "--host", "0.0.0.0")
+    assert status == 1
+    assert "can be reached from other machines: give --keys, or let anybody use the server: --insecure\n" in text
+
+
 def test_candidates_are_named_by_what_the_options_say(folder: Path) -> None:
     arguments = ("--inputs", "x.npy", "--target", "9", "--seconds", "0")
     status, text = run(folder, "compare", "net.py:model", "--methods", "deeplift", *arguments)
