@@ -146,9 +146,7 @@ def compile(
     device: Device = None,
     program: Annotated[
         Literal["code", "data"] | None,
-        typer.Option(
-            "--program", help="data: a list of operations; loading it executes nothing of the file."
-        ),
+        typer.Option("--program", help="data: a list of operations; loading it executes nothing of the file."),
     ] = None,
     aot: Annotated[
         bool, typer.Option("--aot", help="Compile ahead of time, for engine inductor: nothing is compiled later.")
