@@ -6,7 +6,7 @@
     details.json          the longest of its entries, where the manifest would be larger than 1 MiB
     graph.json            the traced graph, without the framework's own data about operations
     arrays.safetensors    arrays among the method's parameters and in the baseline, if any
-    …                     the backend's own: compiled programs and weights
+    …                     the backend's own: programs, as code or as data, and weights
     signatures.json       signatures of the manifest, if any (:mod:`explainers.file.signing`)
 
 A file is rejected, with the reason, before any framework reads it, unless its members match the manifest in
