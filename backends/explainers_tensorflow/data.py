@@ -1,8 +1,8 @@
 """Compiled TensorFlow programs as data: a GraphDef for each, and ``program.json`` and ``tensors.safetensors``.
 
 Nothing of such a file is executed when it is loaded, and no SavedModel is: an operation must be of one of the families
-below, which compute their results from their operands and variables and do nothing else, and each graph is imported
-into a new function::
+below, which compute their results from their operands and variables and do nothing else, a graph calls no functions
+(those of the model and loops are unrolled in it), and each graph is imported into a new function::
 
     {"programs": {"explain": {"inputs": ["input_0:0"], "captures": [["unknown:0", "t0", true]],
                               "outputs": ["Identity:0"]}, …},
@@ -30,7 +30,6 @@ from tensorflow.python.ops import (
     gen_array_ops,
     gen_bitwise_ops,
     gen_data_flow_ops,
-    gen_functional_ops,
     gen_image_ops,
     gen_linalg_ops,
     gen_list_ops,
@@ -57,14 +56,14 @@ from .trace import _TRACING
 
 PROGRAM, TENSORS, GRAPH = "program.json", "tensors.safetensors", ".pb"
 FAMILIES: tuple[Any, ...] = (
-    gen_array_ops, gen_bitwise_ops, gen_data_flow_ops, gen_functional_ops, gen_image_ops, gen_linalg_ops, gen_list_ops,
+    gen_array_ops, gen_bitwise_ops, gen_data_flow_ops, gen_image_ops, gen_linalg_ops, gen_list_ops,
     gen_manip_ops, gen_math_ops, gen_nn_ops, gen_ragged_array_ops, gen_ragged_math_ops, gen_rnn_ops, gen_sparse_ops,
     gen_special_math_ops, gen_spectral_ops, gen_stateless_random_ops, gen_stateless_random_ops_v2, gen_string_ops,
 )  # fmt: skip
-# In TensorFlow's terms they have state: they read a variable, check a value, or call a function, which is checked too.
+# In TensorFlow's terms they have state: they read a variable, or check a value.
 READING = frozenset({
-    "ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape", "StatefulPartitionedCall", "If", "While",
-    "Case", "Assert", "CheckNumerics", "CheckNumericsV2", "NoOp", "StatelessRandomGetAlg",
+    "ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape", "Assert", "CheckNumerics",
+    "CheckNumericsV2", "NoOp", "StatelessRandomGetAlg",
 })  # fmt: skip
 # In TensorFlow's terms they have none, but they map a file into memory, or write to their operand.
 WRITING = frozenset({"ImmutableConst", "InplaceAdd", "InplaceSub", "InplaceUpdate", "ParallelConcat"})
@@ -142,8 +141,9 @@ class _Tensors:
 
 
 def _check(graph: Any, what: str, advice: str) -> None:
-    functions = [function.node_def for function in graph.library.function]
-    for node in (node for nodes in (graph.node, *functions) for node in nodes):
+    if graph.library.function:
+        raise ArtifactError(f"{what} holds functions, which programs as data do not have. {advice}".rstrip())
+    for node in graph.node:
         if not allowed(node.op):
             raise ArtifactError(
                 f"{what} uses the operation {node.op!r:.100}; as data, a program may hold only operations that do "
@@ -242,9 +242,8 @@ def graph_of(name: str, content: bytes) -> Any:
     except DecodeError as error:
         raise ArtifactError(f"its program {name!r} is no graph: {error}") from error
     _check(graph, f"its program {name!r}", "")
-    for function in (graph.node, *(function.node_def for function in graph.library.function)):
-        for node in function:
-            node.device = ""
+    for node in graph.node:
+        node.device = ""
     return graph
 
 
@@ -252,13 +251,9 @@ def graph_of(name: str, content: bytes) -> Any:
 
 
 def code(files: Mapping[str, bytes]) -> dict[str, str]:
-    """The graphs, and the functions that they call, as text."""
-    texts = {}
-    for name in (name for name in files if name.endswith(GRAPH)):
-        graph = graph_of(name.removesuffix(GRAPH), files[name])
-        texts[name] = "\n".join(map(_line, graph.node))
-        texts.update({f"{name}/{f.signature.name}": function_text(f) for f in graph.library.function})
-    return texts
+    """The graphs as text."""
+    graphs = {name: graph_of(name.removesuffix(GRAPH), files[name]) for name in files if name.endswith(GRAPH)}
+    return {name: "\n".join(map(_line, graph.node)) for name, graph in graphs.items()}
 
 
 def function_text(function: Any) -> str:
