@@ -303,7 +303,7 @@ def test_the_command(files: dict[str, str]) -> None:
     status, text = run(folder, "model.keras", *options, "--html", "out.html", "--json", "out.json")
     assert status == 0, text
     assert "2 of 2 pairs of the same method agree" in text
-    assert (folder / "out.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert (folder / "out.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     assert '"agrees": true' in (folder / "out.json").read_text(encoding="utf-8")
 
 
