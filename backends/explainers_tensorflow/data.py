@@ -49,6 +49,7 @@ from tensorflow.python.ops import (
 
 from explainers.backend import DATA, Kernel, Runnable, Size, Traced
 from explainers.errors import ArtifactError
+from explainers.file import schema
 from explainers.file.container import decoding, parsed
 
 from . import kernel
@@ -67,7 +68,7 @@ READING = frozenset({
 })  # fmt: skip
 # In TensorFlow's terms they have none, but they map a file into memory, or write to their operand.
 WRITING = frozenset({"ImmutableConst", "InplaceAdd", "InplaceSub", "InplaceUpdate", "ParallelConcat"})
-EXPANSION = 2**28  # bytes of a constant that a graph may say with fewer
+LARGEST = 2**24  # entries of a constant that is not written out, but as one number for all
 
 
 def allowed(operation: str) -> bool:
@@ -91,6 +92,9 @@ class _Told(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(strict=True)
     programs: dict[str, _Program]
     dtypes: dict[str, str]
+
+
+_TOLD: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(_Told)
 
 
 def save(parts: Mapping[str, tuple[Runnable, Kernel | None]], traced: Traced, engine: str) -> dict[str, bytes]:
@@ -150,8 +154,13 @@ def _check(graph: Any, what: str, advice: str) -> None:
                 f"nothing but compute. {advice}".rstrip()
             )
         constant = node.attr["value"].tensor if node.op == "Const" else None
-        if constant is not None and math.prod(dim.size for dim in constant.tensor_shape.dim) > EXPANSION:
-            raise ArtifactError(f"{what} has a constant of more than {EXPANSION} entries")
+        if constant is None:
+            continue
+        entries = math.prod(dim.size for dim in constant.tensor_shape.dim)
+        if entries > max(LARGEST, len(constant.tensor_content)):
+            raise ArtifactError(
+                f"{what} has a constant of {entries} entries, of which few are written. {advice}".rstrip()
+            )
 
 
 # --- reading ---------------------------------------------------------------------------------
@@ -170,10 +179,9 @@ class Data:
         wanted = {PROGRAM, TENSORS, *(name + GRAPH for name in parts)}
         if set(files) != wanted:
             raise ArtifactError(f"it holds {sorted(files)} where programs as data are {sorted(wanted)}")
-        try:
-            self.told = _Told.model_validate(parsed(files[PROGRAM], PROGRAM))
-        except pydantic.ValidationError as error:
-            raise ArtifactError(f"{PROGRAM} does not hold what this version expects: {error.errors()[0]}") from error
+        told = parsed(files[PROGRAM], PROGRAM)
+        schema.check(_TOLD, told, PROGRAM)
+        self.told = _Told(**told)
         with decoding(TENSORS):
             self.values = self._values(files[TENSORS])
         self.variables: dict[str, Any] = {}

@@ -37,7 +37,6 @@ from .trace import _TRACING
 
 PROGRAM, TENSORS = "program.json", "tensors.safetensors"
 MOST = 200_000  # nodes and arguments of a program
-_STATIC = ("inductor", "cudagraphs")
 DEEPEST = 4  # lists in lists among the arguments of an operation
 _TORCH = re.compile(rf"(aten|{recurrent.NAMESPACE})\.([A-Za-z_]\w*)\.(\w+)", re.ASCII)
 _OF_SIZES: dict[str, Callable[..., Any]] = {
@@ -196,8 +195,8 @@ class Data:
 
     def _general(self, part: str) -> kernel.TorchKernel:
         """The kernel for any number of rows."""
-        graph = self.programs[part].graph(self.engine in _STATIC)
-        if self.engine in _STATIC:
+        graph = self.programs[part].graph(self.engine in kernel.STATIC)
+        if self.engine in kernel.STATIC:
             return kernel.WeightsFirst(fx.GraphModule({}, graph), self._weights())
         with _TRACING, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.jit is deprecated
@@ -208,7 +207,7 @@ class Data:
 
     def kernel(self, part: str, rows: Size) -> kernel.TorchKernel:
         general = self.general[part]
-        if rows is None or self.engine not in _STATIC:
+        if rows is None or self.engine not in kernel.STATIC:
             return general
         traced = Traced(Graph((), (), ()), Signature((), 0), self._weights(), device=self.device)
         return kernel.compile(kernel.Flat(general.native, self.parts[part]), traced, self.engine, rows)

@@ -33,6 +33,7 @@ from .script import scripted
 from .simplify import make_functional, simplify
 from .trace import _TRACING, _trace_error
 
+STATIC = ("inductor", "cudagraphs")  # the engines whose kernels are for one size each
 _HINTS = {"samples": 5, "baselines": 3, "rows": 7, "": 0}
 
 
@@ -97,7 +98,7 @@ def compile(program: Runnable, traced: Traced, engine: str, rows: Size) -> Torch
         raise InputError(f"engine 'cudagraphs' needs a GPU; the model is on {device}. Use torchscript or inductor.")
     with _TRACING, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if engine in ("inductor", "cudagraphs"):
+        if engine in STATIC:
             return _static(flatten(program, traced, rows), program, traced, engine, rows)
         graph, constants, names = recorded(program, traced, rows)
         return TorchKernel(native(graph, constants, engine), names)

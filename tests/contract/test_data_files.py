@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from explainers.backend import named
 from explainers.errors import ArtifactError, InputError
 from explainers.file import container
 
-from .artifacts import members, rewritten, zipped
+from .artifacts import members, rewritten
 from .subjects import SMALLEST, subject
 from .test_hostile_files import ENTRIES, paths
 
@@ -268,24 +267,23 @@ def test_what_cannot_be_data_says_so() -> None:
 @st.composite
 def mutations(draw: Any, content: bytes) -> bytes:
     """The file with other entries in its program, and checksums that fit."""
-    files = members(content)
-    manifest, told = json.loads(files.pop("manifest.json")), json.loads(files[PROGRAM])
-    known = [*paths(told)]
-    for _ in range(draw(st.integers(1, 3))):
-        path = draw(st.sampled_from(known))
-        parent = told
-        try:
-            for step in path[:-1]:
-                parent = parent[step]
-            if draw(st.booleans()):
-                parent[path[-1]] = draw(ENTRIES)
-            else:
-                del parent[path[-1]]
-        except (LookupError, TypeError):  # an earlier change took it away
-            continue
-    files[PROGRAM] = json.dumps(told).encode()
-    manifest["members"] = {n: {"size": len(f), "sha256": hashlib.sha256(f).hexdigest()} for n, f in files.items()}
-    return zipped([("manifest.json", json.dumps(manifest).encode()), *files.items()])
+
+    def mutate(told: Any) -> None:
+        known = [*paths(told)]
+        for _ in range(draw(st.integers(1, 3))):
+            path = draw(st.sampled_from(known))
+            parent = told
+            try:
+                for step in path[:-1]:
+                    parent = parent[step]
+                if draw(st.booleans()):
+                    parent[path[-1]] = draw(ENTRIES)
+                else:
+                    del parent[path[-1]]
+            except (LookupError, TypeError):  # an earlier change took it away
+                continue
+
+    return changed(content, mutate)
 
 
 def fuzz(content: bytes, count: int) -> None:
